@@ -1,0 +1,2 @@
+//! device
+pub mod cpu;

@@ -1,0 +1,72 @@
+//! The one error type of the crate, and the exit code each kind of failure maps to.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// The result of every fallible function here.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// What went wrong, worded for the person who has to put it right.
+///
+/// Every message names the file, line, flag or tensor and ends with a remedy where there is one.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A flag, a configuration value or a combination of them that cannot be used.
+    #[error("{0}")]
+    Usage(String),
+    /// An operation was recorded with inputs it does not accept.
+    #[error("{op} `{node}`: {message}")]
+    Graph { op: &'static str, node: String, message: String },
+    /// No usable device, or not the one that was named.
+    #[error("{0}")]
+    Device(String),
+    /// Data set, list, image or annotation that cannot be used.
+    #[error("{}: {message}", path.display())]
+    Data { path: PathBuf, message: String },
+    /// A checkpoint or weight file that is damaged or belongs to another model.
+    #[error("{}: {message}", path.display())]
+    Checkpoint { path: PathBuf, message: String },
+    /// The operating system refused; `action` reads as in "cannot {action} {path}".
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io { action: &'static str, path: PathBuf, source: io::Error },
+    /// The loss stopped being a finite number.
+    #[error("diverged at step {step}: {message}")]
+    Diverged { step: u64, message: String },
+    /// The plan needs more memory than there is.
+    #[error("{0}")]
+    DoesNotFit(String),
+    /// A signal asked the run to stop; the checkpoint is written.
+    #[error("stopped by {}", if *signal == 2 { "Ctrl-C" } else { "a termination signal" })]
+    Interrupted { signal: i32 },
+}
+
+impl Error {
+    /// An [`Error::Io`] for `action` on `path`, made to be used with `map_err`.
+    pub fn io(action: &'static str, path: impl AsRef<Path>) -> impl FnOnce(io::Error) -> Error {
+        let path = path.as_ref().to_path_buf();
+        move |source| Error::Io { action, path, source }
+    }
+
+    /// An [`Error::Data`] about `path`.
+    pub fn data(path: impl AsRef<Path>, message: impl Into<String>) -> Error {
+        Error::Data { path: path.as_ref().to_path_buf(), message: message.into() }
+    }
+
+    /// An [`Error::Checkpoint`] about `path`.
+    pub fn checkpoint(path: impl AsRef<Path>, message: impl Into<String>) -> Error {
+        Error::Checkpoint { path: path.as_ref().to_path_buf(), message: message.into() }
+    }
+
+    /// The process exit code of this failure, as the README lists them.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Error::Graph { .. } | Error::Checkpoint { .. } | Error::Io { .. } => 1,
+            Error::Usage(_) => 2,
+            Error::Device(_) => 3,
+            Error::Data { .. } => 4,
+            Error::Diverged { .. } => 5,
+            Error::DoesNotFit(_) => 6,
+            Error::Interrupted { signal } => 128 + *signal as u8,
+        }
+    }
+}
