@@ -1,2 +1,77 @@
-//! device
+//! Where steps run: buffers, launches, and the context types that operations see.
+//!
+//! Two kinds of device. The CPU runs [`crate::graph::Op::cpu`] on slices of an arena. Kernel devices run
+//! [`crate::graph::Op::launch`], which asks a [`Launcher`] for kernels by name and does not know whether a GPU or the
+//! emulator answers.
+
 pub mod cpu;
+
+use crate::error::Result;
+use crate::tensor::{DType, Shape};
+
+/// Every value starts on a multiple of this: a cache line, and a 512-bit vector.
+pub const ALIGNMENT_BYTES: usize = 64;
+
+/// The kinds of device a plan can be made for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum DeviceKind {
+    /// Rust code on the host's cores.
+    Cpu,
+    /// Kernels on an NVIDIA GPU.
+    Cuda,
+    /// The same kernels on the host, under the emulator.
+    Simt,
+}
+
+/// Where a value lies in the arena, and what it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Slot {
+    /// From the start of the arena.
+    pub offset_bytes: usize,
+    /// Extents.
+    pub shape: Shape,
+    /// Element type.
+    pub dtype: DType,
+}
+
+impl Slot {
+    /// Size in memory.
+    pub fn num_bytes(&self) -> usize {
+        self.shape.num_elems() * self.dtype.size_bytes()
+    }
+
+    /// Whether the two share any byte.
+    pub fn overlaps(&self, other: &Slot) -> bool {
+        self.offset_bytes < other.offset_bytes + other.num_bytes()
+            && other.offset_bytes < self.offset_bytes + self.num_bytes()
+    }
+}
+
+/// Operands of a kernel launch, as device addresses.
+#[derive(Debug, Clone, Copy)]
+pub struct LaunchArgs<'a> {
+    /// Address of the arena on the device.
+    pub arena_address: u64,
+    /// Operands in the operation's order.
+    pub inputs: &'a [Slot],
+    /// Results in the operation's order.
+    pub outputs: &'a [Slot],
+    /// Scratch memory.
+    pub workspace: Slot,
+}
+
+/// Runs kernels by name; implemented by every kernel device.
+pub trait Launcher {
+    /// Starts `kernel` with one plain argument struct given as its bytes.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`] if the kernel is unknown or the device refuses the launch.
+    fn launch(
+        &mut self,
+        kernel: &'static str,
+        grid: [u32; 3],
+        block: [u32; 3],
+        shared_bytes: u32,
+        arguments: &[u8],
+    ) -> Result<()>;
+}

@@ -1,1 +1,298 @@
-//! graph
+//! The recorded computation: values with shape, type and role, and the nodes that make them.
+//!
+//! A model is ordinary Rust that calls operation builders on a [`Graph`] once. Shapes are static, every node is
+//! checked when it is recorded, and the order of recording is an order of execution: later passes
+//! ([`crate::autodiff`], [`crate::fuse`], [`crate::plan`]) only append, replace or number nodes.
+
+mod dump;
+mod op;
+mod verify;
+
+use std::sync::Arc;
+
+pub use op::{Backward, Cost, InPlace, Op, ValueType};
+
+use crate::error::{Error, Result};
+use crate::tensor::{DType, Layout, Shape};
+
+/// Names one value of one graph.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ValueId(u32);
+
+impl ValueId {
+    /// Position in [`Graph::values`].
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// Why a value exists, which decides how long it lives and whether it is saved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Role {
+    /// Written by the host before a step: images, labels, hyper-parameters.
+    Input,
+    /// Learned; lives as long as the run.
+    Parameter,
+    /// Kept from step to step but not learned: running statistics, optimiser state, averages.
+    State,
+    /// Made by the forward pass.
+    Activation,
+    /// Made by the backward pass.
+    Gradient,
+    /// Scratch memory of a single node.
+    Workspace,
+}
+
+impl Role {
+    /// Whether values of this role keep their contents between steps.
+    pub fn is_persistent(self) -> bool {
+        matches!(self, Role::Parameter | Role::State)
+    }
+
+    /// The lower-case name used in dumps.
+    pub fn name(self) -> &'static str {
+        match self {
+            Role::Input => "input",
+            Role::Parameter => "parameter",
+            Role::State => "state",
+            Role::Activation => "activation",
+            Role::Gradient => "gradient",
+            Role::Workspace => "workspace",
+        }
+    }
+}
+
+/// How a persistent value starts.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Init {
+    /// Every element the same.
+    Constant(f32),
+    /// Normal with mean 0 and this standard deviation.
+    Normal { std: f32 },
+    /// Uniform in `-bound..bound`.
+    Uniform { bound: f32 },
+}
+
+/// Which part of a training step a node belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Phase {
+    /// Model and loss.
+    Forward,
+    /// Gradients; with [`Phase::Forward`] this is what runs once per micro-batch.
+    Backward,
+    /// Optimiser, averages; runs once per step.
+    Update,
+}
+
+/// One tensor of the computation.
+#[derive(Debug, Clone)]
+pub struct Value {
+    /// Unique within the graph, e.g. `layer2.0.conv1`.
+    pub name: String,
+    /// Extents and element type.
+    pub ty: ValueType,
+    /// Lifetime class.
+    pub role: Role,
+    /// Meaning of the dimensions.
+    pub layout: Layout,
+    /// Starting contents of a persistent value.
+    pub init: Option<Init>,
+}
+
+/// One operation applied to values.
+#[derive(Debug, Clone)]
+pub struct Node {
+    /// Path in the model, e.g. `layer2.0.conv1`; the backward nodes of a layer append their pass.
+    pub name: String,
+    /// What it does.
+    pub op: Arc<dyn Op>,
+    /// Operands in the order the operation documents.
+    pub inputs: Vec<ValueId>,
+    /// Results in the order the operation documents.
+    pub outputs: Vec<ValueId>,
+    /// Part of the step.
+    pub phase: Phase,
+}
+
+/// A recorded computation in execution order.
+#[derive(Debug, Clone)]
+pub struct Graph {
+    float: DType,
+    values: Vec<Value>,
+    nodes: Vec<Node>,
+    results: Vec<ValueId>,
+    scope: String,
+    persistent_prefix: String,
+    phase: Phase,
+}
+
+impl Graph {
+    /// An empty graph whose floating-point values are of type `float`.
+    pub fn new(float: DType) -> Graph {
+        Graph {
+            float,
+            values: Vec::new(),
+            nodes: Vec::new(),
+            results: Vec::new(),
+            scope: String::new(),
+            persistent_prefix: String::new(),
+            phase: Phase::Forward,
+        }
+    }
+
+    /// The element type of this graph's floating-point values.
+    pub fn float(&self) -> DType {
+        self.float
+    }
+
+    /// Puts `prefix` before the name of every persistent value recorded from here on, so that the same model
+    /// code can read another set of weights (the averaged ones, say).
+    pub fn set_persistent_prefix(&mut self, prefix: &str) {
+        self.persistent_prefix = prefix.to_string();
+    }
+
+    /// Sets the phase of nodes recorded from here on.
+    pub fn set_phase(&mut self, phase: Phase) {
+        self.phase = phase;
+    }
+
+    /// Records what `body` records with `name.` before every name.
+    pub fn scoped<R>(&mut self, name: &str, body: impl FnOnce(&mut Graph) -> R) -> R {
+        let outer = self.scope.len();
+        self.scope.push_str(name);
+        self.scope.push('.');
+        let result = body(self);
+        self.scope.truncate(outer);
+        result
+    }
+
+    /// A value the host writes before each step.
+    pub fn input(&mut self, name: &str, shape: impl Into<Shape>, dtype: DType) -> ValueId {
+        let ty = ValueType { shape: shape.into(), dtype };
+        self.push_value(Value {
+            name: self.path(name),
+            ty,
+            role: Role::Input,
+            layout: Layout::Flat,
+            init: None,
+        })
+    }
+
+    /// A learned value in the graph's float type.
+    pub fn parameter(&mut self, name: &str, shape: impl Into<Shape>, layout: Layout, init: Init) -> ValueId {
+        self.persistent(name, shape.into(), Role::Parameter, layout, init)
+    }
+
+    /// A value kept between steps that is not learned.
+    pub fn state(&mut self, name: &str, shape: impl Into<Shape>, layout: Layout, init: Init) -> ValueId {
+        self.persistent(name, shape.into(), Role::State, layout, init)
+    }
+
+    fn persistent(&mut self, name: &str, shape: Shape, role: Role, layout: Layout, init: Init) -> ValueId {
+        let name = format!("{}{}", self.persistent_prefix, self.path(name));
+        let ty = ValueType { shape, dtype: self.float };
+        self.push_value(Value { name, ty, role, layout, init: Some(init) })
+    }
+
+    /// Records `op` on `inputs` under `name` and returns its results.
+    ///
+    /// # Errors
+    /// [`Error::Graph`] if the operation does not accept the inputs.
+    pub fn apply(&mut self, name: &str, op: impl Op + 'static, inputs: &[ValueId]) -> Result<Vec<ValueId>> {
+        let name = self.path(name);
+        let types: Vec<ValueType> = inputs.iter().map(|&id| self.value(id).ty).collect();
+        let results = op.infer(&types).map_err(|message| Error::Graph {
+            op: op.name(),
+            node: name.clone(),
+            message,
+        })?;
+        let role = if self.phase == Phase::Forward { Role::Activation } else { Role::Gradient };
+        let outputs = results
+            .into_iter()
+            .enumerate()
+            .map(|(position, ty)| {
+                let suffix = op.output_names().get(position).copied().unwrap_or_default();
+                let name = if suffix.is_empty() { name.clone() } else { format!("{name}.{suffix}") };
+                let layout = if ty.shape.rank() == 4 { Layout::Nhwc } else { Layout::Flat };
+                self.push_value(Value { name, ty, role, layout, init: None })
+            })
+            .collect::<Vec<_>>();
+        self.nodes.push(Node {
+            name,
+            op: Arc::new(op),
+            inputs: inputs.to_vec(),
+            outputs: outputs.clone(),
+            phase: self.phase,
+        });
+        Ok(outputs)
+    }
+
+    /// [`Graph::apply`] for an operation with one result.
+    ///
+    /// # Errors
+    /// As [`Graph::apply`].
+    pub fn apply_one(&mut self, name: &str, op: impl Op + 'static, inputs: &[ValueId]) -> Result<ValueId> {
+        Ok(self.apply(name, op, inputs)?[0])
+    }
+
+    /// Keeps `value` readable by the host after the step.
+    pub fn keep(&mut self, value: ValueId) {
+        if !self.results.contains(&value) {
+            self.results.push(value);
+        }
+    }
+
+    /// The values the host reads after a step.
+    pub fn results(&self) -> &[ValueId] {
+        &self.results
+    }
+
+    /// The value `id` names.
+    pub fn value(&self, id: ValueId) -> &Value {
+        &self.values[id.index()]
+    }
+
+    /// The shape of a value.
+    pub fn shape(&self, id: ValueId) -> Shape {
+        self.value(id).ty.shape
+    }
+
+    /// Every value, in order of recording.
+    pub fn values(&self) -> &[Value] {
+        &self.values
+    }
+
+    /// The ids of every value, in order of recording.
+    pub fn value_ids(&self) -> impl Iterator<Item = ValueId> + use<> {
+        (0..self.values.len() as u32).map(ValueId)
+    }
+
+    /// The ids of the learned values, in order of recording.
+    pub fn parameters(&self) -> impl Iterator<Item = ValueId> + '_ {
+        self.value_ids().filter(|&id| self.value(id).role == Role::Parameter)
+    }
+
+    /// The value called `name`, if there is one.
+    pub fn find(&self, name: &str) -> Option<ValueId> {
+        self.value_ids().find(|&id| self.value(id).name == name)
+    }
+
+    /// Every node in execution order.
+    pub fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
+    /// Replaces the node list; the graph must stay valid (see [`Graph::verify`]).
+    pub fn set_nodes(&mut self, nodes: Vec<Node>) {
+        self.nodes = nodes;
+    }
+
+    fn path(&self, name: &str) -> String {
+        format!("{}{name}", self.scope)
+    }
+
+    fn push_value(&mut self, value: Value) -> ValueId {
+        self.values.push(value);
+        ValueId(self.values.len() as u32 - 1)
+    }
+}

@@ -1,1 +1,73 @@
-//! ops
+//! The operations, one file each: attributes, builder, shape rule, cost, gradient, CPU code, launch, test cases.
+//!
+//! A new operation is one file here, its line in [`registry`], and its kernels.
+
+mod add;
+mod relu;
+
+pub use add::{Add, add};
+pub use relu::{Relu, relu};
+
+use crate::error::Result;
+use crate::graph::{Graph, ValueId, ValueType};
+
+/// Elements that one task of an elementwise loop handles: 64 KiB of f32, well inside a second-level cache.
+pub(crate) const CHUNK_ELEMS: usize = 16 * 1024;
+
+/// A differentiable use of an operation on small, odd, unequal dimensions; every case is checked by finite differences
+/// in f64, and in f32 against f64.
+pub struct Case {
+    /// What the case is about.
+    pub name: &'static str,
+    /// Shapes of the differentiable operands, filled with random numbers.
+    pub inputs: &'static [&'static [usize]],
+    /// Records the operation on those operands and returns the result to differentiate.
+    pub build: fn(&mut Graph, &[ValueId]) -> Result<ValueId>,
+}
+
+impl Case {
+    /// A case called `name` over operands of these shapes.
+    pub fn new(
+        name: &'static str,
+        inputs: &'static [&'static [usize]],
+        build: fn(&mut Graph, &[ValueId]) -> Result<ValueId>,
+    ) -> Case {
+        Case { name, inputs, build }
+    }
+}
+
+/// The test cases of every operation, by operation.
+pub fn registry() -> Vec<(&'static str, Vec<Case>)> {
+    vec![("add", add::cases()), ("relu", relu::cases())]
+}
+
+/// Calls `run::<f32>(args)` or `run::<f64>(args)` by the element type.
+macro_rules! dispatch_real {
+    ($dtype:expr, $run:ident($($arg:expr),*)) => {
+        match $dtype {
+            $crate::tensor::DType::F32 => $run::<f32>($($arg),*),
+            $crate::tensor::DType::F64 => $run::<f64>($($arg),*),
+            other => panic!("the CPU computes in f32 and f64, not {other}"),
+        }
+    };
+}
+pub(crate) use dispatch_real;
+
+/// The type of the only operand.
+pub(crate) fn one_input(inputs: &[ValueType]) -> std::result::Result<ValueType, String> {
+    match inputs {
+        [only] => Ok(*only),
+        _ => Err(format!("takes 1 operand, got {}", inputs.len())),
+    }
+}
+
+/// The common type of exactly `count` operands.
+pub(crate) fn same_shapes(inputs: &[ValueType], count: usize) -> std::result::Result<ValueType, String> {
+    if inputs.len() != count {
+        return Err(format!("takes {count} operands, got {}", inputs.len()));
+    }
+    match inputs.iter().find(|ty| **ty != inputs[0]) {
+        None => Ok(inputs[0]),
+        Some(other) => Err(format!("needs operands of one type and shape, got {} and {other}", inputs[0])),
+    }
+}

@@ -1,1 +1,210 @@
-//! plan
+//! From graphs to a fixed list of steps over one arena.
+//!
+//! Persistent values (parameters, running statistics, optimiser state) come first, once for all graphs of a program and
+//! matched by name; behind them every graph lays out its own transient values, one graph at a time being active. The sum
+//! is what a run allocates, known before any device is touched.
+
+mod memory;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+
+use crate::device::{ALIGNMENT_BYTES, DeviceKind, Slot};
+use crate::error::{Error, Result};
+use crate::graph::{Cost, Graph, Op, Phase, Role, Value, ValueId};
+use crate::tensor::DType;
+
+pub use memory::LiveBytes;
+
+/// One node, ready to run.
+#[derive(Debug, Clone)]
+pub struct Step {
+    /// Name of the node.
+    pub name: String,
+    /// What to run.
+    pub op: Arc<dyn Op>,
+    /// Where the operands lie.
+    pub inputs: Vec<Slot>,
+    /// Where the results go.
+    pub outputs: Vec<Slot>,
+    /// Scratch memory; empty for most.
+    pub workspace: Slot,
+    /// Part of the step.
+    pub phase: Phase,
+    /// Work and compulsory traffic.
+    pub cost: Cost,
+}
+
+/// The steps of one graph.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// In execution order.
+    pub steps: Vec<Step>,
+    /// Index of the first step of [`Phase::Update`].
+    pub first_update: usize,
+    /// Bytes of the transient part, and what fills it where it is fullest.
+    pub live: LiveBytes,
+    slots: HashMap<String, Slot>,
+}
+
+/// A value that outlives a step.
+#[derive(Debug, Clone)]
+pub struct Persistent {
+    /// The value as recorded.
+    pub value: Value,
+    /// Where it lies.
+    pub slot: Slot,
+}
+
+/// Plans that share one arena.
+#[derive(Debug, Clone)]
+pub struct Program {
+    /// One per graph, in the order given.
+    pub plans: Vec<Plan>,
+    /// Parameters and state of all graphs: parameters first, in order of recording.
+    pub persistent: Vec<Persistent>,
+    /// Bytes of the persistent part.
+    pub persistent_bytes: usize,
+    /// Bytes of the arena: the persistent part and the largest transient part.
+    pub peak_bytes: usize,
+}
+
+impl Plan {
+    /// The slot of the value called `name`.
+    ///
+    /// # Errors
+    /// [`Error::Graph`] if the graph has no such value, or fusion removed it.
+    pub fn slot(&self, name: &str) -> Result<Slot> {
+        self.slots.get(name).copied().ok_or_else(|| Error::Graph {
+            op: "plan",
+            node: name.to_string(),
+            message: "the planned graph has no value of this name".into(),
+        })
+    }
+
+    /// Work and compulsory traffic of all steps.
+    pub fn cost(&self) -> Cost {
+        self.steps.iter().fold(Cost::default(), |sum, step| Cost {
+            flops: sum.flops + step.cost.flops,
+            bytes: sum.bytes + step.cost.bytes,
+        })
+    }
+}
+
+impl Program {
+    /// Bytes of persistent values for which `select` holds.
+    pub fn persistent_bytes_where(&self, select: impl Fn(&Value) -> bool) -> usize {
+        self.persistent.iter().filter(|p| select(&p.value)).map(|p| p.slot.num_bytes()).sum()
+    }
+}
+
+/// Lays out `graphs` for `device`.
+///
+/// # Errors
+/// [`Error::Graph`] if a graph does not verify, or two graphs disagree about a persistent value.
+pub fn plan(graphs: &[&Graph], device: DeviceKind) -> Result<Program> {
+    let persistent = layout_persistent(graphs)?;
+    let persistent_bytes =
+        persistent.last().map_or(0, |last| align(last.slot.offset_bytes + last.slot.num_bytes()));
+    let places: HashMap<&str, Slot> = persistent.iter().map(|p| (p.value.name.as_str(), p.slot)).collect();
+    let plans: Vec<Plan> = graphs
+        .iter()
+        .map(|graph| {
+            graph.verify()?;
+            Ok(lay_out(graph, device, &places, persistent_bytes))
+        })
+        .collect::<Result<_>>()?;
+    let transient_bytes = plans.iter().map(|plan| plan.live.arena_bytes).max().unwrap_or(0);
+    Ok(Program { plans, persistent, persistent_bytes, peak_bytes: persistent_bytes + transient_bytes })
+}
+
+pub(crate) fn align(bytes: usize) -> usize {
+    bytes.next_multiple_of(ALIGNMENT_BYTES)
+}
+
+fn layout_persistent(graphs: &[&Graph]) -> Result<Vec<Persistent>> {
+    let mut found: Vec<&Value> = Vec::new();
+    let mut by_name: HashMap<&str, &Value> = HashMap::new();
+    for value in graphs.iter().flat_map(|graph| graph.values()).filter(|value| value.role.is_persistent()) {
+        match by_name.insert(&value.name, value) {
+            None => found.push(value),
+            Some(earlier) if earlier.ty == value.ty => {}
+            Some(earlier) => {
+                return Err(Error::Graph {
+                    op: "plan",
+                    node: value.name.clone(),
+                    message: format!("is {} in one graph and {} in another", earlier.ty, value.ty),
+                });
+            }
+        }
+    }
+    found.sort_by_key(|value| value.role != Role::Parameter);
+    let mut offset_bytes = 0;
+    Ok(found
+        .into_iter()
+        .map(|value| {
+            let slot = Slot { offset_bytes, shape: value.ty.shape, dtype: value.ty.dtype };
+            offset_bytes = align(offset_bytes + slot.num_bytes());
+            Persistent { value: value.clone(), slot }
+        })
+        .collect())
+}
+
+fn lay_out(graph: &Graph, device: DeviceKind, persistent: &HashMap<&str, Slot>, base_bytes: usize) -> Plan {
+    let transient = memory::lay_out(graph, device);
+    let slot = |id: ValueId| {
+        let value = graph.value(id);
+        persistent.get(value.name.as_str()).copied().unwrap_or_else(|| Slot {
+            offset_bytes: base_bytes + transient.value_offsets[id.index()].unwrap_or(0),
+            shape: value.ty.shape,
+            dtype: value.ty.dtype,
+        })
+    };
+    let steps: Vec<Step> = graph
+        .nodes()
+        .iter()
+        .zip(&transient.workspaces)
+        .map(|(node, workspace)| {
+            let types = |ids: &[ValueId]| ids.iter().map(|&id| graph.value(id).ty).collect::<Vec<_>>();
+            Step {
+                name: node.name.clone(),
+                op: node.op.clone(),
+                inputs: node.inputs.iter().map(|&id| slot(id)).collect(),
+                outputs: node.outputs.iter().map(|&id| slot(id)).collect(),
+                workspace: Slot {
+                    offset_bytes: base_bytes + workspace.offset_bytes,
+                    shape: [workspace.num_bytes].into(),
+                    dtype: DType::U8,
+                },
+                phase: node.phase,
+                cost: node.op.cost(&types(&node.inputs), &types(&node.outputs)),
+            }
+        })
+        .collect();
+    let slots = graph
+        .value_ids()
+        .filter(|&id| graph.value(id).role.is_persistent() || transient.value_offsets[id.index()].is_some())
+        .map(|id| (graph.value(id).name.clone(), slot(id)))
+        .collect();
+    let first_update = steps.iter().position(|step| step.phase == Phase::Update).unwrap_or(steps.len());
+    Plan { steps, first_update, live: transient.live, slots }
+}
+
+impl fmt::Display for Plan {
+    /// One step a line: offset and type of each result, operation and node.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for step in &self.steps {
+            let outputs: Vec<String> = step
+                .outputs
+                .iter()
+                .map(|o| format!("{:#x} {} {}", o.offset_bytes, o.dtype, o.shape))
+                .collect();
+            writeln!(f, "{:<18} {:<44} -> {}", step.op.name(), step.name, outputs.join(", "))?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,11 @@
-//! device/cpu
+//! The CPU device: an arena in host memory and the code that operations share.
+
+mod arena;
+mod args;
+mod parallel;
+mod real;
+
+pub use arena::Arena;
+pub use args::{BorrowFlags, CpuArgs, Element};
+pub use parallel::{for_each_chunk, for_each_chunk_pair, for_each_range, vectorized};
+pub use real::Real;

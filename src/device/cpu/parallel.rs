@@ -1,0 +1,81 @@
+//! Splitting work over cores and vector lanes without changing its result.
+
+use std::ops::Range;
+
+use pulp::{Arch, NullaryFnOnce};
+use rayon::prelude::*;
+
+/// Calls `body` on consecutive ranges of `chunk` indices that cover `0..len`, in parallel.
+///
+/// The ranges depend on `len` and `chunk` alone, never on the number of threads, so a reduction that keeps one partial
+/// result per range comes out the same on every machine.
+pub fn for_each_range(len: usize, chunk: usize, body: impl Fn(Range<usize>) + Send + Sync) {
+    if len <= chunk {
+        return if len > 0 {
+            body(0..len)
+        };
+    }
+    (0..len.div_ceil(chunk)).into_par_iter().for_each(|i| body(i * chunk..((i + 1) * chunk).min(len)));
+}
+
+/// Calls `body(start, part)` on consecutive parts of `chunk` elements of `data`, in parallel; `start` is the index of the
+/// part's first element. The split depends on the length and `chunk` alone.
+pub fn for_each_chunk<T: Send>(data: &mut [T], chunk: usize, body: impl Fn(usize, &mut [T]) + Send + Sync) {
+    if data.len() <= chunk {
+        return if !data.is_empty() {
+            body(0, data)
+        };
+    }
+    data.par_chunks_mut(chunk).enumerate().for_each(|(i, part)| body(i * chunk, part));
+}
+
+/// As [`for_each_chunk`] over two slices at once, `chunks` elements of each at a time; `body(i, a, b)` gets the number
+/// of the part.
+pub fn for_each_chunk_pair<A: Send, B: Send>(
+    a: &mut [A],
+    b: &mut [B],
+    chunks: (usize, usize),
+    body: impl Fn(usize, &mut [A], &mut [B]) + Send + Sync,
+) {
+    a.par_chunks_mut(chunks.0)
+        .zip_eq(b.par_chunks_mut(chunks.1))
+        .enumerate()
+        .for_each(|(i, (a, b))| body(i, a, b));
+}
+
+/// Runs `body` compiled for the widest vectors of this processor.
+///
+/// Loops in `body` must be inlined into it to profit: closures, and functions marked `#[inline(always)]`.
+#[inline(always)]
+pub fn vectorized<R>(body: impl FnOnce() -> R) -> R {
+    struct Body<F>(F);
+    impl<R, F: FnOnce() -> R> NullaryFnOnce for Body<F> {
+        type Output = R;
+        #[inline(always)]
+        fn call(self) -> R {
+            (self.0)()
+        }
+    }
+    Arch::new().dispatch(Body(body))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+
+    #[test]
+    fn ranges_cover_every_index_once() {
+        for (len, chunk) in [(0, 4), (3, 4), (4, 4), (17, 4)] {
+            let seen: Vec<AtomicU32> = (0..len).map(|_| AtomicU32::new(0)).collect();
+            for_each_range(len, chunk, |range| {
+                assert!(range.len() <= chunk);
+                for i in range {
+                    seen[i].fetch_add(1, Ordering::Relaxed);
+                }
+            });
+            assert!(seen.iter().all(|count| count.load(Ordering::Relaxed) == 1));
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! The two floating-point types the CPU computes in: f32 for training, f64 as the oracle.
+
+use std::iter::Sum;
+use std::ops::{Add, AddAssign, Div, Mul, MulAssign, Neg, Sub, SubAssign};
+
+use super::args::Element;
+
+/// Arithmetic that CPU code written once for f32 and f64 may use.
+pub trait Real:
+    Element
+    + PartialOrd
+    + Default
+    + Sum
+    + Add<Output = Self>
+    + Sub<Output = Self>
+    + Mul<Output = Self>
+    + Div<Output = Self>
+    + Neg<Output = Self>
+    + AddAssign
+    + SubAssign
+    + MulAssign
+{
+    /// Additive identity.
+    const ZERO: Self;
+    /// Multiplicative identity.
+    const ONE: Self;
+
+    /// The nearest value of this type.
+    fn from_f64(value: f64) -> Self;
+    /// This value in double precision, exactly.
+    fn to_f64(self) -> f64;
+    /// Square root.
+    fn sqrt(self) -> Self;
+    /// e to the power of this.
+    fn exp(self) -> Self;
+    /// Natural logarithm.
+    fn ln(self) -> Self;
+}
+
+macro_rules! real {
+    ($ty:ty) => {
+        impl Real for $ty {
+            const ZERO: $ty = 0.0;
+            const ONE: $ty = 1.0;
+
+            #[inline(always)]
+            fn from_f64(value: f64) -> $ty {
+                value as $ty
+            }
+            #[inline(always)]
+            fn to_f64(self) -> f64 {
+                f64::from(self)
+            }
+            #[inline(always)]
+            fn sqrt(self) -> $ty {
+                self.sqrt()
+            }
+            #[inline(always)]
+            fn exp(self) -> $ty {
+                self.exp()
+            }
+            #[inline(always)]
+            fn ln(self) -> $ty {
+                self.ln()
+            }
+        }
+    };
+}
+real!(f32);
+real!(f64);

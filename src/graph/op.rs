@@ -1,0 +1,159 @@
+//! The contract of an operation: everything the engine asks of it, in one trait.
+
+use std::fmt;
+
+use super::{Graph, ValueId};
+use crate::device::cpu::CpuArgs;
+use crate::device::{DeviceKind, LaunchArgs, Launcher};
+use crate::error::{Error, Result};
+use crate::tensor::{DType, Shape};
+
+/// Shape and element type of a value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ValueType {
+    /// Extents, outermost first.
+    pub shape: Shape,
+    /// Element type.
+    pub dtype: DType,
+}
+
+impl ValueType {
+    /// Size in memory.
+    pub fn num_bytes(&self) -> usize {
+        self.shape.num_elems() * self.dtype.size_bytes()
+    }
+}
+
+impl fmt::Display for ValueType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.dtype, self.shape)
+    }
+}
+
+/// What a node has to do and to move, whatever runs it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Cost {
+    /// Floating-point operations, a multiply-add counting as two.
+    pub flops: u64,
+    /// Bytes that must cross memory at least once: every operand read, every result written.
+    pub bytes: u64,
+}
+
+/// A result that may be written over an operand whose last use this is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InPlace {
+    /// Position among the results.
+    pub output: usize,
+    /// Position among the operands.
+    pub input: usize,
+}
+
+/// An operation: shape rule, cost, gradient, CPU code and kernel launch.
+///
+/// One file in `src/ops/` implements it, names its operands and results, and lists test cases.
+pub trait Op: fmt::Debug + Send + Sync {
+    /// `<op>_<pass>`, e.g. `conv2d_fprop`.
+    fn name(&self) -> &'static str;
+
+    /// The types of the results for operands of these types.
+    ///
+    /// # Errors
+    /// A sentence saying what was got, what was expected and what to change; the caller adds operation and node.
+    fn infer(&self, inputs: &[ValueType]) -> std::result::Result<Vec<ValueType>, String>;
+
+    /// Suffixes of the results' names; the first is usually empty.
+    fn output_names(&self) -> &'static [&'static str] {
+        &[""]
+    }
+
+    /// Work and compulsory traffic. The default counts every operand and result once and no arithmetic.
+    fn cost(&self, inputs: &[ValueType], outputs: &[ValueType]) -> Cost {
+        let bytes = inputs.iter().chain(outputs).map(|ty| ty.num_bytes() as u64).sum();
+        Cost { flops: 0, bytes }
+    }
+
+    /// Records the gradient of the operands, one entry each; `None` where the operand gets none.
+    ///
+    /// # Errors
+    /// [`Error::Graph`] if the operation has no gradient or the recorded nodes do not fit.
+    fn gradient(&self, backward: &mut Backward<'_>) -> Result<Vec<Option<ValueId>>> {
+        Err(Error::Graph {
+            op: self.name(),
+            node: backward.name.to_string(),
+            message: "has no gradient; compute the loss from values that do not pass through it".into(),
+        })
+    }
+
+    /// Operands whose memory is changed, e.g. running statistics and optimiser state.
+    fn mutates(&self) -> &[usize] {
+        &[]
+    }
+
+    /// Results that may take over an operand's memory. Its CPU code must then reach the pair through
+    /// [`CpuArgs::output_over_input`].
+    fn in_place(&self) -> &'static [InPlace] {
+        &[]
+    }
+
+    /// Bytes of scratch memory on `device`.
+    fn workspace_bytes(&self, _device: DeviceKind, _inputs: &[ValueType], _outputs: &[ValueType]) -> usize {
+        0
+    }
+
+    /// Computes the results on the CPU.
+    fn cpu(&self, args: &CpuArgs<'_>);
+
+    /// Launches the kernels that compute the results on a kernel device.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if there is no kernel for this operation or the device refuses the launch.
+    fn launch(&self, _args: &LaunchArgs<'_>, _launcher: &mut dyn Launcher) -> Result<()> {
+        Err(Error::Device(format!("{} has no kernel; run it with --device cpu", self.name())))
+    }
+}
+
+/// What an operation sees while its gradient is recorded.
+pub struct Backward<'a> {
+    /// Where gradient nodes go.
+    pub graph: &'a mut Graph,
+    /// Name of the forward node; gradient nodes are called `<name>.<pass>`.
+    pub name: &'a str,
+    /// Operands of the forward node.
+    pub inputs: &'a [ValueId],
+    /// Results of the forward node.
+    pub outputs: &'a [ValueId],
+    /// Gradient of each result; `None` where nothing depends on it.
+    pub upstream: &'a [Option<ValueId>],
+    /// Whether each operand's gradient is wanted; work for others may be left out.
+    pub wanted: &'a [bool],
+}
+
+impl Backward<'_> {
+    /// The gradient of the first result, or [`Error::Graph`] if only other results were used.
+    ///
+    /// # Errors
+    /// If nothing depends on the first result.
+    pub fn dy(&self, op: &'static str) -> Result<ValueId> {
+        self.upstream.first().copied().flatten().ok_or_else(|| Error::Graph {
+            op,
+            node: self.name.to_string(),
+            message: "only its secondary results are used, which carry no gradient".into(),
+        })
+    }
+
+    /// Records a gradient node called `<forward node>.<pass>` with one result.
+    ///
+    /// # Errors
+    /// As [`Graph::apply`].
+    pub fn apply_one(&mut self, pass: &str, op: impl Op + 'static, inputs: &[ValueId]) -> Result<ValueId> {
+        self.graph.apply_one(&format!("{}.{pass}", self.name), op, inputs)
+    }
+
+    /// Records a gradient node called `<forward node>.<pass>`.
+    ///
+    /// # Errors
+    /// As [`Graph::apply`].
+    pub fn apply(&mut self, pass: &str, op: impl Op + 'static, inputs: &[ValueId]) -> Result<Vec<ValueId>> {
+        self.graph.apply(&format!("{}.{pass}", self.name), op, inputs)
+    }
+}

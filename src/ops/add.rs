@@ -1,0 +1,62 @@
+//! The residual add: y = a + b, elementwise.
+
+use crate::device::cpu::{CpuArgs, Real, for_each_chunk, vectorized};
+use crate::error::Result;
+use crate::graph::{Backward, Cost, Graph, InPlace, Op, ValueId, ValueType};
+use crate::ops::{CHUNK_ELEMS, Case, dispatch_real, same_shapes};
+
+/// `(a, b) -> y`, all of one shape.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Add;
+
+/// Records y = a + b.
+///
+/// # Errors
+/// If the shapes differ.
+pub fn add(graph: &mut Graph, name: &str, a: ValueId, b: ValueId) -> Result<ValueId> {
+    graph.apply_one(name, Add, &[a, b])
+}
+
+impl Op for Add {
+    fn name(&self) -> &'static str {
+        "add_fwd"
+    }
+
+    fn infer(&self, inputs: &[ValueType]) -> std::result::Result<Vec<ValueType>, String> {
+        Ok(vec![same_shapes(inputs, 2)?])
+    }
+
+    fn cost(&self, inputs: &[ValueType], outputs: &[ValueType]) -> Cost {
+        let bytes = inputs.iter().chain(outputs).map(|ty| ty.num_bytes() as u64).sum();
+        Cost { flops: outputs[0].shape.num_elems() as u64, bytes }
+    }
+
+    /// The sum hands its gradient to both sides unchanged.
+    fn gradient(&self, backward: &mut Backward<'_>) -> Result<Vec<Option<ValueId>>> {
+        let dy = backward.dy(self.name())?;
+        Ok(vec![Some(dy); 2])
+    }
+
+    fn in_place(&self) -> &'static [InPlace] {
+        &[InPlace { output: 0, input: 0 }]
+    }
+
+    fn cpu(&self, args: &CpuArgs<'_>) {
+        fn run<T: Real>(args: &CpuArgs<'_>) {
+            let b = args.input::<T>(1);
+            for_each_chunk(args.output_over_input::<T>(0, 0), CHUNK_ELEMS, |start, y| {
+                let b = &b[start..start + y.len()];
+                vectorized(|| y.iter_mut().zip(b).for_each(|(y, &b)| *y += b));
+            });
+        }
+        dispatch_real!(args.output_dtype(0), run(args));
+    }
+}
+
+/// Test cases of this operation.
+pub fn cases() -> Vec<Case> {
+    vec![
+        Case::new("add_odd_shape", &[&[2, 5, 3, 7], &[2, 5, 3, 7]], |graph, x| add(graph, "add", x[0], x[1])),
+        Case::new("add_same_value_twice", &[&[3, 5]], |graph, x| add(graph, "add", x[0], x[0])),
+    ]
+}

@@ -1,0 +1,82 @@
+//! ReLU: y = max(x, 0). Its gradient needs only the sign of y, so x need not be kept.
+
+use crate::device::cpu::{CpuArgs, Real, for_each_chunk, vectorized};
+use crate::error::Result;
+use crate::graph::{Backward, Graph, InPlace, Op, ValueId, ValueType};
+use crate::ops::{CHUNK_ELEMS, Case, dispatch_real, one_input, same_shapes};
+
+/// `x -> y`, both of any shape.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Relu;
+
+/// `(dy, y) -> dx`, dx = dy where y > 0 and 0 elsewhere.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ReluBwd;
+
+/// Records y = max(x, 0).
+///
+/// # Errors
+/// As [`Graph::apply`].
+pub fn relu(graph: &mut Graph, name: &str, x: ValueId) -> Result<ValueId> {
+    graph.apply_one(name, Relu, &[x])
+}
+
+impl Op for Relu {
+    fn name(&self) -> &'static str {
+        "relu_fwd"
+    }
+
+    fn infer(&self, inputs: &[ValueType]) -> std::result::Result<Vec<ValueType>, String> {
+        Ok(vec![one_input(inputs)?])
+    }
+
+    fn gradient(&self, backward: &mut Backward<'_>) -> Result<Vec<Option<ValueId>>> {
+        let (dy, y) = (backward.dy(self.name())?, backward.outputs[0]);
+        Ok(vec![Some(backward.apply_one("bwd", ReluBwd, &[dy, y])?)])
+    }
+
+    fn in_place(&self) -> &'static [InPlace] {
+        &[InPlace { output: 0, input: 0 }]
+    }
+
+    fn cpu(&self, args: &CpuArgs<'_>) {
+        fn run<T: Real>(args: &CpuArgs<'_>) {
+            for_each_chunk(args.output_over_input::<T>(0, 0), CHUNK_ELEMS, |_, y| {
+                vectorized(|| y.iter_mut().for_each(|v| *v = if *v > T::ZERO { *v } else { T::ZERO }));
+            });
+        }
+        dispatch_real!(args.output_dtype(0), run(args));
+    }
+}
+
+impl Op for ReluBwd {
+    fn name(&self) -> &'static str {
+        "relu_bwd"
+    }
+
+    fn infer(&self, inputs: &[ValueType]) -> std::result::Result<Vec<ValueType>, String> {
+        Ok(vec![same_shapes(inputs, 2)?])
+    }
+
+    fn in_place(&self) -> &'static [InPlace] {
+        &[InPlace { output: 0, input: 0 }]
+    }
+
+    fn cpu(&self, args: &CpuArgs<'_>) {
+        fn run<T: Real>(args: &CpuArgs<'_>) {
+            let y = args.input::<T>(1);
+            for_each_chunk(args.output_over_input::<T>(0, 0), CHUNK_ELEMS, |start, dx| {
+                let y = &y[start..start + dx.len()];
+                vectorized(|| {
+                    dx.iter_mut().zip(y).for_each(|(dx, &y)| *dx = if y > T::ZERO { *dx } else { T::ZERO });
+                });
+            });
+        }
+        dispatch_real!(args.output_dtype(0), run(args));
+    }
+}
+
+/// Test cases of this operation.
+pub fn cases() -> Vec<Case> {
+    vec![Case::new("relu_odd_shape", &[&[2, 5, 3, 7]], |graph, x| relu(graph, "relu", x[0]))]
+}
