@@ -2,11 +2,22 @@
 //!
 //! A new operation is one file here, its line in [`registry`], and its kernels.
 
+mod accumulate;
+mod adam;
 mod add;
+mod clip;
+mod ema;
+mod multi_tensor;
 mod relu;
+mod sgd;
 
+pub use accumulate::{Accumulate, Clear};
+pub use adam::{Adam, AdamConfig};
 pub use add::{Add, add};
-pub use relu::{Relu, relu};
+pub use clip::ClipNorm;
+pub use ema::Ema;
+pub use relu::{Relu, ReluBwd, relu};
+pub use sgd::{Sgd, SgdConfig};
 
 use crate::error::Result;
 use crate::graph::{Graph, ValueId, ValueType};

@@ -7,5 +7,5 @@ mod real;
 
 pub use arena::Arena;
 pub use args::{BorrowFlags, CpuArgs, Element};
-pub use parallel::{for_each_chunk, for_each_chunk_pair, for_each_range, vectorized};
+pub use parallel::{for_each_chunk, for_each_chunk_pair, for_each_chunk_triple, for_each_range, vectorized};
 pub use real::Real;

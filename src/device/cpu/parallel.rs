@@ -43,6 +43,21 @@ pub fn for_each_chunk_pair<A: Send, B: Send>(
         .for_each(|(i, (a, b))| body(i, a, b));
 }
 
+/// As [`for_each_chunk`] over three slices of equal length.
+pub fn for_each_chunk_triple<T: Send>(
+    a: &mut [T],
+    b: &mut [T],
+    c: &mut [T],
+    chunk: usize,
+    body: impl Fn(usize, &mut [T], &mut [T], &mut [T]) + Send + Sync,
+) {
+    a.par_chunks_mut(chunk)
+        .zip_eq(b.par_chunks_mut(chunk))
+        .zip_eq(c.par_chunks_mut(chunk))
+        .enumerate()
+        .for_each(|(i, ((a, b), c))| body(i * chunk, a, b, c));
+}
+
 /// Runs `body` compiled for the widest vectors of this processor.
 ///
 /// Loops in `body` must be inlined into it to profit: closures, and functions marked `#[inline(always)]`.

@@ -1,0 +1,84 @@
+//! Gradient accumulation over micro-batches: sums that live as state between them.
+
+use crate::device::cpu::{CpuArgs, Real, for_each_chunk, vectorized};
+use crate::graph::{Op, ValueType};
+use crate::ops::multi_tensor::Groups;
+use crate::ops::{CHUNK_ELEMS, dispatch_real};
+
+/// `((sum, term)...)`, changing the sums: sum += term.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Accumulate {
+    groups: Groups,
+}
+
+impl Accumulate {
+    /// The sums of `count` tensors.
+    pub fn new(count: usize) -> Accumulate {
+        Accumulate { groups: Groups::new(0, 2, &[0], count) }
+    }
+}
+
+/// `(tensor...)`, setting each to zero.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Clear {
+    groups: Groups,
+}
+
+impl Clear {
+    /// For `count` tensors.
+    pub fn new(count: usize) -> Clear {
+        Clear { groups: Groups::new(0, 1, &[0], count) }
+    }
+}
+
+impl Op for Accumulate {
+    fn name(&self) -> &'static str {
+        "accumulate_update"
+    }
+
+    fn infer(&self, inputs: &[ValueType]) -> std::result::Result<Vec<ValueType>, String> {
+        self.groups.check(inputs, "(sum, term)")?;
+        Ok(vec![])
+    }
+
+    fn mutates(&self) -> &[usize] {
+        self.groups.mutated()
+    }
+
+    fn cpu(&self, args: &CpuArgs<'_>) {
+        fn run<T: Real>(op: &Accumulate, args: &CpuArgs<'_>) {
+            for start in op.groups.starts(args.num_inputs()) {
+                let term = args.input::<T>(start + 1);
+                for_each_chunk(args.input_mut::<T>(start), CHUNK_ELEMS, |offset, sum| {
+                    let term = &term[offset..][..sum.len()];
+                    vectorized(|| sum.iter_mut().zip(term).for_each(|(sum, &v)| *sum += v));
+                });
+            }
+        }
+        dispatch_real!(args.input_dtype(0), run(self, args));
+    }
+}
+
+impl Op for Clear {
+    fn name(&self) -> &'static str {
+        "clear_update"
+    }
+
+    fn infer(&self, inputs: &[ValueType]) -> std::result::Result<Vec<ValueType>, String> {
+        self.groups.check(inputs, "a tensor")?;
+        Ok(vec![])
+    }
+
+    fn mutates(&self) -> &[usize] {
+        self.groups.mutated()
+    }
+
+    fn cpu(&self, args: &CpuArgs<'_>) {
+        fn run<T: Real>(op: &Clear, args: &CpuArgs<'_>) {
+            for start in op.groups.starts(args.num_inputs()) {
+                args.input_mut::<T>(start).fill(T::ZERO);
+            }
+        }
+        dispatch_real!(args.input_dtype(0), run(self, args));
+    }
+}

@@ -1,0 +1,90 @@
+//! Adam (Kingma and Ba 2015) and AdamW (Loshchilov and Hutter 2019), with PyTorch's order of operations.
+
+use crate::device::cpu::{CpuArgs, Real, for_each_chunk_triple, vectorized};
+use crate::graph::{Op, ValueType};
+use crate::ops::multi_tensor::Groups;
+use crate::ops::{CHUNK_ELEMS, dispatch_real};
+
+/// The constants of the update.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AdamConfig {
+    /// Decay of the first moment.
+    pub beta1: f32,
+    /// Decay of the second moment.
+    pub beta2: f32,
+    /// Added to the root of the second moment.
+    pub eps: f32,
+    /// L2 penalty of Adam, or decay of AdamW.
+    pub weight_decay: f32,
+    /// Decay the parameter itself (AdamW) instead of adding to its gradient.
+    pub decoupled: bool,
+}
+
+/// `(hyper [lr, 1-beta1^t, 1-beta2^t, ..], grad_scale [], (param, grad, moment1, moment2)...)`, changing all but the
+/// gradients: m1 = lerp to g, m2 = lerp to g^2,
+/// param -= lr/(1-beta1^t) * m1 / (sqrt(m2)/sqrt(1-beta2^t) + eps).
+#[derive(Debug, Clone, PartialEq)]
+pub struct Adam {
+    config: AdamConfig,
+    groups: Groups,
+}
+
+impl Adam {
+    /// The update of `count` parameters.
+    pub fn new(config: AdamConfig, count: usize) -> Adam {
+        Adam { config, groups: Groups::new(2, 4, &[0, 2, 3], count) }
+    }
+}
+
+impl Op for Adam {
+    fn name(&self) -> &'static str {
+        "adam_update"
+    }
+
+    fn infer(&self, inputs: &[ValueType]) -> std::result::Result<Vec<ValueType>, String> {
+        self.groups.check(inputs, "(param, grad, moment1, moment2)")?;
+        Ok(vec![])
+    }
+
+    fn mutates(&self) -> &[usize] {
+        self.groups.mutated()
+    }
+
+    fn cpu(&self, args: &CpuArgs<'_>) {
+        fn run<T: Real>(op: &Adam, args: &CpuArgs<'_>) {
+            let real = |value: f32| T::from_f64(f64::from(value));
+            let &[lr, correction1, correction2, ..] = args.input::<T>(0) else {
+                panic!("hyper-parameters hold the rate and both corrections")
+            };
+            let grad_scale = args.input::<T>(1)[0];
+            let (beta1, beta2, eps) = (real(op.config.beta1), real(op.config.beta2), real(op.config.eps));
+            let decay = real(op.config.weight_decay);
+            let (l2, shrink) =
+                if op.config.decoupled { (T::ZERO, T::ONE - lr * decay) } else { (decay, T::ONE) };
+            let (step, root_correction2) = (lr / correction1, correction2.sqrt());
+            for start in op.groups.starts(args.num_inputs()) {
+                let grad = args.input::<T>(start + 1);
+                let param = args.input_mut::<T>(start);
+                let (moment1, moment2) = (args.input_mut::<T>(start + 2), args.input_mut::<T>(start + 3));
+                for_each_chunk_triple(
+                    param,
+                    moment1,
+                    moment2,
+                    CHUNK_ELEMS,
+                    |offset, param, moment1, moment2| {
+                        let grad = &grad[offset..][..param.len()];
+                        vectorized(|| {
+                            for (((p, m1), m2), &g) in param.iter_mut().zip(moment1).zip(moment2).zip(grad) {
+                                let g = g * grad_scale + *p * l2;
+                                *m1 += (g - *m1) * (T::ONE - beta1);
+                                *m2 = *m2 * beta2 + g * g * (T::ONE - beta2);
+                                *p = *p * shrink - step * *m1 / (m2.sqrt() / root_correction2 + eps);
+                            }
+                        });
+                    },
+                );
+            }
+        }
+        dispatch_real!(args.input_dtype(0), run(self, args));
+    }
+}

@@ -1,0 +1,89 @@
+//! Gradient clipping by global norm, as PyTorch's `clip_grad_norm_`.
+
+use crate::device::DeviceKind;
+use crate::device::cpu::{CpuArgs, Real, for_each_chunk, vectorized};
+use crate::graph::{Cost, Op, ValueType};
+use crate::ops::multi_tensor::Groups;
+use crate::ops::{CHUNK_ELEMS, dispatch_real};
+use crate::tensor::Shape;
+
+/// Independent partial sums of the inner loop, one a vector lane.
+const LANES: usize = 16;
+
+/// `(grad...) -> (scale [], norm [])`: the L2 norm of all gradients together, and
+/// min(1, max_norm / (norm + 1e-6)), by which the optimiser multiplies them.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ClipNorm {
+    max_norm: f32,
+    groups: Groups,
+}
+
+impl ClipNorm {
+    /// Over `count` gradients.
+    pub fn new(max_norm: f32, count: usize) -> ClipNorm {
+        ClipNorm { max_norm, groups: Groups::new(0, 1, &[], count) }
+    }
+}
+
+fn num_chunks(ty: Shape) -> usize {
+    ty.num_elems().div_ceil(CHUNK_ELEMS)
+}
+
+impl Op for ClipNorm {
+    fn name(&self) -> &'static str {
+        "clip_norm"
+    }
+
+    fn infer(&self, inputs: &[ValueType]) -> std::result::Result<Vec<ValueType>, String> {
+        self.groups.check(inputs, "a gradient")?;
+        let scalar = ValueType { shape: Shape::from([]), dtype: inputs[0].dtype };
+        Ok(vec![scalar; 2])
+    }
+
+    fn output_names(&self) -> &'static [&'static str] {
+        &["", "norm"]
+    }
+
+    fn cost(&self, inputs: &[ValueType], _outputs: &[ValueType]) -> Cost {
+        let elems: u64 = inputs.iter().map(|ty| ty.shape.num_elems() as u64).sum();
+        Cost { flops: 2 * elems, bytes: inputs.iter().map(|ty| ty.num_bytes() as u64).sum() }
+    }
+
+    fn workspace_bytes(&self, _device: DeviceKind, inputs: &[ValueType], _outputs: &[ValueType]) -> usize {
+        inputs.iter().map(|ty| num_chunks(ty.shape)).sum::<usize>() * size_of::<f64>()
+    }
+
+    /// One f64 sum of squares a chunk, added up in order: the result does not depend on the number of threads.
+    fn cpu(&self, args: &CpuArgs<'_>) {
+        fn run<T: Real>(op: &ClipNorm, args: &CpuArgs<'_>) {
+            let partials = args.workspace::<f64>();
+            let mut done = 0;
+            for start in op.groups.starts(args.num_inputs()) {
+                let grad = args.input::<T>(start);
+                let count = num_chunks(args.input_shape(start));
+                for_each_chunk(&mut partials[done..done + count], 1, |chunk, partial| {
+                    let end = grad.len().min((chunk + 1) * CHUNK_ELEMS);
+                    partial[0] = sum_of_squares(&grad[chunk * CHUNK_ELEMS..end]);
+                });
+                done += count;
+            }
+            let norm = partials[..done].iter().sum::<f64>().sqrt();
+            args.output::<T>(1)[0] = T::from_f64(norm);
+            // A norm that is not a number must reach the weights, where the divergence check sees it.
+            let scale = f64::from(op.max_norm) / (norm + 1e-6);
+            args.output::<T>(0)[0] = T::from_f64(if scale > 1.0 { 1.0 } else { scale });
+        }
+        dispatch_real!(args.input_dtype(0), run(self, args));
+    }
+}
+
+fn sum_of_squares<T: Real>(values: &[T]) -> f64 {
+    vectorized(|| {
+        let mut sums = [0.0f64; LANES];
+        let mut rows = values.chunks_exact(LANES);
+        for row in &mut rows {
+            sums.iter_mut().zip(row).for_each(|(sum, v)| *sum += v.to_f64() * v.to_f64());
+        }
+        sums.iter().sum::<f64>() + rows.remainder().iter().map(|v| v.to_f64() * v.to_f64()).sum::<f64>()
+    })
+}
