@@ -68,7 +68,7 @@ impl Scene {
         let objects = compose::compose(category, &mut stream);
         let exposure = 0.7 + 0.4 * stream.uniform();
         let light = std::array::from_fn(|_| exposure * (0.9 + 0.2 * stream.uniform()));
-        let noise_level = 4.0 + 10.0 * stream.uniform();
+        let noise_level = 3.0 + 8.0 * stream.uniform();
         Scene { category, objects, light, noise_level, noise: stream }
     }
 
