@@ -1,1 +1,6 @@
-//! train
+//! Training, and what a run leaves behind.
+
+pub mod atomic;
+pub mod checkpoint;
+pub mod schedule;
+pub mod signal;
