@@ -2,5 +2,7 @@
 
 pub mod atomic;
 pub mod checkpoint;
+pub mod metrics;
 pub mod schedule;
 pub mod signal;
+pub mod state;
