@@ -3,6 +3,8 @@
 pub mod atomic;
 pub mod checkpoint;
 pub mod metrics;
+pub mod run_dir;
 pub mod schedule;
 pub mod signal;
 pub mod state;
+pub mod tensorboard;
