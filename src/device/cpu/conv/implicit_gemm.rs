@@ -13,7 +13,7 @@ use pulp::{Arch, Simd, WithSimd};
 use super::Conv2dDims;
 use super::axis::Axis;
 use super::microkernel::{GatherTile, MAX_ROWS, PANEL, Start, TapRows, rows_per_tile};
-use super::pack::{Columns, pack_filters, pad_image, padded_elems};
+use super::pack::{Columns, Filters, pad_image, padded_elems};
 use super::parallel::{SharedMut, balanced_part, for_each_task};
 
 /// Taps whose pointers are on the stack at a time; kernels above 8x8 accumulate in several rounds.
@@ -22,6 +22,8 @@ const TAPS_PER_ROUND: usize = 64;
 const PANEL_BLOCK_BYTES: usize = 384 << 10;
 /// Enough work to pay for handing a task to another thread.
 const TASK_FLOPS: usize = 6_000_000;
+/// Lanes that pack and use up panels one after another: more than threads, so that one held up does not hold up all.
+const LANES_PER_THREAD: usize = 2;
 /// Maps up to this many pixels take the pixels of a tile from different images of the batch.
 const SMALL_MAP_PIXELS: usize = 64;
 
@@ -69,6 +71,7 @@ pub fn conv2d_fprop(
         bias_row[d.k..].fill(0.0);
     }
     let start = if bias.is_some() { FirstRound::Bias(bias_row) } else { FirstRound::Zero };
+    let filters = Filters { d, columns: Columns::Filters, w };
     let out = Output { elems: SharedMut::new(y), h: d.p(), w: d.q(), c: d.k };
     if merges_taps(d) {
         let (zeros, workspace) = workspace.split_at_mut(d.s * d.c);
@@ -77,16 +80,14 @@ pub fn conv2d_fprop(
         let padded_w = d.w + 2 * d.pad_w;
         let rows = Axis::fprop(d.h + 2 * d.pad_h, d.p(), d.r, d.stride_h, 0);
         let cols = Axis { taps: 1, ..Axis::fprop(padded_w, d.q(), d.s, d.stride_w, 0) };
-        pack_filters(d, Columns::Filters, &rows, &cols, d.s * d.c, w, panels);
         zeros.fill(0.0);
         let input = Input { elems: padded, pixel_elems: d.c, run: d.s * d.c, zeros };
-        Gemm::new(d.n, rows, cols, input, panels, start, out).compute();
+        Gemm::new(rows, cols, input, filters, start, out).compute(panels);
     } else {
         let zeros = &mut workspace[..d.c];
-        pack_filters(d, Columns::Filters, &rows, &cols, d.c, w, panels);
         zeros.fill(0.0);
         let input = Input { elems: x, pixel_elems: d.c, run: d.c, zeros };
-        Gemm::new(d.n, rows, cols, input, panels, start, out).compute();
+        Gemm::new(rows, cols, input, filters, start, out).compute(panels);
     }
 }
 
@@ -109,6 +110,7 @@ pub fn conv2d_dgrad(
     let (panels, workspace) = workspace.split_at_mut(d.c.next_multiple_of(PANEL) * d.r * d.s * d.k);
     let zeros = &mut workspace[..d.k];
     zeros.fill(0.0);
+    let filters = Filters { d, columns: Columns::Channels, w };
     let out = Output { elems: SharedMut::new(dx), h: d.h, w: d.w, c: d.c };
     let start = if accumulate { FirstRound::Accumulate } else { FirstRound::Zero };
     for class_h in 0..d.stride_h {
@@ -118,9 +120,8 @@ pub fn conv2d_dgrad(
             if rows.grid * cols.grid == 0 || (accumulate && rows.taps * cols.taps == 0) {
                 continue;
             }
-            pack_filters(d, Columns::Channels, &rows, &cols, d.k, w, panels);
             let input = Input { elems: dy, pixel_elems: d.k, run: d.k, zeros };
-            Gemm::new(d.n, rows, cols, input, panels, start, out).compute();
+            Gemm::new(rows, cols, input, filters, start, out).compute(panels);
         }
     }
 }
@@ -160,7 +161,7 @@ struct Gemm<'a> {
     rows: Axis,
     cols: Axis,
     input: Input<'a>,
-    panels: &'a [f32],
+    filters: Filters<'a>,
     start: FirstRound<'a>,
     out: Output,
     /// Whether consecutive pixels of a tile are of consecutive images instead of consecutive positions. Small
@@ -184,36 +185,96 @@ struct Pixel {
 
 impl<'a> Gemm<'a> {
     fn new(
-        n: usize,
         rows: Axis,
         cols: Axis,
         input: Input<'a>,
-        panels: &'a [f32],
+        filters: Filters<'a>,
         start: FirstRound<'a>,
         out: Output,
     ) -> Gemm<'a> {
+        let n = filters.d.n;
         let positions = rows.grid * cols.grid;
         let batch_inner = positions <= SMALL_MAP_PIXELS && n >= MAX_ROWS / 2 && rows.taps * cols.taps > 1;
         let segment_pixels = if batch_inner { n } else { n * positions };
         let tiles_per_segment = segment_pixels.div_ceil(rows_per_tile());
-        Gemm { n, rows, cols, input, panels, start, out, batch_inner, segment_pixels, tiles_per_segment }
+        Gemm { n, rows, cols, input, filters, start, out, batch_inner, segment_pixels, tiles_per_segment }
     }
 
-    fn compute(&self) {
+    /// Elements of one tap of one panel.
+    fn tap_elems(&self) -> usize {
+        self.input.run * PANEL
+    }
+
+    fn panel_elems(&self) -> usize {
+        self.rows.taps * self.cols.taps * self.tap_elems()
+    }
+
+    fn num_panels(&self) -> usize {
+        self.out.c.div_ceil(PANEL)
+    }
+
+    fn num_tiles(&self) -> usize {
+        self.n * self.rows.grid * self.cols.grid / self.segment_pixels * self.tiles_per_segment
+    }
+
+    /// Runs the GEMM with `workspace` for the packed filters; how the work is cut changes no result.
+    fn compute(&self, workspace: &mut [f32]) {
+        let lanes = LANES_PER_THREAD * rayon::current_num_threads();
+        let activations = self.num_tiles() * MAX_ROWS * (self.input.run + self.out.c);
+        if self.num_panels() >= 2 * lanes && self.panel_elems() * self.num_panels() > activations {
+            self.compute_in_lanes(lanes, workspace);
+        } else {
+            self.pack_all(workspace);
+            self.compute_packed(workspace);
+        }
+    }
+
+    /// For large filters on small maps: each lane packs a panel, uses it up, and packs the next into the same
+    /// place, so that packed filters never leave the cache.
+    fn compute_in_lanes(&self, lanes: usize, workspace: &mut [f32]) {
+        let panel_elems = self.panel_elems();
+        let shared = SharedMut::new(workspace);
+        for_each_task(lanes, |lane| {
+            // SAFETY: each lane has its own panel, and the workspace has one for each of all the panels, which are more.
+            let packed = unsafe { shared.slice(lane * panel_elems..(lane + 1) * panel_elems) };
+            for panel in balanced_part(self.num_panels(), lane, lanes) {
+                for tap in 0..self.rows.taps * self.cols.taps {
+                    self.pack_tap(panel, tap, &mut packed[tap * self.tap_elems()..][..self.tap_elems()]);
+                }
+                let panels = panel..panel + 1;
+                Arch::new().dispatch(Task { gemm: self, packed, panels, tiles: 0..self.num_tiles() });
+            }
+        });
+    }
+
+    fn pack_all(&self, workspace: &mut [f32]) {
         let taps = self.rows.taps * self.cols.taps;
-        let panel_elems = taps * self.input.run * PANEL;
-        let num_panels = self.out.c.div_ceil(PANEL);
-        let panels_per_block =
-            (PANEL_BLOCK_BYTES / (panel_elems * size_of::<f32>()).max(1)).clamp(1, num_panels);
+        let shared = SharedMut::new(workspace);
+        for_each_task(self.num_panels() * taps, |task| {
+            // SAFETY: each task has its own tap of a panel, and the workspace has room for them all.
+            let out = unsafe { shared.slice(task * self.tap_elems()..(task + 1) * self.tap_elems()) };
+            self.pack_tap(task / taps, task % taps, out);
+        });
+    }
+
+    fn pack_tap(&self, panel: usize, tap: usize, out: &mut [f32]) {
+        let r = self.rows.filter_index(tap / self.cols.taps);
+        let s = self.cols.filter_index(tap % self.cols.taps);
+        self.filters.pack_tap(panel, r, s, out);
+    }
+
+    fn compute_packed(&self, packed: &[f32]) {
+        let (num_panels, num_tiles) = (self.num_panels(), self.num_tiles());
+        let panel_elems = self.panel_elems().max(1);
+        let panels_per_block = (PANEL_BLOCK_BYTES / (panel_elems * size_of::<f32>())).clamp(1, num_panels);
         let num_blocks = num_panels.div_ceil(panels_per_block);
-        let num_tiles =
-            self.n * self.rows.grid * self.cols.grid / self.segment_pixels * self.tiles_per_segment;
         let tile_flops = 2 * MAX_ROWS * panel_elems * panels_per_block;
-        let num_parts = num_tiles.div_ceil((TASK_FLOPS / tile_flops.max(1)).max(1));
+        let num_parts = num_tiles.div_ceil((TASK_FLOPS / tile_flops).max(1));
         for_each_task(num_blocks * num_parts, |task| {
             let panels = balanced_part(num_panels, task / num_parts, num_blocks);
             let tiles = balanced_part(num_tiles, task % num_parts, num_parts);
-            Arch::new().dispatch(Task { gemm: self, panels, tiles });
+            let packed = &packed[panels.start * self.panel_elems()..panels.end * self.panel_elems()];
+            Arch::new().dispatch(Task { gemm: self, packed, panels, tiles });
         });
     }
 
@@ -260,7 +321,7 @@ impl<'a> Gemm<'a> {
                 }
             }
             if meets_input {
-                taps.push(TapRows { rows, panel_offset: tap * self.input.run * PANEL });
+                taps.push(TapRows { rows, panel_offset: tap * self.tap_elems() });
             }
         }
         taps
@@ -270,6 +331,8 @@ impl<'a> Gemm<'a> {
 /// Some tiles by some panels of a [`Gemm`].
 struct Task<'a> {
     gemm: &'a Gemm<'a>,
+    /// The panels' filters.
+    packed: &'a [f32],
     panels: Range<usize>,
     tiles: Range<usize>,
 }
@@ -286,8 +349,9 @@ impl WithSimd for Task<'_> {
             for round in 0..num_taps.div_ceil(TAPS_PER_ROUND).max(1) {
                 let first_tap = round * TAPS_PER_ROUND;
                 let taps = gemm.tap_rows(&pixels, first_tap..num_taps.min(first_tap + TAPS_PER_ROUND));
-                for panel in self.panels.clone() {
-                    gemm.compute_tile(simd, &pixels, &taps, panel, round == 0);
+                for (i, panel) in self.panels.clone().enumerate() {
+                    let packed = &self.packed[i * gemm.panel_elems()..(i + 1) * gemm.panel_elems()];
+                    gemm.compute_tile(simd, &pixels, &taps, packed, panel * PANEL, round == 0);
                 }
             }
         }
@@ -302,12 +366,11 @@ impl Gemm<'_> {
         simd: S,
         pixels: &[Pixel],
         taps: &[TapRows],
-        panel: usize,
+        packed: &[f32],
+        first_column: usize,
         is_first_round: bool,
     ) {
-        let first_column = panel * PANEL;
         let width = PANEL.min(self.out.c - first_column);
-        let panel_elems = self.rows.taps * self.cols.taps * self.input.run * PANEL;
         let start = match self.start {
             _ if !is_first_round => Start::Output,
             FirstRound::Zero => Start::Zero,
@@ -330,8 +393,7 @@ impl Gemm<'_> {
                 }
             }
         }
-        let panel = self.panels[panel * panel_elems..(panel + 1) * panel_elems].as_ptr();
-        let tile = GatherTile { taps, run: self.input.run, panel, start, out };
+        let tile = GatherTile { taps, run: self.input.run, panel: packed.as_ptr(), start, out };
         // SAFETY: `tap_rows` took each pointer from a slice of `run` elements, the panel slice holds `run * PANEL`
         // elements for each tap, the bias slice a whole panel, and the output rows are PANEL columns of the output
         // that this task alone has, or rows of the buffer.

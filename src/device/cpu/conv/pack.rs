@@ -1,7 +1,6 @@
 //! Copies into the workspace: filters as panels, images with their padding.
 
 use super::Conv2dDims;
-use super::axis::Axis;
 use super::microkernel::PANEL;
 use super::parallel::{SharedMut, for_each_task};
 
@@ -14,50 +13,43 @@ pub(super) enum Columns {
     Channels,
 }
 
-/// Packs w (KRSC) as panels `[columns / PANEL][row taps][column taps][run][PANEL]`, zero-filled to whole panels.
-pub(super) fn pack_filters(
-    d: &Conv2dDims,
-    columns: Columns,
-    rows: &Axis,
-    cols: &Axis,
-    run: usize,
-    w: &[f32],
-    panels: &mut [f32],
-) {
-    let num_columns = match columns {
-        Columns::Filters => d.k,
-        Columns::Channels => d.c,
-    };
-    let taps = rows.taps * cols.taps;
-    let filter_stride = d.r * d.s * d.c;
-    let shared = SharedMut::new(panels);
-    for_each_task(num_columns.div_ceil(PANEL) * taps, |task| {
-        let (panel, tap) = (task / taps, task % taps);
-        let (r, s) = (rows.filter_index(tap / cols.taps), cols.filter_index(tap % cols.taps));
-        let first = panel * PANEL;
-        let width = PANEL.min(num_columns - first);
-        // SAFETY: each task has its own `run * PANEL` elements, and there are as many such pieces as tasks.
-        let out = unsafe { shared.slice(task * run * PANEL..(task + 1) * run * PANEL) };
+/// The filters w (KRSC), to be packed as panels `[columns / PANEL][row taps][column taps][run][PANEL]`.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Filters<'a> {
+    pub(super) d: &'a Conv2dDims,
+    pub(super) columns: Columns,
+    pub(super) w: &'a [f32],
+}
+
+impl Filters<'_> {
+    /// Packs filter position (`r`, `s`) of one panel; `out` is `[run][PANEL]`, zero-filled beyond the last column.
+    pub(super) fn pack_tap(&self, panel: usize, r: usize, s: usize, out: &mut [f32]) {
+        let d = self.d;
+        let filter_stride = d.r * d.s * d.c;
         let tap_offset = (r * d.s + s) * d.c;
-        match columns {
+        let first = panel * PANEL;
+        match self.columns {
             Columns::Filters => {
-                transpose(&w[first * filter_stride + tap_offset..], filter_stride, width, run, out)
+                let width = PANEL.min(d.k - first);
+                transpose(&self.w[first * filter_stride + tap_offset..], filter_stride, width, out);
             }
             Columns::Channels => {
+                let width = PANEL.min(d.c - first);
                 for (k, row) in out.chunks_exact_mut(PANEL).enumerate() {
                     let from = k * filter_stride + tap_offset + first;
-                    copy_zero_filled(row, &w[from..from + width]);
+                    copy_zero_filled(row, &self.w[from..from + width]);
                 }
             }
         }
-    });
+    }
 }
 
-/// `out[u][j] = from[j * stride + u]` for `u < run`, `j < width`; columns up to [`PANEL`] become zero.
-fn transpose(from: &[f32], stride: usize, width: usize, run: usize, out: &mut [f32]) {
+/// `out[u][j] = from[j * stride + u]` for `j < width`, where `out` is rows of [`PANEL`]; columns up to [`PANEL`] become zero.
+fn transpose(from: &[f32], stride: usize, width: usize, out: &mut [f32]) {
     const BLOCK: usize = 4;
-    /// A cache line of each source row is used up before the next is touched.
-    const STRIP: usize = 16;
+    /// Short enough that the strip of `out` stays in the first-level cache, long enough to read whole cache lines.
+    const STRIP: usize = 64;
+    let run = out.len() / PANEL;
     if width < PANEL {
         out.fill(0.0);
     }

@@ -22,7 +22,11 @@ const MAX_BLOCK_PIXELS: usize = 512;
 const BLOCK_BYTES: usize = 384 << 10;
 /// Tasks are cut to about this number, so that a thread that is held up elsewhere does not hold up the others. Where
 /// they are cut changes no result.
-const TASKS_PER_THREAD: usize = 6;
+const TASKS_PER_THREAD: usize = 4;
+/// The taps of a task share its reads of x and dy, so taps are cut into few parts, and filters into the rest.
+const TAP_PARTS: usize = 3;
+/// Above this x and dy come from memory, and taps are not cut at all.
+const SHARED_CACHE_BYTES: usize = 8 << 20;
 /// Enough work to pay for handing a task to another thread.
 const TASK_FLOPS: usize = 3_000_000;
 
@@ -86,12 +90,15 @@ impl Wgrad<'_> {
         let pixels = self.d.n * self.rows.grid * self.cols.grid;
         let taps = self.rows.taps * self.cols.taps;
         let num_tiles = self.d.k.div_ceil(rows_per_tile());
-        let tap_flops = 2 * self.d.k * self.run.next_multiple_of(PANEL) * pixels;
-        let wanted_parts = (TASKS_PER_THREAD * rayon::current_num_threads()).div_ceil(taps);
-        let num_parts = wanted_parts.min(tap_flops / TASK_FLOPS).clamp(1, num_tiles);
-        for_each_task(taps * num_parts, |task| {
-            let tiles = balanced_part(num_tiles, task % num_parts, num_parts);
-            Arch::new().dispatch(Task { wgrad: self, tap: task / num_parts, tiles, num_tiles });
+        let flops = 2 * self.d.k * taps * self.run.next_multiple_of(PANEL) * pixels;
+        let wanted_tasks = (TASKS_PER_THREAD * rayon::current_num_threads()).min(flops / TASK_FLOPS).max(1);
+        let fits_cache = (self.x.len() + self.dy.len()) * size_of::<f32>() <= SHARED_CACHE_BYTES;
+        let tap_parts = if fits_cache { taps.min(TAP_PARTS).min(wanted_tasks) } else { 1 };
+        let tile_parts = wanted_tasks.div_ceil(tap_parts).min(num_tiles);
+        for_each_task(tap_parts * tile_parts, |task| {
+            let taps = balanced_part(taps, task / tile_parts, tap_parts);
+            let tiles = balanced_part(num_tiles, task % tile_parts, tile_parts);
+            Arch::new().dispatch(Task { wgrad: self, taps, tiles, num_tiles });
         });
     }
 
@@ -131,10 +138,10 @@ impl Wgrad<'_> {
     }
 }
 
-/// Some tiles of filters, by all channels, of one tap.
+/// Some tiles of filters, by all channels, of some taps.
 struct Task<'a> {
     wgrad: &'a Wgrad<'a>,
-    tap: usize,
+    taps: Range<usize>,
     tiles: Range<usize>,
     num_tiles: usize,
 }
@@ -150,11 +157,13 @@ impl WithSimd for Task<'_> {
         let num_blocks = pixels.div_ceil(cached_pixels.clamp(64, MAX_BLOCK_PIXELS));
         let mut pairs = [RowPair::default(); MAX_BLOCK_PIXELS];
         for block in 0..num_blocks {
-            let pairs = wgrad.list_pairs(self.tap, balanced_part(pixels, block, num_blocks), &mut pairs);
-            for first_column in (0..wgrad.run).step_by(PANEL) {
-                for tile in self.tiles.clone() {
-                    let filters = balanced_part(wgrad.d.k, tile, self.num_tiles);
-                    wgrad.compute_tile(simd, pairs, self.tap, filters, first_column, block == 0);
+            for tap in self.taps.clone() {
+                let pairs = wgrad.list_pairs(tap, balanced_part(pixels, block, num_blocks), &mut pairs);
+                for first_column in (0..wgrad.run).step_by(PANEL) {
+                    for tile in self.tiles.clone() {
+                        let filters = balanced_part(wgrad.d.k, tile, self.num_tiles);
+                        wgrad.compute_tile(simd, pairs, tap, filters, first_column, block == 0);
+                    }
                 }
             }
         }
