@@ -5,7 +5,8 @@ use super::{escape, push};
 
 /// Up to so many categories, rows and columns carry names and cells their counts.
 const MAX_NAMED: usize = 20;
-/// Cells with at least this part of their row show their numbers under the pointer; all of them would make a large page.
+/// With more categories, only cells with at least this part of their row show their numbers under the
+/// pointer: all of them would make a large page.
 const MIN_TITLED_SHARE: f64 = 0.03;
 /// Rows of the table of confused pairs.
 const NUM_PAIRS: usize = 12;
@@ -38,7 +39,8 @@ impl Confusion {
         self.row(truth).iter().map(|&count| u64::from(count)).sum()
     }
 
-    /// The pairs most often confused, as `truth`, `guess`, images, and part of the images of `truth`.
+    /// The pairs most often confused: truth, guess, how many images, and their share of the images of that
+    /// truth.
     pub fn worst_pairs(&self) -> Table {
         let n = self.names.len();
         let mut pairs: Vec<(usize, usize, u32)> = (0..n * n)
@@ -50,7 +52,7 @@ impl Confusion {
             ("Truth", Align::Left),
             ("Taken for", Align::Left),
             ("Images", Align::Right),
-            ("Of its images", Align::Right),
+            ("Share", Align::Right),
         ]);
         for &(truth, guess, count) in pairs.iter().take(NUM_PAIRS) {
             let share = 100.0 * f64::from(count) / self.images_of(truth) as f64;
@@ -64,7 +66,8 @@ impl Confusion {
         table
     }
 
-    /// The matrix as a figure: a row for each truth, a column for each guess, stronger for a larger part of the row.
+    /// The matrix as a figure: a row for each truth, a column for each guess, stronger for a larger part of
+    /// the row.
     pub(super) fn to_html(&self) -> String {
         let grid = Grid::of(self);
         let (width, height) = (grid.left + grid.size + 2.0, grid.top + grid.size + 2.0);
@@ -125,7 +128,7 @@ impl Confusion {
                 share.sqrt(),
                 cell = grid.cell
             );
-            if share < MIN_TITLED_SHARE {
+            if !grid.named && share < MIN_TITLED_SHARE {
                 svg.push_str("/>\n");
                 continue;
             }

@@ -3,8 +3,8 @@
 use super::ticks::Ticks;
 use super::{escape, push};
 
-/// The drawing is this large in its own units and scales to the width it is given. It is narrow, so that on a telephone
-/// its text is still large enough to read.
+/// The drawing is this large in its own units and scales to the width it is given. It is narrow, so that on a
+/// telephone its text is still large enough to read.
 const WIDTH: f64 = 440.0;
 const HEIGHT: f64 = 260.0;
 const LEFT: f64 = 46.0;
@@ -150,7 +150,8 @@ impl Chart {
             if all || alone {
                 push!(
                     svg,
-                    "<circle class=\"dot s{index}\" cx=\"{:.1}\" cy=\"{:.1}\" r=\"2.6\"><title>{}, {} {}: {}{}</title></circle>\n",
+                    "<circle class=\"dot s{index}\" cx=\"{:.1}\" cy=\"{:.1}\" r=\"2.6\">\
+                     <title>{}, {} {}: {}{}</title></circle>\n",
                     scale.x(point.0),
                     scale.y(point.1),
                     escape(&series.label),

@@ -13,8 +13,8 @@ pub enum Align {
     Right,
 }
 
-/// Rows of text under a heading. Its `Display` form is the one for a terminal: columns two blanks apart, a rule below the
-/// heading, no blanks at line ends.
+/// Rows of text under a heading. Its `Display` form is the one for a terminal: columns two blanks apart, a
+/// rule below the heading, no blanks at line ends.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Table {
     heading: Vec<(String, Align)>,

@@ -9,7 +9,8 @@ pub struct Ticks {
 }
 
 impl Ticks {
-    /// About `count` ticks around `low..=high`, at least `least_step` apart (0 for no limit; 1 for whole numbers).
+    /// About `count` ticks around `low..=high`, at least `least_step` apart (0 for no limit; 1 for whole
+    /// numbers).
     ///
     /// # Panics
     /// If the bounds are not finite.
@@ -37,7 +38,8 @@ impl Ticks {
         self.values[self.values.len() - 1]
     }
 
-    /// The label of `value`: as many decimals as the step needs, `20k` for thousands, `5e-5` for very small steps.
+    /// The label of `value`: as many decimals as the step needs, `20k` for thousands, `5e-5` for very small
+    /// steps.
     pub fn label(&self, value: f64) -> String {
         if value == 0.0 {
             return "0".to_string();

@@ -1,20 +1,24 @@
-//! Replacing a file so that a reader, or a run after a crash, sees the old one or the new one, never half of either.
+//! Replacing a file so that a reader, or a run after a crash, sees the old one or the new one, never half of
+//! either.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-/// Bytes gathered before a write: large tensors pass through unbuffered, small ones and text do not cost a call each.
+/// Bytes gathered before a write: large tensors pass through unbuffered, small ones and text do not cost a
+/// call each.
 const BUFFER_BYTES: usize = 1 << 20;
 
-/// Replaces the file at `path` with what `fill` writes: a temporary file beside it, synced, then renamed over it.
+/// Replaces the file at `path` with what `fill` writes: a temporary file beside it, synced, then renamed over
+/// it.
 ///
-/// The temporary file has one fixed name, `<file>.tmp`: what a killed process leaves is overwritten by the next
-/// write instead of piling up.
+/// The temporary file has one fixed name, `<file>.tmp`: what a killed process leaves is overwritten by the
+/// next write instead of piling up.
 ///
 /// # Errors
-/// What the operating system or `fill` reports. The earlier file is then untouched and the temporary one removed.
+/// What the operating system or `fill` reports. The earlier file is then untouched and the temporary one
+/// removed.
 pub fn replace(path: &Path, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
     let temporary = temporary_path(path);
     let outcome = write_synced(&temporary, fill).and_then(|()| fs::rename(&temporary, path));

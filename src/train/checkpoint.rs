@@ -1,11 +1,12 @@
 //! Tensors in safetensors files: written atomically and reproducibly, read with every kind of damage named.
 //!
-//! A file is `u64` header length, JSON header, then the elements of all tensors, little-endian, end to end. Tensors are
-//! sorted by element type and name, and the caller's metadata is one JSON-valued key (the header's own metadata is an
-//! unordered map, so two keys would change the bytes from run to run): the same tensors give the same bytes.
+//! A file is `u64` header length, JSON header, then the elements of all tensors, little-endian, end to end.
+//! Tensors are sorted by element type and name, and the caller's metadata is one JSON-valued key (the
+//! header's own metadata is an unordered map, so two keys would change the bytes from run to run): the same
+//! tensors give the same bytes.
 //!
-//! The format has no checksum. Files written here carry the CRC-32C of their data beside the metadata, and it is checked
-//! where it is present; files of other programs are read without.
+//! The format has no checksum. Files written here carry the CRC-32C of their data beside the metadata, and it
+//! is checked where it is present; files of other programs are read without.
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
@@ -160,8 +161,8 @@ struct OwnMetadata<'a> {
 /// Borrowed elements are not copied.
 ///
 /// # Errors
-/// [`Error::Checkpoint`] if two tensors share a name, or if the file cannot be written, as on a full disk; the earlier
-/// file at `path` is then intact.
+/// [`Error::Checkpoint`] if two tensors share a name, or if the file cannot be written, as on a full disk;
+/// the earlier file at `path` is then intact.
 ///
 /// # Panics
 /// If a tensor's elements do not fill its shape.
@@ -232,8 +233,9 @@ fn header_of(
 /// Reads the safetensors file at `path`. Elements of type f16 and bf16 become f32.
 ///
 /// # Errors
-/// [`Error::Io`] if the file cannot be opened or read; [`Error::Checkpoint`], naming the damage and the remedy, if it
-/// is not a whole safetensors file or has elements of another type than those of [`TensorData`], f16 or bf16.
+/// [`Error::Io`] if the file cannot be opened or read; [`Error::Checkpoint`], naming the damage and the
+/// remedy, if it is not a whole safetensors file or has elements of another type than those of
+/// [`TensorData`], f16 or bf16.
 pub fn read(path: &Path) -> Result<Checkpoint> {
     let file = File::open(path).map_err(Error::io("open", path))?;
     let length = file.metadata().map_err(Error::io("read", path))?.len();
@@ -353,7 +355,8 @@ fn read_elems(
         Dtype::U8 => TensorData::U8(typed::<u8>(reader, num_elems, crc32c)?.into()),
         other => {
             return Err(Damage::Format(format!(
-                "tensor `{name}` has elements of type {other}, which cannot be read; save the file with f32 tensors"
+                "tensor `{name}` has elements of type {other}, which cannot be read; save the file with \
+                 f32 tensors"
             )));
         }
     })
@@ -361,11 +364,12 @@ fn read_elems(
 
 /// Checks that the tensors of the file at `path` have the names and shapes that a model expects.
 ///
-/// `num_batches_tracked` may be missing: PyTorch before 0.4.1 did not write it, and nothing here computes with it.
+/// `num_batches_tracked` may be missing: PyTorch before 0.4.1 did not write it, and nothing here computes
+/// with it.
 ///
 /// # Errors
-/// [`Error::Checkpoint`] naming the first tensor that differs (in the order of `expected`, then of the file), how many
-/// differ, and the flag to change.
+/// [`Error::Checkpoint`] naming the first tensor that differs (in the order of `expected`, then of the file),
+/// how many differ, and the flag to change.
 pub fn check_names(expected: &[(String, Vec<usize>)], found: &[NamedTensor], path: &Path) -> Result<()> {
     let shapes: HashMap<&str, &[usize]> =
         found.iter().map(|tensor| (tensor.name.as_str(), tensor.shape.as_slice())).collect();

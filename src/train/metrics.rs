@@ -1,8 +1,8 @@
 //! `metrics.jsonl`: what a run measured, one JSON object a line, and `summary.csv`, its short form.
 //!
-//! The file is only ever appended to. A resumed run logs the steps after its checkpoint once more; the `run` line it
-//! starts with says from which step, and [`read`] drops what that replaces. So that nothing is lost in between, a trainer
-//! logs first and writes the checkpoint of the same step afterwards.
+//! The file is only ever appended to. A resumed run logs the steps after its checkpoint once more; the `run`
+//! line it starts with says from which step, and [`read`] drops what that replaces. So that nothing is lost
+//! in between, a trainer logs first and writes the checkpoint of the same step afterwards.
 
 use std::fmt::Write as _;
 use std::fs::{File, OpenOptions, TryLockError};
@@ -17,12 +17,14 @@ use crate::error::{Error, Result};
 /// The version of the lines, their field `v`.
 const VERSION: u32 = 1;
 
-/// A line of `metrics.jsonl` without the fields all lines have: `v`, `kind` and `t`, the time in Unix seconds.
+/// A line of `metrics.jsonl` without the fields all lines have: `v`, `kind` and `t`, the time in Unix
+/// seconds.
 pub trait Body: Serialize {
     /// The value of the field `kind`.
     const KIND: &'static str;
 
-    /// The numbers of this line that may stop being finite. One that does is written as null, and an [`Event`] says so.
+    /// The numbers of this line that may stop being finite. One that does is written as null, and an
+    /// [`Event`] says so.
     fn numbers(&self) -> impl Iterator<Item = (&'static str, f64)> {
         std::iter::empty()
     }
@@ -255,8 +257,8 @@ pub struct MetricsLog {
 }
 
 impl MetricsLog {
-    /// Opens the file at `path` to append, and makes it if it is missing. A last line that a killed process left
-    /// unfinished is cut off.
+    /// Opens the file at `path` to append, and makes it if it is missing. A last line that a killed process
+    /// left unfinished is cut off.
     ///
     /// # Errors
     /// [`Error::Usage`] if another process has the file open here, [`Error::Io`] if it cannot be opened.
@@ -297,7 +299,8 @@ impl MetricsLog {
             };
             push_line(&mut self.buffer, &event, t);
         }
-        self.file.write_all(&self.buffer).map_err(Error::io("append to", &self.path))
+        // The error owns its path: it is only made when there is one, or each line would cost an allocation.
+        self.file.write_all(&self.buffer).map_err(|source| Error::io("append to", &self.path)(source))
     }
 }
 
@@ -375,7 +378,8 @@ impl Records {
     }
 }
 
-/// Reads the `metrics.jsonl` at `path`. A last line that is unfinished is left out, and so is what a resumed run replaced.
+/// Reads the `metrics.jsonl` at `path`. A last line that is unfinished is left out, and so is what a resumed
+/// run replaced.
 ///
 /// # Errors
 /// [`Error::Io`] if the file cannot be read, [`Error::Checkpoint`] naming the line that is not a record.

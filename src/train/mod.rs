@@ -3,6 +3,7 @@
 pub mod atomic;
 pub mod checkpoint;
 pub mod metrics;
+pub mod page;
 pub mod run_dir;
 pub mod schedule;
 pub mod signal;

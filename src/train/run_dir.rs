@@ -1,4 +1,5 @@
-//! The folder a run leaves behind: where each file lies, and the two that are written once, `config.toml` and `env.json`.
+//! The folder a run leaves behind: where each file lies, and the two that are written once, `config.toml` and
+//! `env.json`.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
@@ -21,8 +22,8 @@ pub struct RunDir {
 }
 
 impl RunDir {
-    /// Makes the folder of a new run below `output`, stamped with the time in UTC. A second run of the same second and
-    /// name gets `-2` at the end.
+    /// Makes the folder of a new run below `output`, stamped with the time in UTC. A second run of the same
+    /// second and name gets `-2` at the end.
     ///
     /// # Errors
     /// [`Error::Io`] if the folder cannot be made.
@@ -126,7 +127,8 @@ impl RunDir {
     /// Reads `config.toml`.
     ///
     /// # Errors
-    /// [`Error::Io`] if it cannot be read, [`Error::Usage`] with line and column if it is not such a configuration.
+    /// [`Error::Io`] if it cannot be read, [`Error::Usage`] with line and column if it is not such a
+    /// configuration.
     pub fn read_config<T: DeserializeOwned>(&self) -> Result<T> {
         let path = self.file(CONFIG);
         let text = fs::read_to_string(&path).map_err(Error::io("read", &path))?;
@@ -192,7 +194,8 @@ impl Env {
     }
 }
 
-/// The arguments, with the program's folder left out: it says more about the user's machine than about the run.
+/// The arguments, with the program's folder left out: it says more about the user's machine than about the
+/// run.
 fn command_line(args: impl Iterator<Item = String>) -> Vec<String> {
     let mut args: Vec<String> = args.collect();
     if let Some(program) = args.first_mut()

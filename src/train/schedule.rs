@@ -1,8 +1,8 @@
 //! The learning rate as a pure function of the step: a resumed run cannot get another one.
 //!
 //! Warm-up comes first, then the decay runs over the steps that remain, as PyTorch's `SequentialLR(LinearLR,
-//! CosineAnnealingLR)` does and timm with `--warmup-prefix`. Milestones are epochs of the whole run, as the user counts
-//! them.
+//! CosineAnnealingLR)` does and timm with `--warmup-prefix`. Milestones are epochs of the whole run, as the
+//! user counts them.
 
 use std::f64::consts::PI;
 use std::fmt;
@@ -98,8 +98,8 @@ impl Schedule {
     /// The schedule of a run of `total_steps` optimiser steps, `steps_per_epoch` of them in an epoch.
     ///
     /// # Errors
-    /// [`Error::Usage`], naming the flag, if a rate is negative or not finite, if milestones are missing, negative or not
-    /// rising, or if the warm-up is as long as the run.
+    /// [`Error::Usage`], naming the flag, if a rate is negative or not finite, if milestones are missing,
+    /// negative or not rising, or if the warm-up is as long as the run.
     pub fn new(config: &ScheduleConfig, steps_per_epoch: u64, total_steps: u64) -> Result<Schedule> {
         config.validate()?;
         let to_steps = |epochs: f64| (epochs * steps_per_epoch as f64).round() as u64;
@@ -109,8 +109,8 @@ impl Schedule {
         };
         if warmup_steps > 0 && warmup_steps >= total_steps {
             return Err(Error::Usage(format!(
-                "the warm-up takes {warmup_steps} steps and the run only {total_steps}; shorten it with --warmup-epochs \
-                 or train longer"
+                "the warm-up takes {warmup_steps} steps and the run only {total_steps}; shorten it with \
+                 --warmup-epochs or train longer"
             )));
         }
         let shape = match config.decay {

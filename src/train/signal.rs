@@ -1,4 +1,5 @@
-//! Ctrl-C and termination: the first asks the run to stop after a checkpoint, the second ends the process at once.
+//! Ctrl-C and termination: the first asks the run to stop after a checkpoint, the second ends the process at
+//! once.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

@@ -1,9 +1,9 @@
 //! The training state: one file that holds all a run needs to continue bit for bit.
 //!
-//! Weights, optimiser and averaged weights are its tensors, and [`TrainState`] is its metadata. Because it is one file,
-//! replaced by one rename, a process may die at any moment and the next finds either this state or the one before, whole.
-//! It is written between optimiser steps, so it never holds half-accumulated gradients; random numbers need no state at
-//! all, since they are a function of (seed, epoch, sample).
+//! Weights, optimiser and averaged weights are its tensors, and [`TrainState`] is its metadata. Because it is
+//! one file, replaced by one rename, a process may die at any moment and the next finds either this state or
+//! the one before, whole. It is written between optimiser steps, so it never holds half-accumulated
+//! gradients; random numbers need no state at all, since they are a function of (seed, epoch, sample).
 
 use std::path::Path;
 
@@ -17,8 +17,8 @@ use crate::train::metrics::Epoch;
 /// Raised whenever the meaning of the file changes.
 pub const FORMAT: u32 = 1;
 
-/// The numbers of a training state. Every field must be there when one is read: a run that resumes from a default
-/// resumes from something else.
+/// The numbers of a training state. Every field must be there when one is read: a run that resumes from a
+/// default resumes from something else.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TrainState {
@@ -78,8 +78,8 @@ pub struct Best {
     pub err1: f64,
 }
 
-/// Writes the state to `path`, replacing an earlier one atomically. The tensors' names are the caller's; give each group
-/// a prefix that [`take_group`] can take apart.
+/// Writes the state to `path`, replacing an earlier one atomically. The tensors' names are the caller's; give
+/// each group a prefix that [`take_group`] can take apart.
 ///
 /// # Errors
 /// As [`checkpoint::write_atomic`].
@@ -91,8 +91,8 @@ pub fn save(path: &Path, state: &TrainState, tensors: &[NamedTensor]) -> Result<
 /// Reads the state at `path`.
 ///
 /// # Errors
-/// As [`checkpoint::read`], and [`Error::Checkpoint`] if the file is a weight file, was written by another version, or
-/// lacks a field.
+/// As [`checkpoint::read`], and [`Error::Checkpoint`] if the file is a weight file, was written by another
+/// version, or lacks a field.
 pub fn load(path: &Path) -> Result<(TrainState, Vec<NamedTensor<'static>>)> {
     let file = checkpoint::read(path)?;
     match file.metadata.get("format").and_then(Value::as_u64) {
@@ -101,15 +101,16 @@ pub fn load(path: &Path) -> Result<(TrainState, Vec<NamedTensor<'static>>)> {
             return Err(Error::checkpoint(
                 path,
                 format!(
-                    "is a training state of format {format}, this version reads {FORMAT}; resume with the version \
-                     that wrote it (see env.json)"
+                    "is a training state of format {format}, this version reads {FORMAT}; resume with the \
+                     version that wrote it (see env.json)"
                 ),
             ));
         }
         None => {
             return Err(Error::checkpoint(
                 path,
-                "holds weights but no training state; start from it with --pretrained-path instead of --resume",
+                "holds weights but no training state; start from it with --pretrained-path instead \
+                 of --resume",
             ));
         }
     }

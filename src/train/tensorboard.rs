@@ -1,7 +1,7 @@
 //! TensorBoard event files, written by hand: a dozen fields of protocol buffers in a simple framing.
 //!
-//! A file is a sequence of records: `u64` length, masked CRC-32C of those eight bytes, an `Event` message, masked CRC-32C
-//! of the message. Field numbers are those of TensorFlow's `event.proto` and `summary.proto`.
+//! A file is a sequence of records: `u64` length, masked CRC-32C of those eight bytes, an `Event` message,
+//! masked CRC-32C of the message. Field numbers are those of TensorFlow's `event.proto` and `summary.proto`.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -46,7 +46,8 @@ pub struct EventFile {
 impl EventFile {
     /// Makes `events.out.tfevents.<Unix seconds>.residuum` in `folder` for the steps after `step`.
     ///
-    /// TensorBoard then hides what earlier files of the folder logged after `step`: a resumed run logs it anew.
+    /// TensorBoard then hides what earlier files of the folder logged after `step`: a resumed run logs it
+    /// anew.
     ///
     /// # Errors
     /// [`Error::Io`] if the file cannot be made or written.
@@ -104,7 +105,7 @@ impl EventFile {
         self.record.extend(masked_crc32c(&length).to_le_bytes());
         self.record.extend(&self.message);
         self.record.extend(masked_crc32c(&self.message).to_le_bytes());
-        self.file.write_all(&self.record).map_err(Error::io("append to", &self.path))
+        self.file.write_all(&self.record).map_err(|source| Error::io("append to", &self.path)(source))
     }
 }
 
@@ -230,8 +231,10 @@ mod tests {
                 crc = if crc & 1 == 1 { crc >> 1 ^ 0x82f6_3b78 } else { crc >> 1 };
             }
         }
-        let crc = !crc;
-        (crc >> 15 | crc << 17).wrapping_add(0xa282_ead8)
+        // TensorFlow's mask: the lower 15 bits move to the top, then a constant is added modulo 2^32.
+        let crc = u64::from(!crc);
+        let turned = (crc >> 15) + (crc % (1 << 15)) * (1 << 17);
+        ((turned + 0xa282_ead8) % (1 << 32)) as u32
     }
 
     fn events_in(mut bytes: &[u8]) -> Vec<BTreeMap<u64, Vec<Field>>> {

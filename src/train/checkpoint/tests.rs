@@ -103,7 +103,8 @@ fn no_flipped_bit_passes_unseen_and_none_panics() {
             if position >= header_end {
                 assert!(outcome.is_err(), "data byte {position}, bit {bit}");
             } else if let Ok(other) = outcome {
-                // A header has no checksum: a flip may spell another name, shape or number, but never the same file.
+                // A header has no checksum: a flip may spell another name, shape or number, but never the
+                // same file.
                 assert_ne!(format!("{other:?}"), format!("{whole:?}"), "header byte {position}, bit {bit}");
             }
         }
@@ -221,8 +222,8 @@ fn a_missing_file_is_an_io_error_with_its_path() {
 /// Set in the child process of the next test to the file it has to write.
 const CHILD_PATH: &str = "RESIDUUM_TEST_FULL_DISK";
 
-/// The operating system itself refuses the write: a child process with a file size limit of 64 KiB replaces a small
-/// checkpoint by one of 1 MiB.
+/// The operating system itself refuses the write: a child process with a file size limit of 64 KiB replaces a
+/// small checkpoint by one of 1 MiB.
 #[cfg(unix)]
 #[test]
 fn a_full_disk_leaves_the_earlier_checkpoint_intact() {
