@@ -6,7 +6,9 @@ mod accumulate;
 mod adam;
 mod add;
 mod clip;
+mod conv2d;
 mod ema;
+mod linear;
 mod multi_tensor;
 mod relu;
 mod sgd;
@@ -15,7 +17,9 @@ pub use accumulate::{Accumulate, Clear};
 pub use adam::{Adam, AdamConfig};
 pub use add::{Add, add};
 pub use clip::ClipNorm;
+pub use conv2d::{Conv2dConfig, Conv2dDgrad, Conv2dFprop, Conv2dWgrad, Window, conv2d, conv2d_with};
 pub use ema::Ema;
+pub use linear::{LinearDgrad, LinearFprop, LinearWgrad, linear};
 pub use relu::{Relu, ReluBwd, relu};
 pub use sgd::{Sgd, SgdConfig};
 
@@ -49,7 +53,7 @@ impl Case {
 
 /// The test cases of every operation, by operation.
 pub fn registry() -> Vec<(&'static str, Vec<Case>)> {
-    vec![("add", add::cases()), ("relu", relu::cases())]
+    vec![("add", add::cases()), ("conv2d", conv2d::cases()), ("linear", linear::cases()), ("relu", relu::cases())]
 }
 
 /// Calls `run::<f32>(args)` or `run::<f64>(args)` by the element type.
