@@ -1,1 +1,15 @@
-//! batch
+//! Batches: from packed pixels to the network's input, in a fixed order, ahead of time.
+//!
+//! [`shuffle`] orders an epoch, [`augment`] draws what happens to a sample, [`collate`] samples and normalises its
+//! pixels, and [`Loader`] does all three on worker threads. Order and augmentation are functions of the seed, the epoch
+//! and the image alone, so neither the number of threads nor the step a run resumes from changes a bit of any batch.
+
+pub mod augment;
+pub mod collate;
+mod loader;
+mod prefetch;
+pub mod shuffle;
+
+pub use augment::Augment;
+pub use collate::Normalization;
+pub use loader::{Batch, Loader, LoaderOptions, batches_per_epoch};

@@ -1,1 +1,383 @@
-//! data
+//! Data sets: where the images are, which label each has, and the pack of decoded pixels.
+//!
+//! One on-disk format per file: [`miniplaces`] (lists and nested category folders) and [`folder`] (one folder
+//! per class). [`open`] detects which it is; everything after it sees only a [`Dataset`]. [`scenes`] draws images
+//! instead of reading them, [`objects`] reads polygon annotations, and [`pack`] decodes every image once.
+
+use std::collections::VecDeque;
+use std::fs;
+use std::path::{Component, Path, PathBuf};
+use std::time::UNIX_EPOCH;
+
+use rayon::prelude::*;
+
+use crate::error::{Error, Result};
+
+pub mod decode;
+pub mod folder;
+pub mod miniplaces;
+pub mod objects;
+pub mod pack;
+mod progress;
+pub mod scenes;
+
+pub use decode::decode_image;
+pub use pack::{Pack, default_cache_dir};
+
+/// How many offending files an error message names before it only counts the rest.
+const NUM_NAMED: usize = 5;
+
+/// The three parts of a data set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Split {
+    /// Images to learn from.
+    Train,
+    /// Labelled images held out for evaluation.
+    Val,
+    /// Images without labels.
+    Test,
+}
+
+impl Split {
+    /// The name lists and folders use: `train`, `val` or `test`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Split::Train => "train",
+            Split::Val => "val",
+            Split::Test => "test",
+        }
+    }
+}
+
+/// One image of a split.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sample {
+    /// Path below the image folder, as the lists write it.
+    pub path: PathBuf,
+    /// Category, an index into [`Dataset::categories`]; `None` in the test split.
+    pub label: Option<u32>,
+}
+
+/// What [`open`] is to leave out or put up with; the default is the whole data set, nothing missing.
+#[derive(Debug, Clone, Default)]
+pub struct OpenOptions {
+    /// Skip listed images that are missing or cannot be decoded, instead of failing (`--allow-missing`).
+    pub allow_missing: bool,
+    /// Keep only the first so many categories (`--categories`).
+    pub categories: Option<usize>,
+    /// Keep only so many training images, spread evenly over the categories (`--limit-train`).
+    pub limit_train: Option<usize>,
+}
+
+/// A data set on disk: its categories and the images of each split.
+#[derive(Debug)]
+pub struct Dataset {
+    root: PathBuf,
+    image_dir: PathBuf,
+    format: &'static str,
+    categories: Vec<String>,
+    listings: [Listing; 3],
+    missing: Vec<PathBuf>,
+    allow_missing: bool,
+}
+
+/// The images of one split and what the file system says about each.
+#[derive(Debug, Default)]
+struct Listing {
+    samples: Vec<Sample>,
+    stamps: Vec<Stamp>,
+}
+
+/// What changes when an image file is edited: its length and the time it was written.
+#[derive(Debug, Clone, Copy)]
+struct Stamp {
+    len_bytes: u64,
+    modified_ns: u128,
+}
+
+/// What the reader of one format finds in a folder, before anything is filtered or checked against the disk.
+struct Listed {
+    format: &'static str,
+    image_dir: PathBuf,
+    categories: Vec<String>,
+    /// The samples of [`Split::Train`], [`Split::Val`] and [`Split::Test`].
+    samples: [Vec<Sample>; 3],
+}
+
+/// Opens the data set at `root`, a MiniPlaces folder or a folder-per-class tree.
+///
+/// # Errors
+/// [`Error::Data`] if `root` is neither, if a list or folder is malformed or empty, or if listed images are
+/// missing and `options` does not allow that; [`Error::Usage`] if `options` asks for more categories than there are
+/// or for none of them.
+pub fn open(root: &Path, options: &OpenOptions) -> Result<Dataset> {
+    let listed = read_lists(root)?;
+    let num_categories = kept_categories(listed.categories.len(), options.categories)?;
+    let mut categories = listed.categories;
+    categories.truncate(num_categories);
+    let mut dataset = Dataset {
+        root: fs::canonicalize(root).map_err(Error::io("open", root))?,
+        image_dir: listed.image_dir,
+        format: listed.format,
+        categories,
+        listings: Default::default(),
+        missing: Vec::new(),
+        allow_missing: options.allow_missing,
+    };
+    for (split, mut samples) in [Split::Train, Split::Val, Split::Test].into_iter().zip(listed.samples) {
+        samples.retain(|sample| sample.label.is_none_or(|label| (label as usize) < num_categories));
+        if let (Split::Train, Some(limit)) = (split, options.limit_train) {
+            samples = spread_over_categories(samples, num_categories, limit)?;
+        }
+        dataset.take_existing(split, samples);
+    }
+    dataset.check_missing(root)?;
+    for split in [Split::Train, Split::Val] {
+        if dataset.samples(split).is_empty() {
+            return Err(Error::data(root, format!("the {} split has no images", split.name())));
+        }
+    }
+    Ok(dataset)
+}
+
+/// Detects the format of `root` and reads its lists.
+fn read_lists(root: &Path) -> Result<Listed> {
+    if root.is_file() {
+        return Err(Error::data(root, "is a file; --data-dir takes the folder of a data set"));
+    }
+    if !root.is_dir() {
+        return Err(Error::data(root, "no such folder; --data-dir takes the folder of a data set"));
+    }
+    if root.join("train.txt").exists() || root.join("categories.txt").exists() {
+        miniplaces::read_lists(root)
+    } else if root.join("train").is_dir() {
+        folder::read_lists(root)
+    } else {
+        Err(Error::data(
+            root,
+            "not a data set: looked for MiniPlaces (train.txt, val.txt, categories.txt, images/) and for one folder \
+             per class (train/<class>/*.jpg, val/<class>/*.jpg)",
+        ))
+    }
+}
+
+/// The number of categories to keep of `num_categories`, given `--categories`.
+fn kept_categories(num_categories: usize, wanted: Option<usize>) -> Result<usize> {
+    match wanted {
+        Some(0) => Err(Error::Usage("--categories 0 leaves nothing to learn; give at least 1".into())),
+        Some(wanted) if wanted > num_categories => Err(Error::Usage(format!(
+            "--categories {wanted} is more than the data set's {num_categories} categories"
+        ))),
+        Some(wanted) => Ok(wanted),
+        None => Ok(num_categories),
+    }
+}
+
+/// At most `limit` of `samples`, taken from each category in turn and kept in their order.
+fn spread_over_categories(samples: Vec<Sample>, num_categories: usize, limit: usize) -> Result<Vec<Sample>> {
+    if limit == 0 {
+        return Err(Error::Usage("--limit-train 0 leaves nothing to learn from; give at least 1".into()));
+    }
+    let mut by_category = vec![VecDeque::new(); num_categories];
+    for (index, sample) in samples.iter().enumerate() {
+        by_category[sample.label.map_or(0, |label| label as usize)].push_back(index);
+    }
+    let limit = limit.min(samples.len());
+    let mut kept = Vec::with_capacity(limit);
+    while kept.len() < limit {
+        let next_of_each = by_category.iter_mut().filter_map(VecDeque::pop_front);
+        kept.extend(next_of_each);
+    }
+    kept.truncate(limit);
+    kept.sort_unstable();
+    Ok(kept.into_iter().map(|index| samples[index].clone()).collect())
+}
+
+impl Dataset {
+    /// The folder given to [`open`], made absolute.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The name of the on-disk format.
+    pub fn format(&self) -> &'static str {
+        self.format
+    }
+
+    /// The names of the categories; a label is an index into them.
+    pub fn categories(&self) -> &[String] {
+        &self.categories
+    }
+
+    /// The images of `split` in the order of its list.
+    pub fn samples(&self, split: Split) -> &[Sample] {
+        &self.listings[split as usize].samples
+    }
+
+    /// The file of `sample`.
+    pub fn image_path(&self, sample: &Sample) -> PathBuf {
+        self.image_dir.join(&sample.path)
+    }
+
+    /// Listed images that do not exist and were left out, which only `allow_missing` lets happen.
+    pub fn missing(&self) -> &[PathBuf] {
+        &self.missing
+    }
+
+    /// Whether images that cannot be read are skipped.
+    pub fn allow_missing(&self) -> bool {
+        self.allow_missing
+    }
+
+    /// A hash of everything that decides the decoded pixels of `split`: the root, the list with its labels, and
+    /// length and modification time of every image.
+    pub fn fingerprint(&self, split: Split) -> u64 {
+        let listing = &self.listings[split as usize];
+        let mut hash = Fnv1a::default();
+        hash.write(self.image_dir.as_os_str().as_encoded_bytes());
+        for (sample, stamp) in listing.samples.iter().zip(&listing.stamps) {
+            hash.write(sample.path.as_os_str().as_encoded_bytes());
+            hash.write(&sample.label.map_or(u64::MAX, u64::from).to_le_bytes());
+            hash.write(&stamp.len_bytes.to_le_bytes());
+            hash.write(&stamp.modified_ns.to_le_bytes());
+        }
+        hash.finish()
+    }
+
+    /// Records `samples` as those of `split`, those without a file as missing.
+    fn take_existing(&mut self, split: Split, samples: Vec<Sample>) {
+        let stamps: Vec<Option<Stamp>> =
+            samples.par_iter().map(|sample| Stamp::of(&self.image_dir.join(&sample.path))).collect();
+        let listing = &mut self.listings[split as usize];
+        for (sample, stamp) in samples.into_iter().zip(stamps) {
+            match stamp {
+                Some(stamp) => {
+                    listing.samples.push(sample);
+                    listing.stamps.push(stamp);
+                }
+                None => self.missing.push(sample.path),
+            }
+        }
+    }
+
+    /// Fails on missing images unless they are allowed.
+    fn check_missing(&self, root: &Path) -> Result<()> {
+        if self.missing.is_empty() || self.allow_missing {
+            return Ok(());
+        }
+        let names = self.missing.iter().map(|path| path.display().to_string());
+        Err(Error::data(
+            root,
+            format!(
+                "{} of the listed images are missing below {}: {}; --allow-missing skips them",
+                self.missing.len(),
+                self.image_dir.display(),
+                first_few(names, ", ")
+            ),
+        ))
+    }
+}
+
+impl Stamp {
+    /// The stamp of the file at `path`, or `None` where there is none.
+    fn of(path: &Path) -> Option<Stamp> {
+        let metadata = fs::metadata(path).ok().filter(fs::Metadata::is_file)?;
+        let modified = metadata.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+        Some(Stamp {
+            len_bytes: metadata.len(),
+            modified_ns: modified.map_or(0, |since_epoch| since_epoch.as_nanos()),
+        })
+    }
+}
+
+/// The 64-bit FNV-1a hash: stable across Rust versions, which file names in the cache need.
+struct Fnv1a(u64);
+
+impl Default for Fnv1a {
+    fn default() -> Fnv1a {
+        Fnv1a(0xcbf2_9ce4_8422_2325)
+    }
+}
+
+impl Fnv1a {
+    /// Mixes in the length of `bytes` and then `bytes`, so that neighbouring fields cannot run into each other.
+    fn write(&mut self, bytes: &[u8]) {
+        for &byte in (bytes.len() as u64).to_le_bytes().iter().chain(bytes) {
+            self.0 = (self.0 ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
+        }
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
+/// The first few of `items` joined by `separator`, with an ellipsis where there are more.
+fn first_few(items: impl Iterator<Item = String>, separator: &str) -> String {
+    let mut named: Vec<String> = items.take(NUM_NAMED + 1).collect();
+    if named.len() > NUM_NAMED {
+        named[NUM_NAMED] = "...".into();
+    }
+    named.join(separator)
+}
+
+/// Whether `path` stays below the folder it is joined to.
+fn is_inside(path: &Path) -> bool {
+    path.components().all(|component| matches!(component, Component::Normal(_) | Component::CurDir))
+}
+
+/// The entries of `dir` sorted by name, hidden ones left out.
+fn sorted_entries(dir: &Path) -> Result<Vec<PathBuf>> {
+    let read = |entry: std::io::Result<fs::DirEntry>| entry.map(|entry| entry.path());
+    let mut paths: Vec<PathBuf> = fs::read_dir(dir)
+        .and_then(|entries| entries.map(read).collect())
+        .map_err(|source| Error::data(dir, format!("cannot read the folder: {source}")))?;
+    paths.retain(|path| !path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b".")));
+    paths.sort_unstable();
+    Ok(paths)
+}
+
+/// The image files directly in `dir` sorted by name, by their extension.
+fn sorted_images(dir: &Path) -> Result<Vec<PathBuf>> {
+    let mut paths = sorted_entries(dir)?;
+    paths.retain(|path| {
+        let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
+        ["jpg", "jpeg", "png"].iter().any(|known| extension.eq_ignore_ascii_case(known))
+    });
+    Ok(paths)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn samples(labels: &[u32]) -> Vec<Sample> {
+        labels.iter().enumerate().map(|(i, &l)| Sample { path: i.to_string().into(), label: Some(l) }).collect()
+    }
+
+    #[test]
+    fn a_small_limit_covers_every_category() {
+        let kept = spread_over_categories(samples(&[0, 0, 0, 0, 1, 1, 2]), 3, 5).unwrap();
+        let labels: Vec<u32> = kept.iter().filter_map(|sample| sample.label).collect();
+        assert_eq!(labels, [0, 0, 1, 1, 2]);
+        assert_eq!(spread_over_categories(samples(&[0, 1]), 2, 9).unwrap().len(), 2);
+        assert!(matches!(spread_over_categories(samples(&[0]), 1, 0), Err(Error::Usage(_))));
+    }
+
+    #[test]
+    fn a_few_names_are_given_and_the_rest_hinted_at() {
+        let names = |count: usize| (0..count).map(|i| i.to_string());
+        assert_eq!(first_few(names(5), " "), "0 1 2 3 4");
+        assert_eq!(first_few(names(6), " "), "0 1 2 3 4 ...");
+    }
+
+    #[test]
+    fn fields_of_a_hash_do_not_run_into_each_other() {
+        let hash = |fields: &[&str]| {
+            let mut hash = Fnv1a::default();
+            fields.iter().for_each(|field| hash.write(field.as_bytes()));
+            hash.finish()
+        };
+        assert_ne!(hash(&["ab", "c"]), hash(&["a", "bc"]));
+    }
+}

@@ -2,6 +2,7 @@
 
 mod arena;
 mod args;
+pub mod conv;
 mod parallel;
 mod real;
 

@@ -1,0 +1,141 @@
+//! Times every convolution of a training step of ResNet-18 and ResNet-50, and sums them up.
+//!
+//! `cargo bench --bench conv [-- FILTER]`; FILTER selects networks by name. Each time is the least of several.
+
+use std::time::Instant;
+
+use residuum::device::cpu::conv::{
+    Conv2dDims, conv2d_dgrad, conv2d_fprop, conv2d_wgrad, dgrad_workspace_elems, fprop_workspace_elems,
+    wgrad_workspace_elems,
+};
+
+/// Seconds each pass is repeated for.
+const BUDGET_S: f64 = 0.15;
+
+fn main() {
+    let filter = std::env::args().skip(1).find(|arg| !arg.starts_with('-')).unwrap_or_default();
+    for (name, blocks, is_bottleneck, batch) in [
+        ("resnet18", [2, 2, 2, 2], false, 16),
+        ("resnet34", [3, 4, 6, 3], false, 16),
+        ("resnet50", [3, 4, 6, 3], true, 8),
+    ] {
+        for size in [64, 128] {
+            let title = format!("{name} {size}px batch {batch}");
+            if title.contains(&filter) {
+                println!("{title}");
+                print_table(&layers(blocks, is_bottleneck, batch, size));
+            }
+        }
+    }
+}
+
+/// The convolutions of a network of form v1.5 with how often each occurs; the stem first.
+fn layers(blocks: [usize; 4], is_bottleneck: bool, n: usize, size: usize) -> Vec<(Conv2dDims, usize)> {
+    let mut layers: Vec<(Conv2dDims, usize)> = Vec::new();
+    let mut add = |size: usize, c, k, kernel: usize, stride| {
+        let pad = kernel / 2;
+        let d = Conv2dDims {
+            n,
+            h: size,
+            w: size,
+            c,
+            k,
+            r: kernel,
+            s: kernel,
+            stride_h: stride,
+            stride_w: stride,
+            pad_h: pad,
+            pad_w: pad,
+        };
+        match layers.iter_mut().find(|(other, _)| *other == d) {
+            Some((_, count)) => *count += 1,
+            None => layers.push((d, 1)),
+        }
+        d.p()
+    };
+    add(size, 3, 64, 7, 2);
+    let (mut size, mut c) = (size / 4, 64);
+    for (stage, num_blocks) in blocks.into_iter().enumerate() {
+        let width = 64 << stage;
+        let k = if is_bottleneck { 4 * width } else { width };
+        for block in 0..num_blocks {
+            let stride = if stage > 0 && block == 0 { 2 } else { 1 };
+            if c != k || stride != 1 {
+                add(size, c, k, 1, stride);
+            }
+            if is_bottleneck {
+                add(size, c, width, 1, 1);
+                size = add(size, width, width, 3, stride);
+                add(size, width, k, 1, 1);
+            } else {
+                size = add(size, c, width, 3, stride);
+                add(size, width, width, 3, 1);
+            }
+            c = k;
+        }
+    }
+    layers
+}
+
+fn print_table(layers: &[(Conv2dDims, usize)]) {
+    println!(
+        "{:>5}  {:<28} {:>9} {:>7} {:>9} {:>7} {:>9} {:>7}",
+        "count", "layer", "fprop_us", "GFLOP/s", "dgrad_us", "GFLOP/s", "wgrad_us", "GFLOP/s"
+    );
+    let (mut total_s, mut total_flops) = ([0.0; 3], 0.0);
+    for (i, (d, count)) in layers.iter().enumerate() {
+        let mut times_s = time_passes(d);
+        if i == 0 {
+            times_s[1] = 0.0; // The image needs no gradient.
+        }
+        let name = format!("{}x{} c{} k{} {}x{}/{}", d.h, d.w, d.c, d.k, d.r, d.s, d.stride_h);
+        print!("{count:>5}  {name:<28}");
+        for (total, time_s) in total_s.iter_mut().zip(times_s) {
+            *total += time_s * *count as f64;
+            if time_s > 0.0 {
+                total_flops += d.flops() as f64 * *count as f64;
+                print!(" {:>9.1} {:>7.1}", time_s * 1e6, d.flops() as f64 / time_s / 1e9);
+            } else {
+                print!(" {:>9} {:>7}", "-", "-");
+            }
+        }
+        println!();
+    }
+    let sum_s: f64 = total_s.iter().sum();
+    let [fprop, dgrad, wgrad] = total_s.map(|s| s * 1e3);
+    println!(
+        "total {:.2} ms at {:.0} GFLOP/s: fprop {fprop:.2} ms, dgrad {dgrad:.2} ms, wgrad {wgrad:.2} ms\n",
+        sum_s * 1e3,
+        total_flops / sum_s / 1e9
+    );
+}
+
+fn time_passes(d: &Conv2dDims) -> [f64; 3] {
+    let (x, w, dy) = (&*aligned(d.x_elems(), 3), &*aligned(d.w_elems(), 5), &*aligned(d.y_elems(), 7));
+    let (y, dx, dw) = (aligned(d.y_elems(), 0), aligned(d.x_elems(), 0), aligned(d.w_elems(), 0));
+    let elems = [fprop_workspace_elems(d), dgrad_workspace_elems(d), wgrad_workspace_elems(d)];
+    let workspace = aligned(elems.into_iter().max().unwrap_or(0), 0);
+    [
+        least_time_s(|| conv2d_fprop(d, x, w, None, y, workspace)),
+        least_time_s(|| conv2d_dgrad(d, dy, w, false, dx, workspace)),
+        least_time_s(|| conv2d_wgrad(d, x, dy, dw, workspace)),
+    ]
+}
+
+/// Numbers that start on a cache line, as values in the arena do; leaked, since the process is short.
+fn aligned(len: usize, step: usize) -> &'static mut [f32] {
+    const LINE: usize = 16;
+    let values = Vec::leak((0..len + LINE).map(|i| (i * step % 17) as f32 * 0.1 - 0.8).collect());
+    let skipped = values.as_ptr().align_offset(LINE * size_of::<f32>());
+    &mut values[skipped..skipped + len]
+}
+
+fn least_time_s(mut pass: impl FnMut()) -> f64 {
+    let (begin, mut least_s) = (Instant::now(), f64::INFINITY);
+    while begin.elapsed().as_secs_f64() < BUDGET_S {
+        let start = Instant::now();
+        pass();
+        least_s = least_s.min(start.elapsed().as_secs_f64());
+    }
+    least_s
+}

@@ -1,0 +1,187 @@
+//! The loader: a stream of batches made on worker threads, endless for training, once through for evaluation.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::augment::{Augment, Augmentation};
+use super::collate::{Collator, Normalization};
+use super::prefetch::Prefetcher;
+use super::shuffle::shuffle;
+use crate::data::Pack;
+use crate::error::{Error, Result};
+use crate::rng::{Stream, Use};
+
+/// How batches are made.
+#[derive(Debug, Clone)]
+pub struct LoaderOptions {
+    /// Images per batch.
+    pub batch_size: usize,
+    /// What may happen to training images; evaluation takes them as they are.
+    pub augment: Augment,
+    /// What pixel values become.
+    pub normalization: Normalization,
+    /// Seed of order and augmentation.
+    pub seed: u64,
+    /// Threads that make batches.
+    pub workers: usize,
+    /// Batches made ahead of time.
+    pub prefetch: usize,
+}
+
+/// One batch, always of the full batch size; the last of an evaluation is padded.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Batch {
+    /// Normalised pixels, NHWC with three channels; zero in padding.
+    pub images: Vec<f32>,
+    /// Categories, one per row; -1 in padding and for images without a label.
+    pub labels: Vec<i32>,
+    /// Which images of the pack these are, without padding.
+    pub indices: Vec<u32>,
+    /// Epoch the batch belongs to; 0 in evaluation.
+    pub epoch: u32,
+    /// Number of the batch within its epoch.
+    pub index_in_epoch: usize,
+}
+
+/// Delivers batches in a fixed order while threads make the next ones.
+#[derive(Debug)]
+pub struct Loader {
+    batches: Prefetcher<Batch>,
+}
+
+/// The number of batches in an epoch of training on `num_images`; a partial last batch is dropped.
+///
+/// # Errors
+/// [`Error::Usage`] if `batch_size` is 0 or there are fewer images than that.
+pub fn batches_per_epoch(num_images: usize, batch_size: usize) -> Result<usize> {
+    match num_images.checked_div(batch_size) {
+        None => Err(Error::Usage("--batch-size must be at least 1".into())),
+        Some(0) => Err(Error::Usage(format!(
+            "--batch-size {batch_size} is more than the {num_images} training images; give at most {num_images}"
+        ))),
+        Some(num_batches) => Ok(num_batches),
+    }
+}
+
+impl Loader {
+    /// An endless stream of shuffled, augmented training batches from batch `first_batch` of `epoch` on.
+    ///
+    /// Batch b of epoch e is the same however the stream came to it.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if the batch size does not suit the pack, or there is to be no worker.
+    pub fn train(pack: Arc<Pack>, options: &LoaderOptions, epoch: u32, first_batch: usize) -> Result<Loader> {
+        let per_epoch = batches_per_epoch(pack.len(), options.batch_size)? as u64;
+        let first = u64::from(epoch) * per_epoch + first_batch as u64;
+        let maker = BatchMaker::new(pack, options);
+        let mut order = Vec::new();
+        let mut order_epoch = None;
+        let make = move |number: u64, batch: &mut Batch| {
+            let number = first + number;
+            batch.epoch = (number / per_epoch) as u32;
+            batch.index_in_epoch = (number % per_epoch) as usize;
+            if order_epoch != Some(batch.epoch) {
+                order.resize(maker.pack.len(), 0);
+                shuffle(maker.options.seed, batch.epoch, &mut order);
+                order_epoch = Some(batch.epoch);
+            }
+            let batch_size = maker.options.batch_size;
+            batch.indices.clear();
+            batch.indices.extend_from_slice(&order[batch.index_in_epoch * batch_size..][..batch_size]);
+            let epoch = batch.epoch;
+            maker.fill(batch, |index| {
+                let mut stream = Stream::new(maker.options.seed, epoch, index, Use::Augment);
+                maker.options.augment.draw(maker.pack.image_size(), &mut stream)
+            });
+        };
+        Loader::start(make, options, u64::MAX)
+    }
+
+    /// Every image of `pack` exactly once, in order and as it is; the last batch is padded.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if the batch size is 0 or there is to be no worker.
+    pub fn eval(pack: Arc<Pack>, options: &LoaderOptions) -> Result<Loader> {
+        if options.batch_size == 0 {
+            return Err(Error::Usage("--batch-size must be at least 1".into()));
+        }
+        let num_images = pack.len();
+        let num_batches = num_images.div_ceil(options.batch_size);
+        let maker = BatchMaker::new(pack, options);
+        let make = move |number: u64, batch: &mut Batch| {
+            let first = number as usize * maker.options.batch_size;
+            let end = (first + maker.options.batch_size).min(num_images);
+            batch.epoch = 0;
+            batch.index_in_epoch = number as usize;
+            batch.indices.clear();
+            batch.indices.extend(first as u32..end as u32);
+            maker.fill(batch, |_| Augmentation::NONE);
+        };
+        Loader::start(make, options, num_batches as u64)
+    }
+
+    /// Starts the workers, each with a copy of `make`.
+    fn start<M>(make: M, options: &LoaderOptions, num_batches: u64) -> Result<Loader>
+    where
+        M: FnMut(u64, &mut Batch) + Clone + Send + 'static,
+    {
+        if options.workers == 0 || options.prefetch == 0 {
+            return Err(Error::Usage("--workers and the batches made ahead must be at least 1".into()));
+        }
+        let workers = vec![make; options.workers];
+        let buffers = vec![Batch::default(); options.prefetch + 1];
+        Ok(Loader { batches: Prefetcher::start(workers, options.prefetch, num_batches, buffers) })
+    }
+
+    /// The next batch; `None` after the last of an evaluation.
+    ///
+    /// Hand it back with [`Loader::recycle`] when done, and nothing is allocated in the long run.
+    ///
+    /// # Errors
+    /// [`Error::Data`] if a worker panicked, which is a bug here or a pack file that vanished under its mapping.
+    #[expect(clippy::should_implement_trait, reason = "a Loader is asked for time and takes batches back meanwhile")]
+    pub fn next(&mut self) -> Result<Option<Batch>> {
+        self.batches.next().map_err(|failure| Error::data("data loader", failure))
+    }
+
+    /// Takes the buffers of a used batch back.
+    pub fn recycle(&mut self, batch: Batch) {
+        self.batches.recycle(batch);
+    }
+
+    /// The time [`Loader::next`] has waited for batches, all calls together.
+    pub fn wait_time(&self) -> Duration {
+        self.batches.wait_time()
+    }
+}
+
+/// Fills batches whose indices are set; every worker has its own.
+#[derive(Clone)]
+struct BatchMaker {
+    pack: Arc<Pack>,
+    options: LoaderOptions,
+    collator: Arc<Collator>,
+}
+
+impl BatchMaker {
+    fn new(pack: Arc<Pack>, options: &LoaderOptions) -> BatchMaker {
+        let collator = Arc::new(Collator::new(options.normalization));
+        BatchMaker { pack, options: options.clone(), collator }
+    }
+
+    /// Fills images and labels of `batch` from its indices; `augmentation` gives what happens to an image.
+    fn fill(&self, batch: &mut Batch, augmentation: impl Fn(u32) -> Augmentation) {
+        let size = self.pack.image_size();
+        let image_elems = size * size * 3;
+        batch.images.resize(self.options.batch_size * image_elems, 0.0);
+        batch.labels.clear();
+        let mut rows = batch.images.chunks_exact_mut(image_elems);
+        for (&index, row) in batch.indices.iter().zip(&mut rows) {
+            let pixels = self.pack.pixels(index as usize);
+            self.collator.sample(pixels, size, &augmentation(index).inverse, row);
+            batch.labels.push(self.pack.label(index as usize).map_or(-1, |label| label as i32));
+        }
+        rows.for_each(|padding| padding.fill(0.0));
+        batch.labels.resize(self.options.batch_size, -1);
+    }
+}

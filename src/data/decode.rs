@@ -1,0 +1,184 @@
+//! From the bytes of an image file to square RGB pixels of the wanted size.
+//!
+//! The format is told by content, not by extension. A decoder that panics is an error about that file, and so is a
+//! JPEG that ends early, which decoders otherwise fill up with grey.
+
+use std::fs;
+use std::io::Cursor;
+use std::panic;
+use std::path::Path;
+
+use image::imageops::{self, FilterType};
+use image::{ImageFormat, ImageReader, RgbImage};
+
+use crate::error::{Error, Result};
+
+/// Increases whenever the same file would give other pixels, so that packs made before are not used any more.
+pub(super) const VERSION: u32 = 1;
+
+/// The pixels of the JPEG or PNG file at `path` as `image_size * image_size * 3` bytes, HWC.
+///
+/// The shorter side is scaled to `image_size` (cubic, anti-aliased; untouched where it already has that size) and the
+/// middle of the longer side is kept. Grey, palette and CMYK images become RGB; transparency is dropped.
+///
+/// # Errors
+/// [`Error::Data`] if the file is empty, ends early, or cannot be decoded; [`Error::Io`] if it cannot be read.
+pub fn decode_image(path: &Path, image_size: usize) -> Result<Vec<u8>> {
+    let mut pixels = vec![0; image_size * image_size * 3];
+    decode_into(path, image_size, &mut pixels)?;
+    Ok(pixels)
+}
+
+/// [`decode_image`] into `pixels`.
+pub(super) fn decode_into(path: &Path, image_size: usize, pixels: &mut [u8]) -> Result<()> {
+    let bytes = fs::read(path).map_err(Error::io("read", path))?;
+    let decoded = panic::catch_unwind(|| decode_bytes(&bytes))
+        .unwrap_or_else(|_| Err("the decoder panicked on it".into()))
+        .map_err(|reason| Error::data(path, reason))?;
+    pixels.copy_from_slice(&fit(decoded, image_size as u32));
+    Ok(())
+}
+
+/// Decodes `bytes` to RGB at their own size; the error is the reason why not.
+fn decode_bytes(bytes: &[u8]) -> std::result::Result<RgbImage, String> {
+    if bytes.is_empty() {
+        return Err("the file is empty".into());
+    }
+    match image::guess_format(bytes) {
+        Ok(ImageFormat::Jpeg) if !jpeg_is_complete(bytes) => return Err("the JPEG ends early".into()),
+        Ok(ImageFormat::Jpeg | ImageFormat::Png) => {}
+        _ => return Err("is neither JPEG nor PNG".into()),
+    }
+    let reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(|error| error.to_string())?;
+    let decoded = reader.decode().map_err(|error| error.to_string())?.into_rgb8();
+    if decoded.width() == 0 || decoded.height() == 0 {
+        return Err("the image has no pixels".into());
+    }
+    Ok(decoded)
+}
+
+/// Scales the shorter side of `image` to `size` and keeps the middle of the longer one.
+fn fit(image: RgbImage, size: u32) -> Vec<u8> {
+    let shorter = image.width().min(image.height());
+    let scaled = if shorter == size {
+        image
+    } else {
+        let scale = |side: u32| {
+            let exact = u64::from(side) * u64::from(size);
+            ((exact + u64::from(shorter) / 2) / u64::from(shorter)) as u32
+        };
+        imageops::resize(&image, scale(image.width()), scale(image.height()), FilterType::CatmullRom)
+    };
+    if scaled.dimensions() == (size, size) {
+        return scaled.into_raw();
+    }
+    let (left, top) = ((scaled.width() - size) / 2, (scaled.height() - size) / 2);
+    imageops::crop_imm(&scaled, left, top, size, size).to_image().into_raw()
+}
+
+/// Whether the JPEG in `bytes` reaches its end-of-image marker.
+///
+/// Segments are walked by their lengths, so the end marker of an embedded thumbnail does not count.
+fn jpeg_is_complete(bytes: &[u8]) -> bool {
+    const START_OF_SCAN: u8 = 0xDA;
+    const END_OF_IMAGE: u8 = 0xD9;
+    let mut at = 2;
+    while let Some(marker) = next_marker(bytes, &mut at) {
+        if marker == END_OF_IMAGE {
+            return true;
+        }
+        let Some(&[high, low]) = bytes.get(at..at + 2) else { return false };
+        at += usize::from(u16::from_be_bytes([high, low]));
+        if marker == START_OF_SCAN {
+            skip_entropy_coded(bytes, &mut at);
+        }
+    }
+    false
+}
+
+/// The code of the next marker at or after `at`, which moves past it.
+fn next_marker(bytes: &[u8], at: &mut usize) -> Option<u8> {
+    loop {
+        let start = *at + bytes.get(*at..)?.iter().position(|&byte| byte == 0xFF)?;
+        *at = start + 1;
+        match *bytes.get(*at)? {
+            // A fill byte or stuffed zero, not a marker.
+            0xFF | 0x00 => {}
+            code => {
+                *at += 1;
+                return Some(code);
+            }
+        }
+    }
+}
+
+/// Moves `at` to the first marker after entropy-coded data; restart markers are part of that data.
+fn skip_entropy_coded(bytes: &[u8], at: &mut usize) {
+    loop {
+        let mut end = *at;
+        match next_marker(bytes, &mut end) {
+            Some(0xD0..=0xD7) => *at = end,
+            Some(_) => {
+                *at = end - 2;
+                return;
+            }
+            None => {
+                *at = bytes.len();
+                return;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use image::codecs::jpeg::JpegEncoder;
+
+    fn gradient(width: u32, height: u32) -> RgbImage {
+        RgbImage::from_fn(width, height, |x, y| image::Rgb([(x * 9) as u8, (y * 7) as u8, (x * y) as u8]))
+    }
+
+    fn jpeg(image: &RgbImage) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        JpegEncoder::new_with_quality(&mut bytes, 90).encode_image(image).unwrap();
+        bytes
+    }
+
+    #[test]
+    fn every_cut_of_a_jpeg_is_seen_as_incomplete() {
+        let bytes = jpeg(&gradient(23, 17));
+        assert!(jpeg_is_complete(&bytes));
+        for len in 2..bytes.len() {
+            assert!(!jpeg_is_complete(&bytes[..len]), "cut at {len} of {}", bytes.len());
+        }
+    }
+
+    #[test]
+    fn a_thumbnail_does_not_hide_that_the_image_is_cut() {
+        let (thumbnail, whole) = (jpeg(&gradient(5, 4)), jpeg(&gradient(23, 17)));
+        let mut bytes = vec![0xFF, 0xD8, 0xFF, 0xE1];
+        bytes.extend((thumbnail.len() as u16 + 2).to_be_bytes());
+        bytes.extend(&thumbnail);
+        bytes.extend(&whole[2..]);
+        assert!(jpeg_is_complete(&bytes));
+        assert!(!jpeg_is_complete(&bytes[..bytes.len() - 40]));
+    }
+
+    #[test]
+    fn the_middle_of_the_longer_side_is_kept() {
+        let wide = gradient(11, 6);
+        let pixels = fit(wide.clone(), 6);
+        let expected = RgbImage::from_fn(6, 6, |x, y| *wide.get_pixel(x + 2, y));
+        assert_eq!(pixels, expected.into_raw());
+        for (width, height) in [(6, 11), (5, 40), (300, 7), (1, 1)] {
+            assert_eq!(fit(gradient(width, height), 6).len(), 6 * 6 * 3);
+        }
+    }
+
+    #[test]
+    fn a_flat_image_stays_flat_when_scaled() {
+        let flat = RgbImage::from_pixel(29, 31, image::Rgb([200, 3, 77]));
+        assert!(fit(flat, 12).chunks(3).all(|pixel| pixel == [200, 3, 77]));
+    }
+}

@@ -1,0 +1,407 @@
+//! What the page of a run says: `report.html`, made from the records of the run and nothing else, so that it
+//! can be made again at any time.
+
+use crate::report::{Align, Chart, Confusion, Figure, Page, Section, Series, Table, Tile};
+use crate::train::metrics::{Epoch, Records, Run, Step};
+use crate::train::run_dir::Env;
+
+/// Lines over steps have at most so many points; each then stands for several steps, with their spread behind
+/// it.
+const MAX_POINTS: usize = 240;
+/// The newest events shown.
+const MAX_EVENTS: usize = 20;
+
+/// What the page is made from.
+#[derive(Debug, Clone, Copy)]
+pub struct RunPage<'a> {
+    /// The name of the run folder.
+    pub name: &'a str,
+    /// How the run ended, such as `finished` or `stopped by Ctrl-C`.
+    pub status: &'a str,
+    /// What it logged.
+    pub records: &'a Records,
+    /// What it ran on.
+    pub env: &'a Env,
+    /// Truth against guess on the validation images, where they were evaluated with it.
+    pub confusion: Option<&'a Confusion>,
+    /// The images with the highest loss, worst first; may be empty.
+    pub worst: &'a [WorstImage],
+}
+
+/// An image the network was sure and wrong about.
+#[derive(Debug, Clone, PartialEq)]
+pub struct WorstImage {
+    /// Its name in the data set.
+    pub name: String,
+    /// The bytes of a PNG or JPEG file of it.
+    pub image: Vec<u8>,
+    /// Its category.
+    pub truth: String,
+    /// The category guessed.
+    pub guess: String,
+    /// The probability given to the guess, in 0..=1.
+    pub probability: f64,
+}
+
+impl RunPage<'_> {
+    /// The page.
+    pub fn page(&self) -> Page {
+        let run = self.records.runs.last();
+        let confusion = self.confusion.map(|confusion| Section::Confusion {
+            title: "Confusion matrix of the validation images".into(),
+            confusion: confusion.clone(),
+        });
+        let mut sections = Vec::from_iter(confusion);
+        sections.push(Section::Figures { title: "Surest mistakes".into(), figures: self.worst_figures() });
+        sections.push(Section::Table { title: "Epochs".into(), table: self.epoch_table() });
+        sections.push(Section::Table { title: "Events".into(), table: self.event_table() });
+        sections.push(Section::Facts { title: "Setting and environment".into(), facts: self.facts() });
+        Page {
+            title: run.map_or(self.name.to_string(), |run| format!("{} on {}", run.model, run.data)),
+            subtitle: format!("{} · {} · {}", self.name, self.env.device, self.status),
+            tiles: self.tiles(),
+            charts: self.charts(),
+            sections,
+        }
+    }
+
+    fn tiles(&self) -> Vec<Tile> {
+        let epochs = &self.records.epochs;
+        let mut tiles = Vec::new();
+        let mut tile = |label: &str, value: String, note: String| {
+            tiles.push(Tile { label: label.into(), value, note });
+        };
+        if let (Some(last), Some(best)) = (epochs.last(), best_epoch(epochs).map(|index| &epochs[index])) {
+            tile("Best top-1 error", percent(best.eval_err1), format!("after epoch {}", best.epoch + 1));
+            tile("Final top-1 error", percent(last.eval_err1), format!("{} images", grouped(last.eval_n)));
+            tile("Final top-5 error", percent(last.eval_err5), format!("{} images", grouped(last.eval_n)));
+            tile(
+                "Validation loss",
+                format!("{:.3}", last.eval_loss),
+                format!("training {:.3}", last.train_loss),
+            );
+        }
+        let seconds: f64 = epochs.iter().map(|epoch| epoch.train_seconds).sum();
+        if seconds > 0.0 {
+            let images: f64 = epochs.iter().map(|epoch| epoch.img_s * epoch.train_seconds).sum();
+            let waiting: f64 = epochs.iter().map(|epoch| epoch.data_wait_seconds).sum();
+            tile("Training speed", format!("{:.1} img/s", images / seconds), duration(seconds));
+            tile("Waiting for data", percent(100.0 * waiting / seconds), "of the training time".into());
+        }
+        tiles
+    }
+
+    fn charts(&self) -> Vec<Chart> {
+        let epochs = &self.records.epochs;
+        let by_epoch = |label: &str, y: fn(&Epoch) -> f64| Series {
+            label: label.into(),
+            points: epochs.iter().map(|epoch| ((epoch.epoch + 1) as f64, y(epoch))).collect(),
+            band: Vec::new(),
+        };
+        let chart = |title: &str, x_label: &str, from_zero: bool, series: Vec<Series>| Chart {
+            title: title.into(),
+            x_label: x_label.into(),
+            unit: String::new(),
+            from_zero,
+            series,
+        };
+        let error = vec![
+            by_epoch("validation, top-1", |epoch| epoch.eval_err1),
+            by_epoch("training, top-1", |epoch| epoch.train_err1),
+            by_epoch("validation, top-5", |epoch| epoch.eval_err5),
+        ];
+        let loss = vec![
+            by_epoch("validation", |epoch| epoch.eval_loss),
+            by_epoch("training", |epoch| epoch.train_loss),
+        ];
+        let steps = &self.records.steps;
+        vec![
+            Chart { unit: " %".into(), ..chart("Error in percent", "epoch", true, error) },
+            chart("Loss", "epoch", false, loss),
+            chart(
+                "Training loss by step",
+                "step",
+                false,
+                vec![by_step("mean and spread", steps, |step| step.loss)],
+            ),
+            chart("Learning rate", "step", true, vec![by_step("learning rate", steps, |step| step.lr)]),
+        ]
+    }
+
+    fn epoch_table(&self) -> Table {
+        let mut table = Table::new([
+            ("Epoch", Align::Right),
+            ("Top-1 error", Align::Right),
+            ("Top-5 error", Align::Right),
+            ("Validation loss", Align::Right),
+            ("Training loss", Align::Right),
+            ("Training error", Align::Right),
+            ("Learning rate", Align::Right),
+            ("Time", Align::Right),
+            ("img/s", Align::Right),
+            ("Waiting", Align::Right),
+        ]);
+        let epochs = &self.records.epochs;
+        for epoch in epochs {
+            table.row([
+                (epoch.epoch + 1).to_string(),
+                percent(epoch.eval_err1),
+                percent(epoch.eval_err5),
+                format!("{:.4}", epoch.eval_loss),
+                format!("{:.4}", epoch.train_loss),
+                percent(epoch.train_err1),
+                if epoch.lr == 0.0 { "0".to_string() } else { format!("{:.2e}", epoch.lr) },
+                duration(epoch.train_seconds),
+                format!("{:.1}", epoch.img_s),
+                percent(100.0 * epoch.data_wait_seconds / epoch.train_seconds),
+            ]);
+        }
+        if let Some(best) = best_epoch(epochs) {
+            table.mark(best);
+        }
+        table
+    }
+
+    fn worst_figures(&self) -> Vec<Figure> {
+        let figure = |worst: &WorstImage| Figure {
+            image: worst.image.clone(),
+            alt: worst.name.clone(),
+            caption: vec![
+                worst.truth.clone(),
+                format!("taken for {}", worst.guess),
+                percent(100.0 * worst.probability),
+            ],
+        };
+        self.worst.iter().map(figure).collect()
+    }
+
+    fn event_table(&self) -> Table {
+        let mut table = Table::new([("Step", Align::Right), ("Event", Align::Left), ("", Align::Left)]);
+        let events = &self.records.events;
+        for event in &events[events.len().saturating_sub(MAX_EVENTS)..] {
+            table.row([grouped(event.step), event.event.clone(), event.message.clone()]);
+        }
+        table
+    }
+
+    fn facts(&self) -> Vec<(String, String)> {
+        let env = self.env;
+        let mut facts: Vec<(&str, String)> = self.records.runs.last().map(run_facts).unwrap_or_default();
+        facts.extend([
+            ("Command", env.command.join(" ")),
+            ("Started", env.started.clone()),
+            ("Program", format!("residuum {}", env.version)),
+        ]);
+        facts.extend(env.commit.clone().map(|commit| ("Commit", commit)));
+        facts.push(("Device", env.device.clone()));
+        facts.push((
+            "Processor",
+            format!("{}, {} threads", env.cpu.as_deref().unwrap_or("unknown"), env.threads),
+        ));
+        facts.push(("System", env.os.clone()));
+        facts.into_iter().map(|(name, value)| (name.to_string(), value)).collect()
+    }
+}
+
+fn run_facts(run: &Run) -> Vec<(&'static str, String)> {
+    vec![
+        ("Model", format!("{}, {} parameters", run.model, grouped(run.parameters))),
+        (
+            "Data",
+            format!(
+                "{}: {} training and {} validation images",
+                run.data,
+                grouped(run.train_images),
+                grouped(run.val_images)
+            ),
+        ),
+        ("Input", format!("{0} x {0} pixels, batches of {1}", run.img_size, run.batch_size)),
+        ("Epochs", run.epochs.to_string()),
+        ("Seed", run.seed.to_string()),
+    ]
+}
+
+/// The index of the epoch with the least top-1 error, the first of equals.
+fn best_epoch(epochs: &[Epoch]) -> Option<usize> {
+    let errors =
+        epochs.iter().map(|epoch| epoch.eval_err1).enumerate().filter(|(_, error)| error.is_finite());
+    errors.min_by(|a, b| a.1.total_cmp(&b.1)).map(|(index, _)| index)
+}
+
+/// `y` of the logged steps, thinned to [`MAX_POINTS`] means with their spread.
+fn by_step(label: &str, steps: &[Step], y: fn(&Step) -> f64) -> Series {
+    let bucket = steps.len().div_ceil(MAX_POINTS).max(1);
+    let mut series = Series { label: label.into(), ..Series::default() };
+    for steps in steps.chunks(bucket) {
+        let x = steps.iter().map(|step| step.step as f64).sum::<f64>() / steps.len() as f64;
+        let values = steps.iter().map(y);
+        let mean = values.clone().sum::<f64>() / steps.len() as f64;
+        series.points.push((x, mean));
+        if bucket > 1 {
+            let low = values.clone().fold(f64::INFINITY, f64::min);
+            series.band.push((x, low, values.fold(f64::NEG_INFINITY, f64::max)));
+        }
+    }
+    series
+}
+
+fn percent(value: f64) -> String {
+    if value.is_finite() { format!("{value:.1} %") } else { "–".to_string() }
+}
+
+/// `11,181,642`
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// `41.2 s`, `2 min 41 s` or `3 h 07 min`.
+fn duration(seconds: f64) -> String {
+    let whole = seconds.round() as u64;
+    match whole {
+        0..60 => format!("{seconds:.1} s"),
+        60..3_600 => format!("{} min {:02} s", whole / 60, whole % 60),
+        _ => format!("{} h {:02} min", whole / 3_600, whole / 60 % 60),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::train::metrics::Event;
+
+    fn epoch(epoch: u64, eval_err1: f64) -> Epoch {
+        Epoch {
+            epoch,
+            step: (epoch + 1) * 100,
+            samples: (epoch + 1) * 6_400,
+            lr: 0.05,
+            train_loss: 1.25,
+            train_err1: 30.0,
+            eval_n: 10_000,
+            eval_loss: 1.5,
+            eval_err1,
+            eval_err5: 5.5,
+            train_seconds: 80.0,
+            data_wait_seconds: 2.0,
+            img_s: 80.0,
+        }
+    }
+
+    fn env() -> Env {
+        Env {
+            version: "0.1.0".into(),
+            commit: Some("abc1234".into()),
+            command: vec!["residuum".into(), "train".into()],
+            started: "2026-01-31T18:00:05Z".into(),
+            device: "cpu (2 threads)".into(),
+            cpu: None,
+            threads: 2,
+            os: "linux x86_64".into(),
+        }
+    }
+
+    fn step(step: u64) -> Step {
+        Step {
+            epoch: 0,
+            step,
+            samples: 0,
+            loss: (step % 2) as f64,
+            lr: 0.1,
+            grad_norm: None,
+            img_s: 80.0,
+            step_ms: 100.0,
+            data_wait_ms: 1.0,
+            h2d_ms: None,
+            gpu_ms: None,
+            mem_mib: 1.0,
+        }
+    }
+
+    fn html(records: &Records) -> String {
+        let env = env();
+        let worst = [WorstImage {
+            name: "val/0007.jpg".into(),
+            image: b"\x89PNG".to_vec(),
+            truth: "abbey".into(),
+            guess: "canyon".into(),
+            probability: 0.987,
+        }];
+        let confusion = Confusion::new(vec!["abbey".into(), "canyon".into()], &[5, 1, 0, 6]);
+        RunPage {
+            name: "20260131-180005-resnet18",
+            status: "finished",
+            records,
+            env: &env,
+            confusion: Some(&confusion),
+            worst: &worst,
+        }
+        .page()
+        .to_html()
+    }
+
+    #[test]
+    fn the_page_states_best_and_final_numbers() {
+        let records = Records {
+            epochs: vec![epoch(0, 50.0), epoch(1, 12.5), epoch(2, 14.25), epoch(3, f64::NAN), epoch(4, 13.0)],
+            events: vec![Event { step: 1_234, event: "resume".into(), message: "from step 1,200".into() }],
+            ..Records::default()
+        };
+        let html = html(&records);
+        for part in [
+            "<dt>Best top-1 error</dt><dd>12.5 %</dd><dd class=\"note\">after epoch 2</dd>",
+            "<dt>Final top-1 error</dt><dd>13.0 %</dd><dd class=\"note\">10,000 images</dd>",
+            "<dt>Training speed</dt><dd>80.0 img/s</dd><dd class=\"note\">6 min 40 s</dd>",
+            "<dt>Waiting for data</dt><dd>2.5 %</dd>",
+            "<tr class=\"marked\"><td class=\"num\">2</td>",
+            "<td class=\"num\">1,234</td><td>resume</td><td>from step 1,200</td>",
+            "<b>abbey</b><span>taken for canyon</span><span>98.7 %</span>",
+            "<dt>Processor</dt><dd>unknown, 2 threads</dd>",
+            "abbey, taken for canyon: 1 of 6",
+        ] {
+            assert!(html.contains(part), "{part} is not in {html}");
+        }
+        assert!(!html.contains("NaN"), "{html}");
+    }
+
+    #[test]
+    fn a_run_that_logged_nothing_has_a_page() {
+        let html = html(&Records::default());
+        assert!(html.contains("<h1>20260131-180005-resnet18</h1>"), "{html}");
+        assert!(!html.contains("<dl class=\"tiles\">") && !html.contains("class=\"chart\""), "{html}");
+    }
+
+    #[test]
+    fn long_lines_are_thinned_to_means_and_spread() {
+        let steps: Vec<Step> = (1..=1_001).map(step).collect();
+        let series = by_step("loss", &steps, |step| step.loss);
+        assert_eq!(series.points.len(), 201);
+        assert_eq!(series.points[0], (3.0, 3.0 / 5.0));
+        assert_eq!(series.band[1], (8.0, 0.0, 1.0));
+        assert_eq!(series.points[200], (1_001.0, 1.0));
+        assert_eq!(by_step("loss", &steps[..MAX_POINTS], |step| step.loss).band, []);
+    }
+
+    #[test]
+    fn numbers_are_written_for_people() {
+        for (number, text) in [(0, "0"), (999, "999"), (1_000, "1,000"), (11_181_642, "11,181,642")] {
+            assert_eq!(grouped(number), text);
+        }
+        for (seconds, text) in [
+            (0.04, "0.0 s"),
+            (59.4, "59.4 s"),
+            (59.6, "1 min 00 s"),
+            (161.0, "2 min 41 s"),
+            (11_220.0, "3 h 07 min"),
+        ] {
+            assert_eq!(duration(seconds), text);
+        }
+    }
+}

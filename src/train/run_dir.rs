@@ -1,0 +1,374 @@
+//! The folder a run leaves behind: where each file lies, and the two that are written once, `config.toml` and
+//! `env.json`.
+
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::train::atomic;
+
+const CONFIG: &str = "config.toml";
+const CHECKPOINTS: &str = "checkpoints";
+
+/// A run folder, `<output>/<YYYYMMDD-HHMMSS>-<name>/`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunDir {
+    path: PathBuf,
+}
+
+impl RunDir {
+    /// Makes the folder of a new run below `output`, stamped with the time in UTC. A second run of the same
+    /// second and name gets `-2` at the end.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the folder cannot be made.
+    pub fn create(output: &Path, name: &str) -> Result<RunDir> {
+        fs::create_dir_all(output).map_err(Error::io("create", output))?;
+        let stamped = format!("{}-{name}", Utc::now().stamp());
+        for count in 1.. {
+            let suffix = if count == 1 { String::new() } else { format!("-{count}") };
+            let path = output.join(format!("{stamped}{suffix}"));
+            match fs::create_dir(&path) {
+                Ok(()) => {
+                    let run = RunDir { path };
+                    let checkpoints = run.file(CHECKPOINTS);
+                    fs::create_dir(&checkpoints).map_err(Error::io("create", &checkpoints))?;
+                    return Ok(run);
+                }
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(Error::io("create", &path)(error)),
+            }
+        }
+        unreachable!("one of 2^31 names is free")
+    }
+
+    /// The existing run folder at `path`.
+    ///
+    /// # Errors
+    /// [`Error::Usage`], saying what is missing, if `path` is not a run folder.
+    pub fn open(path: &Path) -> Result<RunDir> {
+        let problem = if !path.exists() {
+            "does not exist"
+        } else if !path.is_dir() {
+            "is a file, not a run folder"
+        } else if !path.join(CONFIG).is_file() {
+            "is not a run folder: it has no config.toml"
+        } else if !path.join(CHECKPOINTS).is_dir() {
+            "is not a whole run folder: it has no checkpoints folder"
+        } else {
+            return Ok(RunDir { path: path.to_path_buf() });
+        };
+        Err(Error::Usage(format!(
+            "{} {problem}; give the folder that a training run made, such as runs/20260131-180000-resnet18",
+            path.display()
+        )))
+    }
+
+    /// The folder itself.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The file called `name` in the folder, whether it is there or not.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// The newest training state, complete in itself: what `--resume` reads.
+    pub fn last_state(&self) -> PathBuf {
+        self.checkpoint("last.state.safetensors")
+    }
+
+    /// The newest weights, under torchvision's names.
+    pub fn last_weights(&self) -> PathBuf {
+        self.checkpoint("last.safetensors")
+    }
+
+    /// The weights of the best evaluation, under torchvision's names.
+    pub fn best_weights(&self) -> PathBuf {
+        self.checkpoint("best.safetensors")
+    }
+
+    fn checkpoint(&self, name: &str) -> PathBuf {
+        self.path.join(CHECKPOINTS).join(name)
+    }
+
+    /// The measurements, see [`crate::train::metrics`].
+    pub fn metrics(&self) -> PathBuf {
+        self.file("metrics.jsonl")
+    }
+
+    /// Replaces the file `name` in the folder atomically.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if it cannot be written; an earlier one is then intact.
+    pub fn write(&self, name: &str, contents: impl AsRef<[u8]>) -> Result<()> {
+        let path = self.file(name);
+        atomic::replace(&path, |writer| writer.write_all(contents.as_ref()))
+            .map_err(Error::io("write", &path))
+    }
+
+    /// Writes `config.toml`: everything needed to run again.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if it cannot be written.
+    ///
+    /// # Panics
+    /// If TOML cannot express `config`: a map with keys that are not strings, or an integer beyond `i64`.
+    pub fn write_config(&self, config: &impl Serialize) -> Result<()> {
+        self.write(CONFIG, toml::to_string(config).expect("a configuration is a table that TOML can express"))
+    }
+
+    /// Reads `config.toml`.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if it cannot be read, [`Error::Usage`] with line and column if it is not such a
+    /// configuration.
+    pub fn read_config<T: DeserializeOwned>(&self) -> Result<T> {
+        let path = self.file(CONFIG);
+        let text = fs::read_to_string(&path).map_err(Error::io("read", &path))?;
+        toml::from_str(&text).map_err(|error| Error::Usage(format!("{}: {error}", path.display())))
+    }
+
+    /// Writes `env.json`.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if it cannot be written.
+    pub fn write_env(&self, env: &Env) -> Result<()> {
+        let mut text = serde_json::to_string_pretty(env).expect("strings and numbers are JSON");
+        text.push('\n');
+        self.write("env.json", text)
+    }
+
+    /// Appends `message` to `log.txt`, with the time in UTC before it.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if it cannot be written.
+    pub fn log(&self, message: &str) -> Result<()> {
+        let path = self.file("log.txt");
+        let line = format!("{} {message}\n", Utc::now().iso());
+        let open = OpenOptions::new().append(true).create(true).open(&path);
+        open.and_then(|mut file| file.write_all(line.as_bytes())).map_err(Error::io("append to", &path))
+    }
+}
+
+/// What a run ran on: `env.json`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Env {
+    /// The version of this program.
+    pub version: String,
+    /// The commit it was built from, where the build could tell.
+    pub commit: Option<String>,
+    /// The command line, the program by its name alone.
+    pub command: Vec<String>,
+    /// When the process started, in UTC.
+    pub started: String,
+    /// The device, in words.
+    pub device: String,
+    /// The processor's name, where the system tells.
+    pub cpu: Option<String>,
+    /// Processor threads this process may use.
+    pub threads: usize,
+    /// System, release and architecture.
+    pub os: String,
+}
+
+impl Env {
+    /// The environment of this process, which trains on `device`.
+    pub fn of_this_process(device: impl Into<String>) -> Env {
+        Env {
+            version: env!("CARGO_PKG_VERSION").to_string(),
+            commit: option_env!("RESIDUUM_COMMIT").map(str::to_string),
+            command: command_line(std::env::args_os().map(|arg| arg.to_string_lossy().into_owned())),
+            started: Utc::now().iso(),
+            device: device.into(),
+            cpu: fs::read_to_string("/proc/cpuinfo").ok().and_then(|text| cpu_name(&text)),
+            threads: std::thread::available_parallelism().map_or(1, usize::from),
+            os: os_name(),
+        }
+    }
+}
+
+/// The arguments, with the program's folder left out: it says more about the user's machine than about the
+/// run.
+fn command_line(args: impl Iterator<Item = String>) -> Vec<String> {
+    let mut args: Vec<String> = args.collect();
+    if let Some(program) = args.first_mut()
+        && let Some(name) = Path::new(program.as_str()).file_name()
+    {
+        *program = name.to_string_lossy().into_owned();
+    }
+    args
+}
+
+/// The processor's name in the text of Linux's `/proc/cpuinfo`.
+fn cpu_name(cpuinfo: &str) -> Option<String> {
+    let line = cpuinfo.lines().find(|line| line.starts_with("model name"))?;
+    Some(line.split_once(':')?.1.trim().to_string())
+}
+
+fn os_name() -> String {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let parts = [std::env::consts::OS, release.trim(), std::env::consts::ARCH];
+    parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ")
+}
+
+/// A moment on the calendar, in UTC.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Utc {
+    year: u64,
+    month: u64,
+    day: u64,
+    hour: u64,
+    minute: u64,
+    second: u64,
+}
+
+impl Utc {
+    fn now() -> Utc {
+        Utc::from_unix(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs())
+    }
+
+    /// The date by Howard Hinnant's `civil_from_days`: years begin in March, so that the leap day ends one.
+    fn from_unix(seconds: u64) -> Utc {
+        let (days, second_of_day) = (seconds / 86_400, seconds % 86_400);
+        let days_since_0000_03_01 = days + 719_468;
+        let era = days_since_0000_03_01 / 146_097;
+        let day_of_era = days_since_0000_03_01 % 146_097;
+        let year_of_era =
+            (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+        let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+        let month_from_march = (5 * day_of_year + 2) / 153;
+        let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
+        Utc {
+            year: era * 400 + year_of_era + u64::from(month <= 2),
+            month,
+            day: day_of_year - (153 * month_from_march + 2) / 5 + 1,
+            hour: second_of_day / 3_600,
+            minute: second_of_day / 60 % 60,
+            second: second_of_day % 60,
+        }
+    }
+
+    /// `20260131-180005`
+    fn stamp(self) -> String {
+        let Utc { year, month, day, hour, minute, second } = self;
+        format!("{year:04}{month:02}{day:02}-{hour:02}{minute:02}{second:02}")
+    }
+
+    /// `2026-01-31T18:00:05Z`
+    fn iso(self) -> String {
+        let Utc { year, month, day, hour, minute, second } = self;
+        format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Config {
+        model: String,
+        lr: f64,
+    }
+
+    #[test]
+    fn dates_match_the_calendar() {
+        // From `date -u -d @<seconds> +%Y-%m-%dT%H:%M:%SZ`.
+        let cases = [
+            (0, "1970-01-01T00:00:00Z"),
+            (951_782_399, "2000-02-28T23:59:59Z"),
+            (951_782_400, "2000-02-29T00:00:00Z"),
+            (1_709_251_199, "2024-02-29T23:59:59Z"),
+            (1_767_225_599, "2025-12-31T23:59:59Z"),
+            (4_107_542_400, "2100-03-01T00:00:00Z"),
+        ];
+        for (seconds, expected) in cases {
+            assert_eq!(Utc::from_unix(seconds).iso(), expected);
+        }
+        assert_eq!(Utc::from_unix(1_767_225_599).stamp(), "20251231-235959");
+    }
+
+    #[test]
+    fn runs_of_one_second_get_folders_of_their_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let output = folder.path().join("new/runs");
+        let mut paths: Vec<PathBuf> =
+            (0..5).map(|_| RunDir::create(&output, "resnet18-64").unwrap().path).collect();
+        paths.dedup();
+        assert_eq!(paths.len(), 5);
+        for path in &paths {
+            let name = path.file_name().unwrap().to_str().unwrap();
+            assert!(
+                name.len() >= "20260131-180000-resnet18-64".len() && name.contains("-resnet18-64"),
+                "{name}"
+            );
+            assert!(path.join("checkpoints").is_dir());
+        }
+    }
+
+    #[test]
+    fn a_configuration_comes_back_and_a_wrong_one_names_its_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let run = RunDir::create(folder.path(), "a").unwrap();
+        let config = Config { model: "resnet18".into(), lr: 0.1 + 0.2 };
+        run.write_config(&config).unwrap();
+        assert_eq!(run.read_config::<Config>().unwrap(), config);
+        assert_eq!(RunDir::open(run.path()).unwrap(), run);
+
+        run.write("config.toml", "model = \"resnet18\"\nlr = \"fast\"\n").unwrap();
+        let error = run.read_config::<Config>().unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        let text = error.to_string();
+        assert!(text.contains("config.toml") && text.contains("line 2"), "{text}");
+        run.write("config.toml", "model = \"resnet18\"\nlr = 1.0\nspeed = 2\n").unwrap();
+        assert!(run.read_config::<Config>().unwrap_err().to_string().contains("unknown field `speed`"));
+    }
+
+    #[test]
+    fn what_is_not_a_run_folder_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let message = |path: &Path| RunDir::open(path).unwrap_err().to_string();
+        assert!(message(&folder.path().join("none")).contains("none does not exist; give the folder that"));
+        assert!(message(folder.path()).contains("it has no config.toml"));
+        fs::write(folder.path().join("config.toml"), "").unwrap();
+        assert!(message(&folder.path().join("config.toml")).contains("is a file, not a run folder"));
+        assert!(message(folder.path()).contains("it has no checkpoints folder"));
+    }
+
+    #[test]
+    fn the_environment_is_written_without_the_programs_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let run = RunDir::create(folder.path(), "a").unwrap();
+        let env = Env::of_this_process("cpu (2 threads)");
+        run.write_env(&env).unwrap();
+        let text = fs::read_to_string(run.file("env.json")).unwrap();
+        assert_eq!(serde_json::from_str::<Env>(&text).unwrap(), env);
+        assert_eq!(env.version, env!("CARGO_PKG_VERSION"));
+        assert!(env.threads >= 1 && env.os.contains(std::env::consts::ARCH));
+
+        let args = ["/home/someone/bin/residuum", "train", "--data-dir", "../places"].map(str::to_string);
+        assert_eq!(command_line(args.into_iter()), ["residuum", "train", "--data-dir", "../places"]);
+        assert_eq!(cpu_name("processor\t: 0\nmodel name\t: Some CPU @ 2 GHz\n").unwrap(), "Some CPU @ 2 GHz");
+        assert_eq!(cpu_name("Features: fp asimd\n"), None);
+    }
+
+    #[test]
+    fn log_lines_are_appended_with_their_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let run = RunDir::create(folder.path(), "a").unwrap();
+        run.log("epoch 1 done").unwrap();
+        run.log("epoch 2 done").unwrap();
+        let text = fs::read_to_string(run.file("log.txt")).unwrap();
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines.len(), 2);
+        assert!(lines[0].ends_with("Z epoch 1 done") && lines[1].ends_with("Z epoch 2 done"), "{text}");
+    }
+}

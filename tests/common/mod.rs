@@ -1,0 +1,3 @@
+//! Helpers that several integration tests share.
+
+pub mod formula;
