@@ -22,6 +22,7 @@ struct Evaluation {
 
 struct Recorded {
     session: Session,
+    labels: &'static [i32],
     inputs: Vec<String>,
     dy: String,
     y: String,
@@ -46,7 +47,7 @@ fn record(case: &Case, float: DType) -> Recorded {
     let (inputs, dy, y) = (inputs.into_iter().map(name).collect(), name(dy), name(y));
     let dx = dx.into_iter().map(name).collect();
     let session = Session::new(plan(&[&graph], DeviceKind::Cpu).unwrap()).unwrap();
-    Recorded { session, inputs, dy, y, dx }
+    Recorded { session, labels: case.labels, inputs, dy, y, dx }
 }
 
 fn evaluate<T: Real>(recorded: &mut Recorded, operands: &[Vec<f64>], dy: &[f64]) -> Evaluation {
@@ -61,6 +62,10 @@ fn evaluate<T: Real>(recorded: &mut Recorded, operands: &[Vec<f64>], dy: &[f64])
         fill(session, name, values);
     }
     fill(session, &recorded.dy, dy);
+    if !recorded.labels.is_empty() {
+        let slot = session.plan(0).slot("labels").unwrap();
+        session.write::<i32>(&slot).copy_from_slice(recorded.labels);
+    }
     for persistent in session.program().persistent.clone() {
         let residuum::graph::Init::Constant(value) = persistent.value.init.unwrap() else {
             panic!("cases use constant initial state")

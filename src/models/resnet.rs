@@ -10,7 +10,7 @@ use std::str::FromStr;
 use crate::error::Result;
 use crate::graph::{Graph, ValueId};
 use crate::ops::{
-    BnConfig, Conv2dConfig, Mode, Window, add, batch_norm, conv2d, global_avg_pool, linear, max_pool, relu,
+    BnConfig, Conv2dConfig, Mode, PoolWindow, Window, add, batch_norm, conv2d, global_avg_pool, linear, max_pool, relu,
 };
 
 /// Where the stride and the normalisation of a block sit.
@@ -96,7 +96,7 @@ impl ResNet {
             x = batch_norm(graph, "bn1", x, bn)?;
             x = relu(graph, "relu", x)?;
         }
-        x = max_pool(graph, "maxpool", x, [3, 3], Window::square(2, 1))?;
+        x = max_pool(graph, "maxpool", x, PoolWindow::square(3, 2, 1))?;
         for (stage, (&num_blocks, width)) in self.blocks.iter().zip(WIDTHS).enumerate() {
             for index in 0..num_blocks {
                 let stride = if stage > 0 && index == 0 { 2 } else { 1 };

@@ -5,26 +5,40 @@
 mod accumulate;
 mod adam;
 mod add;
+mod avg_pool;
+mod batch_norm;
 mod clip;
+mod concat;
 mod conv2d;
 mod ema;
 mod linear;
+mod max_pool;
 mod multi_tensor;
+mod reduce;
 mod relu;
 mod sgd;
+mod softmax_xent;
 
 pub use accumulate::{Accumulate, Clear};
 pub use adam::{Adam, AdamConfig};
 pub use add::{Add, add};
+pub use avg_pool::{GlobalAvgPool, GlobalAvgPoolBwd, global_avg_pool};
+pub use batch_norm::{
+    BatchNormBwd, BatchNormInference, BatchNormInferenceBwd, BatchNormTrain, BnConfig, Mode, batch_norm,
+};
 pub use clip::ClipNorm;
+pub use concat::{Concat, SliceChannels, concat};
 pub use conv2d::{Conv2dConfig, Conv2dDgrad, Conv2dFprop, Conv2dWgrad, Window, conv2d, conv2d_with};
 pub use ema::Ema;
 pub use linear::{LinearDgrad, LinearFprop, LinearWgrad, linear};
+pub use max_pool::{MaxPool, MaxPoolBwd, PoolWindow, max_pool};
+pub use reduce::{Fill, Reduce, ReduceBwd, Reduction, fill, mean, sum};
 pub use relu::{Relu, ReluBwd, relu};
 pub use sgd::{Sgd, SgdConfig};
+pub use softmax_xent::{PADDING_LABEL, SoftmaxXent, SoftmaxXentBwd, SoftmaxXentValues, softmax_xent};
 
 use crate::error::Result;
-use crate::graph::{Graph, ValueId, ValueType};
+use crate::graph::{Cost, Graph, ValueId, ValueType};
 
 /// Elements that one task of an elementwise loop handles: 64 KiB of f32, well inside a second-level cache.
 pub(crate) const CHUNK_ELEMS: usize = 16 * 1024;
@@ -38,6 +52,8 @@ pub struct Case {
     pub inputs: &'static [&'static [usize]],
     /// Records the operation on those operands and returns the result to differentiate.
     pub build: fn(&mut Graph, &[ValueId]) -> Result<ValueId>,
+    /// Contents of the i32 input called `labels`, which `build` records where there are any.
+    pub labels: &'static [i32],
 }
 
 impl Case {
@@ -47,13 +63,29 @@ impl Case {
         inputs: &'static [&'static [usize]],
         build: fn(&mut Graph, &[ValueId]) -> Result<ValueId>,
     ) -> Case {
-        Case { name, inputs, build }
+        Case { name, inputs, build, labels: &[] }
+    }
+
+    /// This case with contents for its input called `labels`.
+    pub fn with_labels(self, labels: &'static [i32]) -> Case {
+        Case { labels, ..self }
     }
 }
 
 /// The test cases of every operation, by operation.
 pub fn registry() -> Vec<(&'static str, Vec<Case>)> {
-    vec![("add", add::cases()), ("conv2d", conv2d::cases()), ("linear", linear::cases()), ("relu", relu::cases())]
+    vec![
+        ("add", add::cases()),
+        ("avg_pool", avg_pool::cases()),
+        ("batch_norm", batch_norm::cases()),
+        ("concat", concat::cases()),
+        ("conv2d", conv2d::cases()),
+        ("linear", linear::cases()),
+        ("max_pool", max_pool::cases()),
+        ("reduce", reduce::cases()),
+        ("relu", relu::cases()),
+        ("softmax_xent", softmax_xent::cases()),
+    ]
 }
 
 /// Calls `run::<f32>(args)` or `run::<f64>(args)` by the element type.
@@ -67,6 +99,13 @@ macro_rules! dispatch_real {
     };
 }
 pub(crate) use dispatch_real;
+
+/// Compulsory traffic, and `flops` operations for each element of the largest operand.
+pub(crate) fn cost_per_elem(flops: u64, inputs: &[ValueType], outputs: &[ValueType]) -> Cost {
+    let elems = inputs.iter().map(|ty| ty.shape.num_elems() as u64).max().unwrap_or(0);
+    let bytes = inputs.iter().chain(outputs).map(|ty| ty.num_bytes() as u64).sum();
+    Cost { flops: flops * elems, bytes }
+}
 
 /// The type of the only operand.
 pub(crate) fn one_input(inputs: &[ValueType]) -> std::result::Result<ValueType, String> {

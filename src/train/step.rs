@@ -6,9 +6,9 @@ use crate::fuse::{Rewrite, fuse};
 use crate::graph::{Graph, Init, Phase, Role, ValueId};
 use crate::models::Model;
 use crate::ops::{
-    Accumulate, Adam, AdamConfig, Clear, ClipNorm, Ema, Fill, Mode, Sgd, SgdConfig, softmax_xent,
+    Accumulate, Adam, AdamConfig, Clear, ClipNorm, Ema, Mode, Sgd, SgdConfig, fill, softmax_xent,
 };
-use crate::tensor::{DType, Layout, Shape};
+use crate::tensor::DType;
 
 /// Names of the values that the host writes and reads.
 pub mod values {
@@ -89,7 +89,7 @@ pub fn training_graph(config: &StepConfig) -> Result<Graph> {
     let parameters: Vec<ValueId> = graph.parameters().collect();
     graph.set_phase(Phase::Backward);
     let share = 1.0 / config.grad_accum_steps as f32;
-    let seed = graph.apply_one("loss.seed", Fill::new(share, Shape::from([]), config.float), &[])?;
+    let seed = fill(&mut graph, "loss.seed", [], share)?;
     let mut gradients = differentiate(&mut graph, loss, seed, &parameters)?;
     if config.grad_accum_steps > 1 {
         gradients = accumulate(&mut graph, &parameters, &gradients)?;
@@ -101,7 +101,7 @@ pub fn training_graph(config: &StepConfig) -> Result<Graph> {
             graph.keep(results[1]);
             results[0]
         }
-        None => graph.apply_one("clip", Fill::new(1.0, Shape::from([]), config.float), &[])?,
+        None => fill(&mut graph, "clip", [], 1.0)?,
     };
     update(&mut graph, config, &parameters, &gradients, scale)?;
     if config.grad_accum_steps > 1 {

@@ -8,5 +8,8 @@ mod real;
 
 pub use arena::Arena;
 pub use args::{BorrowFlags, CpuArgs, Element};
-pub use parallel::{for_each_chunk, for_each_chunk_pair, for_each_chunk_triple, for_each_range, vectorized};
+pub use parallel::{
+    ChannelTile, for_each_channel_tile, for_each_chunk, for_each_chunk_pair, for_each_chunk_triple,
+    for_each_range, lanes, lanes_mut, vectorized,
+};
 pub use real::Real;

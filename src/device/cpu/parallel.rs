@@ -58,6 +58,53 @@ pub fn for_each_chunk_triple<T: Send>(
         .for_each(|(i, ((a, b), c))| body(i * chunk, a, b, c));
 }
 
+/// A loop body over `W` neighbouring channels starting at `start`, with `W` known to the compiler: per-channel
+/// coefficients and sums then stay in vector registers while the body walks along the rows.
+///
+/// Implementations mark `run` `#[inline(always)]`, so that it is compiled inside [`vectorized`].
+pub trait ChannelTile {
+    /// Handles channels `start..start + W`.
+    fn run<const W: usize>(&mut self, start: usize);
+}
+
+/// Calls `tile` on tiles that cover `0..channels` once each, wide ones first.
+#[inline(always)]
+pub fn for_each_channel_tile(channels: usize, tile: &mut impl ChannelTile) {
+    const WIDE: usize = 64;
+    const NARROW: usize = 16;
+    let mut start = 0;
+    while start + WIDE <= channels {
+        tile.run::<WIDE>(start);
+        start += WIDE;
+    }
+    while start + NARROW <= channels {
+        tile.run::<NARROW>(start);
+        start += NARROW;
+    }
+    while start < channels {
+        tile.run::<1>(start);
+        start += 1;
+    }
+}
+
+/// Elements `start..start + W` of `values` as an array, the operand of a [`ChannelTile`].
+///
+/// # Panics
+/// If there are fewer.
+#[inline(always)]
+pub fn lanes<T, const W: usize>(values: &[T], start: usize) -> &[T; W] {
+    values[start..].first_chunk().expect("a tile lies within its row")
+}
+
+/// As [`lanes`], for writing.
+///
+/// # Panics
+/// If there are fewer elements.
+#[inline(always)]
+pub fn lanes_mut<T, const W: usize>(values: &mut [T], start: usize) -> &mut [T; W] {
+    values[start..].first_chunk_mut().expect("a tile lies within its row")
+}
+
 /// Runs `body` compiled for the widest vectors of this processor.
 ///
 /// Loops in `body` must be inlined into it to profit: closures, and functions marked `#[inline(always)]`.
@@ -91,6 +138,21 @@ mod tests {
                 }
             });
             assert!(seen.iter().all(|count| count.load(Ordering::Relaxed) == 1));
+        }
+    }
+
+    #[test]
+    fn tiles_cover_every_channel_once() {
+        struct Count([u32; 200]);
+        impl ChannelTile for Count {
+            fn run<const W: usize>(&mut self, start: usize) {
+                lanes_mut::<u32, W>(&mut self.0, start).iter_mut().for_each(|count| *count += 1);
+            }
+        }
+        for channels in [0, 1, 15, 16, 50, 64, 147, 200] {
+            let mut count = Count([0; 200]);
+            for_each_channel_tile(channels, &mut count);
+            assert_eq!(count.0, std::array::from_fn(|c| u32::from(c < channels)));
         }
     }
 }

@@ -1,0 +1,131 @@
+//! Global average pooling: the mean of each channel over the whole image.
+
+use crate::device::cpu::{
+    ChannelTile, CpuArgs, Real, for_each_channel_tile, for_each_chunk, lanes, lanes_mut, vectorized,
+};
+use crate::error::Result;
+use crate::graph::{Backward, Cost, Graph, Op, ValueId, ValueType};
+use crate::ops::{Case, cost_per_elem, dispatch_real, one_input};
+
+/// `x [N,H,W,C] -> y [N,C]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GlobalAvgPool;
+
+/// `dy [N,C] -> dx [N,H,W,C]`: every pixel gets dy / (H*W).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GlobalAvgPoolBwd {
+    /// H.
+    pub height: usize,
+    /// W.
+    pub width: usize,
+}
+
+/// Records the mean of NHWC `x` over height and width.
+///
+/// # Errors
+/// If `x` is no image.
+pub fn global_avg_pool(graph: &mut Graph, name: &str, x: ValueId) -> Result<ValueId> {
+    graph.apply_one(name, GlobalAvgPool, &[x])
+}
+
+impl Op for GlobalAvgPool {
+    fn name(&self) -> &'static str {
+        "global_avg_pool_fwd"
+    }
+
+    fn infer(&self, inputs: &[ValueType]) -> std::result::Result<Vec<ValueType>, String> {
+        let x = one_input(inputs)?;
+        match x.shape.as_4d() {
+            Some([n, h, w, c]) if h * w > 0 => Ok(vec![ValueType { shape: [n, c].into(), dtype: x.dtype }]),
+            _ => Err(format!("needs an NHWC image, got {x}")),
+        }
+    }
+
+    fn cost(&self, inputs: &[ValueType], outputs: &[ValueType]) -> Cost {
+        cost_per_elem(1, inputs, outputs)
+    }
+
+    fn gradient(&self, backward: &mut Backward<'_>) -> Result<Vec<Option<ValueId>>> {
+        let dy = backward.dy(self.name())?;
+        let x = backward.graph.shape(backward.inputs[0]);
+        let op = GlobalAvgPoolBwd { height: x.dims()[1], width: x.dims()[2] };
+        Ok(vec![Some(backward.apply_one("bwd", op, &[dy])?)])
+    }
+
+    fn cpu(&self, args: &CpuArgs<'_>) {
+        fn run<T: Real>(args: &CpuArgs<'_>) {
+            let channels = args.input_shape(0).last();
+            let image_elems = args.input_shape(0).num_elems() / args.input_shape(0).dims()[0].max(1);
+            let x = args.input::<T>(0);
+            for_each_chunk(args.output::<T>(0), channels, |start, y| {
+                let image = &x[start / channels * image_elems..][..image_elems];
+                vectorized(|| for_each_channel_tile(channels, &mut MeanTile { image, y }));
+            });
+        }
+        dispatch_real!(args.input_dtype(0), run(args));
+    }
+}
+
+/// The mean over the pixels of one image.
+struct MeanTile<'a, 'y, T> {
+    image: &'a [T],
+    y: &'y mut [T],
+}
+
+impl<T: Real> ChannelTile for MeanTile<'_, '_, T> {
+    #[inline(always)]
+    fn run<const W: usize>(&mut self, start: usize) {
+        let channels = self.y.len();
+        let pixels = self.image.len() / channels;
+        let mut sum = [T::ZERO; W];
+        for pixel in 0..pixels {
+            let x = lanes::<T, W>(self.image, pixel * channels + start);
+            sum = std::array::from_fn(|c| sum[c] + x[c]);
+        }
+        let count = T::from_f64(pixels as f64);
+        *lanes_mut(self.y, start) = sum.map(|sum| sum / count);
+    }
+}
+
+impl Op for GlobalAvgPoolBwd {
+    fn name(&self) -> &'static str {
+        "global_avg_pool_bwd"
+    }
+
+    fn infer(&self, inputs: &[ValueType]) -> std::result::Result<Vec<ValueType>, String> {
+        let dy = one_input(inputs)?;
+        match *dy.shape.dims() {
+            [n, c] => Ok(vec![ValueType { shape: [n, self.height, self.width, c].into(), dtype: dy.dtype }]),
+            _ => Err(format!("needs dy of NxC, got {dy}")),
+        }
+    }
+
+    fn cpu(&self, args: &CpuArgs<'_>) {
+        fn run<T: Real>(pixels: usize, args: &CpuArgs<'_>) {
+            let dy = args.input::<T>(0);
+            let channels = args.input_shape(0).last();
+            let share = T::from_f64(1.0 / pixels as f64);
+            for_each_chunk(args.output::<T>(0), pixels * channels, |start, dx| {
+                let dy = &dy[start / pixels..][..channels];
+                vectorized(|| {
+                    for pixel in dx.chunks_exact_mut(channels) {
+                        pixel.iter_mut().zip(dy).for_each(|(dx, &dy)| *dx = dy * share);
+                    }
+                });
+            });
+        }
+        dispatch_real!(args.input_dtype(0), run(self.height * self.width, args));
+    }
+}
+
+/// Test cases of this operation.
+pub fn cases() -> Vec<Case> {
+    vec![
+        Case::new("global_avg_pool_odd_shape", &[&[2, 5, 3, 7]], |graph, x| {
+            global_avg_pool(graph, "pool", x[0])
+        }),
+        Case::new("global_avg_pool_of_a_wide_tile", &[&[3, 1, 2, 17]], |graph, x| {
+            global_avg_pool(graph, "pool", x[0])
+        }),
+    ]
+}

@@ -1,0 +1,263 @@
+//! The backward passes. Two looks at the operands: one for the sums over the rows, one for dx.
+
+use super::{Blocks, Spread, check_operands};
+use crate::device::DeviceKind;
+use crate::device::cpu::{
+    ChannelTile, CpuArgs, Real, for_each_channel_tile, for_each_chunk, lanes, lanes_mut, vectorized,
+};
+use crate::graph::{Cost, InPlace, Op, ValueType};
+use crate::ops::{cost_per_elem, dispatch_real};
+
+/// `(dy, x, gamma, save_mean, save_rstd [, y]) -> (dx, dgamma, dbeta [, dz])`. With `relu`, y is the sixth operand and
+/// dz = dy where y > 0 and 0 elsewhere; without, dz = dy. Then, with xhat = (x - mean)*rstd and means over the rows,
+/// dx = gamma*rstd*(dz - mean(dz) - xhat*mean(dz*xhat)), dgamma = sum(dz*xhat), dbeta = sum(dz).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct BatchNormBwd {
+    /// The forward pass ended in a ReLU.
+    pub relu: bool,
+    /// The forward pass added a residual, whose gradient is the fourth result.
+    pub residual: bool,
+}
+
+/// `(dy, x, gamma, running_mean, running_var) -> (dx, dgamma, dbeta)` with the statistics constant:
+/// dx = gamma*rstd*dy, dgamma = sum(dy*xhat), dbeta = sum(dy).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct BatchNormInferenceBwd {
+    /// Added to the variance.
+    pub eps: f32,
+}
+
+/// x dies in the backward pass of the layer that made it, so dx takes its place; dz that of dy.
+const DX_OVER_X: InPlace = InPlace { output: 0, input: 1 };
+const DZ_OVER_DY: InPlace = InPlace { output: 3, input: 0 };
+
+impl Op for BatchNormBwd {
+    fn name(&self) -> &'static str {
+        "batch_norm_bwd"
+    }
+
+    fn infer(&self, inputs: &[ValueType]) -> std::result::Result<Vec<ValueType>, String> {
+        let x = check_operands(inputs, 1, 2..5, 5 + usize::from(self.relu))?;
+        let mut results = vec![x, inputs[2], inputs[2]];
+        results.extend(self.residual.then_some(x));
+        Ok(results)
+    }
+
+    fn output_names(&self) -> &'static [&'static str] {
+        &["", "dgamma", "dbeta", "dz"]
+    }
+
+    fn cost(&self, inputs: &[ValueType], outputs: &[ValueType]) -> Cost {
+        cost_per_elem(11, inputs, outputs)
+    }
+
+    fn in_place(&self) -> &'static [InPlace] {
+        if self.residual { &[DX_OVER_X, DZ_OVER_DY] } else { &[DX_OVER_X] }
+    }
+
+    fn workspace_bytes(&self, _device: DeviceKind, inputs: &[ValueType], _outputs: &[ValueType]) -> usize {
+        Blocks::workspace_bytes(inputs[1].shape)
+    }
+
+    fn cpu(&self, args: &CpuArgs<'_>) {
+        fn run<T: Real>(op: &BatchNormBwd, args: &CpuArgs<'_>) {
+            let spread = Spread::Rstd(args.input::<T>(4));
+            let y = op.relu.then(|| args.input::<T>(5));
+            if !op.residual {
+                return backward(args, args.input::<T>(0), y, spread, true);
+            }
+            let blocks = Blocks::new(args.input_shape(1));
+            let dz = args.output_over_input::<T>(3, 0);
+            if let Some(y) = y {
+                for_each_chunk(dz, blocks.elems(), |start, dz| {
+                    let y = &y[start..start + dz.len()];
+                    vectorized(|| dz.iter_mut().zip(y).for_each(|(dz, &y)| *dz = masked(*dz, y)));
+                });
+            }
+            backward(args, dz, None, spread, true);
+        }
+        dispatch_real!(args.input_dtype(1), run(self, args));
+    }
+}
+
+impl Op for BatchNormInferenceBwd {
+    fn name(&self) -> &'static str {
+        "batch_norm_inference_bwd"
+    }
+
+    fn infer(&self, inputs: &[ValueType]) -> std::result::Result<Vec<ValueType>, String> {
+        let x = check_operands(inputs, 1, 2..5, 5)?;
+        Ok(vec![x, inputs[2], inputs[2]])
+    }
+
+    fn output_names(&self) -> &'static [&'static str] {
+        &["", "dgamma", "dbeta"]
+    }
+
+    fn cost(&self, inputs: &[ValueType], outputs: &[ValueType]) -> Cost {
+        cost_per_elem(6, inputs, outputs)
+    }
+
+    fn in_place(&self) -> &'static [InPlace] {
+        &[DX_OVER_X]
+    }
+
+    fn workspace_bytes(&self, _device: DeviceKind, inputs: &[ValueType], _outputs: &[ValueType]) -> usize {
+        Blocks::workspace_bytes(inputs[1].shape)
+    }
+
+    fn cpu(&self, args: &CpuArgs<'_>) {
+        fn run<T: Real>(op: &BatchNormInferenceBwd, args: &CpuArgs<'_>) {
+            let spread = Spread::Var(args.input::<T>(4), T::from_f64(f64::from(op.eps)));
+            backward(args, args.input::<T>(0), None, spread, false);
+        }
+        dispatch_real!(args.input_dtype(1), run(self, args));
+    }
+}
+
+/// dy where y > 0. A y that is not a number lets the gradient through, so that a diverged run shows.
+#[inline(always)]
+fn masked<T: Real>(dy: T, y: T) -> T {
+    if y <= T::ZERO { T::ZERO } else { dy }
+}
+
+/// Writes dx, dgamma and dbeta; `through_statistics` says whether mean and variance depend on x.
+fn backward<T: Real>(
+    args: &CpuArgs<'_>,
+    dy: &[T],
+    y: Option<&[T]>,
+    spread: Spread<'_, T>,
+    through_statistics: bool,
+) {
+    let blocks = Blocks::new(args.input_shape(1));
+    let dx = args.output_over_input::<T>(0, 1);
+    let operands = Operands { dy, y, mean: args.input::<T>(3), spread, channels: blocks.channels };
+    let (sum_dz, sum_dz_xhat) = sums(operands, dx, blocks, args.workspace::<f64>());
+    let (dgamma, dbeta) = (args.output::<T>(1), args.output::<T>(2));
+    for c in 0..blocks.channels {
+        dgamma[c] = T::from_f64(sum_dz_xhat[c]);
+        dbeta[c] = T::from_f64(sum_dz[c]);
+    }
+    let gamma = args.input::<T>(2);
+    let per_row = if through_statistics { 1.0 / blocks.rows as f64 } else { 0.0 };
+    for_each_chunk(dx, blocks.elems(), |start, dx| {
+        let operands = operands.part(blocks, start / blocks.elems());
+        let mut tile = InputGradientTile { operands, gamma, sum_dz, sum_dz_xhat, per_row, dx };
+        vectorized(|| for_each_channel_tile(blocks.channels, &mut tile));
+    });
+}
+
+/// What both looks read.
+#[derive(Clone, Copy)]
+struct Operands<'a, T> {
+    dy: &'a [T],
+    /// Masks dy where it is given.
+    y: Option<&'a [T]>,
+    mean: &'a [T],
+    spread: Spread<'a, T>,
+    channels: usize,
+}
+
+impl<T: Real> Operands<'_, T> {
+    fn part(self, blocks: Blocks, block: usize) -> Self {
+        Operands { dy: blocks.part(self.dy, block), y: self.y.map(|y| blocks.part(y, block)), ..self }
+    }
+
+    #[inline(always)]
+    fn dz<const W: usize>(&self, at: usize) -> [T; W] {
+        let dy = lanes::<T, W>(self.dy, at);
+        match self.y {
+            None => *dy,
+            Some(y) => {
+                let y = lanes::<T, W>(y, at);
+                std::array::from_fn(|c| masked(dy[c], y[c]))
+            }
+        }
+    }
+}
+
+/// sum(dz) and sum(dz*xhat) of each channel.
+fn sums<'a, T: Real>(
+    operands: Operands<'_, T>,
+    x: &[T],
+    blocks: Blocks,
+    workspace: &'a mut [f64],
+) -> (&'a [f64], &'a [f64]) {
+    let channels = blocks.channels;
+    let (partials, totals) = workspace.split_at_mut(blocks.count() * blocks.partial_elems());
+    for_each_chunk(partials, blocks.partial_elems(), |start, partial| {
+        let block = start / blocks.partial_elems();
+        let (sum_dz, sum_dz_xhat) = partial.split_at_mut(channels);
+        let (operands, x) = (operands.part(blocks, block), blocks.part(x, block));
+        vectorized(|| for_each_channel_tile(channels, &mut SumsTile { operands, x, sum_dz, sum_dz_xhat }));
+    });
+    let totals = &mut totals[..blocks.partial_elems()];
+    for_each_chunk(totals, CHANNEL_CHUNK, |start, totals| {
+        vectorized(|| {
+            totals.fill(0.0);
+            for partial in partials.chunks_exact(blocks.partial_elems()) {
+                totals.iter_mut().zip(&partial[start..]).for_each(|(total, part)| *total += part);
+            }
+        });
+    });
+    totals.split_at(channels)
+}
+
+/// Totals that one task adds up.
+const CHANNEL_CHUNK: usize = 512;
+
+struct SumsTile<'a, 'p, T> {
+    operands: Operands<'a, T>,
+    x: &'a [T],
+    sum_dz: &'p mut [f64],
+    sum_dz_xhat: &'p mut [f64],
+}
+
+impl<T: Real> ChannelTile for SumsTile<'_, '_, T> {
+    #[inline(always)]
+    fn run<const W: usize>(&mut self, start: usize) {
+        let Operands { mean, spread, channels, .. } = self.operands;
+        let mean = *lanes::<T, W>(mean, start);
+        let (mut sum_dz, mut sum_dz_centred) = ([T::ZERO; W], [T::ZERO; W]);
+        for row in 0..self.x.len() / channels {
+            let at = row * channels + start;
+            let (x, dz) = (lanes::<T, W>(self.x, at), self.operands.dz::<W>(at));
+            sum_dz = std::array::from_fn(|c| sum_dz[c] + dz[c]);
+            sum_dz_centred = std::array::from_fn(|c| sum_dz_centred[c] + dz[c] * (x[c] - mean[c]));
+        }
+        let rstd = spread.rstd::<W>(start);
+        *lanes_mut(self.sum_dz, start) = sum_dz.map(T::to_f64);
+        *lanes_mut(self.sum_dz_xhat, start) =
+            std::array::from_fn::<f64, W, _>(|c| sum_dz_centred[c].to_f64() * rstd[c].to_f64());
+    }
+}
+
+/// dx of one block, over its x.
+struct InputGradientTile<'a, 'x, T> {
+    operands: Operands<'a, T>,
+    gamma: &'a [T],
+    sum_dz: &'a [f64],
+    sum_dz_xhat: &'a [f64],
+    per_row: f64,
+    dx: &'x mut [T],
+}
+
+impl<T: Real> ChannelTile for InputGradientTile<'_, '_, T> {
+    #[inline(always)]
+    fn run<const W: usize>(&mut self, start: usize) {
+        let Operands { mean, spread, channels, .. } = self.operands;
+        let (mean, rstd) = (*lanes::<T, W>(mean, start), spread.rstd::<W>(start));
+        let gamma = lanes::<T, W>(self.gamma, start);
+        let scale: [T; W] = std::array::from_fn(|c| gamma[c] * rstd[c]);
+        let mean_dz: [T; W] = lanes::<f64, W>(self.sum_dz, start).map(|sum| T::from_f64(sum * self.per_row));
+        let sum_dz_xhat = lanes::<f64, W>(self.sum_dz_xhat, start);
+        let slope: [T; W] = std::array::from_fn(|c| rstd[c] * T::from_f64(sum_dz_xhat[c] * self.per_row));
+        for row in 0..self.dx.len() / channels {
+            let at = row * channels + start;
+            let (x, dz) = (*lanes::<T, W>(self.dx, at), self.operands.dz::<W>(at));
+            *lanes_mut(self.dx, at) = std::array::from_fn::<T, W, _>(|c| {
+                scale[c] * (dz[c] - mean_dz[c] - (x[c] - mean[c]) * slope[c])
+            });
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! The inference form: normalisation by the running statistics.
+
+use super::{BatchNormInferenceBwd, Blocks, Normalize, Spread, check_operands, refuse_fused};
+use crate::device::cpu::{CpuArgs, Real};
+use crate::error::Result;
+use crate::graph::{Backward, Cost, InPlace, Op, ValueId, ValueType};
+use crate::ops::{cost_per_elem, dispatch_real};
+
+/// `(x, gamma, beta, running_mean, running_var [, residual]) -> y`:
+/// y = act((x - running_mean) / sqrt(running_var + eps) * gamma + beta [+ residual]).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct BatchNormInference {
+    /// Added to the variance.
+    pub eps: f32,
+    /// act is a ReLU instead of the identity.
+    pub relu: bool,
+    /// There is a sixth operand of x's shape.
+    pub residual: bool,
+}
+
+impl Op for BatchNormInference {
+    fn name(&self) -> &'static str {
+        "batch_norm_inference_fwd"
+    }
+
+    fn infer(&self, inputs: &[ValueType]) -> std::result::Result<Vec<ValueType>, String> {
+        Ok(vec![check_operands(inputs, 0, 1..5, 5 + usize::from(self.residual))?])
+    }
+
+    fn cost(&self, inputs: &[ValueType], outputs: &[ValueType]) -> Cost {
+        cost_per_elem(3, inputs, outputs)
+    }
+
+    /// The running statistics are constants here, so fine-tuning with frozen batch norm trains gamma and beta only.
+    fn gradient(&self, backward: &mut Backward<'_>) -> Result<Vec<Option<ValueId>>> {
+        refuse_fused(self.name(), self.relu || self.residual, backward)?;
+        let dy = backward.dy(self.name())?;
+        let &[x, gamma, _, running_mean, running_var] = backward.inputs else {
+            unreachable!("the plain form was inferred with five operands")
+        };
+        let op = BatchNormInferenceBwd { eps: self.eps };
+        let grads = backward.apply("bwd", op, &[dy, x, gamma, running_mean, running_var])?;
+        Ok(vec![Some(grads[0]), Some(grads[1]), Some(grads[2]), None, None])
+    }
+
+    fn in_place(&self) -> &'static [InPlace] {
+        &[InPlace { output: 0, input: 0 }]
+    }
+
+    fn cpu(&self, args: &CpuArgs<'_>) {
+        fn run<T: Real>(op: &BatchNormInference, args: &CpuArgs<'_>) {
+            let normalize = Normalize {
+                x: None,
+                residual: op.residual.then(|| args.input::<T>(5)),
+                mean: args.input::<T>(3),
+                spread: Spread::Var(args.input::<T>(4), T::from_f64(f64::from(op.eps))),
+                gamma: args.input::<T>(1),
+                beta: args.input::<T>(2),
+                relu: op.relu,
+            };
+            normalize.write(Blocks::new(args.input_shape(0)), args.output_over_input::<T>(0, 0));
+        }
+        dispatch_real!(args.input_dtype(0), run(self, args));
+    }
+}

@@ -1,0 +1,274 @@
+//! Batch normalisation over the last dimension (channels), as PyTorch's `batch_norm`.
+//!
+//! With M rows of C channels, training normalises by the biased variance of the batch and moves the running statistics,
+//! new = (1-m)*old + m*batch, where the variance that feeds them is the unbiased one. Inference normalises by the
+//! running statistics. The forms with `relu` and `residual` are what fusion makes of batch norm, add, ReLU.
+//!
+//! Sums over the rows are split into blocks that depend on the shape alone. A block is summed in the element type,
+//! blocks are combined in f64 and in order, so the result is the same for every number of threads.
+
+mod bwd;
+mod inference;
+mod train;
+
+pub use bwd::{BatchNormBwd, BatchNormInferenceBwd};
+pub use inference::BatchNormInference;
+pub use train::BatchNormTrain;
+
+use crate::device::cpu::{
+    ChannelTile, Real, for_each_channel_tile, for_each_chunk, lanes, lanes_mut, vectorized,
+};
+use crate::error::{Error, Result};
+use crate::graph::{Backward, Graph, Init, ValueId, ValueType};
+use crate::ops::{Case, add};
+use crate::tensor::{Layout, Shape};
+
+/// Which statistics a batch norm normalises by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Those of the batch; the running statistics follow them.
+    Train,
+    /// The running statistics, which stay as they are.
+    Eval,
+}
+
+/// How [`batch_norm`] records a layer.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct BnConfig {
+    /// Statistics to normalise by.
+    pub mode: Mode,
+    /// Added to the variance.
+    pub eps: f32,
+    /// Share of the batch in the new running statistics.
+    pub bn_momentum: f32,
+    /// What every gamma starts as; 0 makes a residual branch start as the identity.
+    pub gamma_init: f32,
+}
+
+impl BnConfig {
+    /// PyTorch's defaults: eps 1e-5, bn_momentum 0.1, gamma 1.
+    pub fn new(mode: Mode) -> BnConfig {
+        BnConfig { mode, eps: 1e-5, bn_momentum: 0.1, gamma_init: 1.0 }
+    }
+}
+
+/// Records a batch norm of `x` with parameters `<name>.weight`, `<name>.bias` and states `<name>.running_mean`,
+/// `<name>.running_var`.
+///
+/// # Errors
+/// If `x` has no channel dimension, or training has fewer than two rows to take a variance of.
+pub fn batch_norm(graph: &mut Graph, name: &str, x: ValueId, config: BnConfig) -> Result<ValueId> {
+    let channels = [graph.shape(x).last()];
+    let [gamma, beta, mean, var] = graph.scoped(name, |graph| {
+        [
+            graph.parameter("weight", channels, Layout::Flat, Init::Constant(config.gamma_init)),
+            graph.parameter("bias", channels, Layout::Flat, Init::Constant(0.0)),
+            graph.state("running_mean", channels, Layout::Flat, Init::Constant(0.0)),
+            graph.state("running_var", channels, Layout::Flat, Init::Constant(1.0)),
+        ]
+    });
+    let operands = [x, gamma, beta, mean, var];
+    let BnConfig { eps, bn_momentum, .. } = config;
+    match config.mode {
+        Mode::Train => {
+            let op = BatchNormTrain { eps, bn_momentum, relu: false, residual: false };
+            Ok(graph.apply(name, op, &operands)?[0])
+        }
+        Mode::Eval => {
+            graph.apply_one(name, BatchNormInference { eps, relu: false, residual: false }, &operands)
+        }
+    }
+}
+
+/// How M rows of C channels are split for the cores.
+#[derive(Debug, Clone, Copy)]
+struct Blocks {
+    rows: usize,
+    channels: usize,
+    block_rows: usize,
+}
+
+impl Blocks {
+    /// Blocks of 32 KiB of f32, which a first-level cache holds for the second look at them; of more where rows are so
+    /// long that combining the blocks would cost as much as summing them; of less where that leaves too few blocks.
+    fn new(shape: Shape) -> Blocks {
+        const BLOCK_ELEMS: usize = 8 * 1024;
+        const MIN_ROWS: usize = 32;
+        const MIN_BLOCKS: usize = 16;
+        const LEAST_ROWS: usize = 8;
+        let channels = shape.last().max(1);
+        let rows = shape.num_elems() / channels;
+        let for_cores = rows.div_ceil(MIN_BLOCKS).max(LEAST_ROWS);
+        Blocks { rows, channels, block_rows: (BLOCK_ELEMS / channels).max(MIN_ROWS).min(for_cores) }
+    }
+
+    fn count(&self) -> usize {
+        self.rows.div_ceil(self.block_rows)
+    }
+
+    /// Elements of one block but perhaps the last.
+    fn elems(&self) -> usize {
+        self.block_rows * self.channels
+    }
+
+    /// Elements of one block's partial results: two numbers a channel.
+    fn partial_elems(&self) -> usize {
+        2 * self.channels
+    }
+
+    /// Partial results of every block, and the two totals.
+    fn workspace_bytes(shape: Shape) -> usize {
+        let blocks = Blocks::new(shape);
+        (blocks.count() + 1) * blocks.partial_elems() * size_of::<f64>()
+    }
+
+    /// The part of `values` that belongs to block `block`.
+    fn part<'a, T>(&self, values: &'a [T], block: usize) -> &'a [T] {
+        let end = values.len().min((block + 1) * self.elems());
+        &values[block * self.elems()..end]
+    }
+}
+
+/// What a channel is divided by, as either form of batch norm is given it.
+#[derive(Clone, Copy)]
+enum Spread<'a, T> {
+    /// 1 / sqrt(var + eps).
+    Rstd(&'a [T]),
+    /// The variance and eps.
+    Var(&'a [T], T),
+}
+
+impl<T: Real> Spread<'_, T> {
+    #[inline(always)]
+    fn rstd<const W: usize>(self, start: usize) -> [T; W] {
+        match self {
+            Spread::Rstd(rstd) => *lanes(rstd, start),
+            Spread::Var(var, eps) => lanes::<T, W>(var, start).map(|var| T::ONE / (var + eps).sqrt()),
+        }
+    }
+}
+
+/// The operands of y = act((x - mean)*rstd*gamma + beta + residual).
+#[derive(Clone, Copy)]
+struct Normalize<'a, T> {
+    /// `None` where y lies over x and holds it already.
+    x: Option<&'a [T]>,
+    residual: Option<&'a [T]>,
+    mean: &'a [T],
+    spread: Spread<'a, T>,
+    gamma: &'a [T],
+    beta: &'a [T],
+    relu: bool,
+}
+
+impl<T: Real> Normalize<'_, T> {
+    fn write(self, blocks: Blocks, y: &mut [T]) {
+        for_each_chunk(y, blocks.elems(), |start, y| {
+            let block = start / blocks.elems();
+            let part = |values| blocks.part(values, block);
+            let inputs = Normalize { x: self.x.map(part), residual: self.residual.map(part), ..self };
+            let channels = blocks.channels;
+            vectorized(|| for_each_channel_tile(channels, &mut NormalizeTile { inputs, y, channels }));
+        });
+    }
+}
+
+struct NormalizeTile<'a, 'y, T> {
+    inputs: Normalize<'a, T>,
+    y: &'y mut [T],
+    channels: usize,
+}
+
+impl<T: Real> ChannelTile for NormalizeTile<'_, '_, T> {
+    #[inline(always)]
+    fn run<const W: usize>(&mut self, start: usize) {
+        let Normalize { x, residual, mean, spread, gamma, beta, relu } = self.inputs;
+        let (mean, beta) = (*lanes::<T, W>(mean, start), *lanes::<T, W>(beta, start));
+        let (gamma, rstd) = (lanes::<T, W>(gamma, start), spread.rstd::<W>(start));
+        let scale: [T; W] = std::array::from_fn(|c| gamma[c] * rstd[c]);
+        for row in 0..self.y.len() / self.channels {
+            let at = row * self.channels + start;
+            let x = x.map_or_else(|| *lanes::<T, W>(self.y, at), |x| *lanes(x, at));
+            let mut y: [T; W] = std::array::from_fn(|c| (x[c] - mean[c]) * scale[c] + beta[c]);
+            if let Some(residual) = residual {
+                let residual = lanes::<T, W>(residual, at);
+                y = std::array::from_fn(|c| y[c] + residual[c]);
+            }
+            if relu {
+                // NaN stays NaN, so that a diverged run shows.
+                y = y.map(|y| if y <= T::ZERO { T::ZERO } else { y });
+            }
+            *lanes_mut(self.y, at) = y;
+        }
+    }
+}
+
+/// Checks x against its per-channel operands and an optional last operand of x's type, and returns x's type.
+fn check_operands(
+    inputs: &[ValueType],
+    x: usize,
+    per_channel: std::ops::Range<usize>,
+    count: usize,
+) -> std::result::Result<ValueType, String> {
+    if inputs.len() != count {
+        return Err(format!("takes {count} operands, got {}", inputs.len()));
+    }
+    let image = inputs[x];
+    if image.shape.rank() < 2 {
+        return Err(format!("needs rows of channels, channels last, got {image}"));
+    }
+    let vector = ValueType { shape: [image.shape.last()].into(), dtype: image.dtype };
+    for (i, ty) in inputs.iter().enumerate() {
+        let expected = if per_channel.contains(&i) { vector } else { image };
+        if *ty != expected {
+            return Err(format!("needs {expected} as operand {i} for x of {image}, got {ty}"));
+        }
+    }
+    Ok(image)
+}
+
+/// Refuses to differentiate a fused form.
+fn refuse_fused(op: &'static str, fused: bool, backward: &Backward<'_>) -> Result<()> {
+    if !fused {
+        return Ok(());
+    }
+    Err(Error::Graph {
+        op,
+        node: backward.name.to_string(),
+        message: "is fused with a ReLU or an add; differentiate the graph before fusing it".into(),
+    })
+}
+
+/// Test cases of this operation.
+pub fn cases() -> Vec<Case> {
+    fn train(graph: &mut Graph, x: &[ValueId]) -> Result<ValueId> {
+        let channels = graph.shape(x[1]);
+        let mean = graph.state("running_mean", channels, Layout::Flat, Init::Constant(0.0));
+        let var = graph.state("running_var", channels, Layout::Flat, Init::Constant(1.0));
+        let op = BatchNormTrain { eps: 1e-5, bn_momentum: 0.1, relu: false, residual: false };
+        Ok(graph.apply("bn", op, &[x[0], x[1], x[2], mean, var])?[0])
+    }
+    fn eval(graph: &mut Graph, x: &[ValueId]) -> Result<ValueId> {
+        let channels = graph.shape(x[1]);
+        let mean = graph.state("running_mean", channels, Layout::Flat, Init::Constant(0.25));
+        let var = graph.state("running_var", channels, Layout::Flat, Init::Constant(1.75));
+        let op = BatchNormInference { eps: 1e-5, relu: false, residual: false };
+        graph.apply_one("bn", op, &[x[0], x[1], x[2], mean, var])
+    }
+    vec![
+        Case::new("batch_norm_train", &[&[2, 5, 3, 7], &[7], &[7]], train),
+        Case::new("batch_norm_train_of_rows_and_a_wide_tile", &[&[11, 17], &[17], &[17]], train),
+        Case::new("batch_norm_train_written_over_its_operands", &[&[2, 3, 5, 4]], |graph, x| {
+            // Made by a node, x and dy have memory that the backward pass may take over.
+            let shifted = add(graph, "twice", x[0], x[0])?;
+            let y = batch_norm(graph, "bn", shifted, BnConfig::new(Mode::Train))?;
+            add(graph, "sum", y, y)
+        }),
+        Case::new("batch_norm_inference", &[&[2, 5, 3, 7], &[7], &[7]], eval),
+        Case::new("batch_norm_inference_written_over_its_operands", &[&[2, 3, 5, 4]], |graph, x| {
+            let shifted = add(graph, "twice", x[0], x[0])?;
+            let y = batch_norm(graph, "bn", shifted, BnConfig::new(Mode::Eval))?;
+            add(graph, "sum", y, y)
+        }),
+    ]
+}

@@ -1,0 +1,177 @@
+//! The training form: statistics of the batch, then normalisation.
+
+use super::{Blocks, Normalize, Spread, check_operands, refuse_fused};
+use crate::device::DeviceKind;
+use crate::device::cpu::{
+    ChannelTile, CpuArgs, Real, for_each_channel_tile, for_each_chunk, for_each_chunk_pair, lanes, lanes_mut,
+    vectorized,
+};
+use crate::error::Result;
+use crate::graph::{Backward, Cost, Op, ValueId, ValueType};
+use crate::ops::{batch_norm::BatchNormBwd, cost_per_elem, dispatch_real};
+
+/// `(x, gamma, beta, running_mean, running_var [, residual]) -> (y, save_mean, save_rstd)`, changing the running
+/// statistics: y = act((x - mean)*rstd*gamma + beta [+ residual]).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct BatchNormTrain {
+    /// Added to the variance.
+    pub eps: f32,
+    /// Share of the batch in the new running statistics.
+    pub bn_momentum: f32,
+    /// act is a ReLU instead of the identity.
+    pub relu: bool,
+    /// There is a sixth operand of x's shape.
+    pub residual: bool,
+}
+
+impl Op for BatchNormTrain {
+    fn name(&self) -> &'static str {
+        "batch_norm_fwd"
+    }
+
+    fn infer(&self, inputs: &[ValueType]) -> std::result::Result<Vec<ValueType>, String> {
+        let x = check_operands(inputs, 0, 1..5, 5 + usize::from(self.residual))?;
+        let rows = x.shape.num_elems() / x.shape.last().max(1);
+        if rows < 2 {
+            return Err(format!("has {rows} value a channel in x of {x}; a variance needs at least 2"));
+        }
+        Ok(vec![x, inputs[1], inputs[1]])
+    }
+
+    fn output_names(&self) -> &'static [&'static str] {
+        &["", "save_mean", "save_rstd"]
+    }
+
+    fn cost(&self, inputs: &[ValueType], outputs: &[ValueType]) -> Cost {
+        cost_per_elem(8, inputs, outputs)
+    }
+
+    fn gradient(&self, backward: &mut Backward<'_>) -> Result<Vec<Option<ValueId>>> {
+        refuse_fused(self.name(), self.relu || self.residual, backward)?;
+        let dy = backward.dy(self.name())?;
+        let operands = [dy, backward.inputs[0], backward.inputs[1], backward.outputs[1], backward.outputs[2]];
+        let grads = backward.apply("bwd", BatchNormBwd { relu: false, residual: false }, &operands)?;
+        Ok(vec![Some(grads[0]), Some(grads[1]), Some(grads[2]), None, None])
+    }
+
+    fn mutates(&self) -> &[usize] {
+        &[3, 4]
+    }
+
+    fn workspace_bytes(&self, _device: DeviceKind, inputs: &[ValueType], _outputs: &[ValueType]) -> usize {
+        Blocks::workspace_bytes(inputs[0].shape)
+    }
+
+    fn cpu(&self, args: &CpuArgs<'_>) {
+        fn run<T: Real>(op: &BatchNormTrain, args: &CpuArgs<'_>) {
+            let blocks = Blocks::new(args.input_shape(0));
+            let x = args.input::<T>(0);
+            let (mean, m2) = statistics(x, blocks, args.workspace::<f64>());
+            let (save_mean, save_rstd) = (args.output::<T>(1), args.output::<T>(2));
+            let (running_mean, running_var) = (args.input_mut::<T>(3), args.input_mut::<T>(4));
+            let (rows, eps) = (blocks.rows as f64, f64::from(op.eps));
+            let blend = |running: &mut T, batch: f64| {
+                let share = f64::from(op.bn_momentum);
+                *running = T::from_f64((1.0 - share) * running.to_f64() + share * batch);
+            };
+            for c in 0..blocks.channels {
+                save_mean[c] = T::from_f64(mean[c]);
+                save_rstd[c] = T::from_f64(1.0 / (m2[c] / rows + eps).sqrt());
+                blend(&mut running_mean[c], mean[c]);
+                blend(&mut running_var[c], m2[c] / (rows - 1.0));
+            }
+            let normalize = Normalize {
+                x: Some(x),
+                residual: op.residual.then(|| args.input::<T>(5)),
+                mean: save_mean,
+                spread: Spread::Rstd(save_rstd),
+                gamma: args.input::<T>(1),
+                beta: args.input::<T>(2),
+                relu: op.relu,
+            };
+            normalize.write(blocks, args.output::<T>(0));
+        }
+        dispatch_real!(args.input_dtype(0), run(self, args));
+    }
+}
+
+/// Mean and centred sum of squares of each channel.
+///
+/// Every block has its own two, found in two passes over it; Chan, Golub and LeVeque, "Updating formulae and a pairwise
+/// algorithm for computing sample variances" (1979), says how they combine without cancellation.
+fn statistics<'a, T: Real>(x: &[T], blocks: Blocks, workspace: &'a mut [f64]) -> (&'a [f64], &'a [f64]) {
+    let channels = blocks.channels;
+    let (partials, totals) = workspace.split_at_mut(blocks.count() * blocks.partial_elems());
+    for_each_chunk(partials, blocks.partial_elems(), |start, partial| {
+        let x = blocks.part(x, start / blocks.partial_elems());
+        let (mean, m2) = partial.split_at_mut(channels);
+        vectorized(|| for_each_channel_tile(channels, &mut MomentsTile { x, mean, m2, channels }));
+    });
+    let (mean, m2) = totals[..blocks.partial_elems()].split_at_mut(channels);
+    for_each_chunk_pair(mean, m2, (CHANNEL_CHUNK, CHANNEL_CHUNK), |i, mean, m2| {
+        combine(partials, blocks, i * CHANNEL_CHUNK, mean, m2);
+    });
+    (mean, m2)
+}
+
+/// Channels that one task combines.
+const CHANNEL_CHUNK: usize = 256;
+
+fn combine(partials: &[f64], blocks: Blocks, first_channel: usize, mean: &mut [f64], m2: &mut [f64]) {
+    let parts = || {
+        partials.chunks_exact(blocks.partial_elems()).enumerate().map(|(block, partial)| {
+            let rows = blocks.block_rows.min(blocks.rows - block * blocks.block_rows) as f64;
+            let (means, m2s) = partial.split_at(blocks.channels);
+            (rows, &means[first_channel..], &m2s[first_channel..])
+        })
+    };
+    let per_row = 1.0 / blocks.rows as f64;
+    vectorized(|| {
+        mean.fill(0.0);
+        for (rows, means, _) in parts() {
+            mean.iter_mut().zip(means).for_each(|(mean, part)| *mean += rows * part * per_row);
+        }
+        m2.fill(0.0);
+        for (rows, means, m2s) in parts() {
+            for (((m2, mean), part_mean), part) in m2.iter_mut().zip(&*mean).zip(means).zip(m2s) {
+                let apart = part_mean - mean;
+                *m2 += part + rows * apart * apart;
+            }
+        }
+    });
+}
+
+/// Mean and centred sum of squares of the channels of one block.
+struct MomentsTile<'a, 'p, T> {
+    x: &'a [T],
+    mean: &'p mut [f64],
+    m2: &'p mut [f64],
+    channels: usize,
+}
+
+impl<T: Real> ChannelTile for MomentsTile<'_, '_, T> {
+    /// The second pass also sums what the rounding of the first left of the mean, and takes it off both results.
+    #[inline(always)]
+    fn run<const W: usize>(&mut self, start: usize) {
+        let rows = self.x.len() / self.channels;
+        let at = |row| lanes::<T, W>(self.x, row * self.channels + start);
+        let mut sum = [T::ZERO; W];
+        for row in 0..rows {
+            let x = at(row);
+            sum = std::array::from_fn(|c| sum[c] + x[c]);
+        }
+        let per_row = 1.0 / rows as f64;
+        let mean = sum.map(|sum| sum * T::from_f64(per_row));
+        let (mut rest, mut squares) = ([T::ZERO; W], [T::ZERO; W]);
+        for row in 0..rows {
+            let x = at(row);
+            let apart: [T; W] = std::array::from_fn(|c| x[c] - mean[c]);
+            rest = std::array::from_fn(|c| rest[c] + apart[c]);
+            squares = std::array::from_fn(|c| squares[c] + apart[c] * apart[c]);
+        }
+        let rest = rest.map(|rest| rest.to_f64() * per_row);
+        *lanes_mut(self.mean, start) = std::array::from_fn::<f64, W, _>(|c| mean[c].to_f64() + rest[c]);
+        *lanes_mut(self.m2, start) =
+            std::array::from_fn::<f64, W, _>(|c| squares[c].to_f64() - rest[c] * rest[c] * rows as f64);
+    }
+}

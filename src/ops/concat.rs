@@ -1,0 +1,141 @@
+//! Concatenation along the channels, and its gradient, a slice of them.
+
+use std::ops::Range;
+
+use crate::device::cpu::{CpuArgs, Real, for_each_chunk};
+use crate::error::Result;
+use crate::graph::{Backward, Graph, Op, ValueId, ValueType};
+use crate::ops::{CHUNK_ELEMS, Case, dispatch_real, one_input};
+use crate::tensor::Shape;
+
+/// `(x0, x1, ...) -> y`: operands that differ in their last dimension only, one after the other along it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Concat;
+
+/// `x -> y`: channels `start..start + len` of x.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SliceChannels {
+    /// The first channel taken.
+    pub start: usize,
+    /// How many are taken.
+    pub len: usize,
+}
+
+/// Records the concatenation of `inputs` along their last dimension.
+///
+/// # Errors
+/// If there are none, or they differ in another dimension.
+pub fn concat(graph: &mut Graph, name: &str, inputs: &[ValueId]) -> Result<ValueId> {
+    graph.apply_one(name, Concat, inputs)
+}
+
+impl Op for Concat {
+    fn name(&self) -> &'static str {
+        "concat_fwd"
+    }
+
+    fn infer(&self, inputs: &[ValueType]) -> std::result::Result<Vec<ValueType>, String> {
+        let Some(first) = inputs.first().filter(|ty| ty.shape.rank() > 0) else {
+            return Err("needs at least one operand, each with channels".into());
+        };
+        let channels = inputs.iter().map(|ty| ty.shape.last()).sum();
+        let widened =
+            |ty: &ValueType| ValueType { shape: with_channels(ty.shape, channels), dtype: ty.dtype };
+        match inputs.iter().find(|ty| widened(ty) != widened(first)) {
+            None => Ok(vec![widened(first)]),
+            Some(other) => {
+                Err(format!("needs operands that differ in channels only, got {first} and {other}"))
+            }
+        }
+    }
+
+    fn gradient(&self, backward: &mut Backward<'_>) -> Result<Vec<Option<ValueId>>> {
+        let dy = backward.dy(self.name())?;
+        let mut start = 0;
+        (0..backward.inputs.len())
+            .map(|i| {
+                let len = backward.graph.shape(backward.inputs[i]).last();
+                let op = SliceChannels { start, len };
+                start += len;
+                if backward.wanted[i] {
+                    backward.apply_one(&format!("bwd{i}"), op, &[dy]).map(Some)
+                } else {
+                    Ok(None)
+                }
+            })
+            .collect()
+    }
+
+    fn cpu(&self, args: &CpuArgs<'_>) {
+        fn run<T: Real>(args: &CpuArgs<'_>) {
+            let channels = args.output_shape(0).last();
+            let y = args.output::<T>(0);
+            let mut start = 0;
+            for i in 0..args.num_inputs() {
+                let len = args.input_shape(i).last();
+                copy_channels((args.input::<T>(i), len, 0..len), (y, channels, start..start + len));
+                start += len;
+            }
+        }
+        dispatch_real!(args.output_dtype(0), run(args));
+    }
+}
+
+impl Op for SliceChannels {
+    fn name(&self) -> &'static str {
+        "slice_channels"
+    }
+
+    fn infer(&self, inputs: &[ValueType]) -> std::result::Result<Vec<ValueType>, String> {
+        let x = one_input(inputs)?;
+        let end = self.start + self.len;
+        if x.shape.rank() == 0 || end > x.shape.last() {
+            return Err(format!("takes channels {}..{end}, which {x} does not have", self.start));
+        }
+        Ok(vec![ValueType { shape: with_channels(x.shape, self.len), dtype: x.dtype }])
+    }
+
+    fn cpu(&self, args: &CpuArgs<'_>) {
+        fn run<T: Real>(op: SliceChannels, args: &CpuArgs<'_>) {
+            let from = (args.input::<T>(0), args.input_shape(0).last(), op.start..op.start + op.len);
+            copy_channels(from, (args.output::<T>(0), op.len, 0..op.len));
+        }
+        dispatch_real!(args.input_dtype(0), run(*self, args));
+    }
+}
+
+/// Copies channels from every row of one tensor to every row of another; each is given as its elements, its number of
+/// channels and the range of them.
+fn copy_channels<T: Copy + Send + Sync>(
+    from: (&[T], usize, Range<usize>),
+    to: (&mut [T], usize, Range<usize>),
+) {
+    let ((x, x_channels, x_range), (y, y_channels, y_range)) = (from, to);
+    if y_range.is_empty() {
+        return;
+    }
+    let rows = (CHUNK_ELEMS / y_channels).max(1);
+    for_each_chunk(y, rows * y_channels, |start, y| {
+        let x = x[start / y_channels * x_channels..].chunks_exact(x_channels);
+        for (y, x) in y.chunks_exact_mut(y_channels).zip(x) {
+            y[y_range.clone()].copy_from_slice(&x[x_range.clone()]);
+        }
+    });
+}
+
+fn with_channels(shape: Shape, channels: usize) -> Shape {
+    let outer = &shape.dims()[..shape.rank().saturating_sub(1)];
+    let mut extents = arrayvec::ArrayVec::<usize, { crate::tensor::MAX_RANK }>::new();
+    extents.extend(outer.iter().copied().chain([channels]));
+    Shape::new(&extents)
+}
+
+/// Test cases of this operation.
+pub fn cases() -> Vec<Case> {
+    vec![
+        Case::new("concat_two_images", &[&[2, 5, 3, 7], &[2, 5, 3, 4]], |graph, x| concat(graph, "cat", x)),
+        Case::new("concat_vectors_and_one_of_them_twice", &[&[3, 5], &[3, 1]], |graph, x| {
+            concat(graph, "cat", &[x[0], x[1], x[0]])
+        }),
+    ]
+}

@@ -1,0 +1,271 @@
+//! Max pooling. The forward pass records where in its window each maximum lay, so that the backward pass needs neither
+//! x nor y.
+
+use crate::device::cpu::{
+    ChannelTile, CpuArgs, Real, for_each_channel_tile, for_each_chunk, for_each_chunk_pair, lanes, lanes_mut,
+    vectorized,
+};
+use crate::error::Result;
+use crate::graph::{Backward, Cost, Graph, Op, ValueId, ValueType};
+use crate::ops::{Case, dispatch_real, one_input};
+use crate::tensor::DType;
+
+/// The window that slides over the image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PoolWindow {
+    /// Rows of the window.
+    pub kernel_h: usize,
+    /// Columns of the window.
+    pub kernel_w: usize,
+    /// Rows from one window to the next.
+    pub stride_h: usize,
+    /// Columns from one window to the next.
+    pub stride_w: usize,
+    /// Rows of padding above and below; padding never is the maximum.
+    pub pad_h: usize,
+    /// Columns of padding left and right.
+    pub pad_w: usize,
+}
+
+impl PoolWindow {
+    /// The same in both directions.
+    pub fn square(kernel: usize, stride: usize, pad: usize) -> PoolWindow {
+        PoolWindow {
+            kernel_h: kernel,
+            kernel_w: kernel,
+            stride_h: stride,
+            stride_w: stride,
+            pad_h: pad,
+            pad_w: pad,
+        }
+    }
+
+    /// Extents P and Q of the result for an H x W image.
+    fn output_extents(&self, height: usize, width: usize) -> std::result::Result<(usize, usize), String> {
+        if self.stride_h == 0 || self.stride_w == 0 || !(1..=256).contains(&(self.kernel_h * self.kernel_w)) {
+            return Err(format!("needs strides of at least 1 and windows of 1 to 256 pixels, got {self:?}"));
+        }
+        if 2 * self.pad_h > self.kernel_h || 2 * self.pad_w > self.kernel_w {
+            return Err(format!("needs padding of at most half the window, got {self:?}"));
+        }
+        let (padded_h, padded_w) = (height + 2 * self.pad_h, width + 2 * self.pad_w);
+        if padded_h < self.kernel_h || padded_w < self.kernel_w {
+            return Err(format!("has a window larger than the padded {height}x{width} image: {self:?}"));
+        }
+        Ok(((padded_h - self.kernel_h) / self.stride_h + 1, (padded_w - self.kernel_w) / self.stride_w + 1))
+    }
+}
+
+/// `x [N,H,W,C] -> (y [N,P,Q,C], argmax u8 [N,P,Q,C])`, argmax being r*kernel_w + s of the first maximum within its
+/// window. A NaN counts as larger than any number, the last NaN of a window as the largest, as in PyTorch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MaxPool(pub PoolWindow);
+
+/// `(dy, argmax) -> dx [N,H,W,C]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MaxPoolBwd {
+    /// The window of the forward pass.
+    pub window: PoolWindow,
+    /// H.
+    pub height: usize,
+    /// W.
+    pub width: usize,
+}
+
+/// Records max pooling of NHWC `x`.
+///
+/// # Errors
+/// If `x` is no image, or the window does not fit it.
+pub fn max_pool(graph: &mut Graph, name: &str, x: ValueId, window: PoolWindow) -> Result<ValueId> {
+    Ok(graph.apply(name, MaxPool(window), &[x])?[0])
+}
+
+impl Op for MaxPool {
+    fn name(&self) -> &'static str {
+        "max_pool_fwd"
+    }
+
+    fn infer(&self, inputs: &[ValueType]) -> std::result::Result<Vec<ValueType>, String> {
+        let x = one_input(inputs)?;
+        let [n, h, w, c] = x.shape.as_4d().ok_or_else(|| format!("needs an NHWC image, got {x}"))?;
+        let (p, q) = self.0.output_extents(h, w)?;
+        let shape = [n, p, q, c].into();
+        Ok(vec![ValueType { shape, dtype: x.dtype }, ValueType { shape, dtype: DType::U8 }])
+    }
+
+    fn output_names(&self) -> &'static [&'static str] {
+        &["", "argmax"]
+    }
+
+    fn cost(&self, inputs: &[ValueType], outputs: &[ValueType]) -> Cost {
+        let bytes = inputs.iter().chain(outputs).map(|ty| ty.num_bytes() as u64).sum();
+        let taps = self.0.kernel_h * self.0.kernel_w;
+        Cost { flops: (taps * outputs[0].shape.num_elems()) as u64, bytes }
+    }
+
+    fn gradient(&self, backward: &mut Backward<'_>) -> Result<Vec<Option<ValueId>>> {
+        let (dy, argmax) = (backward.dy(self.name())?, backward.outputs[1]);
+        let [_, height, width, _] = nhwc(backward.graph.shape(backward.inputs[0]));
+        let op = MaxPoolBwd { window: self.0, height, width };
+        Ok(vec![Some(backward.apply_one("bwd", op, &[dy, argmax])?)])
+    }
+
+    fn cpu(&self, args: &CpuArgs<'_>) {
+        fn run<T: Real>(window: PoolWindow, args: &CpuArgs<'_>) {
+            let [_, height, width, channels] = nhwc(args.input_shape(0));
+            let [_, p, q, _] = nhwc(args.output_shape(0));
+            let (x, y, argmax) = (args.input::<T>(0), args.output::<T>(0), args.output::<u8>(1));
+            let row_elems = q * channels;
+            for_each_chunk_pair(y, argmax, (row_elems, row_elems), |row, y, argmax| {
+                let image = &x[row / p * height * width * channels..][..height * width * channels];
+                let mut tile =
+                    MaxTile { window, extents: [height, width, channels], image, p: row % p, y, argmax };
+                vectorized(|| for_each_channel_tile(channels, &mut tile));
+            });
+        }
+        dispatch_real!(args.input_dtype(0), run(self.0, args));
+    }
+}
+
+/// One row of the result.
+struct MaxTile<'a, 'y, T> {
+    window: PoolWindow,
+    extents: [usize; 3],
+    image: &'a [T],
+    p: usize,
+    y: &'y mut [T],
+    argmax: &'y mut [u8],
+}
+
+impl<T: Real> ChannelTile for MaxTile<'_, '_, T> {
+    #[inline(always)]
+    fn run<const W: usize>(&mut self, start: usize) {
+        let PoolWindow { kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w } = self.window;
+        let [height, width, channels] = self.extents;
+        let rows = taps(self.p * stride_h, pad_h, kernel_h, height);
+        for q in 0..self.y.len() / channels {
+            let columns = taps(q * stride_w, pad_w, kernel_w, width);
+            let mut largest: Option<[T; W]> = None;
+            let mut argmax = [0u8; W];
+            for r in rows.clone() {
+                for s in columns.clone() {
+                    let pixel = (self.p * stride_h + r - pad_h) * width + q * stride_w + s - pad_w;
+                    let x = lanes::<T, W>(self.image, pixel * channels + start);
+                    let tap = (r * kernel_w + s) as u8;
+                    let Some(largest) = &mut largest else {
+                        (largest, argmax) = (Some(*x), [tap; W]);
+                        continue;
+                    };
+                    for c in 0..W {
+                        let wins = x[c] > largest[c] || x[c].partial_cmp(&x[c]).is_none();
+                        largest[c] = if wins { x[c] } else { largest[c] };
+                        argmax[c] = if wins { tap } else { argmax[c] };
+                    }
+                }
+            }
+            let at = q * channels + start;
+            *lanes_mut(self.y, at) = largest.expect("padding is at most half the window");
+            *lanes_mut(self.argmax, at) = argmax;
+        }
+    }
+}
+
+impl Op for MaxPoolBwd {
+    fn name(&self) -> &'static str {
+        "max_pool_bwd"
+    }
+
+    fn infer(&self, inputs: &[ValueType]) -> std::result::Result<Vec<ValueType>, String> {
+        let [dy, argmax] = inputs else {
+            return Err(format!("takes 2 operands, got {}", inputs.len()));
+        };
+        let (p, q) = self.window.output_extents(self.height, self.width)?;
+        match dy.shape.as_4d() {
+            Some([n, dy_p, dy_q, c])
+                if (dy_p, dy_q) == (p, q) && argmax.shape == dy.shape && argmax.dtype == DType::U8 =>
+            {
+                Ok(vec![ValueType { shape: [n, self.height, self.width, c].into(), dtype: dy.dtype }])
+            }
+            _ => Err(format!("needs dy of Nx{p}x{q}xC and u8 argmax of its shape, got {dy} and {argmax}")),
+        }
+    }
+
+    fn cpu(&self, args: &CpuArgs<'_>) {
+        fn run<T: Real>(op: MaxPoolBwd, args: &CpuArgs<'_>) {
+            let [_, p, q, channels] = nhwc(args.input_shape(0));
+            let (dy, argmax) = (args.input::<T>(0), args.input::<u8>(1));
+            let image_elems = p * q * channels;
+            for_each_chunk(args.output::<T>(0), op.width * channels, |start, dx| {
+                let row = start / (op.width * channels);
+                let image = row / op.height * image_elems;
+                let (dy, argmax) = (&dy[image..][..image_elems], &argmax[image..][..image_elems]);
+                let mut tile =
+                    MaxBwdTile { op, extents: [p, q, channels], dy, argmax, h: row % op.height, dx };
+                vectorized(|| for_each_channel_tile(channels, &mut tile));
+            });
+        }
+        dispatch_real!(args.input_dtype(0), run(*self, args));
+    }
+}
+
+/// One row of dx, gathered from the windows that cover it: no two tasks write the same element.
+struct MaxBwdTile<'a, 'x, T> {
+    op: MaxPoolBwd,
+    extents: [usize; 3],
+    dy: &'a [T],
+    argmax: &'a [u8],
+    h: usize,
+    dx: &'x mut [T],
+}
+
+impl<T: Real> ChannelTile for MaxBwdTile<'_, '_, T> {
+    #[inline(always)]
+    fn run<const W: usize>(&mut self, start: usize) {
+        let PoolWindow { kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w } = self.op.window;
+        let [p_extent, q_extent, channels] = self.extents;
+        let padded_h = self.h + pad_h;
+        for w in 0..self.op.width {
+            let padded_w = w + pad_w;
+            let mut dx = [T::ZERO; W];
+            for p in windows(padded_h, kernel_h, stride_h, p_extent) {
+                for q in windows(padded_w, kernel_w, stride_w, q_extent) {
+                    let tap = ((padded_h - p * stride_h) * kernel_w + padded_w - q * stride_w) as u8;
+                    let at = (p * q_extent + q) * channels + start;
+                    let (dy, argmax) = (lanes::<T, W>(self.dy, at), lanes::<u8, W>(self.argmax, at));
+                    for c in 0..W {
+                        dx[c] += if argmax[c] == tap { dy[c] } else { T::ZERO };
+                    }
+                }
+            }
+            *lanes_mut(self.dx, w * channels + start) = dx;
+        }
+    }
+}
+
+/// The taps of a window that starts at padded position `start` and lie within the image.
+fn taps(start: usize, pad: usize, kernel: usize, extent: usize) -> std::ops::Range<usize> {
+    pad.saturating_sub(start)..kernel.min(extent + pad - start)
+}
+
+/// The windows that cover padded position `position`.
+fn windows(position: usize, kernel: usize, stride: usize, count: usize) -> std::ops::Range<usize> {
+    (position + 1).saturating_sub(kernel).div_ceil(stride)..(position / stride + 1).min(count)
+}
+
+fn nhwc(shape: crate::tensor::Shape) -> [usize; 4] {
+    shape.as_4d().expect("inferred as a rank-4 image")
+}
+
+/// Test cases of this operation.
+pub fn cases() -> Vec<Case> {
+    vec![
+        Case::new("max_pool_3x3_stride_2_pad_1", &[&[2, 7, 6, 5]], |graph, x| {
+            max_pool(graph, "pool", x[0], PoolWindow::square(3, 2, 1))
+        }),
+        Case::new("max_pool_2x3_stride_3x1_pad_0x1_leaving_a_row_out", &[&[2, 6, 5, 3]], |graph, x| {
+            let window =
+                PoolWindow { kernel_h: 2, kernel_w: 3, stride_h: 3, stride_w: 1, pad_h: 0, pad_w: 1 };
+            max_pool(graph, "pool", x[0], window)
+        }),
+    ]
+}

@@ -1,0 +1,199 @@
+//! Reductions of a whole tensor to a scalar, and the constant that starts a backward pass.
+
+use crate::device::DeviceKind;
+use crate::device::cpu::{CpuArgs, Real, for_each_chunk, vectorized};
+use crate::error::Result;
+use crate::graph::{Backward, Cost, Graph, Op, ValueId, ValueType};
+use crate::ops::{CHUNK_ELEMS, Case, cost_per_elem, dispatch_real, one_input};
+use crate::tensor::{DType, Shape};
+
+/// What becomes of the sum of all elements.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reduction {
+    /// It is the result.
+    Sum,
+    /// It is divided by their number.
+    Mean,
+}
+
+/// `x -> y []`, over all elements of x.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reduce(pub Reduction);
+
+/// `dy [] -> dx`, every element of which is scale*dy.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ReduceBwd {
+    /// Extents of dx.
+    pub shape: Shape,
+    /// What each element of x adds to y.
+    pub scale: f64,
+}
+
+/// `() -> y`, every element of which is `value`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Fill {
+    /// The constant.
+    pub value: f32,
+    /// Extents of y.
+    pub shape: Shape,
+    /// Type of y: f32, or f64.
+    pub dtype: DType,
+}
+
+/// Records the sum of all elements of `x`, a scalar.
+///
+/// # Errors
+/// As [`Graph::apply`].
+pub fn sum(graph: &mut Graph, name: &str, x: ValueId) -> Result<ValueId> {
+    graph.apply_one(name, Reduce(Reduction::Sum), &[x])
+}
+
+/// Records the mean of all elements of `x`, a scalar.
+///
+/// # Errors
+/// If `x` has none.
+pub fn mean(graph: &mut Graph, name: &str, x: ValueId) -> Result<ValueId> {
+    graph.apply_one(name, Reduce(Reduction::Mean), &[x])
+}
+
+/// Records a tensor of `shape` in the graph's float type, every element of which is `value`.
+///
+/// # Errors
+/// As [`Graph::apply`].
+pub fn fill(graph: &mut Graph, name: &str, shape: impl Into<Shape>, value: f32) -> Result<ValueId> {
+    let op = Fill { value, shape: shape.into(), dtype: graph.float() };
+    graph.apply_one(name, op, &[])
+}
+
+impl Reduce {
+    fn scale(self, x: Shape) -> f64 {
+        match self.0 {
+            Reduction::Sum => 1.0,
+            Reduction::Mean => 1.0 / x.num_elems() as f64,
+        }
+    }
+}
+
+impl Op for Reduce {
+    fn name(&self) -> &'static str {
+        match self.0 {
+            Reduction::Sum => "sum_fwd",
+            Reduction::Mean => "mean_fwd",
+        }
+    }
+
+    fn infer(&self, inputs: &[ValueType]) -> std::result::Result<Vec<ValueType>, String> {
+        let x = one_input(inputs)?;
+        if self.0 == Reduction::Mean && x.shape.num_elems() == 0 {
+            return Err(format!("has no mean over the no elements of {x}"));
+        }
+        Ok(vec![ValueType { shape: [].into(), dtype: x.dtype }])
+    }
+
+    fn cost(&self, inputs: &[ValueType], outputs: &[ValueType]) -> Cost {
+        cost_per_elem(1, inputs, outputs)
+    }
+
+    fn gradient(&self, backward: &mut Backward<'_>) -> Result<Vec<Option<ValueId>>> {
+        let dy = backward.dy(self.name())?;
+        let shape = backward.graph.shape(backward.inputs[0]);
+        let op = ReduceBwd { shape, scale: self.scale(shape) };
+        Ok(vec![Some(backward.apply_one("bwd", op, &[dy])?)])
+    }
+
+    fn workspace_bytes(&self, _device: DeviceKind, inputs: &[ValueType], _outputs: &[ValueType]) -> usize {
+        num_chunks(inputs[0].shape) * size_of::<f64>()
+    }
+
+    /// One f64 sum a chunk, added up in order: the result does not depend on the number of threads.
+    fn cpu(&self, args: &CpuArgs<'_>) {
+        fn run<T: Real>(op: Reduce, args: &CpuArgs<'_>) {
+            let x = args.input::<T>(0);
+            let count = num_chunks(args.input_shape(0));
+            let partials = &mut args.workspace::<f64>()[..count];
+            for_each_chunk(partials, 1, |chunk, partial| {
+                let end = x.len().min((chunk + 1) * CHUNK_ELEMS);
+                partial[0] = sum_f64(&x[chunk * CHUNK_ELEMS..end]);
+            });
+            let total = partials.iter().sum::<f64>() * op.scale(args.input_shape(0));
+            args.output::<T>(0)[0] = T::from_f64(total);
+        }
+        dispatch_real!(args.input_dtype(0), run(*self, args));
+    }
+}
+
+fn num_chunks(shape: Shape) -> usize {
+    shape.num_elems().div_ceil(CHUNK_ELEMS)
+}
+
+fn sum_f64<T: Real>(values: &[T]) -> f64 {
+    // Independent sums, enough to fill the vector lanes and hide the latency of the addition.
+    const LANES: usize = 32;
+    vectorized(|| {
+        let (rows, rest) = values.as_chunks::<LANES>();
+        let mut sums = [0.0; LANES];
+        for row in rows {
+            sums.iter_mut().zip(row).for_each(|(sum, value)| *sum += value.to_f64());
+        }
+        sums.iter().sum::<f64>() + rest.iter().map(|value| value.to_f64()).sum::<f64>()
+    })
+}
+
+impl Op for ReduceBwd {
+    fn name(&self) -> &'static str {
+        "reduce_bwd"
+    }
+
+    fn infer(&self, inputs: &[ValueType]) -> std::result::Result<Vec<ValueType>, String> {
+        let dy = one_input(inputs)?;
+        if dy.shape.rank() != 0 {
+            return Err(format!("needs a scalar dy, got {dy}"));
+        }
+        Ok(vec![ValueType { shape: self.shape, dtype: dy.dtype }])
+    }
+
+    fn cpu(&self, args: &CpuArgs<'_>) {
+        fn run<T: Real>(op: ReduceBwd, args: &CpuArgs<'_>) {
+            let dx = args.input::<T>(0)[0] * T::from_f64(op.scale);
+            for_each_chunk(args.output::<T>(0), CHUNK_ELEMS, |_, part| part.fill(dx));
+        }
+        dispatch_real!(args.input_dtype(0), run(*self, args));
+    }
+}
+
+impl Op for Fill {
+    fn name(&self) -> &'static str {
+        "fill"
+    }
+
+    fn infer(&self, inputs: &[ValueType]) -> std::result::Result<Vec<ValueType>, String> {
+        if !inputs.is_empty() || !matches!(self.dtype, DType::F32 | DType::F64) {
+            return Err(format!(
+                "takes no operand and makes f32 or f64, got {} and {}",
+                inputs.len(),
+                self.dtype
+            ));
+        }
+        Ok(vec![ValueType { shape: self.shape, dtype: self.dtype }])
+    }
+
+    fn cpu(&self, args: &CpuArgs<'_>) {
+        fn run<T: Real>(value: f32, args: &CpuArgs<'_>) {
+            let value = T::from_f64(f64::from(value));
+            for_each_chunk(args.output::<T>(0), CHUNK_ELEMS, |_, part| part.fill(value));
+        }
+        dispatch_real!(self.dtype, run(self.value, args));
+    }
+}
+
+/// Test cases of these operations.
+pub fn cases() -> Vec<Case> {
+    vec![
+        Case::new("sum_odd_shape", &[&[2, 5, 3, 7]], |graph, x| sum(graph, "sum", x[0])),
+        Case::new("mean_odd_shape", &[&[2, 5, 3, 7]], |graph, x| mean(graph, "mean", x[0])),
+        Case::new("add_of_a_constant", &[&[3, 5]], |graph, x| {
+            let constant = fill(graph, "constant", [3, 5], 0.75)?;
+            crate::ops::add(graph, "add", x[0], constant)
+        }),
+    ]
+}

@@ -1,0 +1,245 @@
+//! Softmax, mean cross-entropy with label smoothing, and the hits that accuracies are made of, in one pass.
+
+use crate::device::DeviceKind;
+use crate::device::cpu::{CpuArgs, Real, for_each_chunk, for_each_chunk_pair, vectorized};
+use crate::error::{Error, Result};
+use crate::graph::{Backward, Cost, Graph, InPlace, Op, ValueId, ValueType};
+use crate::ops::{Case, cost_per_elem, dispatch_real};
+use crate::tensor::DType;
+
+/// A row with this label is padding: no loss, no gradient, no hit, not counted.
+pub const PADDING_LABEL: i32 = -1;
+
+/// `(logits [N,C], labels i32 [N]) -> (loss [], probs [N,C], hits i32 [3])`.
+///
+/// loss is the mean over the counted rows of -sum_j target_j*log(probs_j) with
+/// target = (1 - label_smoothing)*onehot(label) + label_smoothing/C, or 0 if no row is counted.
+/// hits are the rows whose label ranks first, those whose label ranks among the first five (all of them if C < 5), and
+/// the counted rows. A class ranks before another if its logit is larger, or equal and its number lower.
+/// A row with a NaN makes the loss NaN and is no hit.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct SoftmaxXent {
+    /// Share of the target that is spread over all classes.
+    pub label_smoothing: f32,
+}
+
+/// `(dloss [], probs [N,C], labels i32 [N]) -> dlogits [N,C]`: dloss*(probs - target) / counted, 0 for padding.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct SoftmaxXentBwd {
+    /// As in the forward pass.
+    pub label_smoothing: f32,
+}
+
+/// Values of [`softmax_xent`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SoftmaxXentValues {
+    /// Mean loss, a scalar.
+    pub loss: ValueId,
+    /// Probabilities, N x C.
+    pub probs: ValueId,
+    /// Top-1 hits, top-5 hits, counted rows: i32.
+    pub hits: ValueId,
+}
+
+/// Records the mean softmax cross-entropy of `logits` (N x C) against `labels` (i32, N; -1 is padding).
+///
+/// # Errors
+/// If the shapes do not fit, or `label_smoothing` is not in `0..=1`.
+pub fn softmax_xent(
+    graph: &mut Graph,
+    name: &str,
+    logits: ValueId,
+    labels: ValueId,
+    label_smoothing: f32,
+) -> Result<SoftmaxXentValues> {
+    let outputs = graph.apply(name, SoftmaxXent { label_smoothing }, &[logits, labels])?;
+    Ok(SoftmaxXentValues { loss: outputs[0], probs: outputs[1], hits: outputs[2] })
+}
+
+impl Op for SoftmaxXent {
+    fn name(&self) -> &'static str {
+        "softmax_xent_fwd"
+    }
+
+    fn infer(&self, inputs: &[ValueType]) -> std::result::Result<Vec<ValueType>, String> {
+        let [logits, labels] = inputs else {
+            return Err(format!("takes 2 operands, got {}", inputs.len()));
+        };
+        if !(0.0..=1.0).contains(&self.label_smoothing) {
+            return Err(format!("needs label smoothing from 0 to 1, got {}", self.label_smoothing));
+        }
+        check_rows(logits, labels)?;
+        Ok(vec![
+            ValueType { shape: [].into(), dtype: logits.dtype },
+            *logits,
+            ValueType { shape: [3].into(), dtype: DType::I32 },
+        ])
+    }
+
+    fn output_names(&self) -> &'static [&'static str] {
+        &["", "probs", "hits"]
+    }
+
+    fn cost(&self, inputs: &[ValueType], outputs: &[ValueType]) -> Cost {
+        cost_per_elem(6, inputs, outputs)
+    }
+
+    fn gradient(&self, backward: &mut Backward<'_>) -> Result<Vec<Option<ValueId>>> {
+        let dloss = backward.dy(self.name())?;
+        if backward.upstream[1].is_some() {
+            return Err(Error::Graph {
+                op: self.name(),
+                node: backward.name.to_string(),
+                message: "has no gradient through its probabilities; use the loss only".into(),
+            });
+        }
+        let (probs, labels) = (backward.outputs[1], backward.inputs[1]);
+        let op = SoftmaxXentBwd { label_smoothing: self.label_smoothing };
+        Ok(vec![Some(backward.apply_one("bwd", op, &[dloss, probs, labels])?), None])
+    }
+
+    fn workspace_bytes(&self, _device: DeviceKind, inputs: &[ValueType], _outputs: &[ValueType]) -> usize {
+        2 * inputs[1].shape.num_elems() * size_of::<f64>()
+    }
+
+    fn cpu(&self, args: &CpuArgs<'_>) {
+        fn run<T: Real>(op: SoftmaxXent, args: &CpuArgs<'_>) {
+            let classes = args.input_shape(0).last();
+            let (logits, labels) = (args.input::<T>(0), args.input::<i32>(1));
+            let (loss, probs, hits) = (args.output::<T>(0), args.output::<T>(1), args.output::<i32>(2));
+            let results = &mut args.workspace::<f64>()[..2 * labels.len()];
+            let smoothing = f64::from(op.label_smoothing);
+            for_each_chunk_pair(probs, results, (classes, 2), |row, probs, result| {
+                let logits = &logits[row * classes..][..classes];
+                let log_sum = vectorized(|| softmax(logits, probs));
+                let label = class_of(labels[row], classes);
+                (result[0], result[1]) = label.map_or((0.0, f64::INFINITY), |label| {
+                    (row_loss(logits, log_sum, label, smoothing), rank(logits, log_sum, label))
+                });
+            });
+            let counted = num_counted(labels);
+            let ranked_below =
+                |limit: f64| results.chunks_exact(2).filter(|row| row[1] < limit).count() as i32;
+            let total: f64 = results.chunks_exact(2).map(|row| row[0]).sum();
+            loss[0] = T::from_f64(total / counted.max(1) as f64);
+            hits.copy_from_slice(&[ranked_below(1.0), ranked_below(5.0), counted as i32]);
+        }
+        dispatch_real!(args.input_dtype(0), run(*self, args));
+    }
+}
+
+impl Op for SoftmaxXentBwd {
+    fn name(&self) -> &'static str {
+        "softmax_xent_bwd"
+    }
+
+    fn infer(&self, inputs: &[ValueType]) -> std::result::Result<Vec<ValueType>, String> {
+        let [dloss, probs, labels] = inputs else {
+            return Err(format!("takes 3 operands, got {}", inputs.len()));
+        };
+        check_rows(probs, labels)?;
+        if dloss.shape.rank() != 0 || dloss.dtype != probs.dtype {
+            return Err(format!("needs a scalar {} dloss, got {dloss}", probs.dtype));
+        }
+        Ok(vec![*probs])
+    }
+
+    fn cost(&self, inputs: &[ValueType], outputs: &[ValueType]) -> Cost {
+        cost_per_elem(2, inputs, outputs)
+    }
+
+    fn in_place(&self) -> &'static [InPlace] {
+        &[InPlace { output: 0, input: 1 }]
+    }
+
+    fn cpu(&self, args: &CpuArgs<'_>) {
+        fn run<T: Real>(op: SoftmaxXentBwd, args: &CpuArgs<'_>) {
+            let classes = args.input_shape(1).last();
+            let labels = args.input::<i32>(2);
+            let scale = args.input::<T>(0)[0] * T::from_f64(1.0 / num_counted(labels).max(1) as f64);
+            let smoothing = f64::from(op.label_smoothing);
+            let spread = T::from_f64(smoothing / classes as f64);
+            let peak = T::from_f64(1.0 - smoothing);
+            for_each_chunk(args.output_over_input::<T>(0, 1), classes, |start, dlogits| {
+                let Some(label) = class_of(labels[start / classes], classes) else {
+                    return dlogits.fill(T::ZERO);
+                };
+                dlogits[label] -= peak;
+                vectorized(|| dlogits.iter_mut().for_each(|d| *d = (*d - spread) * scale));
+            });
+        }
+        dispatch_real!(args.input_dtype(1), run(*self, args));
+    }
+}
+
+fn check_rows(rows: &ValueType, labels: &ValueType) -> std::result::Result<(), String> {
+    match (rows.shape.dims(), labels.shape.dims(), labels.dtype) {
+        (&[n, classes], &[num_labels], DType::I32) if n == num_labels && classes > 0 => Ok(()),
+        _ => Err(format!("needs rows of classes (N x C) and i32 labels (N), got {rows} and {labels}")),
+    }
+}
+
+/// The class a label names, `None` for padding.
+///
+/// # Panics
+/// If the label names no class: the data set checks labels, so one out of range is a bug.
+fn class_of(label: i32, classes: usize) -> Option<usize> {
+    (label != PADDING_LABEL).then(|| {
+        let class = usize::try_from(label).ok().filter(|&class| class < classes);
+        class.unwrap_or_else(|| panic!("label {label} is neither padding nor one of {classes} classes"))
+    })
+}
+
+fn num_counted(labels: &[i32]) -> usize {
+    labels.iter().filter(|&&label| label != PADDING_LABEL).count()
+}
+
+/// Writes the softmax of a row and returns the logarithm of the sum of its exponentials.
+#[inline(always)]
+fn softmax<T: Real>(logits: &[T], probs: &mut [T]) -> f64 {
+    let largest = logits.iter().fold(logits[0], |most, &v| if v > most { v } else { most });
+    let mut sum = 0.0;
+    for (prob, &logit) in probs.iter_mut().zip(logits) {
+        *prob = (logit - largest).exp();
+        sum += prob.to_f64();
+    }
+    let scale = T::from_f64(1.0 / sum);
+    probs.iter_mut().for_each(|prob| *prob *= scale);
+    largest.to_f64() + sum.ln()
+}
+
+fn row_loss<T: Real>(logits: &[T], log_sum: f64, label: usize, smoothing: f64) -> f64 {
+    let of_label = log_sum - logits[label].to_f64();
+    if smoothing == 0.0 {
+        return of_label;
+    }
+    let mean_logit = logits.iter().map(|v| v.to_f64()).sum::<f64>() / logits.len() as f64;
+    (1.0 - smoothing) * of_label + smoothing * (log_sum - mean_logit)
+}
+
+/// The number of classes that rank before `label`, infinite for a row that is not a number.
+fn rank<T: Real>(logits: &[T], log_sum: f64, label: usize) -> f64 {
+    if log_sum.is_nan() {
+        return f64::INFINITY;
+    }
+    let own = logits[label];
+    let before = logits.iter().enumerate().filter(|&(j, &v)| v > own || (v == own && j < label)).count();
+    before as f64
+}
+
+/// Test cases of this operation.
+pub fn cases() -> Vec<Case> {
+    fn case(graph: &mut Graph, x: &[ValueId], smoothing: f32) -> Result<ValueId> {
+        let rows = graph.shape(x[0]).dims()[0];
+        let labels = graph.input("labels", [rows], DType::I32);
+        Ok(softmax_xent(graph, "loss", x[0], labels, smoothing)?.loss)
+    }
+    vec![
+        Case::new("softmax_xent_with_padding", &[&[5, 7]], |graph, x| case(graph, x, 0.0))
+            .with_labels(&[3, -1, 0, 6, 3]),
+        Case::new("softmax_xent_smoothed", &[&[3, 7]], |graph, x| case(graph, x, 0.15))
+            .with_labels(&[2, 6, -1]),
+        Case::new("softmax_xent_of_padding_only", &[&[2, 3]], |graph, x| case(graph, x, 0.1))
+            .with_labels(&[-1, -1]),
+    ]
+}
