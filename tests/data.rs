@@ -1,12 +1,10 @@
-//! Data from disk to batches: every kind of bad input, the pack across damage and kills, and the order of batches.
+//! Data from disk to pack: every kind of bad input, and the pack across damage, kills and builds at once.
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use image::{DynamicImage, GrayImage, ImageFormat, Rgb, RgbImage};
-use residuum::batch::{Augment, Batch, Loader, LoaderOptions, Normalization, batches_per_epoch};
 use residuum::data::objects::Annotation;
 use residuum::data::scenes::{self, SceneOptions};
 use residuum::data::{self, Dataset, OpenOptions, Pack, Split, decode_image, miniplaces};
@@ -146,7 +144,7 @@ fn bad_lines_are_named_by_file_and_line() {
         ("train.txt", "00000001.jpg 2\n", "00000001.jpg 10\n", "line 3: label 10 is out of range"),
         ("val.txt", "00000002.jpg 1\n", "00000002.jpg -1\n", "line 2: expected `path label`"),
         ("val.txt", "val/00000002.jpg 1\n", "val/00000002.jpg\n", "line 2: expected `path label`"),
-        ("train.txt", "train/a", "../a", "line 1"),
+        ("train.txt", "train/b/beach", "train/../../beach", "line 1: the path must stay below images/"),
         ("train.txt", "train/b/beach", "/etc/beach", "line 1: the path must stay below images/"),
         ("categories.txt", "bridge 1", "bridge 0", "line 2: index 0 is already that of `beach`"),
         ("categories.txt", "windmill 9", "windmill 12", "none has index 9"),
@@ -154,11 +152,7 @@ fn bad_lines_are_named_by_file_and_line() {
     for (list, from, to, expected) in cases {
         let dir = small_miniplaces();
         let path = dir.path().join(list);
-        if from == "train/a" {
-            edit(&path, "train/b/beach", "train/../../beach");
-        } else {
-            edit(&path, from, to);
-        }
+        edit(&path, from, to);
         assert_mentions(&data_error(open(dir.path())), &[list, expected]);
     }
 }
@@ -206,10 +200,8 @@ fn a_test_folder_is_an_unlabelled_split_in_order_of_names() {
     let names: Vec<&str> = dataset.samples(Split::Test).iter().map(|s| s.path.to_str().unwrap()).collect();
     assert_eq!(names, ["test/00000001.jpg", "test/00000002.jpg", "test/00000010.jpg"]);
     let cache = TempDir::new().unwrap();
-    let pack = Arc::new(Pack::open_or_build(&dataset, Split::Test, 8, cache.path()).unwrap());
+    let pack = Pack::open_or_build(&dataset, Split::Test, 8, cache.path()).unwrap();
     assert_eq!(pack.label(0), None);
-    let batch = Loader::eval(pack, &options(2, 1)).unwrap().next().unwrap().unwrap();
-    assert_eq!(batch.labels, [-1, -1]);
 }
 
 #[test]
@@ -439,116 +431,6 @@ fn a_cache_that_cannot_be_written_is_named() {
         assert!(matches!(error, Error::Io { .. }), "{error}");
         assert_mentions(&error.to_string(), &["cannot create the cache folder", "cache"]);
     }
-}
-
-// Batches.
-
-fn scene_pack(num_images: usize) -> Arc<Pack> {
-    let options = SceneOptions { split: Split::Train, num_images, image_size: 12, seed: 3 };
-    Arc::new(Pack::from_scenes(&options))
-}
-
-fn options(batch_size: usize, workers: usize) -> LoaderOptions {
-    LoaderOptions {
-        batch_size,
-        augment: "flip,shift".parse::<Augment>().unwrap(),
-        normalization: Normalization::default(),
-        seed: 11,
-        workers,
-        prefetch: 3,
-    }
-}
-
-fn take(loader: &mut Loader, count: usize) -> Vec<Batch> {
-    (0..count)
-        .map(|_| {
-            let batch = loader.next().unwrap().unwrap();
-            loader.recycle(batch.clone());
-            batch
-        })
-        .collect()
-}
-
-#[test]
-fn batches_do_not_depend_on_the_number_of_threads() {
-    let pack = scene_pack(23);
-    let expected = take(&mut Loader::train(pack.clone(), &options(5, 1), 0, 0).unwrap(), 14);
-    for workers in [2, 5] {
-        let got = take(&mut Loader::train(pack.clone(), &options(5, workers), 0, 0).unwrap(), 14);
-        assert!(got == expected, "{workers} workers");
-    }
-    let other_seed = LoaderOptions { seed: 12, ..options(5, 1) };
-    assert!(take(&mut Loader::train(pack, &other_seed, 0, 0).unwrap(), 14) != expected);
-}
-
-#[test]
-fn training_resumes_at_any_batch_bit_for_bit() {
-    let pack = scene_pack(23);
-    let whole = take(&mut Loader::train(pack.clone(), &options(5, 2), 0, 0).unwrap(), 14);
-    for start in 0..12 {
-        let mut loader = Loader::train(pack.clone(), &options(5, 2), start as u32 / 4, start % 4).unwrap();
-        assert!(take(&mut loader, 2) == whole[start..start + 2], "from batch {start}");
-    }
-    // The end of an epoch is the beginning of the next.
-    assert!(take(&mut Loader::train(pack, &options(5, 2), 0, 4).unwrap(), 1) == whole[4..5]);
-}
-
-#[test]
-fn an_epoch_of_training_visits_images_once_and_drops_the_rest() {
-    let batches = take(&mut Loader::train(scene_pack(23), &options(5, 2), 0, 0).unwrap(), 8);
-    for (epoch, batches) in batches.chunks(4).enumerate() {
-        let mut indices: Vec<u32> = batches.iter().flat_map(|batch| batch.indices.clone()).collect();
-        indices.sort_unstable();
-        indices.dedup();
-        assert_eq!(indices.len(), 20, "no image twice in epoch {epoch}");
-        for (index_in_epoch, batch) in batches.iter().enumerate() {
-            assert_eq!((batch.epoch, batch.index_in_epoch), (epoch as u32, index_in_epoch));
-            assert_eq!(batch.images.len(), 5 * 12 * 12 * 3);
-            let labels: Vec<i32> = batch.indices.iter().map(|index| (index % 10) as i32).collect();
-            assert_eq!(batch.labels, labels);
-        }
-    }
-    assert_ne!(batches[0].indices, batches[4].indices, "epochs are ordered differently");
-}
-
-#[test]
-fn evaluation_visits_every_image_exactly_once_as_it_is() {
-    for (num_images, batch_size) in [(23, 5), (20, 5), (3, 8)] {
-        let pack = scene_pack(num_images);
-        let mut loader = Loader::eval(pack.clone(), &options(batch_size, 3)).unwrap();
-        let (mut seen, mut num_labels) = (Vec::new(), 0);
-        while let Some(batch) = loader.next().unwrap() {
-            assert_eq!(batch.labels.len(), batch_size);
-            assert_eq!(batch.images.len(), batch_size * 12 * 12 * 3);
-            let num_real = batch.indices.len();
-            for (row, &index) in batch.images.chunks(12 * 12 * 3).zip(&batch.indices) {
-                let pixels = pack.pixels(index as usize).iter().enumerate();
-                let expected: Vec<f32> =
-                    pixels.map(|(i, &byte)| Normalization::default().apply(f32::from(byte), i % 3)).collect();
-                assert_eq!(row, expected);
-            }
-            assert!(batch.images[num_real * 12 * 12 * 3..].iter().all(|&value| value == 0.0));
-            assert!(batch.labels[num_real..].iter().all(|&label| label == -1));
-            num_labels += batch.labels.iter().filter(|&&label| label >= 0).count();
-            seen.extend_from_slice(&batch.indices);
-            loader.recycle(batch);
-        }
-        assert_eq!(seen, (0..num_images as u32).collect::<Vec<u32>>());
-        assert_eq!(num_labels, num_images);
-        assert!(loader.next().unwrap().is_none());
-    }
-}
-
-#[test]
-fn batch_sizes_that_do_not_fit_name_the_flag() {
-    assert_eq!(batches_per_epoch(23, 5).unwrap(), 4);
-    for (batch_size, workers, expected) in
-        [(24, 1, "give at most 23"), (0, 1, "--batch-size"), (5, 0, "--workers")]
-    {
-        let error = Loader::train(scene_pack(23), &options(batch_size, workers), 0, 0).unwrap_err();
-        assert!(matches!(error, Error::Usage(_)) && error.to_string().contains(expected), "{error}");
-    }
-    assert!(Loader::eval(scene_pack(3), &options(0, 1)).is_err());
 }
 
 // The real photos.
