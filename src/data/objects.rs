@@ -106,7 +106,8 @@ impl Parser {
             ["objects", "polygon", "pt", "x"] => self.x = Some(number("x", content)?),
             ["objects", "polygon", "pt", "y"] => self.y = Some(number("y", content)?),
             ["objects", "polygon", "pt"] => {
-                let (x, y) = (self.x.take().ok_or("<pt> without <x>")?, self.y.take().ok_or("<pt> without <y>")?);
+                let (x, y) =
+                    (self.x.take().ok_or("<pt> without <x>")?, self.y.take().ok_or("<pt> without <y>")?);
                 self.polygon.push((x, y));
             }
             ["objects"] => {
@@ -174,6 +175,6 @@ mod tests {
         assert_eq!(fault("<pt><x>5</x><y>6</y></pt>", ""), "a <polygon> of 2 points encloses nothing");
         assert_eq!(fault("<folder>/a/abbey</folder>", ""), "no <folder>");
         assert!(fault("</objects>", "</object>").contains("object"));
-        assert!(parse(&SMALL[..SMALL.len() - 40]).unwrap_err().1.contains("ends inside <objects>"));
+        assert!(parse(&SMALL[..SMALL.len() - 11]).unwrap_err().1.contains("ends inside <objects>"));
     }
 }

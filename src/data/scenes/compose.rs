@@ -2,11 +2,11 @@
 
 use std::f32::consts::TAU;
 
+use super::outlines::{Point, arc, battlement, cactus, clip_to_unit_square, gable, rect, upright};
 use super::{OBJECT_CATEGORIES, SceneObject};
 use crate::rng::Stream;
 
 type Colour = [f32; 3];
-type Point = (f32, f32);
 
 /// Sky colours at the top and at the horizon, and how bright everything below is.
 const MOODS: [(Colour, Colour, f32); 5] = [
@@ -72,7 +72,8 @@ fn beach(p: &mut Painter) {
     let horizon = p.within(0.3, 0.5);
     p.water(horizon);
     let (left, right) = (p.within(0.5, 0.95), p.within(0.5, 0.95));
-    let mut shore: Vec<Point> = (0..=8).map(|i| i as f32 / 8.0).map(|x| (x, left + x * (right - left))).collect();
+    let mut shore: Vec<Point> =
+        (0..=8).map(|i| i as f32 / 8.0).map(|x| (x, left + x * (right - left))).collect();
     shore.iter_mut().for_each(|point| point.1 += p.within(-0.015, 0.015));
     shore.extend([(1.0, 1.0), (0.0, 1.0)]);
     let sand = p.pick(&GROUNDS);
@@ -98,7 +99,11 @@ fn bridge(p: &mut Painter) {
         for (tower, inner, outer) in [(left, 0.5, -0.05), (right, 0.5, 1.05)] {
             for end in [inner, outer] {
                 let low = deck - 0.02;
-                p.paint("bridge", vec![(tower, top), (tower, top + 0.03), (end, low + 0.02), (end, low)], colour);
+                p.paint(
+                    "bridge",
+                    vec![(tower, top), (tower, top + 0.03), (end, low + 0.02), (end, low)],
+                    colour,
+                );
             }
         }
         for tower in [left, right] {
@@ -137,7 +142,8 @@ fn castle(p: &mut Painter) {
         }
     }
     if p.chance(0.5) {
-        let (x, half, height) = (p.within(left + 0.15, right - 0.15), p.within(0.06, 0.09), p.within(0.08, 0.18));
+        let (x, half, height) =
+            (p.within(left + 0.15, right - 0.15), p.within(0.06, 0.09), p.within(0.08, 0.18));
         p.paint("tower", battlement(x - half, x + half, top - height, foot), wall);
     }
     let gate = (left + right) * 0.5;
@@ -211,7 +217,8 @@ fn mountain(p: &mut Painter) {
         let line = p.within(0.22, 0.4);
         let on_edge = |foot: f32, depth: f32| (summit.0 + (foot - summit.0) * depth, peak + height * depth);
         let (left, right) = (on_edge(x - half, line), on_edge(x + half, line * 0.85));
-        let notch = |part: f32, depth: f32| (left.0 + part * (right.0 - left.0), peak + height * line * depth);
+        let notch =
+            |part: f32, depth: f32| (left.0 + part * (right.0 - left.0), peak + height * line * depth);
         let cap = vec![left, notch(0.3, 0.7), notch(0.5, 1.15), notch(0.75, 0.65), right, summit];
         p.paint("mountain", cap, snow);
     }
@@ -253,10 +260,15 @@ fn street(p: &mut Painter) {
         let (y0, y1) = (horizon + dash * (1.0 - horizon), horizon + dash * 1.5 * (1.0 - horizon));
         let (half0, half1) = (0.025 * dash, 0.0375 * dash);
         let (x0, x1) = (centre(y0), centre(y1));
-        p.paint("road", vec![(x0 - half0, y0), (x0 + half0, y0), (x1 + half1, y1), (x1 - half1, y1)], [225.0; 3]);
+        p.paint(
+            "road",
+            vec![(x0 - half0, y0), (x0 + half0, y0), (x1 + half1, y1), (x1 - half1, y1)],
+            [225.0; 3],
+        );
     }
     for depth in [0.12f32, 0.3, 0.62] {
-        let (foot, size) = (horizon + depth * (1.0 - horizon) * 0.8, (0.14 + 0.42 * depth) * p.within(0.85, 1.15));
+        let (foot, size) =
+            (horizon + depth * (1.0 - horizon) * 0.8, (0.14 + 0.42 * depth) * p.within(0.85, 1.15));
         for (edge, side) in [(left, -1.0), (right, 1.0)] {
             let kerb = vanishing + side * 0.03 + (edge - vanishing - side * 0.03) * depth * 0.8;
             p.house(kerb + side * (size * 0.5 + 0.03), foot, size);
@@ -281,16 +293,26 @@ fn windmill(p: &mut Painter) {
     for _ in 0..p.count(1, 2) {
         let (x, foot, size) = (p.within(0.2, 0.8), horizon + p.within(0.03, 0.15), p.within(0.32, 0.5));
         let (wall, cap, hub) = (p.pick(&WALLS), p.pick(&BRIGHTS), foot - size);
-        let body = vec![(x - size * 0.16, hub), (x + size * 0.16, hub), (x + size * 0.24, foot), (x - size * 0.24, foot)];
+        let body = vec![
+            (x - size * 0.16, hub),
+            (x + size * 0.16, hub),
+            (x + size * 0.24, foot),
+            (x - size * 0.24, foot),
+        ];
         p.paint("windmill", body, wall);
         p.paint("roof", arc((x, hub), (size * 0.17, size * 0.14), 0.5..1.0), cap);
         let (turn, reach) = (p.stream.uniform() * TAU, size * p.within(0.6, 0.8));
         let blades = p.pick(&BRIGHTS);
         for blade in 0..4 {
             let (sin, cos) = (turn + blade as f32 * TAU / 4.0).sin_cos();
-            let at = |along: f32, across: f32| (x + along * cos - across * sin, hub + along * sin + across * cos);
+            let at =
+                |along: f32, across: f32| (x + along * cos - across * sin, hub + along * sin + across * cos);
             let width = size * 0.11;
-            p.paint("windmill", vec![at(0.02, 0.0), at(reach, 0.0), at(reach, width), at(reach * 0.2, width)], blades);
+            p.paint(
+                "windmill",
+                vec![at(0.02, 0.0), at(reach, 0.0), at(reach, width), at(reach * 0.2, width)],
+                blades,
+            );
         }
     }
     p.distractors(horizon + 0.15);
@@ -341,7 +363,8 @@ impl Painter<'_> {
     fn sky(&mut self, zenith: Colour, horizon: Colour) {
         self.add("sky", rect(0.0, 0.0, 1.0, 1.0), zenith, horizon);
         if self.chance(0.4) {
-            let (centre, radius) = ((self.within(0.05, 0.95), self.within(0.05, 0.3)), self.within(0.03, 0.07));
+            let (centre, radius) =
+                ((self.within(0.05, 0.95), self.within(0.05, 0.3)), self.within(0.03, 0.07));
             let glow = [255.0, 240.0, 190.0];
             self.add("sun", arc(centre, (radius, radius), 0.0..1.0), glow, glow);
         }
@@ -418,15 +441,24 @@ impl Painter<'_> {
     fn boat(&mut self, x: f32, line: f32, size: f32) {
         let (hull, sail) = (self.pick(&BRIGHTS), self.pick(&[BRIGHTS[2], BRIGHTS[0], BRIGHTS[1]]));
         let (half, deck) = (size * 0.5, line - size * 0.12);
-        let outline = vec![(x - half, deck), (x + half, deck), (x + half * 0.7, line), (x - half * 0.7, line)];
+        let outline =
+            vec![(x - half, deck), (x + half, deck), (x + half * 0.7, line), (x - half * 0.7, line)];
         self.paint("boat", outline, hull);
         let height = size * self.within(0.8, 1.2);
         self.paint("boat", upright(x, deck, size * 0.04, height), WOOD);
         if self.chance(0.75) {
             let (side, boom) = (if self.chance(0.5) { 1.0 } else { -1.0 }, deck - size * 0.06);
-            let main = vec![(x + side * 0.02, deck - height), (x + side * half * 0.9, boom), (x + side * 0.02, boom)];
+            let main = vec![
+                (x + side * 0.02, deck - height),
+                (x + side * half * 0.9, boom),
+                (x + side * 0.02, boom),
+            ];
             self.paint("sail", main, sail);
-            let jib = vec![(x - side * 0.02, deck - height * 0.85), (x - side * half * 0.7, boom), (x - side * 0.02, boom)];
+            let jib = vec![
+                (x - side * 0.02, deck - height * 0.85),
+                (x - side * half * 0.7, boom),
+                (x - side * 0.02, boom),
+            ];
             self.paint("sail", jib, sail.map(|value| value * 0.9));
         }
     }
@@ -443,112 +475,5 @@ impl Painter<'_> {
                 self.paint("tower", rect(left, up, left + width * 0.5 / columns as f32, up + 0.035), colour);
             }
         }
-    }
-}
-
-fn rect(left: f32, top: f32, right: f32, bottom: f32) -> Vec<Point> {
-    vec![(left, top), (right, top), (right, bottom), (left, bottom)]
-}
-
-/// A post of `width` and `height` standing at `foot`.
-fn upright(x: f32, foot: f32, width: f32, height: f32) -> Vec<Point> {
-    rect(x - width * 0.5, foot - height, x + width * 0.5, foot)
-}
-
-/// A triangle of half-width `half` on `base`.
-fn gable(x: f32, base: f32, half: f32, height: f32) -> Vec<Point> {
-    vec![(x - half, base), (x, base - height), (x + half, base)]
-}
-
-/// The part of an ellipse over `turns`: 0.5..1.0 is the upper half, 0.0..1.0 all of it.
-fn arc(centre: Point, radii: Point, turns: std::ops::Range<f32>) -> Vec<Point> {
-    const STEPS: usize = 16;
-    (0..=STEPS)
-        .map(|step| {
-            let angle = TAU * (turns.start + (turns.end - turns.start) * step as f32 / STEPS as f32);
-            (centre.0 + radii.0 * angle.cos(), centre.1 + radii.1 * angle.sin())
-        })
-        .collect()
-}
-
-/// A wall from `left` to `right` with merlons above `top`.
-fn battlement(left: f32, right: f32, top: f32, foot: f32) -> Vec<Point> {
-    const MERLON: f32 = 0.035;
-    let teeth = ((right - left) / (2.0 * MERLON)).round().max(2.0) as usize;
-    let step = (right - left) / (2 * teeth - 1) as f32;
-    let mut outline = vec![(left, foot)];
-    for tooth in 0..teeth {
-        let x = left + 2.0 * step * tooth as f32;
-        outline.extend([(x, top), (x, top - MERLON), (x + step, top - MERLON), (x + step, top)]);
-    }
-    outline.push((right, foot));
-    outline
-}
-
-/// A cactus with an arm on either side; `variation` in 0..1 moves the arms.
-fn cactus(x: f32, foot: f32, height: f32, variation: f32) -> Vec<Point> {
-    let (trunk, arm) = (height * 0.09, height * 0.26);
-    let (low, high) = (foot - height * (0.3 + 0.2 * variation), foot - height * (0.6 - 0.2 * variation));
-    let (thick, rise) = (trunk * 1.4, height * 0.25);
-    vec![
-        (x - trunk, foot),
-        (x - trunk, low),
-        (x - arm, low),
-        (x - arm, low - rise),
-        (x - arm + thick, low - rise),
-        (x - arm + thick, low - thick),
-        (x - trunk, low - thick),
-        (x - trunk, foot - height),
-        (x + trunk, foot - height),
-        (x + trunk, high - thick),
-        (x + arm - thick, high - thick),
-        (x + arm - thick, high - rise),
-        (x + arm, high - rise),
-        (x + arm, high),
-        (x + trunk, high),
-        (x + trunk, foot),
-    ]
-}
-
-/// `polygon` cut off at the border of the unit square (Sutherland and Hodgman 1974).
-fn clip_to_unit_square(polygon: Vec<Point>) -> Vec<Point> {
-    let sides: [fn(Point) -> f32; 4] = [|p| p.0, |p| 1.0 - p.0, |p| p.1, |p| 1.0 - p.1];
-    let inside = sides.iter().fold(polygon, |polygon, distance| {
-        let mut kept = Vec::with_capacity(polygon.len() + 2);
-        for (i, &point) in polygon.iter().enumerate() {
-            let previous = polygon[(i + polygon.len() - 1) % polygon.len()];
-            let (from, to) = (distance(previous), distance(point));
-            if (from < 0.0) != (to < 0.0) {
-                let part = from / (from - to);
-                let cross = |a: f32, b: f32| a + part * (b - a);
-                kept.push((cross(previous.0, point.0), cross(previous.1, point.1)));
-            }
-            if to >= 0.0 {
-                kept.push(point);
-            }
-        }
-        kept
-    });
-    // Interpolated corners can miss the border by a rounding error.
-    inside.into_iter().map(|(x, y)| (x.clamp(0.0, 1.0), y.clamp(0.0, 1.0))).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn clipping_keeps_what_is_inside() {
-        let triangle = vec![(0.2, 0.2), (0.8, 0.3), (0.5, 0.9)];
-        assert_eq!(clip_to_unit_square(triangle.clone()), triangle);
-        assert!(clip_to_unit_square(rect(1.2, 0.0, 1.5, 1.0)).is_empty());
-        let area = |polygon: &[Point]| {
-            let next = polygon.iter().cycle().skip(1);
-            polygon.iter().zip(next).map(|(a, b)| a.0 * b.1 - b.0 * a.1).sum::<f32>().abs() * 0.5
-        };
-        let clipped = clip_to_unit_square(vec![(-0.5, 0.5), (0.5, -0.5), (1.5, 0.5), (0.5, 1.5)]);
-        assert!((area(&clipped) - 1.0).abs() < 1e-5, "the diamond covers the square: {clipped:?}");
-        let half = clip_to_unit_square(gable(0.0, 1.0, 0.5, 1.0));
-        assert!((area(&half) - 0.25).abs() < 1e-5, "{half:?}");
     }
 }
