@@ -69,7 +69,9 @@ fn options() -> Options {
             "--profile" => options.profile = true,
             "--bench" => {}
             "--rows" => options.rows = value(),
-            "--seconds" => options.seconds = value().parse().unwrap_or_else(|_| usage("--seconds needs a number")),
+            "--seconds" => {
+                options.seconds = value().parse().unwrap_or_else(|_| usage("--seconds needs a number"))
+            }
             other => usage(&format!("unknown flag {other}")),
         }
     }
@@ -95,7 +97,8 @@ fn session(model: &str, size: usize, batch: usize, train: bool) -> Session {
         fuse: true,
     };
     let graph = if train { training_graph(&config) } else { evaluation_graph(&config, "") };
-    let program = plan(&[&graph.expect("the rows fit their models")], DeviceKind::Cpu).expect("the graph verifies");
+    let program =
+        plan(&[&graph.expect("the rows fit their models")], DeviceKind::Cpu).expect("the graph verifies");
     let mut session = Session::new(program).expect("the rows fit into memory");
     initialise(&mut session, 1);
     let mut stream = Stream::new(1, 0, 0, Use::Augment);
