@@ -50,17 +50,17 @@ pub(super) struct TrainArgs {
     /// Form of the blocks: He 2015, torchvision, pre-activation [default: v1.5]
     #[arg(long, value_name = "FORM", value_parser = ["v1", "v1.5", "v2"], help_heading = "Model")]
     form: Option<String>,
-    /// Height and width of the images in pixels [default: 128; scenes: 48]
+    /// Height and width of the images in pixels [default: 128; scenes: 32]
     #[arg(long, alias = "train-crop-size", value_name = "PIXELS", help_heading = "Model")]
     img_size: Option<usize>,
 
-    /// Images of a batch [default: 64; scenes: 32]
+    /// Images of a batch [default: 64]
     #[arg(short, long, value_name = "N", help_heading = "Optimisation")]
     batch_size: Option<usize>,
     /// Batches per update
     #[arg(long, value_name = "N", help_heading = "Optimisation")]
     grad_accum_steps: Option<usize>,
-    /// Passes over the training images [default: 90; scenes: 5]
+    /// Passes over the training images [default: 90; scenes: 8]
     #[arg(long, value_name = "N", help_heading = "Optimisation")]
     epochs: Option<u64>,
     /// Most updates; the schedule then spans these

@@ -9,7 +9,7 @@ use crate::data::{self, Dataset, OpenOptions, Split};
 use crate::error::{Error, Result};
 
 /// Generated scenes for training and for validation.
-const NUM_SCENES: (usize, usize) = (3000, 500);
+const NUM_SCENES: (usize, usize) = (7000, 1000);
 /// The same scenes for every run: `--seed` varies the training, not the data.
 const SCENES_SEED: u64 = 1;
 
