@@ -88,7 +88,8 @@ impl FromStr for Augment {
 impl fmt::Display for Augment {
     /// What [`FromStr`] reads.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names: Vec<&str> = KINDS.iter().filter(|(_, kind)| self.has(*kind)).map(|(name, _)| *name).collect();
+        let names: Vec<&str> =
+            KINDS.iter().filter(|(_, kind)| self.has(*kind)).map(|(name, _)| *name).collect();
         f.pad(&if names.is_empty() { "none".into() } else { names.join(",") })
     }
 }

@@ -85,7 +85,10 @@ impl Collator {
             let shown = &mut row[inside.clone()];
             if map.flips {
                 let run = &source_row[(first + 1) as usize - shown.len()..=first as usize];
-                shown.iter_mut().zip(run.iter().rev()).for_each(|(out, &pixel)| *out = self.normalised(pixel));
+                shown
+                    .iter_mut()
+                    .zip(run.iter().rev())
+                    .for_each(|(out, &pixel)| *out = self.normalised(pixel));
             } else {
                 let run = &source_row[first as usize..][..shown.len()];
                 shown.iter_mut().zip(run).for_each(|(out, &pixel)| *out = self.normalised(pixel));
@@ -110,7 +113,8 @@ impl Collator {
             let (upper, lower) = ((tap(0.0, 0.0), tap(1.0, 0.0)), (tap(0.0, 1.0), tap(1.0, 1.0)));
             *out = std::array::from_fn(|c| {
                 let blend = |a: f32, b: f32, part: f32| a * (1.0 - part) + b * part;
-                let value = blend(blend(upper.0[c], upper.1[c], right), blend(lower.0[c], lower.1[c], right), down);
+                let value =
+                    blend(blend(upper.0[c], upper.1[c], right), blend(lower.0[c], lower.1[c], right), down);
                 self.normalization.apply(value, c)
             });
         }
@@ -129,7 +133,8 @@ impl WholePixels {
     fn from_affine(map: &Affine) -> Option<WholePixels> {
         let [xx, xy, dx] = map.x;
         let [yx, yy, dy] = map.y;
-        let whole = xx.abs() == 1.0 && xy == 0.0 && yx == 0.0 && yy == 1.0 && dx.fract() == 0.0 && dy.fract() == 0.0;
+        let whole =
+            xx.abs() == 1.0 && xy == 0.0 && yx == 0.0 && yy == 1.0 && dx.fract() == 0.0 && dy.fract() == 0.0;
         whole.then_some(WholePixels { flips: xx < 0.0, dx: dx as i64, dy: dy as i64 })
     }
 

@@ -139,7 +139,10 @@ impl Loader {
     ///
     /// # Errors
     /// [`Error::Data`] if a worker panicked, which is a bug here or a pack file that vanished under its mapping.
-    #[expect(clippy::should_implement_trait, reason = "a Loader is asked for time and takes batches back meanwhile")]
+    #[expect(
+        clippy::should_implement_trait,
+        reason = "a Loader is asked for time and takes batches back meanwhile"
+    )]
     pub fn next(&mut self) -> Result<Option<Batch>> {
         self.batches.next().map_err(|failure| Error::data("data loader", failure))
     }

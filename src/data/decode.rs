@@ -49,7 +49,8 @@ fn decode_bytes(bytes: &[u8]) -> std::result::Result<RgbImage, String> {
         Ok(ImageFormat::Jpeg | ImageFormat::Png) => {}
         _ => return Err("is neither JPEG nor PNG".into()),
     }
-    let reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(|error| error.to_string())?;
+    let reader =
+        ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(|error| error.to_string())?;
     let decoded = reader.decode().map_err(|error| error.to_string())?.into_rgb8();
     if decoded.width() == 0 || decoded.height() == 0 {
         return Err("the image has no pixels".into());

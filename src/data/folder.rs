@@ -12,7 +12,10 @@ use crate::error::{Error, Result};
 pub(super) fn read_lists(root: &Path) -> Result<Listed> {
     let classes = class_folders(&root.join(Split::Train.name()))?;
     if classes.is_empty() {
-        return Err(Error::data(root.join(Split::Train.name()), "has no class folders (train/<class>/*.jpg)"));
+        return Err(Error::data(
+            root.join(Split::Train.name()),
+            "has no class folders (train/<class>/*.jpg)",
+        ));
     }
     let train = read_samples(root, Split::Train, &classes, &classes)?;
     let val_folders = class_folders(&root.join(Split::Val.name()))?;
@@ -50,8 +53,9 @@ fn read_samples(root: &Path, split: Split, folders: &[String], classes: &[String
             return Err(Error::data(&dir, "the class folder has no .jpg, .jpeg or .png images"));
         }
         let relative = |path: PathBuf| path.strip_prefix(root).map_or(path.clone(), Path::to_path_buf);
-        samples
-            .extend(images.into_iter().map(|path| Sample { path: relative(path), label: Some(label as u32) }));
+        samples.extend(
+            images.into_iter().map(|path| Sample { path: relative(path), label: Some(label as u32) }),
+        );
     }
     Ok(samples)
 }

@@ -42,9 +42,13 @@ pub fn annotation_path(root: &Path, path: &Path) -> PathBuf {
 pub fn read_categories(path: &Path) -> Result<Vec<String>> {
     let mut names = HashMap::new();
     for (line, name, index) in read_pairs(path)? {
-        let name = name.strip_prefix('/').and_then(|rest| rest.split_once('/')).map_or(&*name, |(_, rest)| rest);
+        let name =
+            name.strip_prefix('/').and_then(|rest| rest.split_once('/')).map_or(&*name, |(_, rest)| rest);
         if let Some(other) = names.insert(index, name.to_string()) {
-            return Err(Error::data(path, format!("line {line}: index {index} is already that of `{other}`")));
+            return Err(Error::data(
+                path,
+                format!("line {line}: index {index} is already that of `{other}`"),
+            ));
         }
     }
     if names.is_empty() {
@@ -68,7 +72,10 @@ fn read_samples(path: &Path, num_categories: usize) -> Result<Vec<Sample>> {
         .map(|(line, name, label)| {
             if label as usize >= num_categories {
                 let range = format!("categories.txt numbers 0 to {}", num_categories - 1);
-                return Err(Error::data(path, format!("line {line}: label {label} is out of range; {range}")));
+                return Err(Error::data(
+                    path,
+                    format!("line {line}: label {label} is out of range; {range}"),
+                ));
             }
             let image = PathBuf::from(name);
             if !is_inside(&image) {

@@ -352,7 +352,11 @@ mod tests {
     use super::*;
 
     fn samples(labels: &[u32]) -> Vec<Sample> {
-        labels.iter().enumerate().map(|(i, &l)| Sample { path: i.to_string().into(), label: Some(l) }).collect()
+        labels
+            .iter()
+            .enumerate()
+            .map(|(i, &l)| Sample { path: i.to_string().into(), label: Some(l) })
+            .collect()
     }
 
     #[test]

@@ -106,7 +106,8 @@ impl Parser {
             ["objects", "polygon", "pt", "x"] => self.x = Some(number("x", content)?),
             ["objects", "polygon", "pt", "y"] => self.y = Some(number("y", content)?),
             ["objects", "polygon", "pt"] => {
-                let (x, y) = (self.x.take().ok_or("<pt> without <x>")?, self.y.take().ok_or("<pt> without <y>")?);
+                let (x, y) =
+                    (self.x.take().ok_or("<pt> without <x>")?, self.y.take().ok_or("<pt> without <y>")?);
                 self.polygon.push((x, y));
             }
             ["objects"] => {

@@ -281,7 +281,8 @@ impl<'a> Builder<'a> {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(source) => return Err(Error::Io { action: "open", path: self.path.clone(), source }),
         };
-        if file.metadata().map_err(Error::io("inspect", &self.path))?.len() == self.layout.file_bytes() as u64 {
+        if file.metadata().map_err(Error::io("inspect", &self.path))?.len() == self.layout.file_bytes() as u64
+        {
             let map = self.map(&file)?;
             let too_long_to_verify = self.layout.file_bytes() > VERIFY_LIMIT_BYTES;
             let sound = |chunk| self.layout.chunk_is_sound(&map, chunk);
@@ -329,7 +330,10 @@ impl<'a> Builder<'a> {
             // writes to partial files; it is gone before it does.
             let map = unsafe { Mmap::map(file) }?;
             if map[..HEADER_BYTES] == self.header {
-                return Ok(chunks.into_par_iter().filter(|&c| !self.layout.chunk_is_sound(&map, c)).collect());
+                return Ok(chunks
+                    .into_par_iter()
+                    .filter(|&c| !self.layout.chunk_is_sound(&map, c))
+                    .collect());
             }
         }
         file.set_len(0)?;
@@ -342,7 +346,8 @@ impl<'a> Builder<'a> {
     fn decode_chunks(&self, file: &File, chunks: &[usize]) -> io::Result<()> {
         let samples = self.dataset.samples(self.split);
         let what = format!("decoding {} images to {} pixels", self.split.name(), self.image_size);
-        let progress = Progress::start(what, chunks.iter().map(|&chunk| self.layout.images(chunk).len()).sum());
+        let progress =
+            Progress::start(what, chunks.iter().map(|&chunk| self.layout.images(chunk).len()).sum());
         chunks.par_iter().try_for_each(|&chunk| {
             let images = self.layout.images(chunk);
             let mut pixels = vec![0; images.len() * self.layout.image_bytes];
@@ -402,7 +407,12 @@ impl<'a> Builder<'a> {
             })
             .collect();
         let offset_bytes = self.layout.pixel_offset(0);
-        Ok(Pack { image_size: self.image_size, pixels: Pixels::Mapped { map, offset_bytes }, images, skipped })
+        Ok(Pack {
+            image_size: self.image_size,
+            pixels: Pixels::Mapped { map, offset_bytes },
+            images,
+            skipped,
+        })
     }
 }
 
@@ -413,7 +423,8 @@ mod tests {
     #[test]
     fn the_cache_folder_is_the_first_of_three_that_is_set() {
         let with = |set: &[(&str, &str)]| {
-            let set: Vec<(String, String)> = set.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
+            let set: Vec<(String, String)> =
+                set.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
             cache_dir_from(move |name| set.iter().find(|(key, _)| key == name).map(|(_, value)| value.into()))
         };
         let all = [("RESIDUUM_CACHE", "/c"), ("XDG_CACHE_HOME", "/x"), ("HOME", "/h")];

@@ -72,7 +72,8 @@ fn beach(p: &mut Painter) {
     let horizon = p.within(0.3, 0.5);
     p.water(horizon);
     let (left, right) = (p.within(0.5, 0.95), p.within(0.5, 0.95));
-    let mut shore: Vec<Point> = (0..=8).map(|i| i as f32 / 8.0).map(|x| (x, left + x * (right - left))).collect();
+    let mut shore: Vec<Point> =
+        (0..=8).map(|i| i as f32 / 8.0).map(|x| (x, left + x * (right - left))).collect();
     shore.iter_mut().for_each(|point| point.1 += p.within(-0.015, 0.015));
     shore.extend([(1.0, 1.0), (0.0, 1.0)]);
     let sand = p.pick(&GROUNDS);
@@ -98,7 +99,11 @@ fn bridge(p: &mut Painter) {
         for (tower, inner, outer) in [(left, 0.5, -0.05), (right, 0.5, 1.05)] {
             for end in [inner, outer] {
                 let low = deck - 0.02;
-                p.paint("bridge", vec![(tower, top), (tower, top + 0.03), (end, low + 0.02), (end, low)], colour);
+                p.paint(
+                    "bridge",
+                    vec![(tower, top), (tower, top + 0.03), (end, low + 0.02), (end, low)],
+                    colour,
+                );
             }
         }
         for tower in [left, right] {
@@ -137,7 +142,8 @@ fn castle(p: &mut Painter) {
         }
     }
     if p.chance(0.5) {
-        let (x, half, height) = (p.within(left + 0.15, right - 0.15), p.within(0.06, 0.09), p.within(0.08, 0.18));
+        let (x, half, height) =
+            (p.within(left + 0.15, right - 0.15), p.within(0.06, 0.09), p.within(0.08, 0.18));
         p.paint("tower", battlement(x - half, x + half, top - height, foot), wall);
     }
     let gate = (left + right) * 0.5;
@@ -211,7 +217,8 @@ fn mountain(p: &mut Painter) {
         let line = p.within(0.22, 0.4);
         let on_edge = |foot: f32, depth: f32| (summit.0 + (foot - summit.0) * depth, peak + height * depth);
         let (left, right) = (on_edge(x - half, line), on_edge(x + half, line * 0.85));
-        let notch = |part: f32, depth: f32| (left.0 + part * (right.0 - left.0), peak + height * line * depth);
+        let notch =
+            |part: f32, depth: f32| (left.0 + part * (right.0 - left.0), peak + height * line * depth);
         let cap = vec![left, notch(0.3, 0.7), notch(0.5, 1.15), notch(0.75, 0.65), right, summit];
         p.paint("mountain", cap, snow);
     }
@@ -253,10 +260,15 @@ fn street(p: &mut Painter) {
         let (y0, y1) = (horizon + dash * (1.0 - horizon), horizon + dash * 1.5 * (1.0 - horizon));
         let (half0, half1) = (0.025 * dash, 0.0375 * dash);
         let (x0, x1) = (centre(y0), centre(y1));
-        p.paint("road", vec![(x0 - half0, y0), (x0 + half0, y0), (x1 + half1, y1), (x1 - half1, y1)], [225.0; 3]);
+        p.paint(
+            "road",
+            vec![(x0 - half0, y0), (x0 + half0, y0), (x1 + half1, y1), (x1 - half1, y1)],
+            [225.0; 3],
+        );
     }
     for depth in [0.12f32, 0.3, 0.62] {
-        let (foot, size) = (horizon + depth * (1.0 - horizon) * 0.8, (0.14 + 0.42 * depth) * p.within(0.85, 1.15));
+        let (foot, size) =
+            (horizon + depth * (1.0 - horizon) * 0.8, (0.14 + 0.42 * depth) * p.within(0.85, 1.15));
         for (edge, side) in [(left, -1.0), (right, 1.0)] {
             let kerb = vanishing + side * 0.03 + (edge - vanishing - side * 0.03) * depth * 0.8;
             p.house(kerb + side * (size * 0.5 + 0.03), foot, size);
@@ -281,16 +293,26 @@ fn windmill(p: &mut Painter) {
     for _ in 0..p.count(1, 2) {
         let (x, foot, size) = (p.within(0.2, 0.8), horizon + p.within(0.03, 0.15), p.within(0.32, 0.5));
         let (wall, cap, hub) = (p.pick(&WALLS), p.pick(&BRIGHTS), foot - size);
-        let body = vec![(x - size * 0.16, hub), (x + size * 0.16, hub), (x + size * 0.24, foot), (x - size * 0.24, foot)];
+        let body = vec![
+            (x - size * 0.16, hub),
+            (x + size * 0.16, hub),
+            (x + size * 0.24, foot),
+            (x - size * 0.24, foot),
+        ];
         p.paint("windmill", body, wall);
         p.paint("roof", arc((x, hub), (size * 0.17, size * 0.14), 0.5..1.0), cap);
         let (turn, reach) = (p.stream.uniform() * TAU, size * p.within(0.6, 0.8));
         let blades = p.pick(&BRIGHTS);
         for blade in 0..4 {
             let (sin, cos) = (turn + blade as f32 * TAU / 4.0).sin_cos();
-            let at = |along: f32, across: f32| (x + along * cos - across * sin, hub + along * sin + across * cos);
+            let at =
+                |along: f32, across: f32| (x + along * cos - across * sin, hub + along * sin + across * cos);
             let width = size * 0.11;
-            p.paint("windmill", vec![at(0.02, 0.0), at(reach, 0.0), at(reach, width), at(reach * 0.2, width)], blades);
+            p.paint(
+                "windmill",
+                vec![at(0.02, 0.0), at(reach, 0.0), at(reach, width), at(reach * 0.2, width)],
+                blades,
+            );
         }
     }
     p.distractors(horizon + 0.15);
@@ -341,7 +363,8 @@ impl Painter<'_> {
     fn sky(&mut self, zenith: Colour, horizon: Colour) {
         self.add("sky", rect(0.0, 0.0, 1.0, 1.0), zenith, horizon);
         if self.chance(0.4) {
-            let (centre, radius) = ((self.within(0.05, 0.95), self.within(0.05, 0.3)), self.within(0.03, 0.07));
+            let (centre, radius) =
+                ((self.within(0.05, 0.95), self.within(0.05, 0.3)), self.within(0.03, 0.07));
             let glow = [255.0, 240.0, 190.0];
             self.add("sun", arc(centre, (radius, radius), 0.0..1.0), glow, glow);
         }
@@ -418,15 +441,24 @@ impl Painter<'_> {
     fn boat(&mut self, x: f32, line: f32, size: f32) {
         let (hull, sail) = (self.pick(&BRIGHTS), self.pick(&[BRIGHTS[2], BRIGHTS[0], BRIGHTS[1]]));
         let (half, deck) = (size * 0.5, line - size * 0.12);
-        let outline = vec![(x - half, deck), (x + half, deck), (x + half * 0.7, line), (x - half * 0.7, line)];
+        let outline =
+            vec![(x - half, deck), (x + half, deck), (x + half * 0.7, line), (x - half * 0.7, line)];
         self.paint("boat", outline, hull);
         let height = size * self.within(0.8, 1.2);
         self.paint("boat", upright(x, deck, size * 0.04, height), WOOD);
         if self.chance(0.75) {
             let (side, boom) = (if self.chance(0.5) { 1.0 } else { -1.0 }, deck - size * 0.06);
-            let main = vec![(x + side * 0.02, deck - height), (x + side * half * 0.9, boom), (x + side * 0.02, boom)];
+            let main = vec![
+                (x + side * 0.02, deck - height),
+                (x + side * half * 0.9, boom),
+                (x + side * 0.02, boom),
+            ];
             self.paint("sail", main, sail);
-            let jib = vec![(x - side * 0.02, deck - height * 0.85), (x - side * half * 0.7, boom), (x - side * 0.02, boom)];
+            let jib = vec![
+                (x - side * 0.02, deck - height * 0.85),
+                (x - side * half * 0.7, boom),
+                (x - side * 0.02, boom),
+            ];
             self.paint("sail", jib, sail.map(|value| value * 0.9));
         }
     }

@@ -14,14 +14,14 @@ use raster::Canvas;
 pub use write::write_miniplaces;
 
 /// Names of the categories; a label is an index into them.
-pub const CATEGORIES: [&str; 10] = [
-    "beach", "bridge", "castle", "desert", "forest", "harbour", "mountain", "skyline", "street", "windmill",
-];
+pub const CATEGORIES: [&str; 10] =
+    ["beach", "bridge", "castle", "desert", "forest", "harbour", "mountain", "skyline", "street", "windmill"];
 
 /// Names of the object classes; [`SceneObject::class`] is an index into them.
 pub const OBJECT_CATEGORIES: [&str; 24] = [
-    "boat", "bridge", "cactus", "castle", "cloud", "door", "field", "ground", "hill", "house", "lamp", "mountain",
-    "parasol", "quay", "road", "roof", "sail", "sand", "sea", "sky", "sun", "tower", "tree", "windmill",
+    "boat", "bridge", "cactus", "castle", "cloud", "door", "field", "ground", "hill", "house", "lamp",
+    "mountain", "parasol", "quay", "road", "roof", "sail", "sand", "sea", "sky", "sun", "tower", "tree",
+    "windmill",
 ];
 
 /// Which scenes [`Pack::from_scenes`](super::Pack::from_scenes) draws.
@@ -90,7 +90,8 @@ impl Scene {
         let mut noise = self.noise.clone();
         let drawn = canvas.pixels().iter().flat_map(|pixel| std::iter::zip(pixel, self.light));
         for (out, (value, light)) in pixels.iter_mut().zip(drawn) {
-            *out = (value * light + self.noise_level * bell(noise.next_u32())).round().clamp(0.0, 255.0) as u8;
+            *out =
+                (value * light + self.noise_level * bell(noise.next_u32())).round().clamp(0.0, 255.0) as u8;
         }
     }
 }
@@ -129,10 +130,13 @@ mod tests {
             for object in &scene.objects {
                 seen[object.class as usize] = true;
                 assert!(object.polygon.len() >= 3);
-                assert!(object.polygon.iter().all(|&(x, y)| (0.0..=1.0).contains(&x) && (0.0..=1.0).contains(&y)));
+                assert!(
+                    object.polygon.iter().all(|&(x, y)| (0.0..=1.0).contains(&x) && (0.0..=1.0).contains(&y))
+                );
             }
         }
-        let unseen: Vec<&str> = std::iter::zip(OBJECT_CATEGORIES, seen).filter(|(_, s)| !s).map(|(n, _)| n).collect();
+        let unseen: Vec<&str> =
+            std::iter::zip(OBJECT_CATEGORIES, seen).filter(|(_, s)| !s).map(|(n, _)| n).collect();
         assert!(unseen.is_empty(), "never drawn: {unseen:?}");
     }
 

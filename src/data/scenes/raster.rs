@@ -26,7 +26,8 @@ impl Canvas {
     /// Paints `polygon`, corners (x, y) in 0..1 from the top left, fading from colour `top` at its highest corner to
     /// `bottom` at its lowest.
     pub(super) fn fill(&mut self, polygon: &[(f32, f32)], top: [f32; 3], bottom: [f32; 3]) {
-        let (low, high) = polygon.iter().fold((f32::MAX, f32::MIN), |(low, high), &(_, y)| (low.min(y), high.max(y)));
+        let (low, high) =
+            polygon.iter().fold((f32::MAX, f32::MIN), |(low, high), &(_, y)| (low.min(y), high.max(y)));
         let scale = self.size as f32;
         let first = (low * scale).floor().max(0.0) as usize;
         let end = ((high * scale).ceil().max(0.0) as usize).min(self.size);

@@ -29,7 +29,10 @@ pub fn write_miniplaces(
     seed: u64,
 ) -> Result<()> {
     if !(1..=usize::from(u16::MAX)).contains(&image_size) {
-        return Err(Error::Usage(format!("--img-size {image_size}: a JPEG has 1 to {} pixels a side", u16::MAX)));
+        return Err(Error::Usage(format!(
+            "--img-size {image_size}: a JPEG has 1 to {} pixels a side",
+            u16::MAX
+        )));
     }
     for (split, count) in [(Split::Train, num_train), (Split::Val, num_val)] {
         let progress = Progress::start(format!("drawing {} scenes", split.name()), count);
@@ -41,7 +44,8 @@ pub fn write_miniplaces(
         let list: Vec<String> = lines.collect::<Result<_>>()?;
         write(&dir.join(split.name()).with_extension("txt"), list.concat().as_bytes())?;
     }
-    let categories = CATEGORIES.iter().enumerate().map(|(index, name)| format!("{} {index}\n", folder_of(name)));
+    let categories =
+        CATEGORIES.iter().enumerate().map(|(index, name)| format!("{} {index}\n", folder_of(name)));
     write(&dir.join("categories.txt"), categories.collect::<String>().as_bytes())?;
     let objects = OBJECT_CATEGORIES.iter().enumerate().map(|(index, name)| format!("{name} {index}\n"));
     write(&dir.join("object_categories.txt"), objects.collect::<String>().as_bytes())
@@ -64,7 +68,8 @@ fn write_scene(dir: &Path, split: Split, index: u32, image_size: usize, seed: u6
     };
     let mut pixels = vec![0; image_size * image_size * 3];
     scene.render(image_size, &mut pixels);
-    let image = RgbImage::from_raw(image_size as u32, image_size as u32, pixels).expect("one triple per pixel");
+    let image =
+        RgbImage::from_raw(image_size as u32, image_size as u32, pixels).expect("one triple per pixel");
     let path = dir.join("images").join(&name);
     let mut jpeg = Vec::new();
     JpegEncoder::new_with_quality(&mut jpeg, JPEG_QUALITY)
