@@ -1,1 +1,159 @@
-//! fuse
+//! Rewrites of the textbook graph into the one that runs: the same numbers in fewer passes over memory.
+//!
+//! Each [`Rewrite`] looks for one pattern and replaces its nodes by one; values keep their ids and names. They act on
+//! the differentiated graph, so the patterns of the backward pass are found beside those of the forward pass.
+
+use std::any::Any;
+use std::sync::Arc;
+
+use crate::error::Result;
+use crate::graph::{Graph, Node, Op, ValueId};
+use crate::ops::{Add, BatchNormBwd, BatchNormInference, BatchNormTrain, Conv2dDgrad, Relu, ReluBwd};
+
+/// One pattern and what it becomes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rewrite {
+    /// Batch norm, then an optional residual add, then ReLU: one pass that normalises, adds and clips.
+    BatchNormRelu,
+    /// ReLU backward, then batch norm backward: the mask is applied while the sums are taken, and the masked gradient is
+    /// written only where the shortcut needs it.
+    BatchNormReluBwd,
+    /// dgrad, then the sum with another branch's gradient: the convolution adds to the sum as it stores.
+    DgradSum,
+}
+
+impl Rewrite {
+    /// Every rewrite, in the order in which they run.
+    pub const ALL: [Rewrite; 3] = [Rewrite::BatchNormRelu, Rewrite::BatchNormReluBwd, Rewrite::DgradSum];
+}
+
+/// The graph after `rewrites`.
+///
+/// # Errors
+/// [`crate::Error::Graph`] if the result does not verify.
+pub fn fuse(graph: &Graph, rewrites: &[Rewrite]) -> Result<Graph> {
+    let mut graph = graph.clone();
+    for rewrite in rewrites {
+        let mut editor = Editor::new(&graph);
+        match rewrite {
+            Rewrite::BatchNormRelu => editor.batch_norm_relu(),
+            Rewrite::BatchNormReluBwd => editor.batch_norm_relu_bwd(),
+            Rewrite::DgradSum => editor.dgrad_sum(),
+        }
+        let nodes = editor.nodes.into_iter().flatten().collect();
+        graph.set_nodes(nodes);
+    }
+    graph.verify()?;
+    Ok(graph)
+}
+
+/// The node list under change: `None` where a node was merged into another.
+struct Editor {
+    nodes: Vec<Option<Node>>,
+    /// By value: the node that makes it, and the nodes that read it, in order.
+    maker: Vec<Option<usize>>,
+    readers: Vec<Vec<usize>>,
+    is_result: Vec<bool>,
+}
+
+impl Editor {
+    fn new(graph: &Graph) -> Editor {
+        let mut maker = vec![None; graph.values().len()];
+        let mut readers = vec![Vec::new(); graph.values().len()];
+        for (index, node) in graph.nodes().iter().enumerate() {
+            node.outputs.iter().for_each(|id| maker[id.index()] = Some(index));
+            node.inputs.iter().for_each(|id| readers[id.index()].push(index));
+        }
+        let mut is_result = vec![false; graph.values().len()];
+        graph.results().iter().for_each(|id| is_result[id.index()] = true);
+        Editor { nodes: graph.nodes().iter().cloned().map(Some).collect(), maker, readers, is_result }
+    }
+
+    fn batch_norm_relu(&mut self) {
+        for index in 0..self.nodes.len() {
+            let Some(relu) = self.nodes[index].clone().filter(|node| cast::<Relu>(node).is_some()) else { continue };
+            let sum = self.only_maker(relu.inputs[0]).filter(|&i| self.is::<Add>(i));
+            let candidates = match sum.and_then(|i| self.nodes[i].as_ref()) {
+                Some(add) => vec![(add.inputs[0], Some(add.inputs[1])), (add.inputs[1], Some(add.inputs[0]))],
+                None => vec![(relu.inputs[0], None)],
+            };
+            for (normalised, residual) in candidates {
+                let Some(norm_index) = self.only_maker(normalised) else { continue };
+                let Some(norm) = self.nodes[norm_index].clone() else { continue };
+                let Some(op) = with_relu(&norm, residual.is_some()) else { continue };
+                let mut outputs = norm.outputs.clone();
+                outputs[0] = relu.outputs[0];
+                let inputs = norm.inputs.iter().copied().chain(residual).collect();
+                self.nodes[index] = Some(Node { op, inputs, outputs, name: norm.name, phase: relu.phase });
+                self.nodes[norm_index] = None;
+                if let Some(sum) = sum {
+                    self.nodes[sum] = None;
+                }
+                break;
+            }
+        }
+    }
+
+    fn batch_norm_relu_bwd(&mut self) {
+        for index in 0..self.nodes.len() {
+            let Some(mask) = self.nodes[index].clone().filter(|node| cast::<ReluBwd>(node).is_some()) else { continue };
+            let masked = mask.outputs[0];
+            let readers = &self.readers[masked.index()];
+            // The first reader runs before every other, so it can hand the masked gradient on.
+            let Some(&first) = readers.first().filter(|_| !self.is_result[masked.index()]) else { continue };
+            let shared = readers.len() > 1;
+            let Some(norm) = self.nodes[first].clone() else { continue };
+            let plain = cast::<BatchNormBwd>(&norm).is_some_and(|op| !op.relu && !op.residual);
+            if !plain || norm.inputs[0] != masked || norm.inputs[1..].contains(&masked) {
+                continue;
+            }
+            let op = Arc::new(BatchNormBwd { relu: true, residual: shared });
+            let mut inputs = norm.inputs.clone();
+            inputs[0] = mask.inputs[0];
+            inputs.push(mask.inputs[1]);
+            let outputs = norm.outputs.iter().copied().chain(shared.then_some(masked)).collect();
+            self.nodes[first] = Some(Node { op, inputs, outputs, ..norm });
+            self.nodes[index] = None;
+        }
+    }
+
+    fn dgrad_sum(&mut self) {
+        for index in 0..self.nodes.len() {
+            let Some(sum) = self.nodes[index].clone().filter(|node| cast::<Add>(node).is_some()) else { continue };
+            let Some(dgrad_index) = self.only_maker(sum.inputs[1]) else { continue };
+            let Some(dgrad) = self.nodes[dgrad_index].clone() else { continue };
+            let Some(&op) = cast::<Conv2dDgrad>(&dgrad).filter(|op| !op.accumulate) else { continue };
+            self.nodes[index] = Some(Node {
+                op: Arc::new(Conv2dDgrad { accumulate: true, ..op }),
+                inputs: dgrad.inputs.iter().copied().chain([sum.inputs[0]]).collect(),
+                outputs: sum.outputs,
+                name: dgrad.name,
+                phase: dgrad.phase,
+            });
+            self.nodes[dgrad_index] = None;
+        }
+    }
+
+    /// The node that makes `value`, if a single node reads it and the host does not.
+    fn only_maker(&self, value: ValueId) -> Option<usize> {
+        let private = self.readers[value.index()].len() == 1 && !self.is_result[value.index()];
+        self.maker[value.index()].filter(|_| private)
+    }
+
+    fn is<T: Op>(&self, index: usize) -> bool {
+        self.nodes[index].as_ref().is_some_and(|node| cast::<T>(node).is_some())
+    }
+}
+
+fn cast<T: Op>(node: &Node) -> Option<&T> {
+    (node.op.as_ref() as &dyn Any).downcast_ref()
+}
+
+/// A plain batch norm's operation with ReLU and, if asked, the residual add; `None` for every other node.
+fn with_relu(norm: &Node, residual: bool) -> Option<Arc<dyn Op>> {
+    if let Some(&op) = cast::<BatchNormTrain>(norm).filter(|op| !op.relu && !op.residual) {
+        return Some(Arc::new(BatchNormTrain { relu: true, residual, ..op }));
+    }
+    let &op = cast::<BatchNormInference>(norm).filter(|op| !op.relu && !op.residual)?;
+    Some(Arc::new(BatchNormInference { relu: true, residual, ..op }))
+}

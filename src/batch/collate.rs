@@ -73,7 +73,7 @@ impl Collator {
         let inside = map.columns_inside(size);
         for (y, row) in out.chunks_exact_mut(size).enumerate() {
             let source_y = y as i64 + map.dy;
-            if !(0..size as i64).contains(&source_y) {
+            if inside.is_empty() || !(0..size as i64).contains(&source_y) {
                 row.fill(black);
                 continue;
             }
@@ -143,12 +143,118 @@ impl WholePixels {
         if self.flips { self.dx - x } else { self.dx + x }
     }
 
-    /// The output columns that show the image, an empty range at the left if none does.
+    /// The output columns that show the image.
     fn columns_inside(&self, size: usize) -> Range<usize> {
         let size = size as i64;
         let (start, end) =
             if self.flips { (self.dx - size + 1, self.dx + 1) } else { (-self.dx, size - self.dx) };
         let (start, end) = (start.clamp(0, size), end.clamp(0, size));
         if start < end { start as usize..end as usize } else { 0..0 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rng::{Stream, Use};
+
+    const SIZE: usize = 7;
+
+    fn image() -> Vec<u8> {
+        let mut stream = Stream::new(5, 0, 0, Use::Scenes);
+        (0..SIZE * SIZE * 3).map(|_| stream.below(256) as u8).collect()
+    }
+
+    fn collator() -> Collator {
+        Collator::new(Normalization { mean: [0.1, 0.4, 0.7], std: [0.5, 0.2, 0.3] })
+    }
+
+    /// The map through `sample`, over an output poisoned with NaN.
+    fn sampled(map: &Affine) -> Vec<f32> {
+        let mut out = vec![f32::NAN; SIZE * SIZE * 3];
+        collator().sample(&image(), SIZE, map, &mut out);
+        out
+    }
+
+    /// The plain loops: flip if asked, then move right by `dx` and down by `dy`, black outside.
+    fn moved(flips: bool, dx: i64, dy: i64) -> Vec<f32> {
+        let (source, normalization) = (image(), collator().normalization);
+        let size = SIZE as i64;
+        let mut out = Vec::new();
+        for y in 0..size {
+            for x in 0..size {
+                for channel in 0..3 {
+                    let (from_x, from_y) = (x - dx, y - dy);
+                    let from_x = if flips { size - 1 - from_x } else { from_x };
+                    let inside = (0..size).contains(&from_x) && (0..size).contains(&from_y);
+                    let at = ((from_y * size + from_x) * 3 + channel) as usize;
+                    let value = if inside { f32::from(source[at]) } else { 0.0 };
+                    out.push(normalization.apply(value, channel as usize));
+                }
+            }
+        }
+        out
+    }
+
+    #[test]
+    fn flips_and_shifts_match_plain_loops_bit_for_bit() {
+        for flips in [false, true] {
+            for (dx, dy) in [(0, 0), (2, -3), (-6, 6), (7, 0), (0, -7), (-40, 1), (1, 40)] {
+                let base = if flips { Affine::flip(SIZE) } else { Affine::IDENTITY };
+                let map = base.after(Affine::translation(-dx as f32, -dy as f32));
+                assert_eq!(sampled(&map), moved(flips, dx, dy), "flip {flips}, shift {dx} {dy}");
+            }
+        }
+    }
+
+    #[test]
+    fn both_ways_give_the_same_bits_at_pixel_centres() {
+        for map in
+            [Affine::IDENTITY, Affine::flip(SIZE), Affine::flip(SIZE).after(Affine::translation(2.0, -3.0))]
+        {
+            let (source, collator) = (image(), collator());
+            let mut out = vec![[f32::NAN; 3]; SIZE * SIZE];
+            collator.resample(source.as_chunks().0, SIZE, &map, &mut out);
+            assert_eq!(out.as_flattened(), sampled(&map));
+        }
+    }
+
+    #[test]
+    fn half_a_pixel_is_the_mean_of_two_and_fades_to_black() {
+        let out = sampled(&Affine::translation(0.5, 0.0));
+        let (source, normalization) = (image(), collator().normalization);
+        for y in 0..SIZE {
+            for x in 0..SIZE {
+                for channel in 0..3 {
+                    let value = |x: usize| f32::from(source[(y * SIZE + x) * 3 + channel]);
+                    let right = if x + 1 < SIZE { value(x + 1) } else { 0.0 };
+                    let expected = normalization.apply(0.5 * (value(x) + right), channel);
+                    let got = out[(y * SIZE + x) * 3 + channel];
+                    assert!((got - expected).abs() <= 1e-5, "{x} {y} {channel}: {got} instead of {expected}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_quarter_turn_moves_every_pixel() {
+        // Output (x, y) shows source (size - 1 - y, x).
+        let turn = Affine { x: [0.0, -1.0, SIZE as f32 - 1.0], y: [1.0, 0.0, 0.0] };
+        let (out, plain) = (sampled(&turn), sampled(&Affine::IDENTITY));
+        for y in 0..SIZE {
+            for x in 0..SIZE {
+                let pixel = |image: &[f32], x: usize, y: usize| image[(y * SIZE + x) * 3..][..3].to_vec();
+                assert_eq!(pixel(&out, x, y), pixel(&plain, SIZE - 1 - y, x));
+            }
+        }
+    }
+
+    #[test]
+    fn far_away_everything_is_black() {
+        let black: Vec<f32> =
+            (0..SIZE * SIZE * 3).map(|i| collator().normalization.apply(0.0, i % 3)).collect();
+        for offset in [1e6, -1e6, f32::MAX, 1e30, 0.5 - 3e4] {
+            assert_eq!(sampled(&Affine::translation(offset, 0.25)), black);
+        }
     }
 }

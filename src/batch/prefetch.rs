@@ -99,8 +99,6 @@ impl<T: Default + Send + 'static> Prefetcher<T> {
         let mut state = self.shared.lock();
         if state.free.len() < state.free.capacity() {
             state.free.push(item);
-            drop(state);
-            self.shared.room.notify_one();
         }
     }
 

@@ -35,7 +35,7 @@ mod tests {
         assert_eq!(first, order(3, 5, 1000));
         assert_ne!(first, order(3, 6, 1000));
         assert_ne!(first, order(4, 5, 1000));
-        assert_eq!(order(3, 5, 0), []);
+        assert!(order(3, 5, 0).is_empty());
     }
 
     #[test]

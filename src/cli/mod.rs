@@ -1,1 +1,51 @@
-//! cli
+//! The command line: one file per subcommand, from raw flags to validated settings to a call into the library.
+
+mod data;
+mod devices;
+mod eval;
+mod flags;
+mod plan;
+mod predict;
+mod train;
+
+use clap::{Parser, Subcommand};
+
+use crate::error::Result;
+
+/// Trains residual networks on kernels of its own.
+#[derive(Debug, Parser)]
+#[command(version, about, propagate_version = true, after_help = EXIT_CODES)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 failure, 2 usage, 3 no usable device, 4 data, 5 diverged, \
+6 does not fit, 130 or 143 stopped by a signal with a checkpoint written.";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Train(Box<train::TrainArgs>),
+    Eval(eval::EvalArgs),
+    Predict(predict::PredictArgs),
+    Plan(plan::PlanArgs),
+    Data(data::DataArgs),
+    Devices(devices::DevicesArgs),
+}
+
+impl Cli {
+    /// Runs the subcommand.
+    ///
+    /// # Errors
+    /// Whatever stops it; [`crate::Error::exit_code`] says how the process ends.
+    pub fn run(self) -> Result<()> {
+        match self.command {
+            Command::Train(args) => args.run(),
+            Command::Eval(args) => args.run(),
+            Command::Predict(args) => args.run(),
+            Command::Plan(args) => args.run(),
+            Command::Data(args) => args.run(),
+            Command::Devices(args) => args.run(),
+        }
+    }
+}

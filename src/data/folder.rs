@@ -3,7 +3,7 @@
 //! The folders below `train` are the categories, in the order of their names; those of `val` must be among them.
 //! Images directly in `test/`, where there is such a folder, are the test split.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::{Listed, Sample, Split, sorted_entries, sorted_images};
 use crate::error::{Error, Result};
@@ -52,10 +52,7 @@ fn read_samples(root: &Path, split: Split, folders: &[String], classes: &[String
         if images.is_empty() {
             return Err(Error::data(&dir, "the class folder has no .jpg, .jpeg or .png images"));
         }
-        let relative = |path: PathBuf| path.strip_prefix(root).map_or(path.clone(), Path::to_path_buf);
-        samples.extend(
-            images.into_iter().map(|path| Sample { path: relative(path), label: Some(label as u32) }),
-        );
+        samples.extend(images.iter().map(|path| sample(root, path, Some(label as u32))));
     }
     Ok(samples)
 }
@@ -66,6 +63,11 @@ fn read_test_samples(root: &Path) -> Result<Vec<Sample>> {
     if !dir.is_dir() {
         return Ok(Vec::new());
     }
-    let relative = |path: PathBuf| path.strip_prefix(root).map_or(path.clone(), Path::to_path_buf);
-    Ok(sorted_images(&dir)?.into_iter().map(|path| Sample { path: relative(path), label: None }).collect())
+    Ok(sorted_images(&dir)?.iter().map(|path| sample(root, path, None)).collect())
+}
+
+/// The sample at `path`, which was found below `root`.
+fn sample(root: &Path, path: &Path, label: Option<u32>) -> Sample {
+    let below_root = path.strip_prefix(root).expect("the folder was listed from the root");
+    Sample { path: below_root.to_path_buf(), label }
 }

@@ -111,12 +111,13 @@ struct Listed {
 /// missing and `options` does not allow that; [`Error::Usage`] if `options` asks for more categories than there are
 /// or for none of them.
 pub fn open(root: &Path, options: &OpenOptions) -> Result<Dataset> {
+    let root = &absolute(root)?;
     let listed = read_lists(root)?;
     let num_categories = kept_categories(listed.categories.len(), options.categories)?;
     let mut categories = listed.categories;
     categories.truncate(num_categories);
     let mut dataset = Dataset {
-        root: fs::canonicalize(root).map_err(Error::io("open", root))?,
+        root: root.clone(),
         image_dir: listed.image_dir,
         format: listed.format,
         categories,
@@ -140,14 +141,19 @@ pub fn open(root: &Path, options: &OpenOptions) -> Result<Dataset> {
     Ok(dataset)
 }
 
-/// Detects the format of `root` and reads its lists.
-fn read_lists(root: &Path) -> Result<Listed> {
+/// The folder `root` by its one absolute path, which the key of a pack must not depend on the spelling of.
+fn absolute(root: &Path) -> Result<PathBuf> {
     if root.is_file() {
         return Err(Error::data(root, "is a file; --data-dir takes the folder of a data set"));
     }
     if !root.is_dir() {
         return Err(Error::data(root, "no such folder; --data-dir takes the folder of a data set"));
     }
+    fs::canonicalize(root).map_err(Error::io("open", root))
+}
+
+/// Detects the format of `root` and reads its lists.
+fn read_lists(root: &Path) -> Result<Listed> {
     if root.join("train.txt").exists() || root.join("categories.txt").exists() {
         miniplaces::read_lists(root)
     } else if root.join("train").is_dir() {

@@ -175,6 +175,6 @@ mod tests {
         assert_eq!(fault("<pt><x>5</x><y>6</y></pt>", ""), "a <polygon> of 2 points encloses nothing");
         assert_eq!(fault("<folder>/a/abbey</folder>", ""), "no <folder>");
         assert!(fault("</objects>", "</object>").contains("object"));
-        assert!(parse(&SMALL[..SMALL.len() - 40]).unwrap_err().1.contains("ends inside <objects>"));
+        assert!(parse(&SMALL[..SMALL.len() - 11]).unwrap_err().1.contains("ends inside <objects>"));
     }
 }

@@ -4,7 +4,10 @@
 //! [`crate::graph::Op::launch`], which asks a [`Launcher`] for kernels by name and does not know whether a GPU or the
 //! emulator answers.
 
+mod choice;
 pub mod cpu;
+
+pub use choice::{DeviceChoice, NO_CUDA};
 
 use crate::error::Result;
 use crate::tensor::{DType, Shape};

@@ -1,5 +1,6 @@
 //! The contract of an operation: everything the engine asks of it, in one trait.
 
+use std::any::Any;
 use std::fmt;
 
 use super::{Graph, ValueId};
@@ -51,7 +52,7 @@ pub struct InPlace {
 /// An operation: shape rule, cost, gradient, CPU code and kernel launch.
 ///
 /// One file in `src/ops/` implements it, names its operands and results, and lists test cases.
-pub trait Op: fmt::Debug + Send + Sync {
+pub trait Op: Any + fmt::Debug + Send + Sync {
     /// `<op>_<pass>`, e.g. `conv2d_fprop`.
     fn name(&self) -> &'static str;
 

@@ -9,7 +9,9 @@ mod avg_pool;
 mod batch_norm;
 mod clip;
 mod concat;
+mod conv2d;
 mod ema;
+mod linear;
 mod max_pool;
 mod multi_tensor;
 mod reduce;
@@ -26,7 +28,9 @@ pub use batch_norm::{
 };
 pub use clip::ClipNorm;
 pub use concat::{Concat, SliceChannels, concat};
+pub use conv2d::{Conv2dConfig, Conv2dDgrad, Conv2dFprop, Conv2dWgrad, Window, conv2d, conv2d_with};
 pub use ema::Ema;
+pub use linear::{LinearDgrad, LinearFprop, LinearWgrad, linear};
 pub use max_pool::{MaxPool, MaxPoolBwd, PoolWindow, max_pool};
 pub use reduce::{Fill, Reduce, ReduceBwd, Reduction, fill, mean, sum};
 pub use relu::{Relu, ReluBwd, relu};
@@ -75,6 +79,8 @@ pub fn registry() -> Vec<(&'static str, Vec<Case>)> {
         ("avg_pool", avg_pool::cases()),
         ("batch_norm", batch_norm::cases()),
         ("concat", concat::cases()),
+        ("conv2d", conv2d::cases()),
+        ("linear", linear::cases()),
         ("max_pool", max_pool::cases()),
         ("reduce", reduce::cases()),
         ("relu", relu::cases()),

@@ -1,11 +1,20 @@
-//! Training, and what a run leaves behind.
+//! Training: the graphs of a step, the loop around them, and what a run leaves behind.
 
 pub mod atomic;
 pub mod checkpoint;
+pub mod config;
+pub mod evaluate;
 pub mod metrics;
+pub mod model_file;
 pub mod page;
+mod progress;
 pub mod run_dir;
 pub mod schedule;
 pub mod signal;
+pub mod source;
 pub mod state;
+pub mod step;
+pub mod summary;
 pub mod tensorboard;
+pub mod trainer;
+pub mod weights;

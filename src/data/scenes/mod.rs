@@ -5,6 +5,7 @@
 //! what tells a category is its shapes, not its mean colour.
 
 mod compose;
+mod outlines;
 mod raster;
 mod write;
 

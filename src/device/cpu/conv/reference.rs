@@ -11,9 +11,11 @@ pub fn conv2d_fprop_reference<T: Real>(d: &Conv2dDims, x: &[T], w: &[T], y: &mut
     for_each_product(d, |x_idx, w_idx, y_idx| y[y_idx] += x[x_idx] * w[w_idx]);
 }
 
-/// dx of [`conv2d_fprop_reference`] for the output gradient `dy`; dx is overwritten.
-pub fn conv2d_dgrad_reference<T: Real>(d: &Conv2dDims, dy: &[T], w: &[T], dx: &mut [T]) {
-    dx.fill(T::ZERO);
+/// dx of [`conv2d_fprop_reference`] for the output gradient `dy`; added to what dx holds, or written over it.
+pub fn conv2d_dgrad_reference<T: Real>(d: &Conv2dDims, dy: &[T], w: &[T], accumulate: bool, dx: &mut [T]) {
+    if !accumulate {
+        dx.fill(T::ZERO);
+    }
     for_each_product(d, |x_idx, w_idx, y_idx| dx[x_idx] += dy[y_idx] * w[w_idx]);
 }
 

@@ -55,7 +55,7 @@ fn check(d: &Conv2dDims) {
         scale.iter().zip(bias.iter().cycle()).map(|(s, b)| s + f64::from(b.abs())).collect();
     assert_close("fprop with bias", d, &y, &want, &with_bias);
 
-    let (mut want, mut scale) = reference(conv2d_dgrad_reference, &dy, &w, d.x_elems());
+    let (mut want, mut scale) = reference(|d, dy, w, dx| conv2d_dgrad_reference(d, dy, w, false, dx), &dy, &w, d.x_elems());
     let mut dx = poisoned(d.x_elems());
     conv2d_dgrad(d, &dy, &w, false, &mut dx, &mut poisoned(dgrad_workspace_elems(d)));
     assert_close("dgrad", d, &dx, &want, &scale);
@@ -184,7 +184,10 @@ fn results_have_the_same_bits_for_any_number_of_threads() {
         });
         [y, dx, dw].map(|values| values.into_iter().map(f32::to_bits).collect::<Vec<_>>())
     };
-    for d in [square(3, 40, 3, 50, 7, 2), square(5, 20, 64, 96, 3, 1), square(9, 9, 70, 130, 1, 2)] {
+    let many_filters = square(2, 2, 64, 260, 3, 1);
+    for d in
+        [square(3, 40, 3, 50, 7, 2), square(5, 20, 64, 96, 3, 1), square(9, 9, 70, 130, 1, 2), many_filters]
+    {
         let alone = passes(&d, 1);
         assert!(alone == passes(&d, 2) && alone == passes(&d, 3), "{d:?}");
     }

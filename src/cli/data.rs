@@ -1,0 +1,97 @@
+//! `residuum data`: making and preparing data sets.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+
+use super::flags::show_bytes;
+use crate::data::pack::{self, Pack};
+use crate::data::scenes;
+use crate::data::{self, OpenOptions, Split};
+use crate::error::Result;
+
+/// Make or prepare a data set
+#[derive(Debug, Args)]
+pub(super) struct DataArgs {
+    #[command(subcommand)]
+    command: DataCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum DataCommand {
+    Scenes(ScenesArgs),
+    Pack(PackArgs),
+}
+
+/// Write generated scenes as a data set in MiniPlaces' layout: JPEG files, lists, object polygons
+#[derive(Debug, Args)]
+struct ScenesArgs {
+    /// Folder to write into
+    #[arg(long, value_name = "DIR")]
+    output: PathBuf,
+    /// Training images
+    #[arg(long, value_name = "N", default_value_t = 2000)]
+    train: usize,
+    /// Validation images
+    #[arg(long, value_name = "N", default_value_t = 500)]
+    val: usize,
+    /// Height and width in pixels
+    #[arg(long, value_name = "PIXELS", default_value_t = 128)]
+    img_size: usize,
+    /// Seed of every scene
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    seed: u64,
+}
+
+/// Decode a data set's photos once, as training does when it first meets them
+#[derive(Debug, Args)]
+struct PackArgs {
+    /// Data set
+    #[arg(long, alias = "data-path", value_name = "DIR")]
+    data_dir: PathBuf,
+    /// Height and width of the decoded images
+    #[arg(long, value_name = "PIXELS", default_value_t = 128)]
+    img_size: usize,
+    /// Where decoded photos are kept [default: RESIDUUM_CACHE, or residuum in the user's cache folder]
+    #[arg(long, value_name = "DIR")]
+    cache_dir: Option<PathBuf>,
+    /// Leave out listed images that are missing or unreadable
+    #[arg(long)]
+    allow_missing: bool,
+}
+
+impl DataArgs {
+    pub(super) fn run(self) -> Result<()> {
+        match self.command {
+            DataCommand::Scenes(args) => args.run(),
+            DataCommand::Pack(args) => args.run(),
+        }
+    }
+}
+
+impl ScenesArgs {
+    fn run(self) -> Result<()> {
+        scenes::write_miniplaces(&self.output, self.train, self.val, self.img_size, self.seed)?;
+        println!(
+            "{} training and {} validation scenes in {}; train on them with: residuum train --data-dir {}",
+            self.train,
+            self.val,
+            self.output.display(),
+            self.output.display()
+        );
+        Ok(())
+    }
+}
+
+impl PackArgs {
+    fn run(self) -> Result<()> {
+        let options = OpenOptions { allow_missing: self.allow_missing, categories: None, limit_train: None };
+        let dataset = data::open(&self.data_dir, &options)?;
+        let cache = self.cache_dir.map_or_else(pack::default_cache_dir, Ok)?;
+        for split in [Split::Train, Split::Val] {
+            let pack = Pack::open_or_build(&dataset, split, self.img_size, &cache)?;
+            println!("{}: {} images, {}", split.name(), pack.len(), show_bytes(pack.num_bytes()));
+        }
+        Ok(())
+    }
+}

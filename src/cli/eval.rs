@@ -1,0 +1,148 @@
+//! `residuum eval`: the error of a trained model on a data set.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::flags::{one_of, open_device};
+use crate::batch::Augment;
+use crate::data::Split;
+use crate::error::Result;
+use crate::models;
+use crate::report::{Align, Table};
+use crate::train::config::TrainConfig;
+use crate::train::evaluate::{Evaluation, Evaluator};
+use crate::train::model_file::{CardOverrides, ModelFile};
+use crate::train::run_dir::RunDir;
+use crate::train::signal::Signals;
+use crate::train::source::open_split;
+use crate::train::trainer::loader_options;
+
+/// Where a model comes from.
+#[derive(Debug, Args)]
+pub(super) struct ModelArgs {
+    /// Run folder; its best weights are taken
+    #[arg(long, value_name = "RUN", conflicts_with = "weights")]
+    run: Option<PathBuf>,
+    /// Weight file, of this program or torchvision's as safetensors
+    #[arg(long, alias = "checkpoint", value_name = "FILE")]
+    weights: Option<PathBuf>,
+    /// Network, where the file does not say
+    #[arg(long, value_name = "NAME", value_parser = models::NAMES)]
+    model: Option<String>,
+    /// Form of the blocks, where the file does not say
+    #[arg(long, value_name = "FORM", value_parser = ["v1", "v1.5", "v2"])]
+    form: Option<String>,
+    /// Height and width of the images [default: those of the training]
+    #[arg(long, alias = "val-crop-size", value_name = "PIXELS")]
+    img_size: Option<usize>,
+}
+
+/// Measure the error of a trained model on a data set
+#[derive(Debug, Args)]
+pub(super) struct EvalArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// Data set [default: the run's]
+    #[arg(long, alias = "data-path", value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// Which images: train or val
+    #[arg(long, value_name = "SPLIT", default_value = "val", value_parser = ["train", "val"])]
+    split: String,
+    /// Images of a batch
+    #[arg(short, long, value_name = "N", default_value_t = 64)]
+    batch_size: usize,
+    /// Leave out listed images that are missing or unreadable
+    #[arg(long)]
+    allow_missing: bool,
+    /// Where decoded photos are kept
+    #[arg(long, value_name = "DIR")]
+    cache_dir: Option<PathBuf>,
+    /// auto, cpu, cuda[:N] or simt
+    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    device: String,
+}
+
+impl ModelArgs {
+    /// The weights, and the settings of their run if they come from one.
+    pub(super) fn open(&self) -> Result<(ModelFile, Option<TrainConfig>)> {
+        let overrides =
+            CardOverrides { model: self.model.clone(), form: self.form.clone(), img_size: self.img_size };
+        match (&self.run, &self.weights) {
+            (Some(run), _) => {
+                let run = RunDir::open(run)?;
+                Ok((ModelFile::of_run(&run, &overrides)?, Some(run.read_config()?)))
+            }
+            (None, Some(file)) => Ok((ModelFile::read(file, &overrides)?, None)),
+            (None, None) => Err(one_of("--run RUN and --weights FILE")),
+        }
+    }
+}
+
+impl EvalArgs {
+    pub(super) fn run(self) -> Result<()> {
+        open_device(&self.device)?;
+        let (file, run) = self.model.open()?;
+        let run = run.unwrap_or_else(|| TrainConfig::defaults(None));
+        let config = TrainConfig {
+            data_dir: self.data_dir.or(run.data_dir),
+            categories: run.categories,
+            limit_train: run.limit_train,
+            allow_missing: self.allow_missing || run.allow_missing,
+            cache_dir: self.cache_dir.or(run.cache_dir),
+            ..file.config(self.batch_size)
+        };
+        let split = if self.split == "train" { Split::Train } else { Split::Val };
+        let (categories, pack) = open_split(&config, split)?;
+        if categories.len() != file.card.categories.len() {
+            return Err(crate::Error::checkpoint(
+                &file.path,
+                format!(
+                    "knows {} categories and the data set has {}; give the data set it was trained on with --data-dir",
+                    file.card.categories.len(),
+                    categories.len()
+                ),
+            ));
+        }
+        let mut session = file.session(self.batch_size)?;
+        let signals = Signals::install()?;
+        let evaluator = Evaluator::new(&session, 0)?;
+        let options = loader_options(&config, Augment::NONE);
+        let evaluation = evaluator.run(&mut session, &pack, &options, || signals.received())?;
+        println!(
+            "{} on {} {} images: top-1 error {:.2} %, top-5 error {:.2} %, loss {:.4} ({:.1} images/s)",
+            file.card.model,
+            evaluation.num_images,
+            split.name(),
+            evaluation.top1_error(),
+            evaluation.top5_error(),
+            evaluation.loss,
+            evaluation.num_images as f64 / evaluation.elapsed.as_secs_f64()
+        );
+        print!("{}", per_category(&categories, &evaluation));
+        Ok(())
+    }
+}
+
+fn per_category(categories: &[String], evaluation: &Evaluation) -> Table {
+    let mut table = Table::new([
+        ("category", Align::Left),
+        ("images", Align::Right),
+        ("top-1 error %", Align::Right),
+        ("most often taken for", Align::Left),
+    ]);
+    let confusion = evaluation.confusion(categories.len());
+    for (label, row) in confusion.chunks_exact(categories.len()).enumerate() {
+        let total: u32 = row.iter().sum();
+        let wrong = row.iter().enumerate().filter(|&(guess, &count)| guess != label && count > 0);
+        let mistaken = wrong.max_by_key(|&(guess, &count)| (count, std::cmp::Reverse(guess)));
+        let error = 100.0 * f64::from(total - row[label]) / f64::from(total.max(1));
+        table.row([
+            categories[label].clone(),
+            total.to_string(),
+            format!("{error:.1}"),
+            mistaken.map_or_else(String::new, |(guess, count)| format!("{} ({count})", categories[guess])),
+        ]);
+    }
+    table
+}

@@ -1,0 +1,167 @@
+//! `residuum plan`: layers, cost and memory of a training run, without touching a device.
+
+use clap::Args;
+
+use super::flags::{parse_bytes, show_bytes, show_count};
+use crate::error::{Error, Result};
+use crate::graph::{Graph, Node, Op, Phase, Role};
+use crate::models;
+use crate::plan::Program;
+use crate::report::{Align, Table};
+use crate::train::config::TrainConfig;
+use crate::train::step::{OPTIMISER_PREFIX, StepConfig, evaluation_graph};
+use crate::train::trainer::program;
+
+/// Show layers, cost and memory of a training run before any device is touched
+#[derive(Debug, Args)]
+pub(super) struct PlanArgs {
+    /// Network
+    #[arg(long, value_name = "NAME", default_value = "resnet18", value_parser = models::NAMES)]
+    model: String,
+    /// Form of the blocks
+    #[arg(long, value_name = "FORM", default_value = "v1.5", value_parser = ["v1", "v1.5", "v2"])]
+    form: String,
+    /// Height and width of the images in pixels
+    #[arg(long, value_name = "PIXELS", default_value_t = 128)]
+    img_size: usize,
+    /// Images of a batch
+    #[arg(short, long, value_name = "N", default_value_t = 64)]
+    batch_size: usize,
+    /// Categories
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    categories: usize,
+    /// Update rule
+    #[arg(long, value_name = "NAME", default_value = "sgd", value_parser = ["sgd", "adam", "adamw"])]
+    opt: String,
+    /// Memory there is; prints the largest batch that fits
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
+    memory: Option<usize>,
+    /// Run the textbook graph instead of fused operations
+    #[arg(long)]
+    no_fuse: bool,
+    /// Also print every step with its place in the arena
+    #[arg(long)]
+    steps: bool,
+}
+
+impl PlanArgs {
+    pub(super) fn run(self) -> Result<()> {
+        let config = TrainConfig {
+            model: self.model.clone(),
+            form: self.form.clone(),
+            img_size: self.img_size,
+            batch_size: self.batch_size,
+            opt: self.opt.clone(),
+            fuse: !self.no_fuse,
+            ..TrainConfig::defaults(None)
+        };
+        let step = config.step_config(self.categories)?;
+        let planned = program(&step)?;
+        let layers = evaluation_graph(&StepConfig { fuse: false, ..step }, "")?;
+        print!("{}", layer_table(&layers));
+        println!();
+        print!("{}", memory_table(&planned));
+        let cost = planned.plans[0].cost();
+        println!(
+            "\na training step of {} images: {:.2} GFLOP, {} moved at least",
+            self.batch_size,
+            cost.flops as f64 / 1e9,
+            show_bytes(cost.bytes as usize)
+        );
+        if self.steps {
+            print!("\n{}", planned.plans[0]);
+        }
+        match self.memory {
+            Some(memory) => print_largest_batch(&step, memory),
+            None => Ok(()),
+        }
+    }
+}
+
+/// One row a layer of the forward pass.
+fn layer_table(graph: &Graph) -> Table {
+    let mut table = Table::new([
+        ("layer", Align::Left),
+        ("operation", Align::Left),
+        ("output", Align::Right),
+        ("parameters", Align::Right),
+        ("MFLOP", Align::Right),
+        ("bytes", Align::Right),
+    ]);
+    let (mut parameters, mut flops, mut bytes) = (0, 0, 0);
+    for node in graph.nodes().iter().filter(|node| node.phase == Phase::Forward) {
+        let count = parameters_of(graph, node);
+        let types = |ids: &[crate::graph::ValueId]| ids.iter().map(|&id| graph.value(id).ty).collect::<Vec<_>>();
+        let cost = node.op.cost(&types(&node.inputs), &types(&node.outputs));
+        parameters += count;
+        flops += cost.flops;
+        bytes += cost.bytes;
+        table.row([
+            node.name.clone(),
+            node.op.name().to_string(),
+            graph.shape(node.outputs[0]).to_string(),
+            if count > 0 { show_count(count) } else { String::new() },
+            format!("{:.1}", cost.flops as f64 / 1e6),
+            show_bytes(cost.bytes as usize),
+        ]);
+    }
+    table.row([
+        "total".to_string(),
+        String::new(),
+        String::new(),
+        show_count(parameters),
+        format!("{:.1}", flops as f64 / 1e6),
+        show_bytes(bytes as usize),
+    ]);
+    table
+}
+
+fn parameters_of(graph: &Graph, node: &Node) -> usize {
+    let learned = node.inputs.iter().map(|&id| graph.value(id)).filter(|value| value.role == Role::Parameter);
+    learned.map(|value| value.ty.shape.num_elems()).sum()
+}
+
+/// What the arena holds, to the byte.
+fn memory_table(program: &Program) -> Table {
+    let mut table = Table::new([("memory", Align::Left), ("bytes", Align::Right), ("", Align::Right)]);
+    let mut row = |what: &str, bytes: usize| table.row([what, &show_count(bytes), &show_bytes(bytes)]);
+    let parameters = program.persistent_bytes_where(|v| v.role == Role::Parameter);
+    let optimiser = program.persistent_bytes_where(|v| v.name.starts_with(OPTIMISER_PREFIX));
+    let state = program.persistent_bytes_where(|v| v.role == Role::State) - optimiser;
+    row("parameters", parameters);
+    row("running statistics and averages", state);
+    row("optimiser state", optimiser);
+    row("alignment", program.persistent_bytes - parameters - state - optimiser);
+    let fullest = program.plans.iter().map(|plan| &plan.live).max_by_key(|live| live.arena_bytes);
+    if let Some(live) = fullest {
+        for &(role, bytes) in &live.by_role {
+            row(&format!("{} at the fullest step", role.name()), bytes);
+        }
+        let alive: usize = live.by_role.iter().map(|(_, bytes)| bytes).sum();
+        row("gaps", live.arena_bytes - alive);
+    }
+    row("peak", program.peak_bytes);
+    table
+}
+
+fn print_largest_batch(step: &StepConfig, memory: usize) -> Result<()> {
+    let peak = |batch_size| program(&StepConfig { batch_size, ..*step }).map(|p| p.peak_bytes);
+    let one = peak(1)?;
+    if one > memory {
+        return Err(Error::DoesNotFit(format!(
+            "even one image needs {}, more than --memory {}; take a smaller model or --img-size",
+            show_bytes(one),
+            show_bytes(memory)
+        )));
+    }
+    let (mut fits, mut too_many) = (1, 2);
+    while peak(too_many)? <= memory {
+        (fits, too_many) = (too_many, 2 * too_many);
+    }
+    while too_many - fits > 1 {
+        let middle = fits.midpoint(too_many);
+        if peak(middle)? <= memory { fits = middle } else { too_many = middle }
+    }
+    println!("largest batch in {}: {fits} images ({})", show_bytes(memory), show_bytes(peak(fits)?));
+    Ok(())
+}

@@ -1,0 +1,325 @@
+//! Two-dimensional convolution (cross-correlation): fprop, dgrad and wgrad.
+//!
+//! Vocabulary: x is NHWC, w is KRSC, y is NPQK. `y[n,p,q,k] = sum_rsc x[n, p*stride_h-pad_h+r, q*stride_w-pad_w+s, c] *
+//! w[k,r,s,c]`. Convolutions here have no bias; batch norm follows them and would take it out again.
+
+use crate::device::DeviceKind;
+use crate::device::cpu::conv::{self, Conv2dDims};
+use crate::device::cpu::{CpuArgs, Real};
+use crate::error::Result;
+use crate::graph::{Backward, Cost, Graph, InPlace, Init, Op, ValueId, ValueType};
+use crate::ops::{Case, dispatch_real};
+use crate::tensor::{DType, Layout, Shape};
+
+/// Steps and borders of a convolution.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Window {
+    /// Rows between neighbouring outputs.
+    pub stride_h: usize,
+    /// Columns between neighbouring outputs.
+    pub stride_w: usize,
+    /// Rows of zeros above and below.
+    pub pad_h: usize,
+    /// Columns of zeros left and right.
+    pub pad_w: usize,
+}
+
+impl Window {
+    /// The same stride and padding in both directions.
+    pub fn square(stride: usize, pad: usize) -> Window {
+        Window { stride_h: stride, stride_w: stride, pad_h: pad, pad_w: pad }
+    }
+
+    fn dims(&self, x: [usize; 4], w: [usize; 4]) -> Conv2dDims {
+        let Window { stride_h, stride_w, pad_h, pad_w } = *self;
+        let ([n, h, w_in, c], [k, r, s, _]) = (x, w);
+        Conv2dDims { n, h, w: w_in, c, k, r, s, stride_h, stride_w, pad_h, pad_w }
+    }
+
+    /// The problem of an image and a filter operand, or what does not fit.
+    fn checked(&self, x: &ValueType, w: &ValueType) -> std::result::Result<Conv2dDims, String> {
+        let (Some(image), Some(filter)) = (x.shape.as_4d(), w.shape.as_4d()) else {
+            return Err(format!("takes an NHWC image and a KRSC filter, got {x} and {w}"));
+        };
+        if image[3] != filter[3] {
+            return Err(format!(
+                "input has C={} (NHWC {}) but weight KRSC {} expects C={}; set in_channels to {}",
+                image[3], x.shape, w.shape, filter[3], image[3]
+            ));
+        }
+        if image[1] + 2 * self.pad_h < filter[1] || image[2] + 2 * self.pad_w < filter[2] {
+            return Err(format!(
+                "the {}x{} kernel is larger than the padded input (NHWC {}); use a larger image or more padding",
+                filter[1], filter[2], x.shape
+            ));
+        }
+        Ok(self.dims(image, filter))
+    }
+}
+
+/// `(x, w) -> y`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Conv2dFprop {
+    /// Strides and padding.
+    pub window: Window,
+}
+
+/// `(dy, w) -> dx`, or `(dy, w, sum) -> sum + dx` with `accumulate`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Conv2dDgrad {
+    /// Strides and padding of the forward pass.
+    pub window: Window,
+    /// Shape of x, which dy does not determine.
+    pub x: Shape,
+    /// Whether a third operand is added; set by fusion.
+    pub accumulate: bool,
+}
+
+/// `(x, dy) -> dw`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Conv2dWgrad {
+    /// Strides and padding of the forward pass.
+    pub window: Window,
+    /// Shape of w.
+    pub w: Shape,
+}
+
+/// What a convolution layer is made of.
+#[derive(Debug, Clone, Copy)]
+pub struct Conv2dConfig {
+    /// Number of filters.
+    pub out_channels: usize,
+    /// Kernel height and width.
+    pub kernel: [usize; 2],
+    /// Strides and padding.
+    pub window: Window,
+}
+
+/// Records a convolution of `x` and its parameter `<name>.weight`, He-initialised for a ReLU behind it: normal with
+/// variance 2 / fan_out, fan_out = K*R*S (He et al. 2015, "Delving deep into rectifiers").
+///
+/// # Errors
+/// If `x` is no NHWC image or smaller than the kernel.
+pub fn conv2d(graph: &mut Graph, name: &str, x: ValueId, config: Conv2dConfig) -> Result<ValueId> {
+    let Conv2dConfig { out_channels, kernel: [r, s], window } = config;
+    let shape = [out_channels, r, s, graph.shape(x).last()];
+    let std = (2.0 / (out_channels * r * s) as f32).sqrt();
+    let weight = graph.parameter(&format!("{name}.weight"), shape, Layout::Krsc, Init::Normal { std });
+    conv2d_with(graph, name, x, weight, window)
+}
+
+/// Records a convolution of `x` with the filter value `w`.
+///
+/// # Errors
+/// If the operands do not fit.
+pub fn conv2d_with(graph: &mut Graph, name: &str, x: ValueId, w: ValueId, window: Window) -> Result<ValueId> {
+    graph.apply_one(name, Conv2dFprop { window }, &[x, w])
+}
+
+fn cost(dims: &Conv2dDims, inputs: &[ValueType], outputs: &[ValueType]) -> Cost {
+    Cost { flops: dims.flops(), bytes: inputs.iter().chain(outputs).map(|ty| ty.num_bytes() as u64).sum() }
+}
+
+/// Scratch bytes of `num_elems` floats; the f64 oracle needs none.
+fn cpu_workspace(device: DeviceKind, operand: &ValueType, num_elems: usize) -> usize {
+    if device == DeviceKind::Cpu && operand.dtype == DType::F32 { num_elems * size_of::<f32>() } else { 0 }
+}
+
+fn dims_4d(shape: Shape) -> [usize; 4] {
+    shape.as_4d().expect("infer accepted operands of rank 4")
+}
+
+impl Op for Conv2dFprop {
+    fn name(&self) -> &'static str {
+        "conv2d_fprop"
+    }
+
+    fn infer(&self, inputs: &[ValueType]) -> std::result::Result<Vec<ValueType>, String> {
+        let [x, w] = inputs else { return Err(format!("takes x and w, got {} operands", inputs.len())) };
+        let dims = self.window.checked(x, w)?;
+        Ok(vec![ValueType { shape: [dims.n, dims.p(), dims.q(), dims.k].into(), dtype: x.dtype }])
+    }
+
+    fn cost(&self, inputs: &[ValueType], outputs: &[ValueType]) -> Cost {
+        cost(&self.window.dims(dims_4d(inputs[0].shape), dims_4d(inputs[1].shape)), inputs, outputs)
+    }
+
+    fn gradient(&self, backward: &mut Backward<'_>) -> Result<Vec<Option<ValueId>>> {
+        let (dy, x, w) = (backward.dy(self.name())?, backward.inputs[0], backward.inputs[1]);
+        let dw = if backward.wanted[1] {
+            let wgrad = Conv2dWgrad { window: self.window, w: backward.graph.shape(w) };
+            Some(backward.apply_one("wgrad", wgrad, &[x, dy])?)
+        } else {
+            None
+        };
+        let dx = if backward.wanted[0] {
+            let dgrad = Conv2dDgrad { window: self.window, x: backward.graph.shape(x), accumulate: false };
+            Some(backward.apply_one("dgrad", dgrad, &[dy, w])?)
+        } else {
+            None
+        };
+        Ok(vec![dx, dw])
+    }
+
+    fn workspace_bytes(&self, device: DeviceKind, inputs: &[ValueType], _outputs: &[ValueType]) -> usize {
+        let dims = self.window.dims(dims_4d(inputs[0].shape), dims_4d(inputs[1].shape));
+        cpu_workspace(device, &inputs[0], conv::fprop_workspace_elems(&dims))
+    }
+
+    fn cpu(&self, args: &CpuArgs<'_>) {
+        let dims = self.window.dims(dims_4d(args.input_shape(0)), dims_4d(args.input_shape(1)));
+        if args.input_dtype(0) == DType::F32 {
+            return conv::conv2d_fprop(
+                &dims,
+                args.input(0),
+                args.input(1),
+                None,
+                args.output(0),
+                args.workspace::<f32>(),
+            );
+        }
+        fn run<T: Real>(dims: &Conv2dDims, args: &CpuArgs<'_>) {
+            conv::conv2d_fprop_reference::<T>(dims, args.input(0), args.input(1), args.output(0));
+        }
+        dispatch_real!(args.input_dtype(0), run(&dims, args));
+    }
+}
+
+impl Op for Conv2dDgrad {
+    fn name(&self) -> &'static str {
+        "conv2d_dgrad"
+    }
+
+    fn infer(&self, inputs: &[ValueType]) -> std::result::Result<Vec<ValueType>, String> {
+        let x = ValueType { shape: self.x, dtype: inputs[0].dtype };
+        let dims = self.window.checked(&x, &inputs[1])?;
+        let dy = Shape::from([dims.n, dims.p(), dims.q(), dims.k]);
+        let fits = inputs[0].shape == dy
+            && inputs.len() == 2 + usize::from(self.accumulate)
+            && inputs.get(2).is_none_or(|sum| *sum == x);
+        if !fits {
+            return Err(format!("takes dy NPQK {dy}, w and, to accumulate, a sum NHWC {}; got {inputs:?}", self.x));
+        }
+        Ok(vec![x])
+    }
+
+    fn cost(&self, inputs: &[ValueType], outputs: &[ValueType]) -> Cost {
+        cost(&self.window.dims(dims_4d(self.x), dims_4d(inputs[1].shape)), inputs, outputs)
+    }
+
+    fn in_place(&self) -> &'static [InPlace] {
+        if self.accumulate { &[InPlace { output: 0, input: 2 }] } else { &[] }
+    }
+
+    fn workspace_bytes(&self, device: DeviceKind, inputs: &[ValueType], _outputs: &[ValueType]) -> usize {
+        let dims = self.window.dims(dims_4d(self.x), dims_4d(inputs[1].shape));
+        cpu_workspace(device, &inputs[0], conv::dgrad_workspace_elems(&dims))
+    }
+
+    fn cpu(&self, args: &CpuArgs<'_>) {
+        fn dx<'a, T: Real>(args: &CpuArgs<'a>, accumulate: bool) -> &'a mut [T] {
+            if accumulate { args.output_over_input(0, 2) } else { args.output(0) }
+        }
+        let dims = self.window.dims(dims_4d(self.x), dims_4d(args.input_shape(1)));
+        if args.input_dtype(0) == DType::F32 {
+            return conv::conv2d_dgrad(
+                &dims,
+                args.input(0),
+                args.input(1),
+                self.accumulate,
+                dx(args, self.accumulate),
+                args.workspace::<f32>(),
+            );
+        }
+        fn run<T: Real>(dims: &Conv2dDims, accumulate: bool, args: &CpuArgs<'_>) {
+            let dx = dx::<T>(args, accumulate);
+            conv::conv2d_dgrad_reference(dims, args.input(0), args.input(1), accumulate, dx);
+        }
+        dispatch_real!(args.input_dtype(0), run(&dims, self.accumulate, args));
+    }
+}
+
+impl Op for Conv2dWgrad {
+    fn name(&self) -> &'static str {
+        "conv2d_wgrad"
+    }
+
+    fn infer(&self, inputs: &[ValueType]) -> std::result::Result<Vec<ValueType>, String> {
+        let [x, dy] = inputs else { return Err(format!("takes x and dy, got {} operands", inputs.len())) };
+        let w = ValueType { shape: self.w, dtype: x.dtype };
+        let dims = self.window.checked(x, &w)?;
+        let expected = Shape::from([dims.n, dims.p(), dims.q(), dims.k]);
+        if dy.shape != expected {
+            return Err(format!("needs dy NPQK {expected}, got {dy}"));
+        }
+        Ok(vec![w])
+    }
+
+    fn cost(&self, inputs: &[ValueType], outputs: &[ValueType]) -> Cost {
+        cost(&self.window.dims(dims_4d(inputs[0].shape), dims_4d(self.w)), inputs, outputs)
+    }
+
+    fn workspace_bytes(&self, device: DeviceKind, inputs: &[ValueType], _outputs: &[ValueType]) -> usize {
+        let dims = self.window.dims(dims_4d(inputs[0].shape), dims_4d(self.w));
+        cpu_workspace(device, &inputs[0], conv::wgrad_workspace_elems(&dims))
+    }
+
+    fn cpu(&self, args: &CpuArgs<'_>) {
+        let dims = self.window.dims(dims_4d(args.input_shape(0)), dims_4d(self.w));
+        if args.input_dtype(0) == DType::F32 {
+            return conv::conv2d_wgrad(
+                &dims,
+                args.input(0),
+                args.input(1),
+                args.output(0),
+                args.workspace::<f32>(),
+            );
+        }
+        fn run<T: Real>(dims: &Conv2dDims, args: &CpuArgs<'_>) {
+            conv::conv2d_wgrad_reference::<T>(dims, args.input(0), args.input(1), args.output(0));
+        }
+        dispatch_real!(args.input_dtype(0), run(&dims, args));
+    }
+}
+
+/// Test cases of this operation.
+pub fn cases() -> Vec<Case> {
+    vec![
+        Case::new("conv2d_3x3_padded", &[&[2, 5, 4, 3], &[6, 3, 3, 3]], |graph, x| {
+            conv2d_with(graph, "conv", x[0], x[1], Window::square(1, 1))
+        }),
+        Case::new("conv2d_unequal_strides_and_padding", &[&[2, 7, 6, 3], &[5, 3, 2, 3]], |graph, x| {
+            let window = Window { stride_h: 2, stride_w: 1, pad_h: 1, pad_w: 0 };
+            conv2d_with(graph, "conv", x[0], x[1], window)
+        }),
+        Case::new("conv2d_1x1_stride_2", &[&[3, 5, 4, 2], &[7, 1, 1, 2]], |graph, x| {
+            conv2d_with(graph, "conv", x[0], x[1], Window::square(2, 0))
+        }),
+        Case::new("conv2d_7x7_stem", &[&[1, 9, 8, 3], &[4, 7, 7, 3]], |graph, x| {
+            conv2d_with(graph, "conv", x[0], x[1], Window::square(2, 3))
+        }),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mismatched_channels_name_both_sides_and_the_remedy() {
+        let mut graph = Graph::new(DType::F32);
+        let x = graph.input("x", [2, 8, 8, 5], DType::F32);
+        let w = graph.parameter("w", [4, 3, 3, 3], Layout::Krsc, Init::Constant(0.0));
+        let message = conv2d_with(&mut graph, "stem", x, w, Window::square(1, 1)).unwrap_err().to_string();
+        assert!(message.contains("`stem`") && message.contains("set in_channels to 5"), "{message}");
+    }
+
+    #[test]
+    fn a_kernel_larger_than_the_image_is_refused() {
+        let mut graph = Graph::new(DType::F32);
+        let x = graph.input("x", [2, 2, 8, 3], DType::F32);
+        let w = graph.parameter("w", [4, 7, 7, 3], Layout::Krsc, Init::Constant(0.0));
+        let message = conv2d_with(&mut graph, "stem", x, w, Window::square(1, 1)).unwrap_err().to_string();
+        assert!(message.contains("7x7 kernel is larger"), "{message}");
+    }
+}

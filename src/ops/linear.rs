@@ -1,0 +1,229 @@
+//! The fully connected layer: y = x w^T + b. On the CPU it runs on the convolution's engine, as a 1x1 convolution of
+//! 1x1 images.
+
+use crate::device::DeviceKind;
+use crate::device::cpu::conv::{self, Conv2dDims};
+use crate::device::cpu::{CpuArgs, Real, vectorized};
+use crate::error::Result;
+use crate::graph::{Backward, Cost, Graph, Init, Op, ValueId, ValueType};
+use crate::ops::{Case, dispatch_real};
+use crate::tensor::{DType, Layout, Shape};
+
+/// `(x [N, features], w [classes, features], b [classes]) -> y [N, classes]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LinearFprop;
+
+/// `(dy [N, classes], w [classes, features]) -> dx [N, features]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LinearDgrad;
+
+/// `(x [N, features], dy [N, classes]) -> (dw [classes, features], db [classes])`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LinearWgrad;
+
+/// Records the layer with parameters `<name>.weight` and `<name>.bias`, both uniform within 1/sqrt(features) as PyTorch
+/// starts them.
+///
+/// # Errors
+/// If `x` is not of shape [N, features].
+pub fn linear(graph: &mut Graph, name: &str, x: ValueId, out_features: usize) -> Result<ValueId> {
+    let features = graph.shape(x).last();
+    let init = Init::Uniform { bound: 1.0 / (features as f32).sqrt() };
+    let weight = graph.parameter(&format!("{name}.weight"), [out_features, features], Layout::Flat, init);
+    let bias = graph.parameter(&format!("{name}.bias"), [out_features], Layout::Flat, init);
+    graph.apply_one(name, LinearFprop, &[x, weight, bias])
+}
+
+fn dims(rows: usize, features: usize, classes: usize) -> Conv2dDims {
+    Conv2dDims {
+        n: rows,
+        h: 1,
+        w: 1,
+        c: features,
+        k: classes,
+        r: 1,
+        s: 1,
+        stride_h: 1,
+        stride_w: 1,
+        pad_h: 0,
+        pad_w: 0,
+    }
+}
+
+/// The problem of two rank-2 operands whose dimensions `common` must agree.
+fn matrices(a: &ValueType, b: &ValueType, common: (usize, usize)) -> std::result::Result<(), String> {
+    let fits = a.shape.rank() == 2
+        && b.shape.rank() == 2
+        && a.dtype == b.dtype
+        && a.shape.dims()[common.0] == b.shape.dims()[common.1];
+    if fits {
+        Ok(())
+    } else {
+        Err(format!(
+            "dimension {} of {a} and dimension {} of {b} must agree; pool or flatten the features to [N, features]",
+            common.0, common.1
+        ))
+    }
+}
+
+fn extents(shape: Shape) -> (usize, usize) {
+    (shape.dims()[0], shape.dims()[1])
+}
+
+fn cpu_workspace(device: DeviceKind, dtype: DType, num_elems: usize) -> usize {
+    if device == DeviceKind::Cpu && dtype == DType::F32 { num_elems * size_of::<f32>() } else { 0 }
+}
+
+impl Op for LinearFprop {
+    fn name(&self) -> &'static str {
+        "linear_fprop"
+    }
+
+    fn infer(&self, inputs: &[ValueType]) -> std::result::Result<Vec<ValueType>, String> {
+        let [x, w, b] = inputs else { return Err(format!("takes x, w and b, got {} operands", inputs.len())) };
+        matrices(x, w, (1, 1))?;
+        let ((rows, _), (classes, _)) = (extents(x.shape), extents(w.shape));
+        if b.shape != Shape::from([classes]) {
+            return Err(format!("needs a bias of {classes} elements for w {w}, got {b}"));
+        }
+        Ok(vec![ValueType { shape: [rows, classes].into(), dtype: x.dtype }])
+    }
+
+    fn cost(&self, inputs: &[ValueType], outputs: &[ValueType]) -> Cost {
+        matmul_cost(inputs[0].shape.num_elems() * outputs[0].shape.last(), inputs, outputs)
+    }
+
+    fn gradient(&self, backward: &mut Backward<'_>) -> Result<Vec<Option<ValueId>>> {
+        let (dy, x, w) = (backward.dy(self.name())?, backward.inputs[0], backward.inputs[1]);
+        let weights = if backward.wanted[1] || backward.wanted[2] {
+            backward.apply("wgrad", LinearWgrad, &[x, dy])?.into_iter().map(Some).collect()
+        } else {
+            vec![None; 2]
+        };
+        let dx = if backward.wanted[0] { Some(backward.apply_one("dgrad", LinearDgrad, &[dy, w])?) } else { None };
+        Ok([vec![dx], weights].concat())
+    }
+
+    fn workspace_bytes(&self, device: DeviceKind, inputs: &[ValueType], outputs: &[ValueType]) -> usize {
+        let (rows, features) = extents(inputs[0].shape);
+        let dims = dims(rows, features, outputs[0].shape.last());
+        cpu_workspace(device, inputs[0].dtype, conv::fprop_workspace_elems(&dims))
+    }
+
+    fn cpu(&self, args: &CpuArgs<'_>) {
+        let (rows, features) = extents(args.input_shape(0));
+        let dims = dims(rows, features, args.output_shape(0).last());
+        if args.input_dtype(0) == DType::F32 {
+            let bias = Some(args.input(2));
+            let (x, w, y) = (args.input(0), args.input(1), args.output(0));
+            return conv::conv2d_fprop(&dims, x, w, bias, y, args.workspace::<f32>());
+        }
+        fn run<T: Real>(dims: &Conv2dDims, args: &CpuArgs<'_>) {
+            let (y, bias) = (args.output::<T>(0), args.input::<T>(2));
+            conv::conv2d_fprop_reference(dims, args.input(0), args.input(1), y);
+            y.chunks_exact_mut(bias.len()).for_each(|row| row.iter_mut().zip(bias).for_each(|(y, &b)| *y += b));
+        }
+        dispatch_real!(args.input_dtype(0), run(&dims, args));
+    }
+}
+
+impl Op for LinearDgrad {
+    fn name(&self) -> &'static str {
+        "linear_dgrad"
+    }
+
+    fn infer(&self, inputs: &[ValueType]) -> std::result::Result<Vec<ValueType>, String> {
+        let [dy, w] = inputs else { return Err(format!("takes dy and w, got {} operands", inputs.len())) };
+        matrices(dy, w, (1, 0))?;
+        Ok(vec![ValueType { shape: [dy.shape.dims()[0], w.shape.last()].into(), dtype: dy.dtype }])
+    }
+
+    fn cost(&self, inputs: &[ValueType], outputs: &[ValueType]) -> Cost {
+        matmul_cost(inputs[0].shape.num_elems() * outputs[0].shape.last(), inputs, outputs)
+    }
+
+    fn workspace_bytes(&self, device: DeviceKind, inputs: &[ValueType], outputs: &[ValueType]) -> usize {
+        let (rows, classes) = extents(inputs[0].shape);
+        let dims = dims(rows, outputs[0].shape.last(), classes);
+        cpu_workspace(device, inputs[0].dtype, conv::dgrad_workspace_elems(&dims))
+    }
+
+    fn cpu(&self, args: &CpuArgs<'_>) {
+        let (rows, classes) = extents(args.input_shape(0));
+        let dims = dims(rows, args.output_shape(0).last(), classes);
+        if args.input_dtype(0) == DType::F32 {
+            let (dy, w, dx) = (args.input(0), args.input(1), args.output(0));
+            return conv::conv2d_dgrad(&dims, dy, w, false, dx, args.workspace::<f32>());
+        }
+        fn run<T: Real>(dims: &Conv2dDims, args: &CpuArgs<'_>) {
+            conv::conv2d_dgrad_reference::<T>(dims, args.input(0), args.input(1), false, args.output(0));
+        }
+        dispatch_real!(args.input_dtype(0), run(&dims, args));
+    }
+}
+
+impl Op for LinearWgrad {
+    fn name(&self) -> &'static str {
+        "linear_wgrad"
+    }
+
+    fn infer(&self, inputs: &[ValueType]) -> std::result::Result<Vec<ValueType>, String> {
+        let [x, dy] = inputs else { return Err(format!("takes x and dy, got {} operands", inputs.len())) };
+        matrices(x, dy, (0, 0))?;
+        let (classes, features) = (dy.shape.last(), x.shape.last());
+        Ok(vec![
+            ValueType { shape: [classes, features].into(), dtype: x.dtype },
+            ValueType { shape: [classes].into(), dtype: x.dtype },
+        ])
+    }
+
+    fn output_names(&self) -> &'static [&'static str] {
+        &["", "db"]
+    }
+
+    fn cost(&self, inputs: &[ValueType], outputs: &[ValueType]) -> Cost {
+        matmul_cost(inputs[0].shape.num_elems() * inputs[1].shape.last(), inputs, outputs)
+    }
+
+    fn workspace_bytes(&self, device: DeviceKind, inputs: &[ValueType], _outputs: &[ValueType]) -> usize {
+        let (rows, features) = extents(inputs[0].shape);
+        let dims = dims(rows, features, inputs[1].shape.last());
+        cpu_workspace(device, inputs[0].dtype, conv::wgrad_workspace_elems(&dims))
+    }
+
+    fn cpu(&self, args: &CpuArgs<'_>) {
+        fn bias<T: Real>(args: &CpuArgs<'_>) {
+            let (dy, db) = (args.input::<T>(1), args.output::<T>(1));
+            db.fill(T::ZERO);
+            let classes = db.len();
+            vectorized(|| {
+                dy.chunks_exact(classes).for_each(|row| db.iter_mut().zip(row).for_each(|(sum, &v)| *sum += v));
+            });
+        }
+        dispatch_real!(args.input_dtype(0), bias(args));
+        let (rows, features) = extents(args.input_shape(0));
+        let dims = dims(rows, features, args.input_shape(1).last());
+        if args.input_dtype(0) == DType::F32 {
+            let (x, dy, dw) = (args.input(0), args.input(1), args.output(0));
+            return conv::conv2d_wgrad(&dims, x, dy, dw, args.workspace::<f32>());
+        }
+        fn run<T: Real>(dims: &Conv2dDims, args: &CpuArgs<'_>) {
+            conv::conv2d_wgrad_reference::<T>(dims, args.input(0), args.input(1), args.output(0));
+        }
+        dispatch_real!(args.input_dtype(0), run(&dims, args));
+    }
+}
+
+fn matmul_cost(multiply_adds: usize, inputs: &[ValueType], outputs: &[ValueType]) -> Cost {
+    Cost {
+        flops: 2 * multiply_adds as u64,
+        bytes: inputs.iter().chain(outputs).map(|ty| ty.num_bytes() as u64).sum(),
+    }
+}
+
+/// Test cases of this operation.
+pub fn cases() -> Vec<Case> {
+    vec![Case::new("linear_with_bias", &[&[4, 6], &[5, 6], &[5]], |graph, x| {
+        graph.apply_one("linear", LinearFprop, &[x[0], x[1], x[2]])
+    })]
+}

@@ -1,0 +1,262 @@
+//! Every setting of a training run, as `config.toml` keeps it and the flags set it.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::schedule::{Decay, ScheduleConfig, Warmup};
+use super::step::{Optimiser, StepConfig};
+use crate::error::{Error, Result};
+use crate::models::{Form, Model};
+use crate::ops::{AdamConfig, SgdConfig};
+use crate::tensor::DType;
+
+/// Settings of a run. Two runs with equal settings on the same device end in the same bits.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrainConfig {
+    /// Data set; generated scenes if absent.
+    pub data_dir: Option<PathBuf>,
+    /// Keep the first so many categories.
+    pub categories: Option<usize>,
+    /// Keep so many training images, spread over the categories.
+    pub limit_train: Option<usize>,
+    /// Leave out listed images that are missing or unreadable.
+    pub allow_missing: bool,
+    /// Where decoded photos are kept.
+    pub cache_dir: Option<PathBuf>,
+    /// Threads that prepare batches.
+    pub workers: usize,
+    /// Network, e.g. `resnet18`.
+    pub model: String,
+    /// Form of its blocks: v1, v1.5 or v2.
+    pub form: String,
+    /// Height and width of the images in pixels.
+    pub img_size: usize,
+    /// Mean of each channel, for pixels in 0..1.
+    pub mean: [f32; 3],
+    /// Standard deviation of each channel.
+    pub std: [f32; 3],
+    /// Augmentations, see `--augment`.
+    pub augment: String,
+    /// Images of a batch.
+    pub batch_size: usize,
+    /// Batches per update.
+    pub grad_accum_steps: usize,
+    /// Passes over the training images.
+    pub epochs: u64,
+    /// Most updates of the run; the schedule then spans these.
+    pub max_steps: Option<u64>,
+    /// Update rule: sgd, adam or adamw.
+    pub opt: String,
+    /// Learning rate after the warm-up.
+    pub lr: f64,
+    /// Momentum of SGD, first decay of Adam.
+    pub momentum: f32,
+    /// Nesterov momentum.
+    pub nesterov: bool,
+    /// Weight decay, on every parameter.
+    pub weight_decay: f32,
+    /// Shape of the learning rate over time.
+    pub sched: Decay,
+    /// Epochs of warm-up; `warmup_steps` if absent.
+    pub warmup_epochs: Option<f64>,
+    /// Steps of warm-up; if absent too, 40 or a fifth of the run, whichever is less.
+    pub warmup_steps: Option<u64>,
+    /// Learning rate at the start of the warm-up.
+    pub warmup_lr: f64,
+    /// Learning rate at the end of a cosine.
+    pub min_lr: f64,
+    /// Epochs after which a step schedule lowers the rate.
+    pub decay_milestones: Vec<f64>,
+    /// Factor of a step schedule.
+    pub decay_rate: f64,
+    /// Label smoothing.
+    pub smoothing: f32,
+    /// Largest norm of the gradient.
+    pub clip_grad: Option<f32>,
+    /// Decay of the averaged weights, which are then evaluated and kept as best.
+    pub model_ema_decay: Option<f32>,
+    /// Seed of weights, order and augmentation.
+    pub seed: u64,
+    /// Where to run.
+    pub device: String,
+    /// Type of activations: f32 or bf16.
+    pub precision: String,
+    /// Run fused operations.
+    pub fuse: bool,
+    /// Updates between lines of the log.
+    pub log_interval: u64,
+    /// Updates between checkpoints within an epoch; 0 for none.
+    pub recovery_interval: u64,
+    /// The folder that run folders go into.
+    pub output: PathBuf,
+    /// Name of the run, behind its time stamp.
+    pub experiment: Option<String>,
+}
+
+impl TrainConfig {
+    /// The default settings for a data set, or for generated scenes.
+    pub fn defaults(data_dir: Option<PathBuf>) -> TrainConfig {
+        let scenes = data_dir.is_none();
+        TrainConfig {
+            data_dir,
+            categories: None,
+            limit_train: None,
+            allow_missing: false,
+            cache_dir: None,
+            workers: 1,
+            model: "resnet18".into(),
+            form: Form::V1_5.to_string(),
+            img_size: if scenes { 48 } else { 128 },
+            mean: [0.485, 0.456, 0.406],
+            std: [0.229, 0.224, 0.225],
+            augment: "flip".into(),
+            batch_size: if scenes { 32 } else { 64 },
+            grad_accum_steps: 1,
+            epochs: if scenes { 5 } else { 90 },
+            max_steps: None,
+            opt: "sgd".into(),
+            lr: 0.05,
+            momentum: 0.9,
+            nesterov: true,
+            weight_decay: 1e-4,
+            sched: Decay::Cosine,
+            warmup_epochs: None,
+            warmup_steps: None,
+            warmup_lr: 1e-5,
+            min_lr: 0.0,
+            decay_milestones: vec![],
+            decay_rate: 0.1,
+            smoothing: 0.0,
+            clip_grad: None,
+            model_ema_decay: None,
+            seed: 0,
+            device: "auto".into(),
+            precision: "f32".into(),
+            fuse: true,
+            log_interval: 10,
+            recovery_interval: 0,
+            output: "runs".into(),
+            experiment: None,
+        }
+    }
+
+    /// The model for so many categories.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if model or form are unknown.
+    pub fn model(&self, num_classes: usize) -> Result<Model> {
+        let form = self.form.parse().map_err(|message| Error::Usage(format!("--form: {message}")))?;
+        Model::parse(&self.model, form, num_classes)
+    }
+
+    /// What the training graph is made from.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] naming the flag that cannot be used.
+    pub fn step_config(&self, num_classes: usize) -> Result<StepConfig> {
+        self.validate()?;
+        Ok(StepConfig {
+            model: self.model(num_classes)?,
+            batch_size: self.batch_size,
+            image_size: self.img_size,
+            float: DType::F32,
+            optimiser: self.optimiser()?,
+            smoothing: self.smoothing,
+            clip_grad: self.clip_grad,
+            grad_accum_steps: self.grad_accum_steps,
+            ema_decay: self.model_ema_decay,
+            fuse: self.fuse,
+        })
+    }
+
+    /// What the learning rate follows, for a run of so many updates.
+    pub fn schedule_config(&self, total_steps: u64) -> ScheduleConfig {
+        let default_steps = (total_steps / 5).min(40);
+        ScheduleConfig {
+            decay: self.sched,
+            lr: self.lr,
+            min_lr: self.min_lr,
+            warmup_lr: self.warmup_lr,
+            warmup: match self.warmup_epochs {
+                Some(epochs) => Warmup::Epochs(epochs),
+                None => Warmup::Steps(self.warmup_steps.unwrap_or(default_steps)),
+            },
+            milestones: self.decay_milestones.clone(),
+            decay_rate: self.decay_rate,
+        }
+    }
+
+    /// Updates of an epoch and of the run, for so many training images.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if an epoch has not enough images for one update.
+    pub fn steps(&self, num_train: usize) -> Result<(u64, u64)> {
+        let steps_per_epoch = (num_train / self.batch_size / self.grad_accum_steps) as u64;
+        if steps_per_epoch == 0 {
+            return Err(Error::Usage(format!(
+                "--batch-size {} times --grad-accum-steps {} is more than the {num_train} training images; lower one",
+                self.batch_size, self.grad_accum_steps
+            )));
+        }
+        let total = self.epochs * steps_per_epoch;
+        Ok((steps_per_epoch, self.max_steps.map_or(total, |most| most.min(total))))
+    }
+
+    fn optimiser(&self) -> Result<Optimiser> {
+        let adam = |decoupled| {
+            let weight_decay = self.weight_decay;
+            Optimiser::Adam(AdamConfig { beta1: self.momentum, beta2: 0.999, eps: 1e-8, weight_decay, decoupled })
+        };
+        match self.opt.as_str() {
+            "sgd" => Ok(Optimiser::Sgd(SgdConfig {
+                momentum: self.momentum,
+                nesterov: self.nesterov,
+                weight_decay: self.weight_decay,
+            })),
+            "adam" => Ok(adam(false)),
+            "adamw" => Ok(adam(true)),
+            other => Err(Error::Usage(format!("--opt `{other}` is unknown; take sgd, adam or adamw"))),
+        }
+    }
+
+    fn validate(&self) -> Result<()> {
+        let at_least_one = [
+            ("--batch-size", self.batch_size as u64),
+            ("--grad-accum-steps", self.grad_accum_steps as u64),
+            ("--epochs", self.epochs),
+            ("--max-steps", self.max_steps.unwrap_or(1)),
+            ("--log-interval", self.log_interval),
+            ("--workers", self.workers as u64),
+        ];
+        if let Some((flag, _)) = at_least_one.iter().find(|(_, value)| *value == 0) {
+            return Err(Error::Usage(format!("{flag} 0: must be at least 1")));
+        }
+        if !(8..=1024).contains(&self.img_size) {
+            return Err(Error::Usage(format!("--img-size {}: must be from 8 to 1024 pixels", self.img_size)));
+        }
+        let shares = [
+            ("--momentum", self.momentum),
+            ("--smoothing", self.smoothing),
+            ("--model-ema-decay", self.model_ema_decay.unwrap_or(0.0)),
+        ];
+        if let Some((flag, value)) = shares.iter().find(|(_, value)| !(0.0..1.0).contains(value)) {
+            return Err(Error::Usage(format!("{flag} {value}: must be at least 0 and below 1")));
+        }
+        if !(self.weight_decay >= 0.0 && self.weight_decay.is_finite()) {
+            return Err(Error::Usage(format!("--weight-decay {}: must be a number from 0 up", self.weight_decay)));
+        }
+        if self.clip_grad.is_some_and(|norm| !(norm > 0.0 && norm.is_finite())) {
+            return Err(Error::Usage("--clip-grad: must be a number above 0".into()));
+        }
+        if self.std.iter().any(|std| !(*std > 0.0 && std.is_finite())) {
+            return Err(Error::Usage(format!("--std {:?}: each must be a number above 0", self.std)));
+        }
+        match self.precision.as_str() {
+            "f32" => Ok(()),
+            "bf16" => Err(Error::Usage("--precision bf16: the CPU computes in f32; take --precision f32".into())),
+            other => Err(Error::Usage(format!("--precision `{other}` is unknown; take f32 or bf16"))),
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! A trained model ready to be asked: weights from a run or a file, in an inference session.
+
+use std::path::{Path, PathBuf};
+
+use super::checkpoint::{self, NamedTensor};
+use super::config::TrainConfig;
+use super::run_dir::RunDir;
+use super::step::evaluation_graph;
+use super::weights::{self, ModelCard};
+use crate::device::DeviceKind;
+use crate::error::{Error, Result};
+use crate::exec::Session;
+use crate::plan::plan;
+
+/// Weights in memory, and what they are.
+#[derive(Debug)]
+pub struct ModelFile {
+    /// Where they came from.
+    pub path: PathBuf,
+    /// Model, categories, preprocessing.
+    pub card: ModelCard,
+    tensors: Vec<NamedTensor<'static>>,
+}
+
+/// What a weight file of another program does not say.
+#[derive(Debug, Clone, Default)]
+pub struct CardOverrides {
+    /// Name of the model.
+    pub model: Option<String>,
+    /// Form of its blocks.
+    pub form: Option<String>,
+    /// Height and width of its images.
+    pub img_size: Option<usize>,
+}
+
+impl ModelFile {
+    /// The best weights of a run.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] or [`Error::Io`] if the run has none or they are damaged.
+    pub fn of_run(run: &RunDir, overrides: &CardOverrides) -> Result<ModelFile> {
+        let best = run.best_weights();
+        ModelFile::read(if best.exists() { &best } else { &run.last_weights() }, overrides)
+    }
+
+    /// A weight file, of this program or of torchvision.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] if the file is damaged, or does not say what model it is and `overrides` do not either.
+    pub fn read(path: &Path, overrides: &CardOverrides) -> Result<ModelFile> {
+        let mut file = checkpoint::read(path)?;
+        file.strip_parallel_prefix();
+        let card = match serde_json::from_value::<ModelCard>(file.metadata.clone()) {
+            Ok(card) => ModelCard {
+                model: overrides.model.clone().unwrap_or(card.model),
+                form: overrides.form.clone().unwrap_or(card.form),
+                img_size: overrides.img_size.unwrap_or(card.img_size),
+                ..card
+            },
+            Err(_) => foreign_card(&file, overrides, path)?,
+        };
+        Ok(ModelFile { path: path.to_path_buf(), card, tensors: file.tensors })
+    }
+
+    /// An inference session for batches of `batch_size` images with these weights.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] naming the first tensor that does not fit the model.
+    pub fn session(&self, batch_size: usize) -> Result<Session> {
+        let step = self.config(batch_size).step_config(self.card.categories.len())?;
+        let graph = evaluation_graph(&step, "")?;
+        let mut session = Session::new(plan(&[&graph], DeviceKind::Cpu)?)?;
+        weights::load_model(&mut session, "", &self.tensors, &self.path)?;
+        Ok(session)
+    }
+
+    /// Settings that prepare images as these weights expect them.
+    pub fn config(&self, batch_size: usize) -> TrainConfig {
+        TrainConfig {
+            model: self.card.model.clone(),
+            form: self.card.form.clone(),
+            img_size: self.card.img_size,
+            mean: self.card.mean,
+            std: self.card.std,
+            batch_size,
+            ..TrainConfig::defaults(None)
+        }
+    }
+}
+
+/// The card of a file without one: the last layer tells the number of categories, the flags the rest.
+fn foreign_card(file: &checkpoint::Checkpoint, overrides: &CardOverrides, path: &Path) -> Result<ModelCard> {
+    let model = overrides.model.clone().ok_or_else(|| {
+        Error::checkpoint(path, "does not say which model it is for; name it with --model, as in --model resnet50")
+    })?;
+    let num_classes = file.get("fc.bias").map(|bias| bias.shape.iter().product()).ok_or_else(|| {
+        Error::checkpoint(path, "has no tensor `fc.bias`; it is no weight file of a residual network")
+    })?;
+    let defaults = TrainConfig::defaults(Some(PathBuf::new()));
+    Ok(ModelCard {
+        model,
+        form: overrides.form.clone().unwrap_or(defaults.form),
+        img_size: overrides.img_size.unwrap_or(224),
+        categories: (0..num_classes).map(|label: usize| label.to_string()).collect(),
+        mean: defaults.mean,
+        std: defaults.std,
+    })
+}

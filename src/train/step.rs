@@ -1,0 +1,213 @@
+//! The graphs of a run: one training step, and the forward pass of evaluation.
+
+use crate::autodiff::differentiate;
+use crate::error::Result;
+use crate::fuse::{Rewrite, fuse};
+use crate::graph::{Graph, Init, Phase, Role, ValueId};
+use crate::models::Model;
+use crate::ops::{
+    Accumulate, Adam, AdamConfig, Clear, ClipNorm, Ema, Mode, Sgd, SgdConfig, fill, softmax_xent,
+};
+use crate::tensor::DType;
+
+/// Names of the values that the host writes and reads.
+pub mod values {
+    /// Normalised pixels, NHWC.
+    pub const IMAGES: &str = "images";
+    /// Category of each image, -1 for padding.
+    pub const LABELS: &str = "labels";
+    /// See [`super::hyper_parameters`].
+    pub const HYPER: &str = "hyper";
+    /// Mean loss of the batch.
+    pub const LOSS: &str = "loss";
+    /// Top-1 hits, top-5 hits and images counted.
+    pub const HITS: &str = "loss.hits";
+    /// Class scores.
+    pub const LOGITS: &str = "fc";
+    /// Probabilities.
+    pub const PROBS: &str = "loss.probs";
+    /// Norm of all gradients, where they are clipped.
+    pub const GRAD_NORM: &str = "clip.norm";
+}
+
+/// Prefix of the averaged weights' names.
+pub const EMA_PREFIX: &str = "ema.";
+/// Prefix of the optimiser state's names.
+pub const OPTIMISER_PREFIX: &str = "optimiser.";
+pub(super) const ACCUMULATED_PREFIX: &str = "accumulated.";
+
+/// The update rule with its constants.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Optimiser {
+    /// Stochastic gradient descent.
+    Sgd(SgdConfig),
+    /// Adam or AdamW.
+    Adam(AdamConfig),
+}
+
+/// Everything that decides the graph of a step.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct StepConfig {
+    /// The network.
+    pub model: Model,
+    /// Images of one micro-batch.
+    pub batch_size: usize,
+    /// Height and width of the images.
+    pub image_size: usize,
+    /// Type of activations and weights.
+    pub float: DType,
+    /// The update rule.
+    pub optimiser: Optimiser,
+    /// Label smoothing.
+    pub smoothing: f32,
+    /// Largest norm of all gradients together.
+    pub clip_grad: Option<f32>,
+    /// Micro-batches per update.
+    pub grad_accum_steps: usize,
+    /// Decay of the averaged weights.
+    pub ema_decay: Option<f32>,
+    /// Run the fused graph; the textbook graph otherwise.
+    pub fuse: bool,
+}
+
+/// The block of numbers that change from step to step: `[lr, 1-beta1^t, 1-beta2^t, 0]`, t counting updates from 1.
+pub fn hyper_parameters(optimiser: &Optimiser, lr: f64, update: u64) -> [f32; 4] {
+    let correction = |beta: f32| (1.0 - f64::from(beta).powf(update as f64)) as f32;
+    match optimiser {
+        Optimiser::Sgd(_) => [lr as f32, 0.0, 0.0, 0.0],
+        Optimiser::Adam(adam) => [lr as f32, correction(adam.beta1), correction(adam.beta2), 0.0],
+    }
+}
+
+/// Forward, loss, backward and update of one batch.
+///
+/// # Errors
+/// [`crate::Error::Graph`] if the images do not fit the model.
+pub fn training_graph(config: &StepConfig) -> Result<Graph> {
+    let mut graph = Graph::new(config.float);
+    let loss = loss_graph(&mut graph, config, Mode::Train)?;
+    let parameters: Vec<ValueId> = graph.parameters().collect();
+    graph.set_phase(Phase::Backward);
+    let share = 1.0 / config.grad_accum_steps as f32;
+    let seed = fill(&mut graph, "loss.seed", [], share)?;
+    let mut gradients = differentiate(&mut graph, loss, seed, &parameters)?;
+    if config.grad_accum_steps > 1 {
+        gradients = accumulate(&mut graph, &parameters, &gradients)?;
+    }
+    graph.set_phase(Phase::Update);
+    let scale = match config.clip_grad {
+        Some(max_norm) => {
+            let results = graph.apply("clip", ClipNorm::new(max_norm, gradients.len()), &gradients)?;
+            graph.keep(results[1]);
+            results[0]
+        }
+        None => fill(&mut graph, "clip", [], 1.0)?,
+    };
+    update(&mut graph, config, &parameters, &gradients, scale)?;
+    if config.grad_accum_steps > 1 {
+        graph.apply("clear", Clear::new(gradients.len()), &gradients)?;
+    }
+    if let Some(decay) = config.ema_decay {
+        average(&mut graph, decay)?;
+    }
+    finish(graph, config)
+}
+
+/// Forward pass and loss with frozen statistics; `prefix` selects the weights (see [`EMA_PREFIX`]).
+///
+/// # Errors
+/// As [`training_graph`].
+pub fn evaluation_graph(config: &StepConfig, prefix: &str) -> Result<Graph> {
+    let mut graph = Graph::new(config.float);
+    graph.set_persistent_prefix(prefix);
+    loss_graph(&mut graph, config, Mode::Eval)?;
+    for name in [values::LOGITS, values::PROBS] {
+        let id = graph.find(name).expect("the loss graph records logits and probabilities");
+        graph.keep(id);
+    }
+    finish(graph, config)
+}
+
+fn loss_graph(graph: &mut Graph, config: &StepConfig, mode: Mode) -> Result<ValueId> {
+    let StepConfig { batch_size, image_size, .. } = *config;
+    let images = graph.input(values::IMAGES, [batch_size, image_size, image_size, 3], config.float);
+    let labels = graph.input(values::LABELS, [batch_size], DType::I32);
+    let logits = config.model.forward(graph, images, mode)?;
+    let smoothing = if mode == Mode::Train { config.smoothing } else { 0.0 };
+    let loss = softmax_xent(graph, values::LOSS, logits, labels, smoothing)?;
+    graph.keep(loss.loss);
+    graph.keep(loss.hits);
+    Ok(loss.loss)
+}
+
+fn finish(graph: Graph, config: &StepConfig) -> Result<Graph> {
+    if config.fuse {
+        return fuse(&graph, &Rewrite::ALL);
+    }
+    graph.verify()?;
+    Ok(graph)
+}
+
+/// A state beside each value, called `<prefix><name>`, zero at first.
+fn states_beside(graph: &mut Graph, prefix: &str, ids: &[ValueId]) -> Vec<ValueId> {
+    ids.iter()
+        .map(|&id| {
+            let value = graph.value(id).clone();
+            graph.state(&format!("{prefix}{}", value.name), value.ty.shape, value.layout, Init::Constant(0.0))
+        })
+        .collect()
+}
+
+/// Operands of a multi-tensor operation: the leading ones, then `columns` interleaved.
+fn interleave(leading: &[ValueId], columns: &[&[ValueId]]) -> Vec<ValueId> {
+    let rows = columns.first().map_or(0, |column| column.len());
+    let groups = (0..rows).flat_map(|row| columns.iter().map(move |column| column[row]));
+    leading.iter().copied().chain(groups).collect()
+}
+
+fn accumulate(graph: &mut Graph, parameters: &[ValueId], gradients: &[ValueId]) -> Result<Vec<ValueId>> {
+    let sums = states_beside(graph, ACCUMULATED_PREFIX, parameters);
+    let operands = interleave(&[], &[&sums, gradients]);
+    graph.apply("accumulate", Accumulate::new(sums.len()), &operands)?;
+    Ok(sums)
+}
+
+fn update(
+    graph: &mut Graph,
+    config: &StepConfig,
+    parameters: &[ValueId],
+    gradients: &[ValueId],
+    scale: ValueId,
+) -> Result<()> {
+    let hyper = graph.input(values::HYPER, [4], config.float);
+    let leading = [hyper, scale];
+    match config.optimiser {
+        Optimiser::Sgd(sgd) => {
+            let velocity = states_beside(graph, &format!("{OPTIMISER_PREFIX}velocity."), parameters);
+            let operands = interleave(&leading, &[parameters, gradients, &velocity]);
+            graph.apply("sgd", Sgd::new(sgd, parameters.len()), &operands)?;
+        }
+        Optimiser::Adam(adam) => {
+            let moment1 = states_beside(graph, &format!("{OPTIMISER_PREFIX}moment1."), parameters);
+            let moment2 = states_beside(graph, &format!("{OPTIMISER_PREFIX}moment2."), parameters);
+            let operands = interleave(&leading, &[parameters, gradients, &moment1, &moment2]);
+            graph.apply("adam", Adam::new(adam, parameters.len()), &operands)?;
+        }
+    }
+    Ok(())
+}
+
+/// Averages parameters and running statistics, the model's whole state.
+fn average(graph: &mut Graph, decay: f32) -> Result<()> {
+    let model_state: Vec<ValueId> = graph
+        .value_ids()
+        .filter(|&id| {
+            let value = graph.value(id);
+            let bookkeeping = [OPTIMISER_PREFIX, ACCUMULATED_PREFIX].iter().any(|p| value.name.starts_with(p));
+            value.role == Role::Parameter || (value.role == Role::State && !bookkeeping)
+        })
+        .collect();
+    let averages = states_beside(graph, EMA_PREFIX, &model_state);
+    graph.apply("ema", Ema::new(decay, averages.len()), &interleave(&[], &[&averages, &model_state]))?;
+    Ok(())
+}

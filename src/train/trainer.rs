@@ -1,0 +1,518 @@
+//! The training loop: batches in, updates, evaluation, checkpoints, and every way a run can stop.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::config::TrainConfig;
+use super::evaluate::{Evaluation, Evaluator};
+use super::metrics::{Epoch, Eval, Event, MetricsLog, Run, Step};
+use super::progress::Progress;
+use super::run_dir::{Env, RunDir};
+use super::schedule::Schedule;
+use super::signal::Signals;
+use super::source::Source;
+use super::state::{self, Best, EpochSums, FORMAT, TrainState};
+use super::step::{
+    EMA_PREFIX, Optimiser, StepConfig, evaluation_graph, hyper_parameters, training_graph, values,
+};
+use super::tensorboard::EventFile;
+use super::weights::{self, ModelCard};
+use super::{checkpoint, summary};
+use crate::batch::{Augment, Loader, LoaderOptions, Normalization, batches_per_epoch};
+use crate::device::{DeviceKind, Slot};
+use crate::error::{Error, Result};
+use crate::exec::Session;
+use crate::plan::plan;
+
+/// Batches prepared ahead.
+const PREFETCH: usize = 4;
+/// The plans of a training session.
+const TRAIN: usize = 0;
+const EVAL: usize = 1;
+
+/// How a run ended.
+#[derive(Debug, Clone)]
+pub struct Outcome {
+    /// Its folder.
+    pub dir: RunDir,
+    /// The last evaluation.
+    pub last: Epoch,
+    /// The best evaluation.
+    pub best: Best,
+}
+
+/// A run in progress.
+pub struct Trainer {
+    config: TrainConfig,
+    dir: RunDir,
+    env: Env,
+    source: Source,
+    session: Session,
+    io: TrainIo,
+    evaluator: Evaluator,
+    optimiser: Optimiser,
+    schedule: Schedule,
+    steps_per_epoch: u64,
+    total_steps: u64,
+    state: TrainState,
+    metrics: MetricsLog,
+    events: EventFile,
+    progress: Progress,
+    signals: Signals,
+    last_eval: Option<Evaluation>,
+}
+
+/// The values of the training graph that the host touches.
+#[derive(Debug, Clone, Copy)]
+struct TrainIo {
+    images: Slot,
+    labels: Slot,
+    hyper: Slot,
+    loss: Slot,
+    hits: Slot,
+    grad_norm: Option<Slot>,
+}
+
+/// Sums since the last line of the log.
+#[derive(Debug, Clone, Copy)]
+struct Interval {
+    start: Instant,
+    steps: u64,
+    loss: f64,
+    data_wait_seconds: f64,
+}
+
+impl Interval {
+    fn begin() -> Interval {
+        Interval { start: Instant::now(), steps: 0, loss: 0.0, data_wait_seconds: 0.0 }
+    }
+}
+
+/// Plans the training and evaluation graphs of a run into one arena.
+///
+/// # Errors
+/// [`Error::Graph`] if the images do not fit the model.
+pub fn program(step: &StepConfig) -> Result<crate::plan::Program> {
+    let train = training_graph(step)?;
+    let eval = evaluation_graph(step, if step.ema_decay.is_some() { EMA_PREFIX } else { "" })?;
+    plan(&[&train, &eval], DeviceKind::Cpu)
+}
+
+impl Trainer {
+    /// A new run in a new folder.
+    ///
+    /// # Errors
+    /// What reading the data, planning and allocating report.
+    pub fn start(config: TrainConfig) -> Result<Trainer> {
+        let source = Source::open(&config)?;
+        let step = config.step_config(source.categories.len())?;
+        let model = step.model.name();
+        let mut session = Session::new(program(&step)?)?;
+        weights::initialise(&mut session, config.seed);
+        config.steps(source.train.len())?;
+        let name = config.experiment.clone().unwrap_or_else(|| format!("{model}-{}", config.img_size));
+        let dir = RunDir::create(&config.output, &name)?;
+        dir.write_config(&config)?;
+        let state = first_state(model, config.seed);
+        Trainer::assemble(config, dir, source, session, step, state)
+    }
+
+    /// Goes on with the run in `dir` from its last checkpoint.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] if the checkpoint is damaged or of another model, and as [`Trainer::start`].
+    pub fn resume(dir: RunDir) -> Result<Trainer> {
+        let config: TrainConfig = dir.read_config()?;
+        let source = Source::open(&config)?;
+        let step = config.step_config(source.categories.len())?;
+        let mut session = Session::new(program(&step)?)?;
+        weights::initialise(&mut session, config.seed);
+        let path = dir.last_state();
+        let state = if path.exists() {
+            let (state, tensors) = state::load(&path)?;
+            weights::load_state(&mut session, &tensors, &path)?;
+            state
+        } else {
+            // The run ended before its first checkpoint.
+            first_state(step.model.name(), config.seed)
+        };
+        Trainer::assemble(config, dir, source, session, step, state)
+    }
+
+    fn assemble(
+        config: TrainConfig,
+        dir: RunDir,
+        source: Source,
+        session: Session,
+        step: StepConfig,
+        state: TrainState,
+    ) -> Result<Trainer> {
+        let (steps_per_epoch, total_steps) = config.steps(source.train.len())?;
+        let schedule = Schedule::new(&config.schedule_config(total_steps), steps_per_epoch, total_steps)?;
+        let slot = |name| session.plan(TRAIN).slot(name);
+        let io = TrainIo {
+            images: slot(values::IMAGES)?,
+            labels: slot(values::LABELS)?,
+            hyper: slot(values::HYPER)?,
+            loss: slot(values::LOSS)?,
+            hits: slot(values::HITS)?,
+            grad_norm: slot(values::GRAD_NORM).ok(),
+        };
+        let evaluator = Evaluator::new(&session, EVAL)?;
+        let device = format!("cpu ({} threads)", rayon::current_num_threads());
+        let env = Env::of_this_process(&*device);
+        dir.write_env(&env)?;
+        let mut metrics = MetricsLog::open(&dir.metrics())?;
+        let parameters = session.program().persistent_bytes_where(|v| v.role == crate::graph::Role::Parameter);
+        metrics.append(&Run {
+            step: state.step,
+            model: state.model.clone(),
+            data: source.format.clone(),
+            device,
+            parameters: (parameters / size_of::<f32>()) as u64,
+            train_images: source.train.len() as u64,
+            val_images: source.val.len() as u64,
+            img_size: config.img_size as u64,
+            batch_size: config.batch_size as u64,
+            epochs: config.epochs,
+            seed: config.seed,
+        })?;
+        let events = EventFile::create(dir.path(), state.step)?;
+        let progress = Progress::new(state.step, total_steps);
+        let signals = Signals::install()?;
+        let optimiser = step.optimiser;
+        Ok(Trainer {
+            config,
+            dir,
+            env,
+            source,
+            session,
+            io,
+            evaluator,
+            optimiser,
+            schedule,
+            steps_per_epoch,
+            total_steps,
+            state,
+            metrics,
+            events,
+            progress,
+            signals,
+            last_eval: None,
+        })
+    }
+
+    /// The run's folder.
+    pub fn dir(&self) -> &RunDir {
+        &self.dir
+    }
+
+    /// The session, to look at its program and memory.
+    pub fn session(&self) -> &Session {
+        &self.session
+    }
+
+    /// Trains to the end.
+    ///
+    /// # Errors
+    /// [`Error::Diverged`] if the loss stops being finite; the last checkpoint stays. [`Error::Interrupted`] after a
+    /// signal, with a checkpoint written.
+    pub fn run(mut self) -> Result<Outcome> {
+        // The loop itself runs on one of the pool's threads: handing work to the pool from outside would allocate.
+        rayon::scope(|_| self.train())?;
+        self.finish()
+    }
+
+    fn train(&mut self) -> Result<()> {
+        let mut loader = self.loader()?;
+        if self.state.step == 0 {
+            self.save()?;
+        }
+        let mut interval = Interval::begin();
+        loop {
+            if self.epoch_is_complete() {
+                self.skip_rest_of_epoch(&mut loader)?;
+                let paused = Instant::now();
+                self.end_epoch()?;
+                interval.start += paused.elapsed();
+            }
+            if self.state.step == self.total_steps {
+                return Ok(());
+            }
+            self.step(&mut loader, &mut interval)?;
+            if interval.steps == self.config.log_interval {
+                self.log_interval(&interval)?;
+                interval = Interval::begin();
+            }
+            if let Some(signal) = self.signals.received() {
+                return self.interrupted(signal);
+            }
+            let recovery = self.config.recovery_interval;
+            if recovery > 0 && self.state.step.is_multiple_of(recovery) {
+                self.save()?;
+            }
+        }
+    }
+
+    /// Whether the steps of the current epoch are done and its evaluation is not.
+    fn epoch_is_complete(&self) -> bool {
+        let per_epoch = self.steps_per_epoch * self.config.grad_accum_steps as u64;
+        let begun = self.state.batch_in_epoch > 0;
+        self.state.batch_in_epoch >= per_epoch || (begun && self.state.step == self.total_steps)
+    }
+
+    fn interrupted(&mut self, signal: i32) -> Result<()> {
+        self.save()?;
+        let step = self.state.step;
+        let message = format!("stopped at step {step}; go on with --resume {}", self.dir.path().display());
+        self.note("interrupted", &message)?;
+        self.write_report("stopped by a signal")?;
+        Err(Error::Interrupted { signal })
+    }
+
+    /// The training stream from where the state stands.
+    fn loader(&mut self) -> Result<Loader> {
+        let options = loader_options(&self.config, self.config.augment.parse()?);
+        let (mut epoch, mut batch) = (self.state.epoch as u32, self.state.batch_in_epoch as usize);
+        if self.epoch_is_complete() {
+            // Only its evaluation is missing: the next batch is the first of the next epoch, and none is left to skip.
+            self.state.batch_in_epoch = self.batches_per_epoch()?;
+            (epoch, batch) = (epoch + 1, 0);
+        }
+        Loader::train(Arc::clone(&self.source.train), &options, epoch, batch)
+    }
+
+    fn batches_per_epoch(&self) -> Result<u64> {
+        Ok(batches_per_epoch(self.source.train.len(), self.config.batch_size)? as u64)
+    }
+
+    /// One update from `grad_accum_steps` batches.
+    fn step(&mut self, loader: &mut Loader, interval: &mut Interval) -> Result<()> {
+        let start = Instant::now();
+        let waited = loader.wait_time();
+        let mut loss = 0.0;
+        for _ in 0..self.config.grad_accum_steps {
+            let batch = loader.next()?.ok_or_else(|| Error::Usage("the training data ended early".into()))?;
+            self.session.write(&self.io.images).copy_from_slice(&batch.images);
+            self.session.write(&self.io.labels).copy_from_slice(&batch.labels);
+            loader.recycle(batch);
+            self.session.run_micro_batch(TRAIN);
+            let batch_loss = f64::from(self.session.read::<f32>(&self.io.loss)[0]);
+            if !batch_loss.is_finite() {
+                return self.diverged(batch_loss);
+            }
+            loss += batch_loss / self.config.grad_accum_steps as f64;
+            self.state.partial.correct1 += self.session.read::<i32>(&self.io.hits)[0] as u64;
+            self.state.batch_in_epoch += 1;
+        }
+        let hyper = hyper_parameters(&self.optimiser, self.schedule.lr(self.state.step), self.state.step + 1);
+        self.session.write(&self.io.hyper).copy_from_slice(&hyper);
+        self.session.run_update(TRAIN);
+
+        let images = (self.config.batch_size * self.config.grad_accum_steps) as u64;
+        let (seconds, wait) = (start.elapsed().as_secs_f64(), (loader.wait_time() - waited).as_secs_f64());
+        self.state.step += 1;
+        self.state.samples += images;
+        self.state.train_seconds += seconds;
+        let partial = &mut self.state.partial;
+        partial.samples += images;
+        partial.loss += loss * images as f64;
+        partial.train_seconds += seconds;
+        partial.data_wait_seconds += wait;
+        interval.steps += 1;
+        interval.loss += loss;
+        interval.data_wait_seconds += wait;
+        self.progress.step(self.state.step);
+        Ok(())
+    }
+
+    fn diverged(&mut self, loss: f64) -> Result<()> {
+        let step = self.state.step;
+        let message = format!(
+            "the loss is {loss}; the last good checkpoint is {}. Lower --lr, lengthen the warm-up, or set --clip-grad",
+            self.dir.last_state().display()
+        );
+        self.note("diverged", &message)?;
+        self.write_report("diverged")?;
+        Err(Error::Diverged { step, message })
+    }
+
+    fn log_interval(&mut self, interval: &Interval) -> Result<()> {
+        let seconds = interval.start.elapsed().as_secs_f64();
+        let steps = interval.steps as f64;
+        let images = steps * (self.config.batch_size * self.config.grad_accum_steps) as f64;
+        let grad_norm = self.io.grad_norm.map(|slot| f64::from(self.session.read::<f32>(&slot)[0]));
+        let line = Step {
+            epoch: self.state.epoch,
+            step: self.state.step,
+            samples: self.state.samples,
+            loss: interval.loss / steps,
+            lr: self.schedule.lr(self.state.step - 1),
+            grad_norm,
+            img_s: images / seconds,
+            step_ms: 1e3 * seconds / steps,
+            data_wait_ms: 1e3 * interval.data_wait_seconds / steps,
+            h2d_ms: None,
+            gpu_ms: None,
+            mem_mib: self.session.arena_bytes() as f64 / (1024.0 * 1024.0),
+        };
+        self.metrics.append(&line)?;
+        let scalars = [("train/loss", line.loss), ("train/lr", line.lr), ("train/images_per_second", line.img_s)];
+        self.events.scalars(line.step, &scalars)?;
+        self.progress.interval(&line, self.total_steps);
+        Ok(())
+    }
+
+    /// Drops the batches that are too few for another update, so that every epoch starts at its own first batch.
+    fn skip_rest_of_epoch(&mut self, loader: &mut Loader) -> Result<()> {
+        let batches = self.batches_per_epoch()?;
+        while self.state.step < self.total_steps && self.state.batch_in_epoch < batches {
+            if let Some(batch) = loader.next()? {
+                loader.recycle(batch);
+            }
+            self.state.batch_in_epoch += 1;
+        }
+        Ok(())
+    }
+
+    fn end_epoch(&mut self) -> Result<()> {
+        let options = loader_options(&self.config, Augment::NONE);
+        let signals = &self.signals;
+        let evaluation =
+            self.evaluator.run(&mut self.session, &self.source.val, &options, || signals.received());
+        let evaluation = match evaluation {
+            Err(Error::Interrupted { signal }) => return self.interrupted(signal),
+            other => other?,
+        };
+        let row = self.epoch_row(&evaluation);
+        self.log_epoch(&row, &evaluation)?;
+        let best = self.state.best.as_ref().is_none_or(|best| row.eval_err1 < best.err1);
+        if best {
+            self.state.best = Some(Best { epoch: row.epoch, err1: row.eval_err1 });
+        }
+        self.state.history.push(row);
+        self.state.epoch += 1;
+        self.state.batch_in_epoch = 0;
+        self.state.partial = EpochSums::default();
+        self.last_eval = Some(evaluation);
+        self.save()?;
+        if best {
+            self.export(&self.dir.best_weights())?;
+        }
+        self.write_report(if self.state.step == self.total_steps { "finished" } else { "running" })
+    }
+
+    fn epoch_row(&self, evaluation: &Evaluation) -> Epoch {
+        let partial = &self.state.partial;
+        let samples = partial.samples as f64;
+        Epoch {
+            epoch: self.state.epoch,
+            step: self.state.step,
+            samples: self.state.samples,
+            lr: self.schedule.lr(self.state.step - 1),
+            train_loss: partial.loss / samples,
+            train_err1: 100.0 * (1.0 - partial.correct1 as f64 / samples),
+            eval_n: evaluation.num_images,
+            eval_loss: evaluation.loss,
+            eval_err1: evaluation.top1_error(),
+            eval_err5: evaluation.top5_error(),
+            train_seconds: partial.train_seconds,
+            data_wait_seconds: partial.data_wait_seconds,
+            img_s: samples / partial.train_seconds,
+        }
+    }
+
+    fn log_epoch(&mut self, row: &Epoch, evaluation: &Evaluation) -> Result<()> {
+        let eval = Eval {
+            epoch: row.epoch,
+            step: row.step,
+            split: "val".into(),
+            n: evaluation.num_images,
+            loss: evaluation.loss,
+            top1: 0.0,
+            top5: 0.0,
+            err1: 0.0,
+            err5: 0.0,
+            ema: self.config.model_ema_decay.is_some(),
+            seconds: evaluation.elapsed.as_secs_f64(),
+        };
+        self.metrics.append(&eval.with_correct(evaluation.correct1, evaluation.correct5))?;
+        self.metrics.append(row)?;
+        let scalars = [
+            ("val/loss", row.eval_loss),
+            ("val/top1_error", row.eval_err1),
+            ("val/top5_error", row.eval_err5),
+            ("train/top1_error", row.train_err1),
+        ];
+        self.events.scalars(row.step, &scalars)?;
+        self.progress.epoch(row, self.config.epochs);
+        self.dir.log(&summary::epoch_line(row, self.config.epochs))
+    }
+
+    /// Writes the state a resumed run starts from, and the weights for other programs.
+    fn save(&self) -> Result<()> {
+        state::save(&self.dir.last_state(), &self.state, &weights::state_tensors(&self.session))?;
+        self.export(&self.dir.last_weights())
+    }
+
+    fn export(&self, path: &std::path::Path) -> Result<()> {
+        let prefix = if self.config.model_ema_decay.is_some() { EMA_PREFIX } else { "" };
+        let card = ModelCard {
+            model: self.config.model.clone(),
+            form: self.config.form.clone(),
+            img_size: self.config.img_size,
+            categories: self.source.categories.clone(),
+            mean: self.config.mean,
+            std: self.config.std,
+        };
+        let metadata = serde_json::to_value(&card).expect("a model card is plain data");
+        checkpoint::write_atomic(path, &weights::model_tensors(&self.session, prefix, self.state.step), &metadata)
+    }
+
+    fn note(&mut self, event: &str, message: &str) -> Result<()> {
+        self.dir.log(message)?;
+        let step = self.state.step;
+        self.metrics.append(&Event { step, event: event.into(), message: message.into() })
+    }
+
+    fn write_report(&self, status: &str) -> Result<()> {
+        let (history, evaluation) = (&self.state.history, self.last_eval.as_ref());
+        summary::write(&self.dir, &self.env, &self.source, history, evaluation, status)
+    }
+
+    fn finish(self) -> Result<Outcome> {
+        self.progress.finish();
+        let none = || Error::Usage("the run has no epoch to report; its last step was done before".into());
+        let last = self.state.history.last().cloned().ok_or_else(none)?;
+        let best = self.state.best.clone().ok_or_else(none)?;
+        Ok(Outcome { dir: self.dir, last, best })
+    }
+}
+
+/// How the loader prepares batches under these settings.
+pub fn loader_options(config: &TrainConfig, augment: Augment) -> LoaderOptions {
+    LoaderOptions {
+        batch_size: config.batch_size,
+        augment,
+        normalization: Normalization { mean: config.mean, std: config.std },
+        seed: config.seed,
+        workers: config.workers,
+        prefetch: PREFETCH,
+    }
+}
+
+fn first_state(model: String, seed: u64) -> TrainState {
+    TrainState {
+        format: FORMAT,
+        model,
+        seed,
+        step: 0,
+        epoch: 0,
+        batch_in_epoch: 0,
+        samples: 0,
+        train_seconds: 0.0,
+        partial: EpochSums::default(),
+        best: None,
+        history: Vec::new(),
+    }
+}

@@ -1,0 +1,145 @@
+//! Who may import whom: the table of ARCHITECTURE.md, checked against the sources.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Modules that everyone may use.
+const COMMON: [&str; 3] = ["error", "tensor", "rng"];
+
+/// What each module may use beside those, itself and its own parts.
+const ALLOWED: [(&str, &[&str]); 14] = [
+    ("device", &[]),
+    ("data", &[]),
+    ("report", &[]),
+    ("batch", &["data"]),
+    ("graph", &["device"]),
+    ("ops", &["graph", "device"]),
+    ("autodiff", &["graph", "ops"]),
+    ("fuse", &["graph", "ops"]),
+    ("models", &["graph", "ops"]),
+    ("plan", &["graph", "device"]),
+    ("exec", &["plan", "graph", "device"]),
+    (
+        "train",
+        &["data", "batch", "graph", "ops", "autodiff", "fuse", "models", "plan", "exec", "device", "report"],
+    ),
+    (
+        "cli",
+        &[
+            "train", "data", "batch", "graph", "ops", "autodiff", "fuse", "models", "plan", "exec", "device", "report",
+        ],
+    ),
+    ("main", &["cli"]),
+];
+
+/// Parts of `train` that know nothing of the engine: formats and numbers only.
+const LEAVES_OF_TRAIN: [&str; 8] =
+    ["atomic", "checkpoint", "metrics", "run_dir", "schedule", "signal", "state", "tensorboard"];
+
+#[test]
+fn modules_import_only_what_the_table_allows() {
+    let allowed: BTreeMap<&str, BTreeSet<&str>> =
+        ALLOWED.iter().map(|(module, uses)| (*module, uses.iter().copied().collect())).collect();
+    let mut seen = BTreeSet::new();
+    for file in sources(&src()) {
+        let module = module_of(&file);
+        if module == "lib" || COMMON.contains(&module.as_str()) {
+            continue;
+        }
+        let uses = allowed.get(module.as_str()).unwrap_or_else(|| panic!("{module} is not in the table"));
+        for imported in imports(&file) {
+            let fine = imported == module || COMMON.contains(&imported.as_str()) || uses.contains(imported.as_str());
+            assert!(fine, "{}: `{module}` must not use `{imported}`", file.display());
+        }
+        seen.insert(module);
+    }
+    let missing: Vec<&&str> = allowed.keys().filter(|module| !seen.contains(**module)).collect();
+    assert!(missing.is_empty(), "the table names modules that are not there: {missing:?}");
+}
+
+#[test]
+fn what_a_run_writes_knows_nothing_of_the_engine() {
+    for leaf in LEAVES_OF_TRAIN {
+        let file = src().join("train").join(format!("{leaf}.rs"));
+        for imported in imports(&file) {
+            let fine = imported == "train" || COMMON.contains(&imported.as_str());
+            assert!(fine, "{} must not use `{imported}`", file.display());
+        }
+    }
+}
+
+#[test]
+fn the_scan_sees_every_way_to_import() {
+    let text = "use crate::plan::Plan;\nuse crate::{graph::Graph, ops};\nlet x = crate::exec::run();\n// crate::data::x\n";
+    let found: Vec<String> = imports_in(text).into_iter().collect();
+    assert_eq!(found, ["exec", "graph", "ops", "plan"]);
+}
+
+fn src() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("src")
+}
+
+fn sources(folder: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            files.extend(sources(&path));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.push(path);
+        }
+    }
+    files
+}
+
+/// `ops` for `src/ops/relu.rs` and for `src/ops.rs`.
+fn module_of(file: &Path) -> String {
+    let inside = file.strip_prefix(src()).unwrap();
+    let first = inside.components().next().unwrap().as_os_str().to_string_lossy().into_owned();
+    first.trim_end_matches(".rs").to_string()
+}
+
+fn imports(file: &Path) -> BTreeSet<String> {
+    imports_in(&fs::read_to_string(file).unwrap_or_else(|error| panic!("{}: {error}", file.display())))
+}
+
+/// The first name behind every `crate::` and `residuum::` outside comments, also inside braces.
+fn imports_in(text: &str) -> BTreeSet<String> {
+    let code: String = text.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n");
+    let mut found = BTreeSet::new();
+    for root in ["crate::", "residuum::"] {
+        for (position, _) in code.match_indices(root) {
+            let rest = &code[position + root.len()..];
+            match rest.strip_prefix('{') {
+                None => found.extend(leading_name(rest)),
+                Some(group) => found.extend(top_level_items(group).iter().filter_map(|item| leading_name(item.trim()))),
+            }
+        }
+    }
+    // Re-exports of the crate's root: the error type and its Result.
+    found.retain(|name| name.starts_with(|c: char| c.is_ascii_lowercase()));
+    found
+}
+
+fn leading_name(text: &str) -> Option<String> {
+    let name: String = text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+    (!name.is_empty()).then_some(name)
+}
+
+/// The comma-separated items of a brace group whose opening brace is already gone.
+fn top_level_items(group: &str) -> Vec<String> {
+    let mut items = vec![String::new()];
+    let mut depth = 0;
+    for c in group.chars() {
+        match c {
+            '}' if depth == 0 => break,
+            ',' if depth == 0 => items.push(String::new()),
+            _ => {
+                depth += i32::from(c == '{') - i32::from(c == '}');
+                items.last_mut().unwrap().push(c);
+            }
+        }
+    }
+    items
+}

@@ -1,0 +1,53 @@
+//! Once its buffers are in circulation, the loader allocates nothing, on any thread. The only test of its process,
+//! since the counter sees everybody.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use residuum::batch::{Loader, LoaderOptions, Normalization};
+use residuum::data::scenes::SceneOptions;
+use residuum::data::{Pack, Split};
+
+static NUM_ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
+
+struct Counting;
+
+// SAFETY: every call goes to the system's allocator unchanged.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        NUM_ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: the caller keeps the contract of `alloc`.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: the caller keeps the contract of `dealloc`.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+#[test]
+fn a_running_loader_allocates_nothing() {
+    let scenes = SceneOptions { split: Split::Train, num_images: 70, image_size: 10, seed: 1 };
+    let options = LoaderOptions {
+        batch_size: 8,
+        augment: "flip,shift".parse().unwrap(),
+        normalization: Normalization::default(),
+        seed: 1,
+        workers: 3,
+        prefetch: 4,
+    };
+    let mut loader = Loader::train(Arc::new(Pack::from_scenes(&scenes)), &options, 0, 0).unwrap();
+    let mut step = || {
+        let batch = loader.next().unwrap().unwrap();
+        loader.recycle(batch);
+    };
+    (0..400).for_each(|_| step());
+    let before = NUM_ALLOCATIONS.load(Ordering::Relaxed);
+    (0..400).for_each(|_| step());
+    assert_eq!(NUM_ALLOCATIONS.load(Ordering::Relaxed) - before, 0);
+}

@@ -1,0 +1,240 @@
+//! Whole networks against PyTorch: logits, losses, gradients, running statistics and updates, from weights that both
+//! sides compute by formula (`tests/golden/models.py`).
+
+mod common;
+
+use std::path::Path;
+
+use common::formula;
+use residuum::device::Slot;
+use residuum::exec::Session;
+use residuum::graph::Role;
+use residuum::models::{Form, Model};
+use residuum::ops::SgdConfig;
+use residuum::plan::{Persistent, plan};
+use residuum::tensor::{DType, Layout, Tensor};
+use residuum::train::checkpoint::{self, NamedTensor};
+use residuum::train::step::{
+    Optimiser, StepConfig, evaluation_graph, hyper_parameters, training_graph, values,
+};
+use residuum::train::weights::{load_model, model_tensors};
+
+const CLASSES: usize = 100;
+const SIZE: usize = 64;
+const EVAL_BATCH: usize = 4;
+const TRAIN_BATCH: usize = 16;
+const SAMPLES: usize = 512;
+const LR: f64 = 0.05;
+
+fn step_config(name: &str, form: Form, batch_size: usize, fuse: bool) -> StepConfig {
+    StepConfig {
+        model: Model::parse(name, form, CLASSES).unwrap(),
+        batch_size,
+        image_size: SIZE,
+        float: DType::F32,
+        optimiser: Optimiser::Sgd(SgdConfig { momentum: 0.9, nesterov: false, weight_decay: 1e-4 }),
+        smoothing: 0.0,
+        clip_grad: None,
+        grad_accum_steps: 1,
+        ema_decay: None,
+        fuse,
+    }
+}
+
+/// A session of one graph, with the weights of the formula.
+fn session(name: &str, graph: &residuum::graph::Graph) -> Session {
+    let mut session = Session::new(plan(&[graph], residuum::device::DeviceKind::Cpu).unwrap()).unwrap();
+    let last_norm = if name == "resnet18" || name == "resnet34" { "bn2" } else { "bn3" };
+    let tensors: Vec<NamedTensor> = model_tensors(&session, "", 0)
+        .into_iter()
+        .filter(|tensor| tensor.as_f32().is_some())
+        .map(|tensor| {
+            let values = formula::tensor(&tensor.name, &tensor.shape, last_norm);
+            NamedTensor::f32(tensor.name, &tensor.shape, values)
+        })
+        .collect();
+    load_model(&mut session, "", &tensors, Path::new("formula")).unwrap();
+    session
+}
+
+fn feed(session: &mut Session, stream: &str, batch: usize) {
+    let nchw = formula::images(stream, batch, SIZE);
+    let images = session.plan(0).slot(values::IMAGES).unwrap();
+    session.write::<f32>(&images).copy_from_slice(&formula::nchw_to_nhwc(&nchw, [batch, 3, SIZE, SIZE]));
+    let labels = session.plan(0).slot(values::LABELS).unwrap();
+    session.write::<i32>(&labels).copy_from_slice(&formula::labels(stream, batch, CLASSES));
+}
+
+fn golden() -> checkpoint::Checkpoint {
+    checkpoint::read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/models.safetensors")).unwrap()
+}
+
+fn recorded_losses(model: &str) -> Vec<f64> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/models.json");
+    let json: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    json[model]["losses"].as_array().unwrap().iter().map(|loss| loss.as_f64().unwrap()).collect()
+}
+
+fn relative_l2(got: &[f32], expected: &[f32]) -> f64 {
+    assert_eq!(got.len(), expected.len());
+    let square = |v: f64| v * v;
+    let difference: f64 = got.iter().zip(expected).map(|(a, b)| square(f64::from(a - b))).sum();
+    let norm: f64 = expected.iter().map(|&b| square(f64::from(b))).sum();
+    (difference / norm.max(1e-30)).sqrt()
+}
+
+/// The sampled elements of a tensor in file order, as the script takes them.
+fn sampled(tensor: Tensor) -> Vec<f32> {
+    let data = tensor.into_data();
+    if data.len() <= SAMPLES {
+        return data;
+    }
+    (0..SAMPLES).map(|i| data[i * data.len() / SAMPLES]).collect()
+}
+
+fn tensor_at(session: &Session, slot: &Slot, layout: Layout) -> Tensor {
+    Tensor::new(slot.shape, session.read::<f32>(slot).to_vec()).to_file_layout(layout)
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    assert!(values.iter().all(|v| !v.is_nan()) && !values.is_empty());
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+fn check_logits(recorded: &str, name: &str, form: Form) {
+    let config = step_config(name, form, EVAL_BATCH, true);
+    let mut session = session(name, &evaluation_graph(&config, "").unwrap());
+    feed(&mut session, "eval", EVAL_BATCH);
+    session.run_micro_batch(0);
+    let slot = session.plan(0).slot(values::LOGITS).unwrap();
+    let got = session.read::<f32>(&slot);
+    let file = golden();
+    let expected = file.get(&format!("{recorded}/eval/logits")).unwrap().as_f32().unwrap();
+    assert_eq!(got.len(), expected.len());
+    for (i, (got, expected)) in got.iter().zip(expected).enumerate() {
+        let error = (got - expected).abs();
+        assert!(error <= 2e-5, "{recorded}: logit {i} is {got}, PyTorch's {expected}");
+    }
+}
+
+#[test]
+fn logits_match_pytorch() {
+    check_logits("resnet18", "resnet18", Form::V1_5);
+    check_logits("resnet34", "resnet34", Form::V1_5);
+    check_logits("resnet50", "resnet50", Form::V1_5);
+    check_logits("resnet50_v1", "resnet50", Form::V1);
+    check_logits("resnet18_v2", "resnet18", Form::V2);
+    check_logits("resnet50_v2", "resnet50", Form::V2);
+}
+
+/// What a training run left, tensor by tensor under torchvision's names.
+struct Trained {
+    losses: Vec<f64>,
+    gradients: Vec<(String, Vec<f32>)>,
+    buffers: Vec<(String, Vec<f32>)>,
+    updates: Vec<(String, Vec<f32>)>,
+}
+
+fn train(name: &str, form: Form, steps: usize, fuse: bool) -> Trained {
+    let config = step_config(name, form, TRAIN_BATCH, fuse);
+    let mut session = session(name, &training_graph(&config).unwrap());
+    let persistent = session.program().persistent.clone();
+    let of_role = |role: Role| persistent.iter().filter(move |p| p.value.role == role);
+    let read = |session: &Session, p: &Persistent| sampled(tensor_at(session, &p.slot, p.value.layout));
+    let before: Vec<Vec<f32>> = of_role(Role::Parameter).map(|p| read(&session, p)).collect();
+    let mut trained = Trained { losses: vec![], gradients: vec![], buffers: vec![], updates: vec![] };
+    for step in 0..steps {
+        feed(&mut session, &format!("step{step}"), TRAIN_BATCH);
+        session.run_micro_batch(0);
+        let loss = session.plan(0).slot(values::LOSS).unwrap();
+        trained.losses.push(f64::from(session.read::<f32>(&loss)[0]));
+        if step == 0 {
+            trained.gradients = gradients(&session, &persistent);
+            trained.buffers = of_role(Role::State)
+                .filter(|p| p.value.name.contains(".running_"))
+                .map(|p| (p.value.name.clone(), read(&session, p)))
+                .collect();
+        }
+        let hyper = session.plan(0).slot(values::HYPER).unwrap();
+        let numbers = hyper_parameters(&config.optimiser, LR, step as u64 + 1);
+        session.write::<f32>(&hyper).copy_from_slice(&numbers);
+        session.run_update(0);
+    }
+    for (p, before) in of_role(Role::Parameter).zip(before) {
+        let update = read(&session, p).iter().zip(before).map(|(after, before)| after - before).collect();
+        trained.updates.push((p.value.name.clone(), update));
+    }
+    trained
+}
+
+/// The gradients, which the optimiser's step names in groups of (param, grad, velocity) behind two scalars.
+fn gradients(session: &Session, persistent: &[Persistent]) -> Vec<(String, Vec<f32>)> {
+    let update = session.plan(0).steps.iter().find(|step| step.op.name() == "sgd_update").unwrap();
+    update.inputs[2..]
+        .chunks_exact(3)
+        .map(|group| {
+            let parameter = persistent.iter().find(|p| p.slot == group[0]).unwrap();
+            let gradient = sampled(tensor_at(session, &group[1], parameter.value.layout));
+            (parameter.value.name.clone(), gradient)
+        })
+        .collect()
+}
+
+fn errors(got: &[(String, Vec<f32>)], recorded: &str, file: &checkpoint::Checkpoint) -> Vec<f64> {
+    got.iter()
+        .map(|(name, values)| {
+            let key = format!("{recorded}/{name}");
+            let expected = file.get(&key).unwrap_or_else(|| panic!("{key} is not recorded"));
+            relative_l2(values, expected.as_f32().unwrap())
+        })
+        .collect()
+}
+
+fn assert_losses(got: &[f64], model: &str, tolerances: &[f64]) {
+    let recorded = recorded_losses(model);
+    for (step, ((got, expected), tolerance)) in got.iter().zip(&recorded).zip(tolerances).enumerate() {
+        let error = (got - expected).abs();
+        assert!(error <= *tolerance, "{model} step {step}: loss {got}, PyTorch's {expected}, off by {error}");
+    }
+}
+
+fn check_resnet18_run(fuse: bool) {
+    let trained = train("resnet18", Form::V1_5, 5, fuse);
+    assert_losses(&trained.losses, "resnet18", &[5e-6, 2e-5, 5e-5, 2e-4, 2e-4]);
+    let file = golden();
+    let gradients = errors(&trained.gradients, "resnet18/train/grads", &file);
+    let buffers = errors(&trained.buffers, "resnet18/train/buffers", &file);
+    let updates = errors(&trained.updates, "resnet18/train/updates", &file);
+    let worst_buffer = buffers.iter().copied().fold(0.0, f64::max);
+    println!("gradients {:.1e}, worst buffer {worst_buffer:.1e}", median(gradients.clone()));
+    println!("updates {:.1e}, losses {:?}", median(updates.clone()), trained.losses);
+    assert!(worst_buffer <= 5e-6, "running statistics off by {worst_buffer}");
+    assert!(median(gradients) <= 2e-3);
+    assert!(median(updates) <= 2e-2);
+}
+
+#[test]
+fn five_training_steps_of_resnet18_match_pytorch() {
+    check_resnet18_run(true);
+}
+
+#[test]
+fn the_textbook_graph_matches_pytorch_too() {
+    check_resnet18_run(false);
+}
+
+#[test]
+fn training_steps_of_the_other_networks_match_pytorch() {
+    let tolerances = [5e-6, 2e-5];
+    assert_losses(&train("resnet34", Form::V1_5, 2, true).losses, "resnet34", &tolerances);
+    let file = golden();
+    let resnet50 = train("resnet50", Form::V1_5, 2, true);
+    assert_losses(&resnet50.losses, "resnet50", &tolerances);
+    assert!(median(errors(&resnet50.gradients, "resnet50/train/grads", &file)) <= 2e-3);
+    assert_losses(&train("resnet50", Form::V1, 1, true).losses, "resnet50_v1", &tolerances);
+    let v2 = train("resnet18", Form::V2, 2, true);
+    assert_losses(&v2.losses, "resnet18_v2", &tolerances);
+    assert!(median(errors(&v2.gradients, "resnet18_v2/train/grads", &file)) <= 2e-3);
+    assert_losses(&train("resnet50", Form::V2, 1, true).losses, "resnet50_v2", &tolerances);
+}
