@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use residuum::device::DeviceKind;
+use residuum::device::{DeviceKind, Slot};
 use residuum::exec::Session;
 use residuum::models::{Form, Model};
 use residuum::ops::SgdConfig;
@@ -48,11 +48,11 @@ fn main() {
     for (model, size, batch, train) in ROWS {
         let mode = if train { "train" } else { "infer" };
         if format!("{model} {size} {mode}").contains(&options.rows) {
-            let mut session = session(model, size, batch, train);
-            let times = rayon::scope(|_| measure(&mut session, train, options.seconds));
+            let mut bench = Bench::new(model, size, batch, train);
+            let times = rayon::scope(|_| bench.measure(options.seconds));
             report(&options, (model, size, batch, mode), times);
             if options.profile {
-                rayon::scope(|_| profile(&mut session));
+                rayon::scope(|_| bench.profile());
             }
         }
     }
@@ -69,7 +69,9 @@ fn options() -> Options {
             "--profile" => options.profile = true,
             "--bench" => {}
             "--rows" => options.rows = value(),
-            "--seconds" => options.seconds = value().parse().unwrap_or_else(|_| usage("--seconds needs a number")),
+            "--seconds" => {
+                options.seconds = value().parse().unwrap_or_else(|_| usage("--seconds needs a number"))
+            }
             other => usage(&format!("unknown flag {other}")),
         }
     }
@@ -81,47 +83,90 @@ fn usage(message: &str) -> ! {
     std::process::exit(2)
 }
 
-fn session(model: &str, size: usize, batch: usize, train: bool) -> Session {
-    let config = StepConfig {
-        model: Model::parse(model, Form::V1_5, CLASSES).expect("the rows name known models"),
-        batch_size: batch,
-        image_size: size,
-        float: DType::F32,
-        optimiser: Optimiser::Sgd(SgdConfig { momentum: 0.9, nesterov: false, weight_decay: 1e-4 }),
-        smoothing: 0.0,
-        clip_grad: None,
-        grad_accum_steps: 1,
-        ema_decay: None,
-        fuse: true,
-    };
-    let graph = if train { training_graph(&config) } else { evaluation_graph(&config, "") };
-    let program = plan(&[&graph.expect("the rows fit their models")], DeviceKind::Cpu).expect("the graph verifies");
-    let mut session = Session::new(program).expect("the rows fit into memory");
-    initialise(&mut session, 1);
-    let mut stream = Stream::new(1, 0, 0, Use::Augment);
-    let slot = |session: &Session, name| session.plan(0).slot(name).expect("a step has its inputs");
-    let (images, labels) = (slot(&session, values::IMAGES), slot(&session, values::LABELS));
-    session.write::<f32>(&images).fill_with(|| stream.normal());
-    session.write::<i32>(&labels).fill_with(|| stream.below(CLASSES as u32) as i32);
-    if train {
-        let hyper = slot(&session, values::HYPER);
-        session.write::<f32>(&hyper).copy_from_slice(&hyper_parameters(&config.optimiser, 1e-3, 1));
-    }
-    session
+/// A session and what the host writes before each step; inputs give up their memory once they are used.
+struct Bench {
+    session: Session,
+    images: (Slot, Vec<f32>),
+    labels: (Slot, Vec<i32>),
+    hyper: Option<(Slot, [f32; 4])>,
 }
 
-fn measure(session: &mut Session, train: bool, seconds: f64) -> Vec<f64> {
-    let mut times = Vec::new();
-    let begin = Instant::now();
-    while times.len() < WARM_UP + 3 || begin.elapsed().as_secs_f64() < seconds {
-        let start = Instant::now();
-        session.run_micro_batch(0);
-        if train {
-            session.run_update(0);
-        }
-        times.push(start.elapsed().as_secs_f64());
+impl Bench {
+    fn new(model: &str, size: usize, batch: usize, train: bool) -> Bench {
+        let config = StepConfig {
+            model: Model::parse(model, Form::V1_5, CLASSES).expect("the rows name known models"),
+            batch_size: batch,
+            image_size: size,
+            float: DType::F32,
+            optimiser: Optimiser::Sgd(SgdConfig { momentum: 0.9, nesterov: false, weight_decay: 1e-4 }),
+            smoothing: 0.0,
+            clip_grad: None,
+            grad_accum_steps: 1,
+            ema_decay: None,
+            fuse: true,
+        };
+        let graph = if train { training_graph(&config) } else { evaluation_graph(&config, "") };
+        let program =
+            plan(&[&graph.expect("the rows fit their models")], DeviceKind::Cpu).expect("the graph verifies");
+        let mut session = Session::new(program).expect("the rows fit into memory");
+        initialise(&mut session, 1);
+        let slot = |name| session.plan(0).slot(name).expect("a step has its inputs");
+        let (images, labels) = (slot(values::IMAGES), slot(values::LABELS));
+        let hyper = train.then(|| (slot(values::HYPER), hyper_parameters(&config.optimiser, 1e-3, 1)));
+        let mut stream = Stream::new(1, 0, 0, Use::Augment);
+        let pixels = (0..images.shape.num_elems()).map(|_| stream.normal()).collect();
+        let categories = (0..batch).map(|_| stream.below(CLASSES as u32) as i32).collect();
+        Bench { session, images: (images, pixels), labels: (labels, categories), hyper }
     }
-    times.split_off(WARM_UP)
+
+    fn feed(&mut self) {
+        self.session.write(&self.images.0).copy_from_slice(&self.images.1);
+        self.session.write(&self.labels.0).copy_from_slice(&self.labels.1);
+        if let Some((slot, numbers)) = self.hyper {
+            self.session.write(&slot).copy_from_slice(&numbers);
+        }
+    }
+
+    fn measure(&mut self, seconds: f64) -> Vec<f64> {
+        let mut times = Vec::new();
+        let begin = Instant::now();
+        while times.len() < WARM_UP + 3 || begin.elapsed().as_secs_f64() < seconds {
+            let start = Instant::now();
+            self.feed();
+            self.session.run_micro_batch(0);
+            if self.hyper.is_some() {
+                self.session.run_update(0);
+            }
+            times.push(start.elapsed().as_secs_f64());
+        }
+        times.split_off(WARM_UP)
+    }
+
+    /// Time by operation over a few steps, slowest first.
+    fn profile(&mut self) {
+        const STEPS: u32 = 5;
+        let mut times = vec![Duration::ZERO; self.session.plan(0).steps.len()];
+        for _ in 0..STEPS {
+            self.feed();
+            self.session.run_timed(0, &mut times);
+        }
+        let mut by_op: BTreeMap<&str, (Duration, u64, u64)> = BTreeMap::new();
+        for (step, time) in self.session.plan(0).steps.iter().zip(&times) {
+            let entry = by_op.entry(step.op.name()).or_default();
+            *entry = (entry.0 + *time / STEPS, entry.1 + step.cost.flops, entry.2 + step.cost.bytes);
+        }
+        let mut rows: Vec<_> = by_op.into_iter().collect();
+        rows.sort_by_key(|(_, (time, ..))| std::cmp::Reverse(*time));
+        for (op, (time, flops, bytes)) in rows {
+            let seconds = time.as_secs_f64();
+            println!(
+                "  {op:<22} {:8.2} ms  {:7.1} GFLOP/s  {:6.1} GB/s",
+                1e3 * seconds,
+                flops as f64 / seconds / 1e9,
+                bytes as f64 / seconds / 1e9
+            );
+        }
+    }
 }
 
 fn report(options: &Options, (model, size, batch, mode): (&str, usize, usize, &str), mut times: Vec<f64>) {
@@ -142,31 +187,6 @@ fn report(options: &Options, (model, size, batch, mode): (&str, usize, usize, &s
             1e3 * median,
             1e3 * times[0],
             100.0 * spread
-        );
-    }
-}
-
-/// Time by operation over a few steps, slowest first.
-fn profile(session: &mut Session) {
-    const STEPS: u32 = 5;
-    let mut times = vec![Duration::ZERO; session.plan(0).steps.len()];
-    for _ in 0..STEPS {
-        session.run_timed(0, &mut times);
-    }
-    let mut by_op: BTreeMap<&str, (Duration, u64, u64)> = BTreeMap::new();
-    for (step, time) in session.plan(0).steps.iter().zip(&times) {
-        let entry = by_op.entry(step.op.name()).or_default();
-        *entry = (entry.0 + *time / STEPS, entry.1 + step.cost.flops, entry.2 + step.cost.bytes);
-    }
-    let mut rows: Vec<_> = by_op.into_iter().collect();
-    rows.sort_by_key(|(_, (time, ..))| std::cmp::Reverse(*time));
-    for (op, (time, flops, bytes)) in rows {
-        let seconds = time.as_secs_f64();
-        println!(
-            "  {op:<22} {:8.2} ms  {:7.1} GFLOP/s  {:6.1} GB/s",
-            1e3 * seconds,
-            flops as f64 / seconds / 1e9,
-            bytes as f64 / seconds / 1e9
         );
     }
 }

@@ -71,7 +71,9 @@ impl Editor {
 
     fn batch_norm_relu(&mut self) {
         for index in 0..self.nodes.len() {
-            let Some(relu) = self.nodes[index].clone().filter(|node| cast::<Relu>(node).is_some()) else { continue };
+            let Some(relu) = self.nodes[index].clone().filter(|node| cast::<Relu>(node).is_some()) else {
+                continue;
+            };
             let sum = self.only_maker(relu.inputs[0]).filter(|&i| self.is::<Add>(i));
             let candidates = match sum.and_then(|i| self.nodes[i].as_ref()) {
                 Some(add) => vec![(add.inputs[0], Some(add.inputs[1])), (add.inputs[1], Some(add.inputs[0]))],
@@ -96,7 +98,9 @@ impl Editor {
 
     fn batch_norm_relu_bwd(&mut self) {
         for index in 0..self.nodes.len() {
-            let Some(mask) = self.nodes[index].clone().filter(|node| cast::<ReluBwd>(node).is_some()) else { continue };
+            let Some(mask) = self.nodes[index].clone().filter(|node| cast::<ReluBwd>(node).is_some()) else {
+                continue;
+            };
             let masked = mask.outputs[0];
             let readers = &self.readers[masked.index()];
             // The first reader runs before every other, so it can hand the masked gradient on.
@@ -119,7 +123,9 @@ impl Editor {
 
     fn dgrad_sum(&mut self) {
         for index in 0..self.nodes.len() {
-            let Some(sum) = self.nodes[index].clone().filter(|node| cast::<Add>(node).is_some()) else { continue };
+            let Some(sum) = self.nodes[index].clone().filter(|node| cast::<Add>(node).is_some()) else {
+                continue;
+            };
             let Some(dgrad_index) = self.only_maker(sum.inputs[1]) else { continue };
             let Some(dgrad) = self.nodes[dgrad_index].clone() else { continue };
             let Some(&op) = cast::<Conv2dDgrad>(&dgrad).filter(|op| !op.accumulate) else { continue };

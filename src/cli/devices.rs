@@ -13,7 +13,8 @@ pub(super) struct DevicesArgs {}
 
 impl DevicesArgs {
     pub(super) fn run(self) -> Result<()> {
-        let mut table = Table::new([("device", Align::Left), ("usable", Align::Left), ("details", Align::Left)]);
+        let mut table =
+            Table::new([("device", Align::Left), ("usable", Align::Left), ("details", Align::Left)]);
         let threads = rayon::current_num_threads();
         let cpu = format!("{threads} threads, {:?} vectors, f32", Arch::new());
         table.row(["cpu", "yes", cpu.as_str()]);

@@ -31,7 +31,8 @@ pub(super) fn parse_bytes(text: &str) -> std::result::Result<usize, String> {
         ("B", 1.0),
     ];
     let unit = UNITS.iter().find(|(name, _)| text.ends_with(name));
-    let (number, factor) = unit.map_or((text, 1.0), |(name, factor)| (&text[..text.len() - name.len()], *factor));
+    let (number, factor) =
+        unit.map_or((text, 1.0), |(name, factor)| (&text[..text.len() - name.len()], *factor));
     match number.trim().parse::<f64>() {
         Ok(value) if value > 0.0 && (value * factor).is_finite() => Ok((value * factor) as usize),
         _ => Err(format!("`{text}` is no size; give one like 24GiB or 512MiB")),

@@ -4,7 +4,7 @@ use clap::Args;
 
 use super::flags::{parse_bytes, show_bytes, show_count};
 use crate::error::{Error, Result};
-use crate::graph::{Graph, Node, Op, Phase, Role};
+use crate::graph::{Graph, Node, Phase, Role};
 use crate::models;
 use crate::plan::Program;
 use crate::report::{Align, Table};
@@ -91,7 +91,8 @@ fn layer_table(graph: &Graph) -> Table {
     let (mut parameters, mut flops, mut bytes) = (0, 0, 0);
     for node in graph.nodes().iter().filter(|node| node.phase == Phase::Forward) {
         let count = parameters_of(graph, node);
-        let types = |ids: &[crate::graph::ValueId]| ids.iter().map(|&id| graph.value(id).ty).collect::<Vec<_>>();
+        let types =
+            |ids: &[crate::graph::ValueId]| ids.iter().map(|&id| graph.value(id).ty).collect::<Vec<_>>();
         let cost = node.op.cost(&types(&node.inputs), &types(&node.outputs));
         parameters += count;
         flops += cost.flops;

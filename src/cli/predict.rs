@@ -6,7 +6,9 @@ use clap::Args;
 
 use super::eval::ModelArgs;
 use super::flags::{one_of, open_device};
-use crate::batch::collate::normalize;
+use crate::batch::Augment;
+use crate::batch::augment::Affine;
+use crate::batch::collate::Collator;
 use crate::data::decode_image;
 use crate::error::{Error, Result};
 use crate::exec::Session;
@@ -14,6 +16,7 @@ use crate::tensor::{Shape, Tensor};
 use crate::train::checkpoint::{self, NamedTensor};
 use crate::train::model_file::ModelFile;
 use crate::train::step::values;
+use crate::train::trainer::loader_options;
 
 /// Images run at once.
 const BATCH_SIZE: usize = 16;
@@ -58,12 +61,12 @@ fn predict_photos(file: &ModelFile, photos: &[PathBuf]) -> Result<()> {
     let probs = session.plan(0).slot(values::PROBS)?;
     let image_elems = images.shape.num_elems() / batch_size;
     let config = file.config(batch_size);
-    let normalization = crate::batch::Normalization { mean: config.mean, std: config.std };
+    let collator = Collator::new(loader_options(&config, Augment::NONE).normalization);
     for photos in photos.chunks(batch_size) {
         for (i, photo) in photos.iter().enumerate() {
             let pixels = decode_image(photo, file.card.img_size)?;
             let target = &mut session.write::<f32>(&images)[i * image_elems..][..image_elems];
-            normalize(&normalization, &pixels, target);
+            collator.sample(&pixels, file.card.img_size, &Affine::IDENTITY, target);
         }
         run(&mut session)?;
         let rows = session.read::<f32>(&probs).chunks_exact(probs.shape.last());
@@ -86,9 +89,9 @@ fn most_probable(row: &[f32]) -> Vec<(usize, f32)> {
 
 fn predict_tensors(mut file: ModelFile, input: &Path, output: &Path) -> Result<()> {
     let source = checkpoint::read(input)?;
-    let tensor = source
-        .get("input")
-        .ok_or_else(|| Error::data(input, "has no tensor `input`; write the images under that name, NCHW f32"))?;
+    let tensor = source.get("input").ok_or_else(|| {
+        Error::data(input, "has no tensor `input`; write the images under that name, NCHW f32")
+    })?;
     let (shape, data) = match (tensor.shape.as_slice(), tensor.as_f32()) {
         (&[n, 3, h, w], Some(data)) if n > 0 && h == w => ([n, h], data),
         (shape, _) => {

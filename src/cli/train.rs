@@ -190,12 +190,42 @@ impl TrainArgs {
             ($($field:ident),*) => { $(config.$field = self.$field.or(config.$field);)* };
         }
         set!(
-            workers, augment, mean, std, model, form, img_size, batch_size, grad_accum_steps, epochs, opt, lr, momentum,
-            weight_decay, sched, warmup_lr, min_lr, decay_milestones, decay_rate, smoothing, seed, device, precision,
-            log_interval, recovery_interval, output
+            workers,
+            augment,
+            mean,
+            std,
+            model,
+            form,
+            img_size,
+            batch_size,
+            grad_accum_steps,
+            epochs,
+            opt,
+            lr,
+            momentum,
+            weight_decay,
+            sched,
+            warmup_lr,
+            min_lr,
+            decay_milestones,
+            decay_rate,
+            smoothing,
+            seed,
+            device,
+            precision,
+            log_interval,
+            recovery_interval,
+            output
         );
         set_optional!(
-            categories, limit_train, cache_dir, max_steps, warmup_epochs, warmup_steps, clip_grad, experiment
+            categories,
+            limit_train,
+            cache_dir,
+            max_steps,
+            warmup_epochs,
+            warmup_steps,
+            clip_grad,
+            experiment
         );
         config.allow_missing |= self.allow_missing;
         config.nesterov &= !self.no_nesterov;

@@ -25,7 +25,8 @@ impl FromStr for DeviceChoice {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<DeviceChoice> {
-        let unknown = || Error::Usage(format!("--device `{text}` is unknown; take auto, cuda, cuda:N, cpu or simt"));
+        let unknown =
+            || Error::Usage(format!("--device `{text}` is unknown; take auto, cuda, cuda:N, cpu or simt"));
         match text {
             "auto" => Ok(DeviceChoice::Auto),
             "cpu" => Ok(DeviceChoice::Cpu),
@@ -51,9 +52,9 @@ impl DeviceChoice {
             DeviceChoice::Cuda(number) => {
                 Err(Error::Device(format!("--device cuda:{number}: {NO_CUDA}; take --device cpu")))
             }
-            DeviceChoice::Simt => {
-                Err(Error::Device("--device simt: this build has no kernels to emulate; take --device cpu".into()))
-            }
+            DeviceChoice::Simt => Err(Error::Device(
+                "--device simt: this build has no kernels to emulate; take --device cpu".into(),
+            )),
         }
     }
 }

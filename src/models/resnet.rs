@@ -10,7 +10,8 @@ use std::str::FromStr;
 use crate::error::Result;
 use crate::graph::{Graph, ValueId};
 use crate::ops::{
-    BnConfig, Conv2dConfig, Mode, PoolWindow, Window, add, batch_norm, conv2d, global_avg_pool, linear, max_pool, relu,
+    BnConfig, Conv2dConfig, Mode, PoolWindow, Window, add, batch_norm, conv2d, global_avg_pool, linear,
+    max_pool, relu,
 };
 
 /// Where the stride and the normalisation of a block sit.
@@ -138,7 +139,13 @@ impl ResNet {
 
     /// y = branch(x) + shortcut(x), each convolution of the branch behind its own batch norm and ReLU; a projection
     /// takes the first activation instead of x.
-    fn pre_activation_block(&self, graph: &mut Graph, x: ValueId, block: Block, bn: BnConfig) -> Result<ValueId> {
+    fn pre_activation_block(
+        &self,
+        graph: &mut Graph,
+        x: ValueId,
+        block: Block,
+        bn: BnConfig,
+    ) -> Result<ValueId> {
         let mut branch = x;
         let mut shortcut = x;
         for (i, conv) in self.convolutions(block).into_iter().enumerate() {

@@ -198,7 +198,10 @@ impl Op for Conv2dDgrad {
             && inputs.len() == 2 + usize::from(self.accumulate)
             && inputs.get(2).is_none_or(|sum| *sum == x);
         if !fits {
-            return Err(format!("takes dy NPQK {dy}, w and, to accumulate, a sum NHWC {}; got {inputs:?}", self.x));
+            return Err(format!(
+                "takes dy NPQK {dy}, w and, to accumulate, a sum NHWC {}; got {inputs:?}",
+                self.x
+            ));
         }
         Ok(vec![x])
     }

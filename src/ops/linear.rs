@@ -80,7 +80,9 @@ impl Op for LinearFprop {
     }
 
     fn infer(&self, inputs: &[ValueType]) -> std::result::Result<Vec<ValueType>, String> {
-        let [x, w, b] = inputs else { return Err(format!("takes x, w and b, got {} operands", inputs.len())) };
+        let [x, w, b] = inputs else {
+            return Err(format!("takes x, w and b, got {} operands", inputs.len()));
+        };
         matrices(x, w, (1, 1))?;
         let ((rows, _), (classes, _)) = (extents(x.shape), extents(w.shape));
         if b.shape != Shape::from([classes]) {
@@ -100,7 +102,8 @@ impl Op for LinearFprop {
         } else {
             vec![None; 2]
         };
-        let dx = if backward.wanted[0] { Some(backward.apply_one("dgrad", LinearDgrad, &[dy, w])?) } else { None };
+        let dx =
+            if backward.wanted[0] { Some(backward.apply_one("dgrad", LinearDgrad, &[dy, w])?) } else { None };
         Ok([vec![dx], weights].concat())
     }
 
@@ -121,7 +124,8 @@ impl Op for LinearFprop {
         fn run<T: Real>(dims: &Conv2dDims, args: &CpuArgs<'_>) {
             let (y, bias) = (args.output::<T>(0), args.input::<T>(2));
             conv::conv2d_fprop_reference(dims, args.input(0), args.input(1), y);
-            y.chunks_exact_mut(bias.len()).for_each(|row| row.iter_mut().zip(bias).for_each(|(y, &b)| *y += b));
+            y.chunks_exact_mut(bias.len())
+                .for_each(|row| row.iter_mut().zip(bias).for_each(|(y, &b)| *y += b));
         }
         dispatch_real!(args.input_dtype(0), run(&dims, args));
     }
@@ -197,7 +201,8 @@ impl Op for LinearWgrad {
             db.fill(T::ZERO);
             let classes = db.len();
             vectorized(|| {
-                dy.chunks_exact(classes).for_each(|row| db.iter_mut().zip(row).for_each(|(sum, &v)| *sum += v));
+                dy.chunks_exact(classes)
+                    .for_each(|row| db.iter_mut().zip(row).for_each(|(sum, &v)| *sum += v));
             });
         }
         dispatch_real!(args.input_dtype(0), bias(args));

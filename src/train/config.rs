@@ -207,7 +207,13 @@ impl TrainConfig {
     fn optimiser(&self) -> Result<Optimiser> {
         let adam = |decoupled| {
             let weight_decay = self.weight_decay;
-            Optimiser::Adam(AdamConfig { beta1: self.momentum, beta2: 0.999, eps: 1e-8, weight_decay, decoupled })
+            Optimiser::Adam(AdamConfig {
+                beta1: self.momentum,
+                beta2: 0.999,
+                eps: 1e-8,
+                weight_decay,
+                decoupled,
+            })
         };
         match self.opt.as_str() {
             "sgd" => Ok(Optimiser::Sgd(SgdConfig {
@@ -245,7 +251,10 @@ impl TrainConfig {
             return Err(Error::Usage(format!("{flag} {value}: must be at least 0 and below 1")));
         }
         if !(self.weight_decay >= 0.0 && self.weight_decay.is_finite()) {
-            return Err(Error::Usage(format!("--weight-decay {}: must be a number from 0 up", self.weight_decay)));
+            return Err(Error::Usage(format!(
+                "--weight-decay {}: must be a number from 0 up",
+                self.weight_decay
+            )));
         }
         if self.clip_grad.is_some_and(|norm| !(norm > 0.0 && norm.is_finite())) {
             return Err(Error::Usage("--clip-grad: must be a number above 0".into()));
@@ -255,7 +264,9 @@ impl TrainConfig {
         }
         match self.precision.as_str() {
             "f32" => Ok(()),
-            "bf16" => Err(Error::Usage("--precision bf16: the CPU computes in f32; take --precision f32".into())),
+            "bf16" => {
+                Err(Error::Usage("--precision bf16: the CPU computes in f32; take --precision f32".into()))
+            }
             other => Err(Error::Usage(format!("--precision `{other}` is unknown; take f32 or bf16"))),
         }
     }

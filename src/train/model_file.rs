@@ -40,7 +40,8 @@ impl ModelFile {
     /// [`Error::Checkpoint`] or [`Error::Io`] if the run has none or they are damaged.
     pub fn of_run(run: &RunDir, overrides: &CardOverrides) -> Result<ModelFile> {
         let best = run.best_weights();
-        ModelFile::read(if best.exists() { &best } else { &run.last_weights() }, overrides)
+        let path = if best.exists() { best } else { run.last_weights() };
+        ModelFile::read(&path, overrides)
     }
 
     /// A weight file, of this program or of torchvision.
@@ -91,7 +92,10 @@ impl ModelFile {
 /// The card of a file without one: the last layer tells the number of categories, the flags the rest.
 fn foreign_card(file: &checkpoint::Checkpoint, overrides: &CardOverrides, path: &Path) -> Result<ModelCard> {
     let model = overrides.model.clone().ok_or_else(|| {
-        Error::checkpoint(path, "does not say which model it is for; name it with --model, as in --model resnet50")
+        Error::checkpoint(
+            path,
+            "does not say which model it is for; name it with --model, as in --model resnet50",
+        )
     })?;
     let num_classes = file.get("fc.bias").map(|bias| bias.shape.iter().product()).ok_or_else(|| {
         Error::checkpoint(path, "has no tensor `fc.bias`; it is no weight file of a residual network")

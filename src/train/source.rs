@@ -40,7 +40,10 @@ impl Source {
             val: Arc::new(open_pack(config, &dataset, Split::Val)?),
         };
         if source.val.is_empty() {
-            return Err(Error::data(dataset.root(), "has no validation images; training measures its error on them"));
+            return Err(Error::data(
+                dataset.root(),
+                "has no validation images; training measures its error on them",
+            ));
         }
         Ok(source)
     }

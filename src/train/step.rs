@@ -203,7 +203,8 @@ fn average(graph: &mut Graph, decay: f32) -> Result<()> {
         .value_ids()
         .filter(|&id| {
             let value = graph.value(id);
-            let bookkeeping = [OPTIMISER_PREFIX, ACCUMULATED_PREFIX].iter().any(|p| value.name.starts_with(p));
+            let bookkeeping =
+                [OPTIMISER_PREFIX, ACCUMULATED_PREFIX].iter().any(|p| value.name.starts_with(p));
             value.role == Role::Parameter || (value.role == Role::State && !bookkeeping)
         })
         .collect();

@@ -48,7 +48,8 @@ pub fn write(
     let confusion = evaluation.map(|e| Confusion::new(source.categories.clone(), &e.confusion(num_classes)));
     let worst = evaluation.map(|e| worst_images(source, e)).transpose()?.unwrap_or_default();
     let name = dir.path().file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    let page = RunPage { name: &name, status, records: &records, env, confusion: confusion.as_ref(), worst: &worst };
+    let page =
+        RunPage { name: &name, status, records: &records, env, confusion: confusion.as_ref(), worst: &worst };
     dir.write("report.html", page.page().to_html())
 }
 
@@ -74,7 +75,8 @@ fn worst_images(source: &Source, evaluation: &Evaluation) -> Result<Vec<WorstIma
 
 fn png(pixels: &[u8], image_size: usize) -> Result<Vec<u8>> {
     let side = image_size as u32;
-    let image = RgbImage::from_raw(side, side, pixels.to_vec()).expect("a packed image has three bytes a pixel");
+    let image =
+        RgbImage::from_raw(side, side, pixels.to_vec()).expect("a packed image has three bytes a pixel");
     let mut bytes = Cursor::new(Vec::new());
     image
         .write_to(&mut bytes, ImageFormat::Png)

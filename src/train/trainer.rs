@@ -163,7 +163,8 @@ impl Trainer {
         let env = Env::of_this_process(&*device);
         dir.write_env(&env)?;
         let mut metrics = MetricsLog::open(&dir.metrics())?;
-        let parameters = session.program().persistent_bytes_where(|v| v.role == crate::graph::Role::Parameter);
+        let parameters =
+            session.program().persistent_bytes_where(|v| v.role == crate::graph::Role::Parameter);
         metrics.append(&Run {
             step: state.step,
             model: state.model.clone(),
@@ -357,7 +358,8 @@ impl Trainer {
             mem_mib: self.session.arena_bytes() as f64 / (1024.0 * 1024.0),
         };
         self.metrics.append(&line)?;
-        let scalars = [("train/loss", line.loss), ("train/lr", line.lr), ("train/images_per_second", line.img_s)];
+        let scalars =
+            [("train/loss", line.loss), ("train/lr", line.lr), ("train/images_per_second", line.img_s)];
         self.events.scalars(line.step, &scalars)?;
         self.progress.interval(&line, self.total_steps);
         Ok(())
@@ -466,7 +468,11 @@ impl Trainer {
             std: self.config.std,
         };
         let metadata = serde_json::to_value(&card).expect("a model card is plain data");
-        checkpoint::write_atomic(path, &weights::model_tensors(&self.session, prefix, self.state.step), &metadata)
+        checkpoint::write_atomic(
+            path,
+            &weights::model_tensors(&self.session, prefix, self.state.step),
+            &metadata,
+        )
     }
 
     fn note(&mut self, event: &str, message: &str) -> Result<()> {
@@ -484,7 +490,7 @@ impl Trainer {
         self.progress.finish();
         let none = || Error::Usage("the run has no epoch to report; its last step was done before".into());
         let last = self.state.history.last().cloned().ok_or_else(none)?;
-        let best = self.state.best.clone().ok_or_else(none)?;
+        let best = self.state.best.ok_or_else(none)?;
         Ok(Outcome { dir: self.dir, last, best })
     }
 }

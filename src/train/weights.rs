@@ -66,7 +66,10 @@ pub fn restart_averages(session: &mut Session) {
 }
 
 /// Parameters and running statistics whose names start with `prefix` (empty for the trained ones), without it.
-fn model_values<'a>(session: &'a Session, prefix: &'a str) -> impl Iterator<Item = (&'a str, &'a Persistent)> {
+fn model_values<'a>(
+    session: &'a Session,
+    prefix: &'a str,
+) -> impl Iterator<Item = (&'a str, &'a Persistent)> {
     session.program().persistent.iter().filter_map(move |p| {
         let name = p.value.name.strip_prefix(prefix)?;
         let running = name.ends_with(".running_mean") || name.ends_with(".running_var");
@@ -78,7 +81,9 @@ fn model_values<'a>(session: &'a Session, prefix: &'a str) -> impl Iterator<Item
 
 /// Whether a name belongs to the model itself and not to an average or the optimiser.
 fn is_plain(name: &str) -> bool {
-    ![EMA_PREFIX, super::step::OPTIMISER_PREFIX, super::step::ACCUMULATED_PREFIX].iter().any(|p| name.starts_with(p))
+    ![EMA_PREFIX, super::step::OPTIMISER_PREFIX, super::step::ACCUMULATED_PREFIX]
+        .iter()
+        .any(|p| name.starts_with(p))
 }
 
 /// The model under torchvision's names and shapes: filters OIHW, `num_batches_tracked` beside each running variance.
@@ -101,10 +106,14 @@ pub fn model_tensors(session: &Session, prefix: &str, num_batches: u64) -> Vec<N
 ///
 /// # Errors
 /// [`Error::Checkpoint`] naming the first tensor that is missing, unknown or of another shape.
-pub fn load_model(session: &mut Session, prefix: &str, tensors: &[NamedTensor<'_>], path: &Path) -> Result<()> {
-    let expected: Vec<(String, Vec<usize>, Persistent)> = model_values(session, prefix)
-        .map(|(name, p)| (name.to_string(), file_shape(p), p.clone()))
-        .collect();
+pub fn load_model(
+    session: &mut Session,
+    prefix: &str,
+    tensors: &[NamedTensor<'_>],
+    path: &Path,
+) -> Result<()> {
+    let expected: Vec<(String, Vec<usize>, Persistent)> =
+        model_values(session, prefix).map(|(name, p)| (name.to_string(), file_shape(p), p.clone())).collect();
     let mut names: Vec<(String, Vec<usize>)> = Vec::new();
     for (name, shape, _) in &expected {
         names.push((name.clone(), shape.clone()));
@@ -115,8 +124,10 @@ pub fn load_model(session: &mut Session, prefix: &str, tensors: &[NamedTensor<'_
     check_names(&names, tensors, path)?;
     for (name, shape, p) in expected {
         let found = tensors.iter().find(|t| t.name == name).and_then(NamedTensor::as_f32);
-        let data = found.ok_or_else(|| Error::checkpoint(path, format!("tensor `{name}` does not hold floats")))?;
-        let tensor = Tensor::new(crate::tensor::Shape::new(&shape), data.to_vec()).from_file_layout(p.value.layout);
+        let data =
+            found.ok_or_else(|| Error::checkpoint(path, format!("tensor `{name}` does not hold floats")))?;
+        let tensor =
+            Tensor::new(crate::tensor::Shape::new(&shape), data.to_vec()).from_file_layout(p.value.layout);
         session.write::<f32>(&p.slot).copy_from_slice(tensor.data());
     }
     Ok(())
@@ -149,7 +160,9 @@ pub fn load_state(session: &mut Session, tensors: &[NamedTensor<'_>], path: &Pat
     for p in &persistent {
         let found = tensors.iter().find(|t| t.name == p.value.name).and_then(NamedTensor::as_f32);
         let message = || format!("tensor `{}` does not hold floats", p.value.name);
-        session.write::<f32>(&p.slot).copy_from_slice(found.ok_or_else(|| Error::checkpoint(path, message()))?);
+        session
+            .write::<f32>(&p.slot)
+            .copy_from_slice(found.ok_or_else(|| Error::checkpoint(path, message()))?);
     }
     Ok(())
 }

@@ -55,7 +55,8 @@ fn check(d: &Conv2dDims) {
         scale.iter().zip(bias.iter().cycle()).map(|(s, b)| s + f64::from(b.abs())).collect();
     assert_close("fprop with bias", d, &y, &want, &with_bias);
 
-    let (mut want, mut scale) = reference(|d, dy, w, dx| conv2d_dgrad_reference(d, dy, w, false, dx), &dy, &w, d.x_elems());
+    let (mut want, mut scale) =
+        reference(|d, dy, w, dx| conv2d_dgrad_reference(d, dy, w, false, dx), &dy, &w, d.x_elems());
     let mut dx = poisoned(d.x_elems());
     conv2d_dgrad(d, &dy, &w, false, &mut dx, &mut poisoned(dgrad_workspace_elems(d)));
     assert_close("dgrad", d, &dx, &want, &scale);
