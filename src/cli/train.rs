@@ -74,7 +74,7 @@ pub(super) struct TrainArgs {
     lr: Option<f64>,
     /// Momentum of SGD, first decay of Adam [default: 0.9]
     #[arg(long, value_name = "SHARE", help_heading = "Optimisation")]
-    momentum: Option<f32>,
+    momentum: Option<f64>,
     /// Plain momentum instead of Nesterov's
     #[arg(long, help_heading = "Optimisation")]
     no_nesterov: bool,

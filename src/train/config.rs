@@ -52,7 +52,7 @@ pub struct TrainConfig {
     /// Learning rate after the warm-up.
     pub lr: f64,
     /// Momentum of SGD, first decay of Adam.
-    pub momentum: f32,
+    pub momentum: f64,
     /// Nesterov momentum.
     pub nesterov: bool,
     /// Weight decay, on every parameter.
@@ -217,7 +217,7 @@ impl TrainConfig {
         };
         match self.opt.as_str() {
             "sgd" => Ok(Optimiser::Sgd(SgdConfig {
-                momentum: self.momentum,
+                momentum: self.momentum as f32,
                 nesterov: self.nesterov,
                 weight_decay: self.weight_decay,
             })),
@@ -244,8 +244,8 @@ impl TrainConfig {
         }
         let shares = [
             ("--momentum", self.momentum),
-            ("--smoothing", self.smoothing),
-            ("--model-ema-decay", self.model_ema_decay.unwrap_or(0.0)),
+            ("--smoothing", f64::from(self.smoothing)),
+            ("--model-ema-decay", f64::from(self.model_ema_decay.unwrap_or(0.0))),
         ];
         if let Some((flag, value)) = shares.iter().find(|(_, value)| !(0.0..1.0).contains(value)) {
             return Err(Error::Usage(format!("{flag} {value}: must be at least 0 and below 1")));
