@@ -78,3 +78,37 @@ pub trait Launcher {
         arguments: &[u8],
     ) -> Result<()>;
 }
+
+/// Records the launches of some steps.
+pub type Record<'a> = &'a mut dyn FnMut(&mut dyn Launcher) -> Result<()>;
+
+/// A device that runs kernels: one arena, and lists of launches.
+pub trait KernelDevice: Send {
+    /// Its kind.
+    fn kind(&self) -> DeviceKind;
+
+    /// Allocates the arena, zeroed, and returns its address on the device.
+    ///
+    /// # Errors
+    /// [`crate::Error::DoesNotFit`] if the memory is not there.
+    fn allocate(&mut self, num_bytes: usize) -> Result<u64>;
+
+    /// Copies `bytes` to the arena.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`] if the device refuses.
+    fn upload(&mut self, offset_bytes: usize, bytes: &[u8]) -> Result<()>;
+
+    /// Waits for the launches under way and copies from the arena.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`] if the device refuses, or a launch before it failed.
+    fn download(&self, offset_bytes: usize, bytes: &mut [u8]) -> Result<()>;
+
+    /// Runs what `record` launches. Calls with the same `key` launch the same kernels on the same arguments, so a device
+    /// may keep what it recorded under a key and replay it.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`] if a kernel is missing or fails.
+    fn run(&mut self, key: (usize, usize, usize), record: Record<'_>) -> Result<()>;
+}

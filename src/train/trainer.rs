@@ -108,7 +108,7 @@ impl Trainer {
         let step = config.step_config(source.categories.len())?;
         let model = step.model.name();
         let mut session = Session::new(program(&step)?)?;
-        weights::initialise(&mut session, config.seed);
+        weights::initialise(&mut session, config.seed)?;
         config.steps(source.train.len())?;
         let name = config.experiment.clone().unwrap_or_else(|| format!("{model}-{}", config.img_size));
         let dir = RunDir::create(&config.output, &name)?;
@@ -126,7 +126,7 @@ impl Trainer {
         let source = Source::open(&config)?;
         let step = config.step_config(source.categories.len())?;
         let mut session = Session::new(program(&step)?)?;
-        weights::initialise(&mut session, config.seed);
+        weights::initialise(&mut session, config.seed)?;
         let path = dir.last_state();
         let state = if path.exists() {
             let (state, tensors) = state::load(&path)?;
@@ -294,21 +294,21 @@ impl Trainer {
         let mut loss = 0.0;
         for _ in 0..self.config.grad_accum_steps {
             let batch = loader.next()?.ok_or_else(|| Error::Usage("the training data ended early".into()))?;
-            self.session.write(&self.io.images).copy_from_slice(&batch.images);
-            self.session.write(&self.io.labels).copy_from_slice(&batch.labels);
+            self.session.write(&self.io.images, &batch.images)?;
+            self.session.write(&self.io.labels, &batch.labels)?;
             loader.recycle(batch);
-            self.session.run_micro_batch(TRAIN);
-            let batch_loss = f64::from(self.session.read::<f32>(&self.io.loss)[0]);
+            self.session.run_micro_batch(TRAIN)?;
+            let batch_loss = f64::from(self.session.read::<f32>(&self.io.loss)?[0]);
             if !batch_loss.is_finite() {
                 return self.diverged(batch_loss);
             }
             loss += batch_loss / self.config.grad_accum_steps as f64;
-            self.state.partial.correct1 += self.session.read::<i32>(&self.io.hits)[0] as u64;
+            self.state.partial.correct1 += self.session.read::<i32>(&self.io.hits)?[0] as u64;
             self.state.batch_in_epoch += 1;
         }
         let hyper = hyper_parameters(&self.optimiser, self.schedule.lr(self.state.step), self.state.step + 1);
-        self.session.write(&self.io.hyper).copy_from_slice(&hyper);
-        self.session.run_update(TRAIN);
+        self.session.write(&self.io.hyper, &hyper)?;
+        self.session.run_update(TRAIN)?;
 
         let images = (self.config.batch_size * self.config.grad_accum_steps) as u64;
         let (seconds, wait) = (start.elapsed().as_secs_f64(), (loader.wait_time() - waited).as_secs_f64());
@@ -342,7 +342,10 @@ impl Trainer {
         let seconds = interval.start.elapsed().as_secs_f64();
         let steps = interval.steps as f64;
         let images = steps * (self.config.batch_size * self.config.grad_accum_steps) as f64;
-        let grad_norm = self.io.grad_norm.map(|slot| f64::from(self.session.read::<f32>(&slot)[0]));
+        let grad_norm = match self.io.grad_norm {
+            Some(slot) => Some(f64::from(self.session.read::<f32>(&slot)?[0])),
+            None => None,
+        };
         let line = Step {
             epoch: self.state.epoch,
             step: self.state.step,
@@ -453,7 +456,7 @@ impl Trainer {
 
     /// Writes the state a resumed run starts from, and the weights for other programs.
     fn save(&self) -> Result<()> {
-        state::save(&self.dir.last_state(), &self.state, &weights::state_tensors(&self.session))?;
+        state::save(&self.dir.last_state(), &self.state, &weights::state_tensors(&self.session)?)?;
         self.export(&self.dir.last_weights())
     }
 
@@ -470,7 +473,7 @@ impl Trainer {
         let metadata = serde_json::to_value(&card).expect("a model card is plain data");
         checkpoint::write_atomic(
             path,
-            &weights::model_tensors(&self.session, prefix, self.state.step),
+            &weights::model_tensors(&self.session, prefix, self.state.step)?,
             &metadata,
         )
     }

@@ -20,7 +20,7 @@ impl Runner {
     /// Fills the value called `name`. Inputs hold their contents for one run only.
     pub fn write<T: Element>(&mut self, name: &str, values: &[T]) {
         let slot = self.session.plan(0).slot(name).unwrap();
-        self.session.write::<T>(&slot).copy_from_slice(values);
+        self.session.write::<T>(&slot, values).unwrap();
     }
 
     /// As [`Runner::write`], for a value of type `T` from f32.
@@ -31,13 +31,13 @@ impl Runner {
 
     /// Runs the whole graph once.
     pub fn run(&mut self) {
-        self.session.run_micro_batch(0);
-        self.session.run_update(0);
+        self.session.run_micro_batch(0).unwrap();
+        self.session.run_update(0).unwrap();
     }
 
     /// The elements of the value called `name`: a persistent one, or one the graph keeps.
     pub fn read<T: Element>(&self, name: &str) -> Vec<T> {
         let slot = self.session.plan(0).slot(name).unwrap();
-        self.session.read::<T>(&slot).to_vec()
+        self.session.read::<T>(&slot).unwrap().into_owned()
     }
 }
