@@ -24,6 +24,8 @@ pub mod plan;
 pub mod device;
 pub mod exec;
 
+pub mod check;
+
 pub mod cli;
 pub mod report;
 pub mod train;

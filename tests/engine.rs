@@ -44,7 +44,11 @@ fn every_rewrite_finds_all_its_places_in_a_residual_network() {
         let forward = fuse(&textbook, &[Rewrite::BatchNormRelu]).unwrap();
         assert_eq!(count(&forward, "relu_fwd"), 0, "{name}");
         assert_eq!(count(&forward, "batch_norm_fwd"), norms, "{name}");
-        assert_eq!(count(&forward, "relu_bwd"), count(&textbook, "relu_bwd"), "only the forward pass changes");
+        assert_eq!(
+            count(&forward, "relu_bwd"),
+            count(&textbook, "relu_bwd"),
+            "only the forward pass changes"
+        );
 
         let backward = fuse(&textbook, &[Rewrite::BatchNormReluBwd]).unwrap();
         assert_eq!(count(&backward, "relu_bwd"), 0, "{name}");
