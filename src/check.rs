@@ -124,12 +124,12 @@ struct Recorded {
 
 impl Recorded {
     fn on_cpu(case: &Case) -> Result<Recorded> {
-        let (graph, operands, results) = record(case, DType::F32)?;
+        let Recording { graph, operands, results } = record(case, DType::F32)?;
         Ok(Recorded { session: Session::new(plan(&[&graph], DeviceKind::Cpu)?)?, operands, results })
     }
 
     fn on_device(case: &Case, float: DType, device: Box<dyn KernelDevice>) -> Result<Recorded> {
-        let (graph, operands, results) = record(case, float)?;
+        let Recording { graph, operands, results } = record(case, float)?;
         let program = plan(&[&graph], device.kind())?;
         let everything = Slot { offset_bytes: 0, shape: [program.peak_bytes].into(), dtype: DType::U8 };
         let mut session = Session::on(program, device)?;
@@ -173,8 +173,15 @@ impl Recorded {
     }
 }
 
+/// What [`record`] makes of a case.
+struct Recording {
+    graph: Graph,
+    operands: Vec<(String, Shape)>,
+    results: Vec<String>,
+}
+
 /// The fused graph of a case with the gradients of its operands and parameters, and the names to write and to read.
-fn record(case: &Case, float: DType) -> Result<(Graph, Vec<(String, Shape)>, Vec<String>)> {
+fn record(case: &Case, float: DType) -> Result<Recording> {
     let mut graph = Graph::new(float);
     let inputs: Vec<ValueId> = (0..)
         .zip(case.inputs)
@@ -190,7 +197,7 @@ fn record(case: &Case, float: DType) -> Result<(Graph, Vec<(String, Shape)>, Vec
     let name = |id: ValueId| graph.value(id).name.clone();
     let operands = inputs.into_iter().chain([dy]).map(|id| (name(id), graph.shape(id))).collect();
     let results = [y].into_iter().chain(gradients).map(name).collect();
-    Ok((fused, operands, results))
+    Ok(Recording { graph: fused, operands, results })
 }
 
 /// The largest difference over the largest expected element.
