@@ -104,12 +104,14 @@ impl Trainer {
     /// # Errors
     /// What reading the data, planning and allocating report.
     pub fn start(config: TrainConfig) -> Result<Trainer> {
+        config.validate()?;
         let source = Source::open(&config)?;
+        let (steps_per_epoch, total_steps) = config.steps(source.train.len())?;
+        config.schedule(steps_per_epoch, total_steps)?;
         let step = config.step_config(source.categories.len())?;
         let model = step.model.name();
         let mut session = Session::new(program(&step)?)?;
         weights::initialise(&mut session, config.seed);
-        config.steps(source.train.len())?;
         let name = config.experiment.clone().unwrap_or_else(|| format!("{model}-{}", config.img_size));
         let dir = RunDir::create(&config.output, &name)?;
         dir.write_config(&config)?;
@@ -148,7 +150,7 @@ impl Trainer {
         state: TrainState,
     ) -> Result<Trainer> {
         let (steps_per_epoch, total_steps) = config.steps(source.train.len())?;
-        let schedule = Schedule::new(&config.schedule_config(total_steps), steps_per_epoch, total_steps)?;
+        let schedule = config.schedule(steps_per_epoch, total_steps)?;
         let slot = |name| session.plan(TRAIN).slot(name);
         let io = TrainIo {
             images: slot(values::IMAGES)?,
@@ -160,9 +162,10 @@ impl Trainer {
         };
         let evaluator = Evaluator::new(&session, EVAL)?;
         let device = format!("cpu ({} threads)", rayon::current_num_threads());
+        // The log's lock comes first: whoever does not get it must leave the folder as it is.
+        let mut metrics = MetricsLog::open(&dir.metrics())?;
         let env = Env::of_this_process(&*device);
         dir.write_env(&env)?;
-        let mut metrics = MetricsLog::open(&dir.metrics())?;
         let parameters =
             session.program().persistent_bytes_where(|v| v.role == crate::graph::Role::Parameter);
         metrics.append(&Run {
