@@ -244,7 +244,7 @@ impl Trainer {
                 return Ok(());
             }
             self.step(&mut loader, &mut interval)?;
-            if interval.steps == self.config.log_interval {
+            if self.state.step.is_multiple_of(self.config.log_interval) {
                 self.log_interval(&interval)?;
                 interval = Interval::begin();
             }
@@ -253,7 +253,9 @@ impl Trainer {
             }
             let recovery = self.config.recovery_interval;
             if recovery > 0 && self.state.step.is_multiple_of(recovery) {
+                let paused = Instant::now();
                 self.save()?;
+                interval.start += paused.elapsed();
             }
         }
     }
@@ -303,7 +305,7 @@ impl Trainer {
             self.session.run_micro_batch(TRAIN);
             let batch_loss = f64::from(self.session.read::<f32>(&self.io.loss)[0]);
             if !batch_loss.is_finite() {
-                return self.diverged(batch_loss);
+                return self.diverged(format!("the loss is {batch_loss}"));
             }
             loss += batch_loss / self.config.grad_accum_steps as f64;
             self.state.partial.correct1 += self.session.read::<i32>(&self.io.hits)[0] as u64;
@@ -330,10 +332,10 @@ impl Trainer {
         Ok(())
     }
 
-    fn diverged(&mut self, loss: f64) -> Result<()> {
+    fn diverged(&mut self, what: String) -> Result<()> {
         let step = self.state.step;
         let message = format!(
-            "the loss is {loss}; the last good checkpoint is {}. Lower --lr, lengthen the warm-up, or set --clip-grad",
+            "{what}; the last good checkpoint is {}. Lower --lr, lengthen the warm-up, or set --clip-grad",
             self.dir.last_state().display()
         );
         self.note("diverged", &message)?;
@@ -381,6 +383,7 @@ impl Trainer {
     }
 
     fn end_epoch(&mut self) -> Result<()> {
+        self.check_weights()?;
         let options = loader_options(&self.config, Augment::NONE);
         let signals = &self.signals;
         let evaluation =
@@ -389,6 +392,9 @@ impl Trainer {
             Err(Error::Interrupted { signal }) => return self.interrupted(signal),
             other => other?,
         };
+        if !evaluation.loss.is_finite() {
+            return self.diverged(format!("the validation loss is {}", evaluation.loss));
+        }
         let row = self.epoch_row(&evaluation);
         self.log_epoch(&row, &evaluation)?;
         let best = self.state.best.as_ref().is_none_or(|best| row.eval_err1 < best.err1);
@@ -400,11 +406,12 @@ impl Trainer {
         self.state.batch_in_epoch = 0;
         self.state.partial = EpochSums::default();
         self.last_eval = Some(evaluation);
-        self.save()?;
+        // The state comes last: a run killed before it evaluates once more and writes the same files again.
         if best {
             self.export(&self.dir.best_weights())?;
         }
-        self.write_report(if self.state.step == self.total_steps { "finished" } else { "running" })
+        self.write_report(if self.state.step == self.total_steps { "finished" } else { "running" })?;
+        self.save()
     }
 
     fn epoch_row(&self, evaluation: &Evaluation) -> Epoch {
@@ -454,10 +461,19 @@ impl Trainer {
         self.dir.log(&summary::epoch_line(row, self.config.epochs))
     }
 
-    /// Writes the state a resumed run starts from, and the weights for other programs.
-    fn save(&self) -> Result<()> {
-        state::save(&self.dir.last_state(), &self.state, &weights::state_tensors(&self.session))?;
-        self.export(&self.dir.last_weights())
+    /// Fails on weights that no checkpoint should hold: a finite loss may have had a gradient that is not.
+    fn check_weights(&mut self) -> Result<()> {
+        match weights::first_not_finite(&self.session) {
+            Some(name) => self.diverged(format!("`{name}` is not finite any more")),
+            None => Ok(()),
+        }
+    }
+
+    /// Writes the weights for other programs and, when they are safe, the state a resumed run starts from.
+    fn save(&mut self) -> Result<()> {
+        self.check_weights()?;
+        self.export(&self.dir.last_weights())?;
+        state::save(&self.dir.last_state(), &self.state, &weights::state_tensors(&self.session))
     }
 
     fn export(&self, path: &std::path::Path) -> Result<()> {

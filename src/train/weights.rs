@@ -148,6 +148,13 @@ pub fn state_tensors(session: &Session) -> Vec<NamedTensor<'_>> {
         .collect()
 }
 
+/// The first persistent value with an element that is no finite number.
+pub fn first_not_finite(session: &Session) -> Option<&str> {
+    let finite = |p: &&Persistent| session.read::<f32>(&p.slot).iter().all(|elem| elem.is_finite());
+    let broken = session.program().persistent.iter().find(|p| !finite(p));
+    broken.map(|p| p.value.name.as_str())
+}
+
 /// The inverse of [`state_tensors`].
 ///
 /// # Errors
