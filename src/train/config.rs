@@ -251,6 +251,7 @@ impl TrainConfig {
             ("--grad-accum-steps", self.grad_accum_steps as u64),
             ("--epochs", self.epochs),
             ("--max-steps", self.max_steps.unwrap_or(1)),
+            ("--limit-train", self.limit_train.unwrap_or(1) as u64),
             ("--log-interval", self.log_interval),
             ("--workers", self.workers as u64),
         ];
