@@ -2,9 +2,9 @@
 
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{ArgGroup, Args};
 
-use super::flags::{one_of, open_device};
+use super::flags::open_device;
 use crate::batch::Augment;
 use crate::data::Split;
 use crate::error::Result;
@@ -20,12 +20,13 @@ use crate::train::trainer::loader_options;
 
 /// Where a model comes from.
 #[derive(Debug, Args)]
+#[command(group = ArgGroup::new("source").required(true))]
 pub(super) struct ModelArgs {
     /// Run folder; its best weights are taken
-    #[arg(long, value_name = "RUN", conflicts_with = "weights")]
+    #[arg(long, value_name = "RUN", group = "source")]
     run: Option<PathBuf>,
     /// Weight file, of this program or torchvision's as safetensors
-    #[arg(long, alias = "checkpoint", value_name = "FILE")]
+    #[arg(long, alias = "checkpoint", value_name = "FILE", group = "source")]
     weights: Option<PathBuf>,
     /// Network, where the file does not say
     #[arg(long, value_name = "NAME", value_parser = models::NAMES)]
@@ -68,14 +69,12 @@ impl ModelArgs {
     pub(super) fn open(&self) -> Result<(ModelFile, Option<TrainConfig>)> {
         let overrides =
             CardOverrides { model: self.model.clone(), form: self.form.clone(), img_size: self.img_size };
-        match (&self.run, &self.weights) {
-            (Some(run), _) => {
-                let run = RunDir::open(run)?;
-                Ok((ModelFile::of_run(&run, &overrides)?, Some(run.read_config()?)))
-            }
-            (None, Some(file)) => Ok((ModelFile::read(file, &overrides)?, None)),
-            (None, None) => Err(one_of("--run RUN and --weights FILE")),
+        if let Some(run) = &self.run {
+            let run = RunDir::open(run)?;
+            return Ok((ModelFile::of_run(&run, &overrides)?, Some(run.read_config()?)));
         }
+        let file = self.weights.as_deref().expect("one of --run and --weights is required");
+        Ok((ModelFile::read(file, &overrides)?, None))
     }
 }
 
