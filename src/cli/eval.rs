@@ -7,7 +7,7 @@ use clap::{ArgGroup, Args};
 use super::flags::open_device;
 use crate::batch::Augment;
 use crate::data::Split;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::models;
 use crate::report::{Align, Table};
 use crate::train::config::TrainConfig;
@@ -93,16 +93,7 @@ impl EvalArgs {
         };
         let split = if self.split == "train" { Split::Train } else { Split::Val };
         let (categories, pack) = open_split(&config, split)?;
-        if categories.len() != file.card.categories.len() {
-            return Err(crate::Error::checkpoint(
-                &file.path,
-                format!(
-                    "knows {} categories and the data set has {}; give the data set it was trained on with --data-dir",
-                    file.card.categories.len(),
-                    categories.len()
-                ),
-            ));
-        }
+        check_categories(&file, &categories)?;
         let mut session = file.session(self.batch_size)?;
         let signals = Signals::install()?;
         let evaluator = Evaluator::new(&session, 0)?;
@@ -120,6 +111,30 @@ impl EvalArgs {
         );
         print!("{}", per_category(&categories, &evaluation));
         Ok(())
+    }
+}
+
+/// Fails if the labels of the data set mean something else to the model.
+fn check_categories(file: &ModelFile, categories: &[String]) -> Result<()> {
+    let known = &file.card.categories;
+    let differs = |what: String| {
+        let remedy = "give the data set it was trained on with --data-dir, or its run folder with --run";
+        Err(Error::checkpoint(&file.path, format!("{what}; {remedy}")))
+    };
+    if known.len() != categories.len() {
+        return differs(format!(
+            "knows {} categories and the data set has {}",
+            known.len(),
+            categories.len()
+        ));
+    }
+    // A file that names no categories has their numbers for names.
+    let mut pairs = known.iter().zip(categories).enumerate();
+    match pairs.find(|(label, (known, found))| known != found && **known != label.to_string()) {
+        Some((label, (known, found))) => {
+            differs(format!("label {label} is `{known}` to it and `{found}` in the data set"))
+        }
+        None => Ok(()),
     }
 }
 
