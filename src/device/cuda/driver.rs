@@ -46,14 +46,19 @@ impl Driver {
     fn start_once() -> std::result::Result<Driver, String> {
         // SAFETY: loading the driver's library runs its initialisers, which is what it is for.
         if !unsafe { sys::is_culib_present() } {
-            return Err("no NVIDIA driver (libcuda.so.1 is not there): install one; in a container, start it with \
+            return Err(
+                "no NVIDIA driver (libcuda.so.1 is not there): install one; in a container, start it with \
                         `--gpus all`"
-                .into());
+                    .into(),
+            );
         }
-        result::init().map_err(|error| explain_start(error, env::var("CUDA_VISIBLE_DEVICES").ok().as_deref()))?;
+        result::init()
+            .map_err(|error| explain_start(error, env::var("CUDA_VISIBLE_DEVICES").ok().as_deref()))?;
         let mut version = 0;
         // SAFETY: the driver is started and writes one integer.
-        unsafe { sys::cuDriverGetVersion(&raw mut version) }.result().map_err(|error| explain_start(error, None))?;
+        unsafe { sys::cuDriverGetVersion(&raw mut version) }
+            .result()
+            .map_err(|error| explain_start(error, None))?;
         let version = u32::try_from(version).unwrap_or(0);
         Ok(Driver { cuda_version: (version / 1000, version % 1000 / 10) })
     }
@@ -64,7 +69,9 @@ impl Driver {
     /// [`Error::Device`] if one of them does not answer.
     pub fn gpus(&self) -> Result<Vec<Gpu>> {
         let count = result::device::get_count().map_err(failed("counting the GPUs"))?;
-        (0..count).map(|ordinal| gpu(ordinal).map_err(failed(format!("asking cuda:{ordinal} what it is")))).collect()
+        (0..count)
+            .map(|ordinal| gpu(ordinal).map_err(failed(format!("asking cuda:{ordinal} what it is"))))
+            .collect()
     }
 
     /// The GPU called `cuda:<ordinal>`.
@@ -132,8 +139,7 @@ pub fn driver_package_version() -> Option<String> {
 
 /// The first word of numbers and points in the module's first line.
 fn package_version(text: &str) -> Option<String> {
-    let is_version =
-        |word: &&str| word.contains('.') && word.chars().all(|c| c.is_ascii_digit() || c == '.');
+    let is_version = |word: &&str| word.contains('.') && word.chars().all(|c| c.is_ascii_digit() || c == '.');
     text.lines().next()?.split_whitespace().find(is_version).map(str::to_string)
 }
 
@@ -146,13 +152,15 @@ fn explain_start(error: DriverError, visible: Option<&str>) -> String {
             None => "the NVIDIA driver finds no GPU; in a container, start it with `--gpus all`".into(),
         },
         Code::CUDA_ERROR_STUB_LIBRARY => {
-            "libcuda.so is the CUDA toolkit's stub instead of a driver; take its folder off LD_LIBRARY_PATH".into()
+            "libcuda.so is the CUDA toolkit's stub instead of a driver; take its folder off LD_LIBRARY_PATH"
+                .into()
         }
         Code::CUDA_ERROR_SYSTEM_DRIVER_MISMATCH => {
             "the NVIDIA driver's library and kernel module differ in version; restart the machine".into()
         }
         Code::CUDA_ERROR_COMPAT_NOT_SUPPORTED_ON_DEVICE => {
-            "the CUDA compatibility library does not work with this GPU; take its folder off LD_LIBRARY_PATH".into()
+            "the CUDA compatibility library does not work with this GPU; take its folder off LD_LIBRARY_PATH"
+                .into()
         }
         _ => format!("the NVIDIA driver does not start: {}", describe(error)),
     }

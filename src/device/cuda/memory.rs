@@ -20,12 +20,18 @@ impl DeviceMemory {
     ///
     /// # Errors
     /// [`Error::DoesNotFit`] saying how much there is.
-    pub(super) fn new(context: &Arc<CudaContext>, stream: &CudaStream, num_bytes: usize) -> Result<DeviceMemory> {
+    pub(super) fn new(
+        context: &Arc<CudaContext>,
+        stream: &CudaStream,
+        num_bytes: usize,
+    ) -> Result<DeviceMemory> {
         let (free, total) = context.mem_get_info().map_err(failed("asking for free memory"))?;
         // The driver refuses an allocation of nothing.
         // SAFETY: the context is current (asked for above), and what is allocated is zeroed before it is read.
         let address = unsafe { result::malloc_sync(num_bytes.max(1)) }.map_err(|error| match error.0 {
-            sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => does_not_fit(context.ordinal(), num_bytes, free, total),
+            sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => {
+                does_not_fit(context.ordinal(), num_bytes, free, total)
+            }
             _ => failed(format!("allocating {} MiB", mib(num_bytes)))(error),
         })?;
         let memory = DeviceMemory { address, num_bytes, context: Arc::clone(context) };
@@ -132,7 +138,12 @@ impl Pinned {
 
     /// # Safety
     /// As [`Staging::upload`].
-    unsafe fn send(&mut self, to: u64, bytes: &[u8], stream: &CudaStream) -> std::result::Result<(), DriverError> {
+    unsafe fn send(
+        &mut self,
+        to: u64,
+        bytes: &[u8],
+        stream: &CudaStream,
+    ) -> std::result::Result<(), DriverError> {
         assert!(bytes.len() <= self.num_bytes, "chunks are cut to the size of the buffer");
         self.sent.synchronize()?;
         // SAFETY: the buffer is that long, and the last copy out of it is over.

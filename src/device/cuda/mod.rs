@@ -232,7 +232,10 @@ impl Launcher for CudaDevice {
     ) -> Result<()> {
         let function = self.modules.function(kernel)?;
         let action = || {
-            format!("launching `{}` on grid {grid:?}, block {block:?}, {shared_bytes} shared bytes", kernel.name)
+            format!(
+                "launching `{}` on grid {grid:?}, block {block:?}, {shared_bytes} shared bytes",
+                kernel.name
+            )
         };
         self.context.bind_to_thread().map_err(failed(action()))?;
         let mut parameters = [arguments.as_ptr().cast_mut().cast()];

@@ -59,9 +59,10 @@ impl Modules {
     }
 
     fn load(&mut self, file: &str) -> Result<()> {
-        let image = IMAGES.iter().find(|image| image.file == file && image.arch == self.arch).ok_or_else(|| {
-            Error::Device(format!("CUDA: this build has no image of {file}.cu for {}", self.arch))
-        })?;
+        let image =
+            IMAGES.iter().find(|image| image.file == file && image.arch == self.arch).ok_or_else(|| {
+                Error::Device(format!("CUDA: this build has no image of {file}.cu for {}", self.arch))
+            })?;
         let action = || format!("loading {file}.cu for {}", self.arch);
         self.context.bind_to_thread().map_err(failed(action()))?;
         // Assembly text must end in a zero; machine code tells its own length.
@@ -90,8 +91,10 @@ fn find_function(
     // SAFETY: the module is loaded and stays so as long as its functions.
     unsafe {
         let function = result::module::get_function(module, name)?;
-        let fixed =
-            result::function::get_function_attribute(function, Attribute::CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES)?;
+        let fixed = result::function::get_function_attribute(
+            function,
+            Attribute::CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES,
+        )?;
         let attribute = Attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
         result::function::set_function_attribute(function, attribute, max_shared_bytes - fixed)?;
         Ok(function)

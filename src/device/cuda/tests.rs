@@ -64,7 +64,9 @@ fn a_launch_writes_its_elements_and_no_others() {
     let address = device.arena_address();
     fill(&mut device, address, 777, 2.5).unwrap();
     let values = read(&device, 1000);
-    assert!(values[..777].iter().all(|&value| value == 2.5) && values[777..].iter().all(|&value| value == 0.0));
+    assert!(
+        values[..777].iter().all(|&value| value == 2.5) && values[777..].iter().all(|&value| value == 0.0)
+    );
 }
 
 #[test]
@@ -83,7 +85,10 @@ fn a_captured_list_runs_only_when_replayed_and_as_often() {
         device.upload(0, &[0xff; 4000]).unwrap();
         device.replay(graph).unwrap();
         let values = read(&device, 1000);
-        assert!(values[..300].iter().all(|&value| value == 3.0) && values[300..].iter().all(|&value| value == 1.0));
+        assert!(
+            values[..300].iter().all(|&value| value == 3.0)
+                && values[300..].iter().all(|&value| value == 1.0)
+        );
     }
 }
 
