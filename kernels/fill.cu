@@ -11,13 +11,14 @@
 struct FillArgs {
     void* y;
     uint64_t num_elems;
-    double value;
+    float value;
+    uint32_t reserved;  // keeps the struct free of padding
 };
-KERNEL_ARGS(FillArgs, y, num_elems, value)
+KERNEL_ARGS(FillArgs, y, num_elems, value, reserved)
 
 template <class T>
 static __device__ void fill(const FillArgs& a) {
-    fill_vecs(static_cast<T*>(a.y), a.num_elems, T(static_cast<float>(a.value)));
+    fill_vecs(static_cast<T*>(a.y), a.num_elems, T(a.value));
 }
 
 KERNEL(fill_f32, FillArgs, 256) { fill<float>(args); }
