@@ -1,0 +1,173 @@
+// Everything a kernel file starts from: the words that differ between nvcc and the host, bf16, sums, vector accesses,
+// random numbers. Under nvcc the words are CUDA's own; on the host `host.h` supplies them for the emulator.
+#pragma once
+
+#include <stdint.h>
+
+#ifdef __CUDACC__
+#include <cuda_bf16.h>
+
+// Argument structs are compared with their Rust twins on the host only.
+#define KERNEL_ARGS(Args, ...)
+
+// The head of a kernel: symbol, argument struct `args`, threads per block. The body follows in braces.
+#define KERNEL(symbol, Args, threads) \
+    extern "C" __global__ void __launch_bounds__(threads) symbol(const __grid_constant__ Args args)
+
+// The block's dynamic shared memory; every call gives the same address, aligned to 1024 bytes.
+template <class T>
+static __device__ __forceinline__ T* dynamic_shared() {
+    extern __shared__ __align__(1024) unsigned char dynamic_shared_bytes[];
+    return reinterpret_cast<T*>(dynamic_shared_bytes);
+}
+#else
+#include "host.h"
+#endif
+
+constexpr int kWarpThreads = 32;
+
+// The upper half of an IEEE single. Conversion to it rounds to nearest even; arithmetic is done in float.
+struct alignas(2) bf16 {
+    uint16_t bits;
+
+    bf16() = default;
+
+    __device__ __forceinline__ explicit bf16(float value) {
+#ifdef __CUDACC__
+        bits = __bfloat16_as_ushort(__float2bfloat16_rn(value));
+#else
+        const uint32_t word = __float_as_uint(value);
+        const bool is_nan = (word & 0x7fffffffu) > 0x7f800000u;
+        const uint32_t rounded = (word + 0x7fffu + ((word >> 16) & 1u)) >> 16;
+        bits = static_cast<uint16_t>(is_nan ? (word >> 16) | 0x40u : rounded);
+#endif
+    }
+
+    __device__ __forceinline__ operator float() const { return __uint_as_float(static_cast<uint32_t>(bits) << 16); }
+};
+
+template <class T>
+static __host__ __device__ constexpr T ceil_div(T value, T divisor) {
+    return (value + divisor - 1) / divisor;
+}
+
+// Position of this thread in a one-dimensional grid, and the number of threads in it: the start and the stride of a
+// loop over elements.
+static __device__ __forceinline__ uint64_t grid_thread() {
+    return static_cast<uint64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+}
+
+static __device__ __forceinline__ uint64_t grid_threads() {
+    return static_cast<uint64_t>(gridDim.x) * blockDim.x;
+}
+
+// N neighbouring elements moved in one access. Its address must be a multiple of its size.
+template <class T, int N>
+struct alignas(sizeof(T) * N) Vec {
+    static_assert(sizeof(T) * N <= 16, "one access moves at most 16 bytes");
+    T elems[N];
+
+    __device__ __forceinline__ T& operator[](int i) { return elems[i]; }
+    __device__ __forceinline__ const T& operator[](int i) const { return elems[i]; }
+};
+
+// The integer type that makes the compiler emit one access of so many bytes.
+template <int kBytes>
+struct Word;
+template <>
+struct Word<1> { using type = uint8_t; };
+template <>
+struct Word<2> { using type = uint16_t; };
+template <>
+struct Word<4> { using type = uint32_t; };
+template <>
+struct Word<8> { using type = uint2; };
+template <>
+struct Word<16> { using type = uint4; };
+
+template <int N, class T>
+static __device__ __forceinline__ Vec<T, N> load_vec(const T* from) {
+    using W = typename Word<static_cast<int>(sizeof(T)) * N>::type;
+    const W word = *reinterpret_cast<const W*>(from);
+    Vec<T, N> vec;
+    memcpy(&vec, &word, sizeof vec);
+    return vec;
+}
+
+template <int N, class T>
+static __device__ __forceinline__ void store_vec(T* to, const Vec<T, N>& vec) {
+    using W = typename Word<static_cast<int>(sizeof(T)) * N>::type;
+    W word;
+    memcpy(&word, &vec, sizeof word);
+    *reinterpret_cast<W*>(to) = word;
+}
+
+// Sum over the 32 lanes of a full warp, in every lane. Order: a butterfly, lane distances 16, 8, 4, 2, 1.
+// Addition commutes, so all lanes hold the same bits.
+template <class T>
+static __device__ __forceinline__ T warp_sum(T value) {
+#pragma unroll
+    for (int distance = kWarpThreads / 2; distance > 0; distance /= 2) {
+        value += __shfl_xor_sync(0xffffffffu, value, distance);
+    }
+    return value;
+}
+
+template <class T>
+static __device__ __forceinline__ T warp_max(T value) {
+#pragma unroll
+    for (int distance = kWarpThreads / 2; distance > 0; distance /= 2) {
+        const T other = __shfl_xor_sync(0xffffffffu, value, distance);
+        value = other > value ? other : value;
+    }
+    return value;
+}
+
+// Sums of N values over a block of kThreads (a multiple of 32, one-dimensional), in every thread. Every thread of the
+// block must call it. Order: `warp_sum`, then the warps one after another.
+template <int kThreads, int N, class T>
+static __device__ void block_sum(T (&values)[N]) {
+    static_assert(kThreads % kWarpThreads == 0, "whole warps only");
+    constexpr int kWarps = kThreads / kWarpThreads;
+    __shared__ T partials[kWarps][N];
+    const int warp = static_cast<int>(threadIdx.x) / kWarpThreads;
+    const int lane = static_cast<int>(threadIdx.x) % kWarpThreads;
+#pragma unroll
+    for (int i = 0; i < N; i++) values[i] = warp_sum(values[i]);
+    __syncthreads();  // a sum before this one may still be read
+    if (lane == 0) {
+#pragma unroll
+        for (int i = 0; i < N; i++) partials[warp][i] = values[i];
+    }
+    __syncthreads();
+#pragma unroll
+    for (int i = 0; i < N; i++) {
+        T sum = partials[0][i];
+        for (int w = 1; w < kWarps; w++) sum += partials[w][i];
+        values[i] = sum;
+    }
+}
+
+template <int kThreads, class T>
+static __device__ __forceinline__ T block_sum(T value) {
+    T values[1] = {value};
+    block_sum<kThreads>(values);
+    return values[0];
+}
+
+// Four random words for one counter under one key: ten rounds of Philox4x32, the numbers of src/rng.rs.
+static __device__ __forceinline__ uint4 philox4x32_10(uint4 counter, uint2 key) {
+#pragma unroll
+    for (int round = 0; round < 10; round++) {
+        const uint32_t low_0 = 0xD2511F53u * counter.x, high_0 = __umulhi(0xD2511F53u, counter.x);
+        const uint32_t low_1 = 0xCD9E8D57u * counter.z, high_1 = __umulhi(0xCD9E8D57u, counter.z);
+        counter = make_uint4(high_1 ^ counter.y ^ key.x, low_1, high_0 ^ counter.w ^ key.y, low_0);
+        key = make_uint2(key.x + 0x9E3779B9u, key.y + 0xBB67AE85u);
+    }
+    return counter;
+}
+
+// Uniform in [0, 1), a multiple of 2^-24.
+static __device__ __forceinline__ float uniform(uint32_t word) {
+    return static_cast<float>(word >> 8) * (1.0f / 16777216.0f);
+}
