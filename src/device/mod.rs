@@ -1,13 +1,15 @@
 //! Where steps run: buffers, launches, and the context types that operations see.
 //!
 //! Two kinds of device. The CPU runs [`crate::graph::Op::cpu`] on slices of an arena. Kernel devices run
-//! [`crate::graph::Op::launch`], which asks a [`Launcher`] for kernels by name and does not know whether a GPU or the
+//! [`crate::graph::Op::launch`], which hands a [`Launcher`] kernels of the table and does not know whether a GPU or the
 //! emulator answers.
 
 mod choice;
 pub mod cpu;
+pub mod kernels;
 
 pub use choice::{DeviceChoice, NO_CUDA};
+pub use kernels::{Kernel, kernel};
 
 use crate::error::Result;
 use crate::tensor::{DType, Shape};
@@ -63,15 +65,15 @@ pub struct LaunchArgs<'a> {
     pub workspace: Slot,
 }
 
-/// Runs kernels by name; implemented by every kernel device.
+/// Runs kernels; implemented by every kernel device.
 pub trait Launcher {
     /// Starts `kernel` with one plain argument struct given as its bytes.
     ///
     /// # Errors
-    /// [`crate::Error::Device`] if the kernel is unknown or the device refuses the launch.
+    /// [`crate::Error::Device`] if the device refuses the launch.
     fn launch(
         &mut self,
-        kernel: &'static str,
+        kernel: &'static Kernel,
         grid: [u32; 3],
         block: [u32; 3],
         shared_bytes: u32,
