@@ -54,40 +54,55 @@ fn tell_commit() {
 }
 
 fn build_kernels() -> Result<(), String> {
-    println!("cargo::rerun-if-changed=kernels");
     println!("cargo::rustc-check-cfg=cfg(residuum_simt)");
     let out_dir = PathBuf::from(env::var_os("OUT_DIR").ok_or("OUT_DIR is not set: run this through cargo")?);
-    let files = kernel_files()?;
+    let folder = Path::new("kernels");
+    let mut files = kernel_files(folder, folder)?;
     let cuda = cuda::compile(&files, &out_dir)?;
-    let is_required = nvcc::read_env("RESIDUUM_REQUIRE_CUDA").is_some_and(|value| value != "0");
     if cuda.is_none() {
-        let left_out = nvcc::read_env("RESIDUUM_CUDA_ARCH").is_some_and(|archs| archs == "none");
-        let reason = if left_out { "RESIDUUM_CUDA_ARCH=none" } else { "no nvcc was found" };
-        let remedy = "run scripts/install-nvcc.sh (no root needed), or set NVCC, and build again";
-        if is_required {
-            return Err(format!("RESIDUUM_REQUIRE_CUDA is set, but {reason}; {remedy}"));
-        }
-        if !left_out {
-            println!("cargo::warning={reason}: this build has no CUDA kernels; {remedy}");
-        }
+        without_cuda()?;
     }
-    let has_host = host::compile(&files, &out_dir)?;
-    if has_host {
+    table::Listing::new(&files)?.write_table(cuda.as_ref(), &out_dir)?;
+
+    // Kernels with planted faults, on which the emulator is tested; a packaged crate comes without them.
+    let mut tests = kernel_files(Path::new("tests/kernels"), folder)?;
+    let host_table = ("HOST_KERNELS", "crate::device::simt", "host_kernels.rs");
+    let test_table = ("TEST_KERNELS", "residuum::device::simt", "test_kernels.rs");
+    for (files, (name, simt, file)) in [(&files, host_table), (&tests, test_table)] {
+        table::Listing::new(files)?.write_host_table(name, simt, file, &out_dir)?;
+    }
+    files.append(&mut tests);
+    if host::compile(&files, folder, &out_dir)? {
         println!("cargo::rustc-cfg=residuum_simt");
     }
-    table::write(&files, cuda.as_ref(), has_host, &out_dir)
+    Ok(())
 }
 
-/// The `.cu` files, by name.
-fn kernel_files() -> Result<Vec<KernelFile>, String> {
-    let folder = Path::new("kernels");
+/// Says why there are no kernels for the GPU, or fails where that is not wanted.
+fn without_cuda() -> Result<(), String> {
+    let left_out = nvcc::read_env("RESIDUUM_CUDA_ARCH").is_some_and(|archs| archs == "none");
+    let reason = if left_out { "RESIDUUM_CUDA_ARCH=none" } else { "no nvcc was found" };
+    let remedy = "run scripts/install-nvcc.sh (no root needed), or set NVCC, and build again";
+    if nvcc::read_env("RESIDUUM_REQUIRE_CUDA").is_some_and(|value| value != "0") {
+        return Err(format!("RESIDUUM_REQUIRE_CUDA is set, but {reason}; {remedy}"));
+    }
+    if !left_out {
+        println!("cargo::warning={reason}: this build has no CUDA kernels; {remedy}");
+    }
+    Ok(())
+}
+
+/// The `.cu` files of a folder that may be absent, by name.
+fn kernel_files(folder: &Path, headers: &Path) -> Result<Vec<KernelFile>, String> {
+    if !folder.exists() {
+        return Ok(Vec::new());
+    }
+    println!("cargo::rerun-if-changed={}", folder.display());
     let entries =
         fs::read_dir(folder).map_err(|error| format!("cannot read {}: {error}", folder.display()))?;
-    let mut paths: Vec<PathBuf> = entries
-        .flatten()
-        .map(|entry| entry.path())
-        .filter(|path| path.extension().is_some_and(|ending| ending == "cu"))
-        .collect();
+    let is_kernel_file = |path: &PathBuf| path.extension().is_some_and(|ending| ending == "cu");
+    let mut paths: Vec<PathBuf> =
+        entries.flatten().map(|entry| entry.path()).filter(is_kernel_file).collect();
     paths.sort();
-    paths.iter().map(|path| KernelFile::read(path)).collect()
+    paths.iter().map(|path| KernelFile::read(path, headers)).collect()
 }

@@ -1,8 +1,8 @@
 //! What `build.rs` reads in a kernel file: its kernels, the headers it includes, the spills it declares.
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::{fs, io};
 
 /// One `KERNEL(symbol, Args, threads)`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,8 +38,8 @@ pub struct KernelFile {
 }
 
 impl KernelFile {
-    /// Reads a file and the headers beside it.
-    pub fn read(path: &Path) -> Result<KernelFile, String> {
+    /// Reads a file and the headers that it includes, which lie beside it or in `headers`.
+    pub fn read(path: &Path, headers: &Path) -> Result<KernelFile, String> {
         let located = |message: String| format!("{}: {message}", path.display());
         let text = fs::read_to_string(path).map_err(|error| located(error.to_string()))?;
         let entries = entries(&text).map_err(located)?;
@@ -49,10 +49,7 @@ impl KernelFile {
         {
             return Err(located(format!("ALLOW_SPILL names `{}`, which is no kernel here", unknown.kernel)));
         }
-        let mut seen = BTreeSet::new();
-        let mut text_with_headers = String::new();
-        append_with_headers(path, &mut seen, &mut text_with_headers)
-            .map_err(|error| located(error.to_string()))?;
+        let text_with_headers = with_headers(path, headers)?;
         let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         Ok(KernelFile { path: path.to_path_buf(), stem, entries, allowed_spills, text_with_headers })
     }
@@ -114,21 +111,26 @@ pub fn local_includes(text: &str) -> impl Iterator<Item = &str> {
     text.lines().filter_map(name)
 }
 
-fn append_with_headers(path: &Path, seen: &mut BTreeSet<PathBuf>, all: &mut String) -> io::Result<()> {
-    if !seen.insert(path.to_path_buf()) {
-        return Ok(());
-    }
-    let text = fs::read_to_string(path)?;
-    all.push_str(&format!("{}\0{text}\0", path.display()));
-    let folder = path.parent().unwrap_or(Path::new("."));
-    for name in local_includes(&text) {
-        // A header of the toolkit may be included in quotes, too; it changes with the version of nvcc only.
-        let header = folder.join(name);
-        if header.exists() {
-            append_with_headers(&header, seen, all)?;
+/// The text of a file and of every header it includes, found beside the includer or in `headers`.
+pub fn with_headers(path: &Path, headers: &Path) -> Result<String, String> {
+    let mut waiting = vec![path.to_path_buf()];
+    let mut seen = BTreeSet::new();
+    let mut all = String::new();
+    while let Some(path) = waiting.pop() {
+        if !seen.insert(path.clone()) {
+            continue;
         }
+        let text = fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+        let folder = path.parent().unwrap_or(headers);
+        for name in local_includes(&text) {
+            // A header of the toolkit may be included in quotes, too; it changes with the version of nvcc only.
+            waiting.extend(
+                [folder, headers].map(|place| place.join(name)).into_iter().find(|path| path.exists()),
+            );
+        }
+        all.push_str(&format!("{}\0{text}\0", path.display()));
     }
-    Ok(())
+    Ok(all)
 }
 
 fn is_identifier(name: &str) -> bool {

@@ -17,7 +17,7 @@ KERNEL_ARGS(FillArgs, y, num_elems, value, reserved)
 
 template <class T>
 static __device__ void fill(const FillArgs& a) {
-    const uint64_t i = uint64_t{blockIdx.x} * blockDim.x + threadIdx.x;
+    const uint64_t i = grid_thread();
     if (i < a.num_elems) static_cast<T*>(a.y)[i] = T(a.value);
 }
 

@@ -48,10 +48,6 @@ pub struct Toolkit {
     pub archs: &'static [&'static str],
 }
 
-/// A kernel compiled for the host: takes the address of the argument struct and runs one CUDA thread.
-#[cfg(residuum_simt)]
-pub type HostEntry = unsafe extern "C" fn(*const u8);
-
 include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
 
 /// The kernel called `name`.

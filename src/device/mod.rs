@@ -6,6 +6,7 @@
 
 mod choice;
 pub mod cpu;
+pub mod cuda;
 pub mod kernels;
 
 pub use choice::{DeviceChoice, NO_CUDA};
