@@ -6,6 +6,8 @@
 
 mod choice;
 pub mod cpu;
+#[cfg(residuum_simt)]
+pub mod simt;
 
 pub use choice::{DeviceChoice, NO_CUDA};
 
