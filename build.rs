@@ -1,13 +1,49 @@
-//! Tells the program which commit it was built from; a build outside a checkout says nothing.
+//! Compiles the kernels, for the GPU where there is nvcc and for the emulator where there is a C++ compiler, and
+//! tells the program which commit it was built from.
+//!
+//! `RESIDUUM_CUDA_ARCH` lists the architectures (`none` leaves the GPU out); `RESIDUUM_REQUIRE_CUDA=1` makes a
+//! build without kernels for the GPU an error.
 
-use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, ExitCode};
+use std::{env, fs};
 
-fn main() {
+#[path = "build/arch.rs"]
+mod arch;
+#[path = "build/cuda.rs"]
+mod cuda;
+#[path = "build/host.rs"]
+mod host;
+#[path = "build/jobs.rs"]
+mod jobs;
+#[path = "build/nvcc.rs"]
+mod nvcc;
+#[path = "build/ptxas.rs"]
+mod ptxas;
+#[path = "build/source.rs"]
+mod source;
+#[path = "build/table.rs"]
+mod table;
+
+use source::KernelFile;
+
+fn main() -> ExitCode {
+    tell_commit();
+    match build_kernels() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            message.lines().for_each(|line| println!("cargo::error={line}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// A build outside a checkout says nothing.
+fn tell_commit() {
     println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rerun-if-changed=build");
     for path in [".git/HEAD", ".git/logs/HEAD"] {
-        if std::path::Path::new(path).exists() {
+        if Path::new(path).exists() {
             println!("cargo::rerun-if-changed={path}");
         }
     }
@@ -15,73 +51,58 @@ fn main() {
     if let Some(output) = output.ok().filter(|output| output.status.success()) {
         println!("cargo::rustc-env=RESIDUUM_COMMIT={}", String::from_utf8_lossy(&output.stdout).trim());
     }
-    kernels();
 }
 
-fn kernels() {
-    println!("cargo::rerun-if-changed=kernels");
-    println!("cargo::rerun-if-changed=tests/kernels");
+fn build_kernels() -> Result<(), String> {
     println!("cargo::rustc-check-cfg=cfg(residuum_simt)");
-    println!("cargo::rustc-cfg=residuum_simt");
-    let out = PathBuf::from(std::env::var("OUT_DIR").unwrap());
-    let base = || {
-        let mut build = cc::Build::new();
-        build
-            .cpp(true)
-            .std("c++17")
-            .opt_level(2)
-            .flag("-g1")
-            .include("kernels")
-            .warnings(true)
-            .extra_warnings(true);
-        build.flag("-Wno-unknown-pragmas").cargo_metadata(false);
-        build
-    };
-    let mut all = base();
-    all.cargo_metadata(true);
-    for object in base().file("kernels/host_runtime.cpp").compile_intermediates() {
-        all.object(object);
+    let out_dir = PathBuf::from(env::var_os("OUT_DIR").ok_or("OUT_DIR is not set: run this through cargo")?);
+    let folder = Path::new("kernels");
+    let mut files = kernel_files(folder, folder)?;
+    let cuda = cuda::compile(&files, &out_dir)?;
+    if cuda.is_none() {
+        without_cuda()?;
     }
-    let mut code = String::new();
-    for folder in ["kernels", "tests/kernels"] {
-        let Ok(files) = std::fs::read_dir(folder) else { continue };
-        for path in files.flatten().map(|entry| entry.path()) {
-            if path.extension().is_none_or(|ending| ending != "cu") {
-                continue;
-            }
-            let file = Path::new(&std::env::var("CARGO_MANIFEST_DIR").unwrap()).join(&path);
-            for checked in [false, true] {
-                let mut build = base();
-                build.file("kernels/host_unit.cpp").define("KERNEL_FILE", format!("{file:?}").as_str());
-                build.out_dir(out.join(format!("{}-{checked}", path.file_stem().unwrap().display())));
-                if checked {
-                    build.define("RESIDUUM_SIMT_CHECKED", None).flag("-fsanitize=thread,bounds,alignment");
-                }
-                for object in build.compile_intermediates() {
-                    all.object(object);
-                }
-            }
-            if folder == "kernels" {
-                continue;
-            }
-            for line in std::fs::read_to_string(&path).unwrap().lines() {
-                let Some(rest) = line.strip_prefix("KERNEL(") else { continue };
-                code.push_str(rest.split(',').next().unwrap());
-                code.push('\n');
-            }
-        }
+    table::Listing::new(&files)?.write_table(cuda.as_ref(), &out_dir)?;
+
+    // Kernels with planted faults, on which the emulator is tested; a packaged crate comes without them.
+    let mut tests = kernel_files(Path::new("tests/kernels"), folder)?;
+    let host_table = ("HOST_KERNELS", "crate::device::simt", "host_kernels.rs");
+    let test_table = ("TEST_KERNELS", "residuum::device::simt", "test_kernels.rs");
+    for (files, (name, simt, file)) in [(&files, host_table), (&tests, test_table)] {
+        table::Listing::new(files)?.write_host_table(name, simt, file, &out_dir)?;
     }
-    all.compile("residuum_kernels");
-    let names: Vec<&str> = code.lines().collect();
-    let mut table = String::from("unsafe extern \"C\" {\n");
-    for name in &names {
-        writeln!(table, "    fn {name}(arguments: *const u8);\n    fn {name}_checked(arguments: *const u8);\n    fn {name}_layout(layout: *mut residuum::device::simt::ArgsLayout);").unwrap();
+    files.append(&mut tests);
+    if host::compile(&files, folder, &out_dir)? {
+        println!("cargo::rustc-cfg=residuum_simt");
     }
-    writeln!(table, "}}\npub static TEST_KERNELS: [residuum::device::simt::HostKernel; {}] = [", names.len())
-        .unwrap();
-    for name in &names {
-        writeln!(table, "    residuum::device::simt::HostKernel {{ name: {name:?}, plain: {name}, checked: {name}_checked, layout: {name}_layout }},").unwrap();
+    Ok(())
+}
+
+/// Says why there are no kernels for the GPU, or fails where that is not wanted.
+fn without_cuda() -> Result<(), String> {
+    let left_out = nvcc::read_env("RESIDUUM_CUDA_ARCH").is_some_and(|archs| archs == "none");
+    let reason = if left_out { "RESIDUUM_CUDA_ARCH=none" } else { "no nvcc was found" };
+    let remedy = "run scripts/install-nvcc.sh (no root needed), or set NVCC, and build again";
+    if nvcc::read_env("RESIDUUM_REQUIRE_CUDA").is_some_and(|value| value != "0") {
+        return Err(format!("RESIDUUM_REQUIRE_CUDA is set, but {reason}; {remedy}"));
     }
-    table.push_str("];\n");
-    std::fs::write(out.join("test_kernels.rs"), table).unwrap();
+    if !left_out {
+        println!("cargo::warning={reason}: this build has no CUDA kernels; {remedy}");
+    }
+    Ok(())
+}
+
+/// The `.cu` files of a folder that may be absent, by name.
+fn kernel_files(folder: &Path, headers: &Path) -> Result<Vec<KernelFile>, String> {
+    if !folder.exists() {
+        return Ok(Vec::new());
+    }
+    println!("cargo::rerun-if-changed={}", folder.display());
+    let entries =
+        fs::read_dir(folder).map_err(|error| format!("cannot read {}: {error}", folder.display()))?;
+    let is_kernel_file = |path: &PathBuf| path.extension().is_some_and(|ending| ending == "cu");
+    let mut paths: Vec<PathBuf> =
+        entries.flatten().map(|entry| entry.path()).filter(is_kernel_file).collect();
+    paths.sort();
+    paths.iter().map(|path| KernelFile::read(path, headers)).collect()
 }

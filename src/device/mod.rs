@@ -1,15 +1,18 @@
 //! Where steps run: buffers, launches, and the context types that operations see.
 //!
 //! Two kinds of device. The CPU runs [`crate::graph::Op::cpu`] on slices of an arena. Kernel devices run
-//! [`crate::graph::Op::launch`], which asks a [`Launcher`] for kernels by name and does not know whether a GPU or the
+//! [`crate::graph::Op::launch`], which hands a [`Launcher`] kernels of the table and does not know whether a GPU or the
 //! emulator answers.
 
 mod choice;
 pub mod cpu;
+pub mod cuda;
+pub mod kernels;
 #[cfg(residuum_simt)]
 pub mod simt;
 
 pub use choice::{DeviceChoice, NO_CUDA};
+pub use kernels::{Kernel, kernel};
 
 use crate::error::Result;
 use crate::tensor::{DType, Shape};
@@ -65,18 +68,52 @@ pub struct LaunchArgs<'a> {
     pub workspace: Slot,
 }
 
-/// Runs kernels by name; implemented by every kernel device.
+/// Runs kernels; implemented by every kernel device.
 pub trait Launcher {
     /// Starts `kernel` with one plain argument struct given as its bytes.
     ///
     /// # Errors
-    /// [`crate::Error::Device`] if the kernel is unknown or the device refuses the launch.
+    /// [`crate::Error::Device`] if the device refuses the launch.
     fn launch(
         &mut self,
-        kernel: &'static str,
+        kernel: &'static Kernel,
         grid: [u32; 3],
         block: [u32; 3],
         shared_bytes: u32,
         arguments: &[u8],
     ) -> Result<()>;
+}
+
+/// Records the launches of some steps.
+pub type Record<'a> = &'a mut dyn FnMut(&mut dyn Launcher) -> Result<()>;
+
+/// A device that runs kernels: one arena, and lists of launches.
+pub trait KernelDevice: Send {
+    /// Its kind.
+    fn kind(&self) -> DeviceKind;
+
+    /// Allocates the arena, zeroed, and returns its address on the device.
+    ///
+    /// # Errors
+    /// [`crate::Error::DoesNotFit`] if the memory is not there.
+    fn allocate(&mut self, num_bytes: usize) -> Result<u64>;
+
+    /// Copies `bytes` to the arena.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`] if the device refuses.
+    fn upload(&mut self, offset_bytes: usize, bytes: &[u8]) -> Result<()>;
+
+    /// Waits for the launches under way and copies from the arena.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`] if the device refuses, or a launch before it failed.
+    fn download(&self, offset_bytes: usize, bytes: &mut [u8]) -> Result<()>;
+
+    /// Runs what `record` launches. Calls with the same `key` launch the same kernels on the same arguments, so a device
+    /// may keep what it recorded under a key and replay it.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`] if a kernel is missing or fails.
+    fn run(&mut self, key: (usize, usize, usize), record: Record<'_>) -> Result<()>;
 }

@@ -1,0 +1,72 @@
+//! The GPU architectures to compile for.
+
+use std::fmt;
+
+/// What a build compiles for unless `RESIDUUM_CUDA_ARCH` says otherwise: one image per kind of chip in common
+/// use, and the assembly text that drivers compile for every later one.
+pub const DEFAULT: &str = "sm_80,sm_86,sm_89,sm_90a,compute_80";
+
+/// Kernels use `cp.async` and bf16 matrix instructions, which came with this one.
+const LOWEST: u32 = 80;
+
+/// An image to build: machine code for one chip, or assembly text (PTX) for the driver to compile.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Arch {
+    /// As in `90a`.
+    pub number: String,
+    /// Assembly text rather than machine code.
+    pub is_ptx: bool,
+}
+
+impl fmt::Display for Arch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", if self.is_ptx { "compute_" } else { "sm_" }, self.number)
+    }
+}
+
+impl Arch {
+    /// The value of nvcc's `-gencode`.
+    pub fn gencode(&self) -> String {
+        format!("arch=compute_{},code={self}", self.number)
+    }
+}
+
+/// Reads a comma-separated list such as `80,sm_90a,compute_80`; a bare number means machine code. `known` is what
+/// `nvcc --list-gpu-code` prints.
+pub fn parse_list(text: &str, known: &str) -> Result<Vec<Arch>, String> {
+    let mut archs = Vec::new();
+    for word in text.split(',').map(str::trim).filter(|word| !word.is_empty()) {
+        let arch = parse(word, known).map_err(|reason| format!("RESIDUUM_CUDA_ARCH: `{word}` {reason}"))?;
+        if !archs.contains(&arch) {
+            archs.push(arch);
+        }
+    }
+    if archs.is_empty() {
+        return Err(format!("RESIDUUM_CUDA_ARCH is empty; give none, or a list like {DEFAULT}"));
+    }
+    Ok(archs)
+}
+
+fn parse(word: &str, known: &str) -> Result<Arch, String> {
+    let (number, is_ptx) = match (word.strip_prefix("compute_"), word.strip_prefix("sm_")) {
+        (Some(number), _) => (number, true),
+        (None, Some(number)) => (number, false),
+        (None, None) => (word, false),
+    };
+    let digits = number.trim_end_matches(['a', 'f']);
+    let value: u32 = digits.parse().map_err(|_| format!("is no architecture; give one like {DEFAULT}"))?;
+    if value < LOWEST {
+        return Err(format!("is too old: the kernels need sm_{LOWEST} (Ampere) or later"));
+    }
+    let has_variant = match &number[digits.len()..] {
+        "" => true,
+        "a" => value >= 90,
+        "f" => value >= 100,
+        _ => false,
+    };
+    if !has_variant || !known.split_whitespace().any(|name| name.strip_prefix("sm_") == Some(digits)) {
+        let names: Vec<&str> = known.split_whitespace().filter(|name| name.starts_with("sm_")).collect();
+        return Err(format!("is unknown to this nvcc, which knows {}", names.join(", ")));
+    }
+    Ok(Arch { number: number.to_string(), is_ptx })
+}

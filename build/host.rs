@@ -1,0 +1,79 @@
+//! Kernels for the emulator: the same files, compiled as C++ for the host.
+//!
+//! Each is compiled twice, plain and with the compiler's sanitizers announcing every memory access;
+//! `kernels/host_unit.cpp` tells how.
+
+use std::path::{Path, PathBuf};
+use std::{env, fs};
+
+use crate::jobs::{self, Job};
+use crate::source::{self, KernelFile};
+
+/// What makes a kernel checked.
+const CHECKED: [&str; 2] = ["-DRESIDUUM_SIMT_CHECKED", "-fsanitize=thread,bounds,alignment"];
+
+/// Compiles every file and links them into the crate; false, with a warning, without a C++ compiler.
+pub fn compile(files: &[KernelFile], folder: &Path, out_dir: &Path) -> Result<bool, String> {
+    let mut build = cc::Build::new();
+    build.cpp(true).std("c++17").opt_level(2).include(folder).warnings(true).extra_warnings(true);
+    // Findings name source lines. `#pragma unroll` is for nvcc.
+    build.debug(false).flag("-g1").flag("-Wno-unknown-pragmas");
+    let compiler = match build.try_get_compiler() {
+        Ok(compiler) if compiler.is_like_gnu() || compiler.is_like_clang() => compiler,
+        Ok(compiler) => {
+            return Ok(no_compiler(&format!("{} is neither GCC nor Clang", compiler.path().display())));
+        }
+        Err(error) => return Ok(no_compiler(&error.to_string())),
+    };
+    let version = match compiler.to_command().arg("--version").output() {
+        Ok(output) if output.status.success() => String::from_utf8_lossy(&output.stdout).into_owned(),
+        _ => return Ok(no_compiler(&format!("{} does not run", compiler.path().display()))),
+    };
+    let job = |name: String, source: &Path, arguments: &[String], text: &str| {
+        let mut command = compiler.to_command();
+        command.args(["-x", "c++"]).args(arguments).arg("-c").arg(source);
+        Job { name, extension: "o", command, inputs: format!("{version}\0{text}") }
+    };
+
+    let unit = folder.join("host_unit.cpp");
+    let unit_text = source::with_headers(&unit, folder)?;
+    let here = env::current_dir().map_err(|error| format!("cannot tell the current folder: {error}"))?;
+    let mut all = Vec::new();
+    for file in files {
+        let define = format!("-DKERNEL_FILE={:?}", here.join(&file.path));
+        let text = format!("{unit_text}{}", file.text_with_headers);
+        let checked: Vec<String> = [define.as_str()].into_iter().chain(CHECKED).map(str::to_string).collect();
+        all.push(job(file.stem.clone(), &unit, &[define], &text));
+        all.push(job(format!("{}-checked", file.stem), &unit, &checked, &text));
+    }
+    for path in runtime_sources(folder)?.iter().filter(|path| **path != unit) {
+        let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        all.push(job(stem, path, &[], &source::with_headers(path, folder)?));
+    }
+    for output in jobs::run_all(all, &out_dir.join("host"))? {
+        for line in output.log.lines() {
+            println!("cargo::warning={line}");
+        }
+        build.object(output.path);
+    }
+    build.try_compile("residuum_kernels").map_err(|error| format!("cannot archive the kernels: {error}"))?;
+    Ok(true)
+}
+
+/// The emulator's own C++ files, by name.
+fn runtime_sources(folder: &Path) -> Result<Vec<PathBuf>, String> {
+    let entries =
+        fs::read_dir(folder).map_err(|error| format!("cannot read {}: {error}", folder.display()))?;
+    let is_source = |path: &PathBuf| path.extension().is_some_and(|ending| ending == "cpp");
+    let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).filter(is_source).collect();
+    paths.sort();
+    Ok(paths)
+}
+
+fn no_compiler(reason: &str) -> bool {
+    println!(
+        "cargo::warning=no C++ compiler ({reason}): this build has no emulator (--device simt); install g++ or \
+         name a compiler in CXX"
+    );
+    false
+}

@@ -1,0 +1,224 @@
+//! The NVIDIA driver: whether it is there, what it can load, and its errors in words.
+
+use std::ffi::CStr;
+use std::sync::OnceLock;
+use std::{env, fs};
+
+use cudarc::driver::{DriverError, result, sys};
+
+use super::images;
+use crate::device::kernels::{TOOLKIT, Toolkit};
+use crate::error::{Error, Result};
+
+/// A version of CUDA, as `(13, 0)`.
+pub type CudaVersion = (u32, u32);
+
+/// The driver, found and started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Driver {
+    /// The newest CUDA it can run.
+    pub cuda_version: CudaVersion,
+}
+
+/// A GPU that the driver shows, before anything is opened on it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gpu {
+    /// The number in `cuda:N`, among those that `CUDA_VISIBLE_DEVICES` leaves.
+    pub ordinal: usize,
+    /// What NVIDIA calls it.
+    pub name: String,
+    /// Compute capability, as `(9, 0)`.
+    pub capability: (u32, u32),
+    /// All of its memory.
+    pub memory_bytes: usize,
+}
+
+impl Driver {
+    /// Starts the driver.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if there is none or it cannot start, with what to do about it.
+    pub fn start() -> Result<Driver> {
+        static STARTED: OnceLock<std::result::Result<Driver, String>> = OnceLock::new();
+        STARTED.get_or_init(Driver::start_once).clone().map_err(Error::Device)
+    }
+
+    fn start_once() -> std::result::Result<Driver, String> {
+        // SAFETY: loading the driver's library runs its initialisers, which is what it is for.
+        if !unsafe { sys::is_culib_present() } {
+            return Err(
+                "no NVIDIA driver (libcuda.so.1 is not there): install one; in a container, start it with \
+                        `--gpus all`"
+                    .into(),
+            );
+        }
+        result::init()
+            .map_err(|error| explain_start(error, env::var("CUDA_VISIBLE_DEVICES").ok().as_deref()))?;
+        let mut version = 0;
+        // SAFETY: the driver is started and writes one integer.
+        unsafe { sys::cuDriverGetVersion(&raw mut version) }
+            .result()
+            .map_err(|error| explain_start(error, None))?;
+        let version = u32::try_from(version).unwrap_or(0);
+        Ok(Driver { cuda_version: (version / 1000, version % 1000 / 10) })
+    }
+
+    /// The GPUs it shows; `CUDA_VISIBLE_DEVICES` has been applied.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if one of them does not answer.
+    pub fn gpus(&self) -> Result<Vec<Gpu>> {
+        let count = result::device::get_count().map_err(failed("counting the GPUs"))?;
+        (0..count)
+            .map(|ordinal| gpu(ordinal).map_err(failed(format!("asking cuda:{ordinal} what it is"))))
+            .collect()
+    }
+
+    /// The GPU called `cuda:<ordinal>`.
+    ///
+    /// # Errors
+    /// [`Error::Device`] naming those there are.
+    pub fn gpu(&self, ordinal: usize) -> Result<Gpu> {
+        let gpus = self.gpus()?;
+        gpus.get(ordinal).cloned().ok_or_else(|| {
+            let hint = match env::var("CUDA_VISIBLE_DEVICES") {
+                Ok(visible) => format!(" with CUDA_VISIBLE_DEVICES={visible}"),
+                Err(_) => String::new(),
+            };
+            Error::Device(format!("cuda:{ordinal} is not there: the driver shows {} GPUs{hint}", gpus.len()))
+        })
+    }
+
+    /// The architecture among this build's images that `gpu` is to run.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if there is none, or the driver is too old for it.
+    pub fn choose_images(&self, gpu: &Gpu) -> Result<&'static str> {
+        self.choose_images_of(TOOLKIT.as_ref(), gpu).map_err(Error::Device)
+    }
+
+    fn choose_images_of(
+        &self,
+        toolkit: Option<&'static Toolkit>,
+        gpu: &Gpu,
+    ) -> std::result::Result<&'static str, String> {
+        let toolkit = toolkit.ok_or(super::NO_KERNELS)?;
+        let arch = images::choose(gpu.capability, toolkit.archs).ok_or_else(|| {
+            let (major, minor) = gpu.capability;
+            format!(
+                "{} has compute capability {major}.{minor}, but this build has kernels for {} only; build with \
+                 RESIDUUM_CUDA_ARCH={major}{minor}",
+                gpu.name,
+                toolkit.archs.join(", ")
+            )
+        })?;
+        images::check_driver(self.cuda_version, toolkit.nvcc_version, arch)?;
+        Ok(arch)
+    }
+}
+
+fn gpu(ordinal: i32) -> std::result::Result<Gpu, DriverError> {
+    let device = result::device::get(ordinal)?;
+    // SAFETY: the handle is one that the driver has just given.
+    let attribute = |which| unsafe { result::device::get_attribute(device, which) };
+    let major = attribute(sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
+    let minor = attribute(sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
+    Ok(Gpu {
+        ordinal: ordinal.unsigned_abs() as usize,
+        name: result::device::get_name(device)?,
+        capability: (major.unsigned_abs(), minor.unsigned_abs()),
+        // SAFETY: as above.
+        memory_bytes: unsafe { result::device::total_mem(device) }?,
+    })
+}
+
+/// The version of the installed driver package, as in `580.65.06`, where the kernel module tells it.
+pub fn driver_package_version() -> Option<String> {
+    package_version(&fs::read_to_string("/proc/driver/nvidia/version").ok()?)
+}
+
+/// The first word of numbers and points in the module's first line.
+fn package_version(text: &str) -> Option<String> {
+    let is_version = |word: &&str| word.contains('.') && word.chars().all(|c| c.is_ascii_digit() || c == '.');
+    text.lines().next()?.split_whitespace().find(is_version).map(str::to_string)
+}
+
+/// Why the driver does not start, for `visible` in `CUDA_VISIBLE_DEVICES`.
+fn explain_start(error: DriverError, visible: Option<&str>) -> String {
+    use sys::CUresult as Code;
+    match error.0 {
+        Code::CUDA_ERROR_NO_DEVICE => match visible {
+            Some(visible) => format!("the NVIDIA driver shows no GPU: CUDA_VISIBLE_DEVICES is `{visible}`"),
+            None => "the NVIDIA driver finds no GPU; in a container, start it with `--gpus all`".into(),
+        },
+        Code::CUDA_ERROR_STUB_LIBRARY => {
+            "libcuda.so is the CUDA toolkit's stub instead of a driver; take its folder off LD_LIBRARY_PATH"
+                .into()
+        }
+        Code::CUDA_ERROR_SYSTEM_DRIVER_MISMATCH => {
+            "the NVIDIA driver's library and kernel module differ in version; restart the machine".into()
+        }
+        Code::CUDA_ERROR_COMPAT_NOT_SUPPORTED_ON_DEVICE => {
+            "the CUDA compatibility library does not work with this GPU; take its folder off LD_LIBRARY_PATH"
+                .into()
+        }
+        _ => format!("the NVIDIA driver does not start: {}", describe(error)),
+    }
+}
+
+/// An [`Error::Device`] for `action`, made to be used with `map_err`.
+pub(super) fn failed(action: impl Into<String>) -> impl FnOnce(DriverError) -> Error {
+    let action = action.into();
+    move |error| Error::Device(format!("CUDA: {action} failed: {}", describe(error)))
+}
+
+/// What the driver calls an error, and its code.
+fn describe(error: DriverError) -> String {
+    let text = |text: std::result::Result<&CStr, DriverError>| {
+        text.map_or_else(|_| "unknown error".into(), |text| text.to_string_lossy().into_owned())
+    };
+    format!("{} ({:?})", text(error.error_string()), error.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn h100() -> Gpu {
+        Gpu { ordinal: 0, name: "NVIDIA H100".into(), capability: (9, 0), memory_bytes: 80 << 30 }
+    }
+
+    #[test]
+    fn a_build_without_kernels_or_without_this_architecture_says_so() {
+        static OLD: Toolkit = Toolkit { nvcc_version: "12.4.131", archs: &["sm_80", "sm_86"] };
+        let driver = Driver { cuda_version: (12, 4) };
+        assert!(driver.choose_images_of(None, &h100()).unwrap_err().contains("no CUDA kernels"));
+        let message = driver.choose_images_of(Some(&OLD), &h100()).unwrap_err();
+        assert!(message.contains("sm_80, sm_86") && message.contains("RESIDUUM_CUDA_ARCH=90"), "{message}");
+    }
+
+    #[test]
+    fn the_driver_must_be_new_enough() {
+        static NEW: Toolkit = Toolkit { nvcc_version: "13.0.88", archs: &["sm_90a"] };
+        let choose = |cuda_version| Driver { cuda_version }.choose_images_of(Some(&NEW), &h100());
+        assert_eq!(choose((13, 0)), Ok("sm_90a"));
+        assert!(choose((12, 9)).unwrap_err().contains("CUDA 12.9"));
+    }
+
+    #[test]
+    fn reasons_for_a_driver_that_does_not_start_name_the_remedy() {
+        use sys::CUresult as Code;
+        let explain = |code, visible| explain_start(DriverError(code), visible);
+        assert!(explain(Code::CUDA_ERROR_NO_DEVICE, Some("-1")).contains("CUDA_VISIBLE_DEVICES is `-1`"));
+        assert!(explain(Code::CUDA_ERROR_NO_DEVICE, None).contains("--gpus all"));
+        assert!(explain(Code::CUDA_ERROR_STUB_LIBRARY, None).contains("LD_LIBRARY_PATH"));
+        assert!(explain(Code::CUDA_ERROR_SYSTEM_DRIVER_MISMATCH, None).contains("restart"));
+    }
+
+    #[test]
+    fn the_package_version_is_read() {
+        let text = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.65.06  Sun Jul 27 07:16:17 UTC 2025\nGCC 12.3\n";
+        assert_eq!(package_version(text).as_deref(), Some("580.65.06"));
+        assert_eq!(package_version("NVRM version: none"), None);
+    }
+}

@@ -1,0 +1,179 @@
+//! Memory on the GPU, and page-locked memory that copies to it pass through.
+
+use std::sync::Arc;
+
+use cudarc::driver::{CudaContext, CudaEvent, CudaStream, DriverError, result, sys};
+
+use super::driver::failed;
+use crate::error::{Error, Result};
+
+/// One allocation on the GPU.
+#[derive(Debug)]
+pub(super) struct DeviceMemory {
+    address: sys::CUdeviceptr,
+    num_bytes: usize,
+    context: Arc<CudaContext>,
+}
+
+impl DeviceMemory {
+    /// Allocates, zeroed by work on `stream`.
+    ///
+    /// # Errors
+    /// [`Error::DoesNotFit`] saying how much there is.
+    pub(super) fn new(
+        context: &Arc<CudaContext>,
+        stream: &CudaStream,
+        num_bytes: usize,
+    ) -> Result<DeviceMemory> {
+        let (free, total) = context.mem_get_info().map_err(failed("asking for free memory"))?;
+        // The driver refuses an allocation of nothing.
+        // SAFETY: the context is current (asked for above), and what is allocated is zeroed before it is read.
+        let address = unsafe { result::malloc_sync(num_bytes.max(1)) }.map_err(|error| match error.0 {
+            sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => {
+                does_not_fit(context.ordinal(), num_bytes, free, total)
+            }
+            _ => failed(format!("allocating {} MiB", mib(num_bytes)))(error),
+        })?;
+        let memory = DeviceMemory { address, num_bytes, context: Arc::clone(context) };
+        // SAFETY: the range is the allocation, which outlives the work: freeing it waits for the device.
+        unsafe { result::memset_d8_async(address, 0, num_bytes.max(1), stream.cu_stream()) }
+            .map_err(failed("clearing memory"))?;
+        Ok(memory)
+    }
+
+    pub(super) fn address(&self) -> u64 {
+        self.address
+    }
+
+    pub(super) fn num_bytes(&self) -> usize {
+        self.num_bytes
+    }
+
+    /// Address of `len_bytes` at `offset_bytes`.
+    ///
+    /// # Panics
+    /// If they are not all inside.
+    pub(super) fn range(&self, offset_bytes: usize, len_bytes: usize) -> u64 {
+        let end = offset_bytes.checked_add(len_bytes);
+        assert!(
+            end.is_some_and(|end| end <= self.num_bytes),
+            "{len_bytes} bytes at {offset_bytes} lie outside the {} of the arena",
+            self.num_bytes
+        );
+        self.address + offset_bytes as u64
+    }
+}
+
+impl Drop for DeviceMemory {
+    fn drop(&mut self) {
+        // SAFETY: allocated in `new`, freed once; the driver waits for work that may use it. A failure here follows
+        // one that has already been reported.
+        let _ = self.context.bind_to_thread().and_then(|()| unsafe { result::free_sync(self.address) });
+    }
+}
+
+fn does_not_fit(ordinal: usize, num_bytes: usize, free: usize, total: usize) -> Error {
+    Error::DoesNotFit(format!(
+        "the plan needs {} MiB, but cuda:{ordinal} has {} MiB free of {}; take a smaller --batch-size, or end other \
+         programs that use this GPU",
+        mib(num_bytes),
+        free >> 20,
+        total >> 20
+    ))
+}
+
+/// Rounded up.
+fn mib(num_bytes: usize) -> usize {
+    num_bytes.div_ceil(1 << 20)
+}
+
+/// Two page-locked buffers in turn: while the GPU fetches one, the host fills the other.
+#[derive(Debug)]
+pub(super) struct Staging {
+    buffers: [Pinned; 2],
+    next: usize,
+}
+
+/// Large enough that a copy runs at the full speed of the bus.
+const STAGING_BYTES: usize = 8 << 20;
+
+impl Staging {
+    pub(super) fn new(context: &Arc<CudaContext>) -> Result<Staging> {
+        let buffer = || Pinned::new(context, STAGING_BYTES).map_err(failed("allocating page-locked memory"));
+        Ok(Staging { buffers: [buffer()?, buffer()?], next: 0 })
+    }
+
+    /// Copies `bytes` to `address` as work on `stream`; they may change once this returns.
+    ///
+    /// # Safety
+    /// The range at `address` is allocated, and stays so until the work is done.
+    pub(super) unsafe fn upload(&mut self, address: u64, bytes: &[u8], stream: &CudaStream) -> Result<()> {
+        for (index, chunk) in bytes.chunks(STAGING_BYTES).enumerate() {
+            let buffer = &mut self.buffers[self.next];
+            self.next = 1 - self.next;
+            let to = address + (index * STAGING_BYTES) as u64;
+            // SAFETY: the caller vouches for the range.
+            unsafe { buffer.send(to, chunk, stream) }.map_err(failed("copying to the GPU"))?;
+        }
+        Ok(())
+    }
+}
+
+#[derive(Debug)]
+struct Pinned {
+    address: *mut u8,
+    num_bytes: usize,
+    /// The last copy out of it.
+    sent: CudaEvent,
+}
+
+impl Pinned {
+    fn new(context: &Arc<CudaContext>, num_bytes: usize) -> std::result::Result<Pinned, DriverError> {
+        let sent = context.new_event(None)?;
+        // Only written by the host: write-combined memory spares its caches.
+        // SAFETY: nothing reads it before it is written.
+        let address = unsafe { result::malloc_host(num_bytes, sys::CU_MEMHOSTALLOC_WRITECOMBINED) }?.cast();
+        Ok(Pinned { address, num_bytes, sent })
+    }
+
+    /// # Safety
+    /// As [`Staging::upload`].
+    unsafe fn send(
+        &mut self,
+        to: u64,
+        bytes: &[u8],
+        stream: &CudaStream,
+    ) -> std::result::Result<(), DriverError> {
+        assert!(bytes.len() <= self.num_bytes, "chunks are cut to the size of the buffer");
+        self.sent.synchronize()?;
+        // SAFETY: the buffer is that long, and the last copy out of it is over.
+        let chunk = unsafe {
+            self.address.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len());
+            std::slice::from_raw_parts(self.address, bytes.len())
+        };
+        // SAFETY: the caller vouches for `to`; the buffer is neither freed nor written before `sent`.
+        unsafe { result::memcpy_htod_async(to, chunk, stream.cu_stream()) }?;
+        self.sent.record(stream)
+    }
+}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        // SAFETY: allocated in `new`, freed once, after the last copy out of it. A failure here follows one that has
+        // already been reported.
+        let _ = self.sent.synchronize().and_then(|()| unsafe { result::free_host(self.address.cast()) });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plan_that_does_not_fit_names_both_sizes_and_exits_with_6() {
+        let error = does_not_fit(1, (5 << 30) + 1, 3 << 30, 8 << 30);
+        assert_eq!(error.exit_code(), 6);
+        let message = error.to_string();
+        assert!(message.contains("5121 MiB") && message.contains("3072 MiB free of 8192"), "{message}");
+    }
+}

@@ -1,0 +1,266 @@
+//! NVIDIA GPUs through the driver: one stream, one arena, kernels by architecture, steps captured as CUDA graphs.
+//!
+//! No CUDA library is needed to build or to start the program: the driver's is opened when a GPU is asked for.
+
+mod driver;
+mod images;
+mod memory;
+mod modules;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use cudarc::driver::{CudaContext, CudaEvent, CudaGraph, CudaStream, result, sys};
+
+use self::driver::failed;
+pub use self::driver::{CudaVersion, Driver, Gpu, driver_package_version};
+use self::memory::{DeviceMemory, Staging};
+use self::modules::Modules;
+use super::{Kernel, Launcher};
+use crate::error::{Error, Result};
+
+/// Why a build cannot use a GPU.
+pub const NO_KERNELS: &str =
+    "this build has no CUDA kernels; run scripts/install-nvcc.sh or set NVCC, and build again";
+
+/// One GPU with all that runs on it.
+///
+/// The fields are dropped in this order: what holds addresses goes before what they point to.
+#[derive(Debug)]
+pub struct CudaDevice {
+    graphs: Vec<Graph>,
+    arena: Option<DeviceMemory>,
+    staging: Staging,
+    modules: Modules,
+    stream: Arc<CudaStream>,
+    context: Arc<CudaContext>,
+    gpu: Gpu,
+}
+
+// SAFETY: the raw handles inside are the driver's, which takes them from any thread; every call binds the context to
+// its thread first, and what is not internally synchronised is reached through `&mut self` only.
+unsafe impl Send for CudaDevice {}
+
+/// A captured list of launches of one device, by which [`CudaDevice::replay`] finds it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GraphId(usize);
+
+/// A point in the stream of work.
+#[derive(Debug)]
+pub struct Mark(CudaEvent);
+
+struct Graph(CudaGraph);
+
+impl std::fmt::Debug for Graph {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Graph")
+    }
+}
+
+impl CudaDevice {
+    /// Opens `cuda:<ordinal>` with the images that fit it.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if there is no driver, no such GPU, no image for it, or the driver is too old.
+    pub fn open(ordinal: usize) -> Result<CudaDevice> {
+        let driver = Driver::start()?;
+        let gpu = driver.gpu(ordinal)?;
+        let arch = driver.choose_images(&gpu)?;
+        let context = CudaContext::new(ordinal).map_err(failed(format!("opening cuda:{ordinal}")))?;
+        // SAFETY: everything runs on one stream; there is nothing to order between streams.
+        unsafe { context.disable_event_tracking() };
+        let stream = context.new_stream().map_err(failed("creating a stream"))?;
+        let modules = Modules::new(&context, arch)?;
+        let staging = Staging::new(&context)?;
+        Ok(CudaDevice { graphs: Vec::new(), arena: None, staging, modules, stream, context, gpu })
+    }
+
+    /// What was opened.
+    pub fn gpu(&self) -> &Gpu {
+        &self.gpu
+    }
+
+    /// The architecture of the images in use, as in `sm_90a`.
+    pub fn arch(&self) -> &'static str {
+        self.modules.arch()
+    }
+
+    /// Free and total memory in bytes, other programs' counted.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if the GPU does not answer.
+    pub fn memory_bytes(&self) -> Result<(usize, usize)> {
+        self.context.mem_get_info().map_err(failed("asking for free memory"))
+    }
+
+    /// Allocates the arena, zeroed. The one before it and all captured graphs, which hold its address, are gone.
+    ///
+    /// # Errors
+    /// [`Error::DoesNotFit`] if the memory is not there, saying how much is.
+    pub fn allocate(&mut self, num_bytes: usize) -> Result<()> {
+        self.synchronize()?;
+        self.graphs.clear();
+        self.arena = None;
+        self.arena = Some(DeviceMemory::new(&self.context, &self.stream, num_bytes)?);
+        Ok(())
+    }
+
+    /// Address of the arena on the GPU; 0 before [`CudaDevice::allocate`].
+    pub fn arena_address(&self) -> u64 {
+        self.arena.as_ref().map_or(0, DeviceMemory::address)
+    }
+
+    /// Size of the arena.
+    pub fn arena_bytes(&self) -> usize {
+        self.arena.as_ref().map_or(0, DeviceMemory::num_bytes)
+    }
+
+    /// Copies `bytes` to `offset_bytes` of the arena, in order with the launches; they may change once this returns.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if the GPU failed, here or in earlier work.
+    ///
+    /// # Panics
+    /// If they do not lie inside the arena.
+    pub fn upload(&mut self, offset_bytes: usize, bytes: &[u8]) -> Result<()> {
+        let address = self.range(offset_bytes, bytes.len());
+        // SAFETY: the range lies in the arena, which is freed only after the stream has been waited for.
+        unsafe { self.staging.upload(address, bytes, &self.stream) }
+    }
+
+    /// Waits for all work, then copies from `offset_bytes` of the arena to `bytes`.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if the GPU failed, here or in earlier work.
+    ///
+    /// # Panics
+    /// If they do not lie inside the arena.
+    pub fn download(&self, offset_bytes: usize, bytes: &mut [u8]) -> Result<()> {
+        let address = self.range(offset_bytes, bytes.len());
+        if !bytes.is_empty() {
+            self.context.bind_to_thread().map_err(failed("copying from the GPU"))?;
+            // SAFETY: the range lies in the arena, and `bytes` is borrowed until the copy has been waited for.
+            unsafe { result::memcpy_dtoh_async(bytes, address, self.stream.cu_stream()) }
+                .map_err(failed("copying from the GPU"))?;
+        }
+        self.synchronize()
+    }
+
+    /// Waits for all work.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if any of it failed.
+    pub fn synchronize(&self) -> Result<()> {
+        self.stream.synchronize().map_err(failed("a kernel or a copy"))
+    }
+
+    /// Captures what `record` launches, to be replayed as one piece of work. Nothing runs yet.
+    ///
+    /// `record` is called twice, and must launch the same both times: loading kernels is not possible within a
+    /// capture, so that the first call only finds out which are needed.
+    ///
+    /// # Errors
+    /// What `record` returns; [`Error::Device`] if the driver cannot capture it.
+    pub fn capture(&mut self, record: impl Fn(&mut dyn Launcher) -> Result<()>) -> Result<GraphId> {
+        record(&mut Loader(&mut self.modules))?;
+        // Other threads may go on calling the driver: data loaders know nothing of this capture.
+        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        self.stream.begin_capture(mode).map_err(failed("starting to capture a step"))?;
+        let recorded = record(self);
+        // Ended in any case: a stream left in capture is of no more use.
+        let graph = self.stream.end_capture(sys::CUgraphInstantiate_flags(0));
+        recorded?;
+        let graph = graph
+            .map_err(failed("capturing a step"))?
+            .ok_or_else(|| Error::Device("CUDA: capturing a step gave no graph".into()))?;
+        graph.upload().map_err(failed("uploading a captured step"))?;
+        self.graphs.push(Graph(graph));
+        Ok(GraphId(self.graphs.len() - 1))
+    }
+
+    /// Starts a captured list of launches.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if the GPU failed, here or in earlier work.
+    ///
+    /// # Panics
+    /// If the graph belongs to another device, or to an arena before this one.
+    pub fn replay(&mut self, graph: GraphId) -> Result<()> {
+        self.graphs[graph.0].0.launch().map_err(failed("starting a step"))
+    }
+
+    /// Marks the end of the work started so far.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if the GPU failed, here or in earlier work.
+    pub fn mark(&self) -> Result<Mark> {
+        let flags = Some(sys::CUevent_flags::CU_EVENT_DEFAULT);
+        self.stream.record_event(flags).map(Mark).map_err(failed("recording an event"))
+    }
+
+    /// Waits for both marks; microseconds that the GPU took between them.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if the work between them failed.
+    pub fn elapsed_us(&self, start: &Mark, end: &Mark) -> Result<f64> {
+        let elapsed_ms = start.0.elapsed_ms(&end.0).map_err(failed("timing"))?;
+        Ok(f64::from(elapsed_ms) * 1e3)
+    }
+
+    fn range(&self, offset_bytes: usize, len_bytes: usize) -> u64 {
+        let arena = self.arena.as_ref().expect("an arena is allocated before it is read or written");
+        arena.range(offset_bytes, len_bytes)
+    }
+}
+
+impl Drop for CudaDevice {
+    fn drop(&mut self) {
+        // What is dropped next may be in use. A failure here follows one that has already been reported.
+        let _ = self.stream.synchronize();
+    }
+}
+
+impl Launcher for CudaDevice {
+    fn launch(
+        &mut self,
+        kernel: &'static Kernel,
+        grid: [u32; 3],
+        block: [u32; 3],
+        shared_bytes: u32,
+        arguments: &[u8],
+    ) -> Result<()> {
+        let function = self.modules.function(kernel)?;
+        let action = || {
+            format!(
+                "launching `{}` on grid {grid:?}, block {block:?}, {shared_bytes} shared bytes",
+                kernel.name
+            )
+        };
+        self.context.bind_to_thread().map_err(failed(action()))?;
+        let mut parameters = [arguments.as_ptr().cast_mut().cast()];
+        let [grid_dim, block_dim] = [grid, block].map(|[x, y, z]| (x, y, z));
+        // SAFETY: the kernel takes one struct, whose bytes the driver copies before it returns; the operation that
+        // launches vouches for the addresses in it.
+        unsafe {
+            result::launch_kernel(
+                function,
+                grid_dim,
+                block_dim,
+                shared_bytes,
+                self.stream.cu_stream(),
+                &mut parameters,
+            )
+        }
+        .map_err(failed(action()))
+    }
+}
+
+/// Loads the kernels that would be launched.
+struct Loader<'a>(&'a mut Modules);
+
+impl Launcher for Loader<'_> {
+    fn launch(&mut self, kernel: &'static Kernel, _: [u32; 3], _: [u32; 3], _: u32, _: &[u8]) -> Result<()> {
+        self.0.function(kernel).map(|_| ())
+    }
+}

@@ -1,0 +1,150 @@
+//! The device with a real GPU, where there is one.
+
+use super::*;
+use crate::device::kernel;
+
+#[repr(C)]
+#[derive(Debug, Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct FillArgs {
+    y: u64,
+    num_elems: u64,
+    value: f32,
+    reserved: u32,
+}
+
+/// The first GPU, or none with a line that says so.
+fn open() -> Option<CudaDevice> {
+    match CudaDevice::open(0) {
+        Ok(device) => Some(device),
+        Err(Error::Device(reason)) => {
+            println!("skipped: no CUDA device ({reason})");
+            None
+        }
+        Err(error) => panic!("a device that cannot be opened is another error than {error}"),
+    }
+}
+
+fn fill(launcher: &mut dyn Launcher, address: u64, num_elems: usize, value: f32) -> Result<()> {
+    let kernel = kernel("fill_f32").expect("the kernel is in the table");
+    let arguments = FillArgs { y: address, num_elems: num_elems as u64, value, reserved: 0 };
+    let blocks = (num_elems as u32).div_ceil(kernel.block_threads);
+    launcher.launch(kernel, [blocks, 1, 1], [kernel.block_threads, 1, 1], 0, bytemuck::bytes_of(&arguments))
+}
+
+fn read(device: &CudaDevice, count: usize) -> Vec<f32> {
+    let mut values = vec![f32::NAN; count];
+    device.download(0, bytemuck::cast_slice_mut(&mut values)).unwrap();
+    values
+}
+
+#[test]
+fn a_device_that_is_not_there_is_an_error_of_exit_code_3() {
+    let error = CudaDevice::open(4096).unwrap_err();
+    assert_eq!(error.exit_code(), 3, "{error}");
+}
+
+#[test]
+fn memory_starts_zeroed_and_copies_come_back() {
+    let Some(mut device) = open() else { return };
+    let bytes: Vec<u8> = (0..20_000_003).map(|i: u32| (i * 2_654_435_761 >> 13) as u8).collect();
+    device.allocate(bytes.len() + 64).unwrap();
+    let mut back = vec![1; bytes.len() + 64];
+    device.download(0, &mut back).unwrap();
+    assert!(back.iter().all(|&byte| byte == 0), "a new arena is zeroed");
+    device.upload(64, &bytes).unwrap();
+    device.download(0, &mut back).unwrap();
+    assert!(back[64..] == bytes, "what was uploaded is downloaded");
+    assert!(back[..64].iter().all(|&byte| byte == 0), "and nothing before it is touched");
+}
+
+#[test]
+fn a_launch_writes_its_elements_and_no_others() {
+    let Some(mut device) = open() else { return };
+    device.allocate(4 * 1000).unwrap();
+    let address = device.arena_address();
+    fill(&mut device, address, 777, 2.5).unwrap();
+    let values = read(&device, 1000);
+    assert!(
+        values[..777].iter().all(|&value| value == 2.5) && values[777..].iter().all(|&value| value == 0.0)
+    );
+}
+
+#[test]
+fn a_captured_list_runs_only_when_replayed_and_as_often() {
+    let Some(mut device) = open() else { return };
+    device.allocate(4 * 1000).unwrap();
+    let address = device.arena_address();
+    let graph = device
+        .capture(|launcher| {
+            fill(launcher, address, 1000, 1.0)?;
+            fill(launcher, address, 300, 3.0)
+        })
+        .unwrap();
+    assert!(read(&device, 1000).iter().all(|&value| value == 0.0), "a capture runs nothing");
+    for _ in 0..3 {
+        device.upload(0, &[0xff; 4000]).unwrap();
+        device.replay(graph).unwrap();
+        let values = read(&device, 1000);
+        assert!(
+            values[..300].iter().all(|&value| value == 3.0)
+                && values[300..].iter().all(|&value| value == 1.0)
+        );
+    }
+}
+
+#[test]
+fn a_capture_that_fails_leaves_the_device_usable() {
+    let Some(mut device) = open() else { return };
+    device.allocate(64).unwrap();
+    let address = device.arena_address();
+    let error = device.capture(|launcher| {
+        fill(launcher, address, 16, 1.0)?;
+        Err(Error::Usage("stop here".into()))
+    });
+    assert_eq!(error.unwrap_err().exit_code(), 2);
+    fill(&mut device, address, 16, 4.0).unwrap();
+    assert_eq!(read(&device, 16), [4.0; 16]);
+}
+
+#[test]
+fn captured_lists_can_be_dropped_with_work_under_way_and_made_again() {
+    if open().is_none() {
+        return;
+    }
+    for _ in 0..20 {
+        let mut device = CudaDevice::open(0).unwrap();
+        for count in [1 << 20, 1 << 22] {
+            device.allocate(4 * count).unwrap();
+            let address = device.arena_address();
+            let graph = device.capture(|launcher| fill(launcher, address, count, 1.0)).unwrap();
+            (0..10).for_each(|_| device.replay(graph).unwrap());
+        }
+    }
+}
+
+#[test]
+fn an_arena_that_does_not_fit_says_how_much_there_is() {
+    let Some(mut device) = open() else { return };
+    let (_, total) = device.memory_bytes().unwrap();
+    let error = device.allocate(total * 2).unwrap_err();
+    assert_eq!(error.exit_code(), 6);
+    assert!(error.to_string().contains("MiB free"), "{error}");
+    device.allocate(64).unwrap();
+}
+
+#[test]
+fn marks_measure_the_work_between_them() {
+    let Some(mut device) = open() else { return };
+    let count = 1 << 24;
+    device.allocate(4 * count).unwrap();
+    let address = device.arena_address();
+    let mut time = |launches: usize| {
+        let start = device.mark().unwrap();
+        (0..launches).for_each(|_| fill(&mut device, address, count, 1.0).unwrap());
+        let end = device.mark().unwrap();
+        device.elapsed_us(&start, &end).unwrap()
+    };
+    time(1);
+    let (few, many) = (time(2), time(100));
+    assert!(few > 0.0 && many > 5.0 * few, "2 launches take {few} us, 100 take {many} us");
+}
