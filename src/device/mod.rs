@@ -8,6 +8,8 @@ mod choice;
 pub mod cpu;
 pub mod cuda;
 pub mod kernels;
+#[cfg(residuum_simt)]
+pub mod simt;
 
 pub use choice::{DeviceChoice, NO_CUDA};
 pub use kernels::{Kernel, kernel};
