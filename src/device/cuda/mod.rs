@@ -6,6 +6,7 @@ mod driver;
 mod images;
 mod memory;
 mod modules;
+mod replay;
 #[cfg(test)]
 mod tests;
 
@@ -17,6 +18,7 @@ use self::driver::failed;
 pub use self::driver::{CudaVersion, Driver, Gpu, driver_package_version};
 use self::memory::{DeviceMemory, Staging};
 use self::modules::Modules;
+pub use self::replay::ReplayingGpu;
 use super::{Kernel, Launcher};
 use crate::error::{Error, Result};
 
@@ -162,7 +164,7 @@ impl CudaDevice {
     ///
     /// # Errors
     /// What `record` returns; [`Error::Device`] if the driver cannot capture it.
-    pub fn capture(&mut self, record: impl Fn(&mut dyn Launcher) -> Result<()>) -> Result<GraphId> {
+    pub fn capture(&mut self, mut record: impl FnMut(&mut dyn Launcher) -> Result<()>) -> Result<GraphId> {
         record(&mut Loader(&mut self.modules))?;
         // Other threads may go on calling the driver: data loaders know nothing of this capture.
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;

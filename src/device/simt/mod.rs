@@ -12,6 +12,7 @@ mod block;
 mod checker;
 mod finding;
 mod hooks;
+mod launcher;
 mod memory;
 mod process;
 mod shadow;
@@ -23,6 +24,7 @@ use std::sync::Arc;
 use rayon::prelude::*;
 
 pub use abi::{ArgsLayout, HostKernel, Member};
+pub use launcher::{Emulator, HOST_KERNELS};
 
 use super::{LaunchArgs, Slot};
 use crate::error::{Error, Result};
