@@ -9,7 +9,7 @@ pub mod cpu;
 pub mod cuda;
 pub mod kernels;
 
-pub use choice::{DeviceChoice, NO_CUDA};
+pub use choice::{Device, DeviceChoice, NO_EMULATOR};
 pub use kernels::{Kernel, kernel};
 
 use crate::error::Result;
