@@ -233,28 +233,18 @@ impl Launcher for CudaDevice {
         arguments: &[u8],
     ) -> Result<()> {
         let function = self.modules.function(kernel)?;
-        let action = || {
-            format!(
-                "launching `{}` on grid {grid:?}, block {block:?}, {shared_bytes} shared bytes",
-                kernel.name
-            )
-        };
-        self.context.bind_to_thread().map_err(failed(action()))?;
         let mut parameters = [arguments.as_ptr().cast_mut().cast()];
         let [grid_dim, block_dim] = [grid, block].map(|[x, y, z]| (x, y, z));
+        let stream = self.stream.cu_stream();
         // SAFETY: the kernel takes one struct, whose bytes the driver copies before it returns; the operation that
         // launches vouches for the addresses in it.
-        unsafe {
-            result::launch_kernel(
-                function,
-                grid_dim,
-                block_dim,
-                shared_bytes,
-                self.stream.cu_stream(),
-                &mut parameters,
-            )
-        }
-        .map_err(failed(action()))
+        let launch = |()| unsafe {
+            result::launch_kernel(function, grid_dim, block_dim, shared_bytes, stream, &mut parameters)
+        };
+        self.context.bind_to_thread().and_then(launch).map_err(|error| {
+            let on = format!("grid {grid:?}, block {block:?}, {shared_bytes} shared bytes");
+            failed(format!("launching `{}` on {on}", kernel.name))(error)
+        })
     }
 }
 
