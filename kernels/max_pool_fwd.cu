@@ -36,7 +36,11 @@ static __device__ void largest_of_windows(const MaxPoolFwdArgs& a) {
         const Range columns = taps_within(q * a.stride_w, a.pad_w, a.kernel_w, a.width);
         Vec<T, kWidth> largest;
         Vec<uint8_t, kWidth> argmax;
-        bool is_first = true;
+#pragma unroll
+        for (int k = 0; k < kWidth; k++) {
+            largest[k] = T(-INFINITY);
+            argmax[k] = static_cast<uint8_t>(rows.first * a.kernel_w + columns.first);
+        }
         for (uint32_t r = rows.first; r < rows.end; r++) {
             for (uint32_t s = columns.first; s < columns.end; s++) {
                 const uint32_t h = p * a.stride_h + r - a.pad_h, w = q * a.stride_w + s - a.pad_w;
@@ -46,12 +50,11 @@ static __device__ void largest_of_windows(const MaxPoolFwdArgs& a) {
 #pragma unroll
                 for (int k = 0; k < kWidth; k++) {
                     const float value = float(x[k]);
-                    if (is_first || value > float(largest[k]) || value != value) {
+                    if (value > float(largest[k]) || value != value) {
                         largest[k] = x[k];
                         argmax[k] = static_cast<uint8_t>(r * a.kernel_w + s);
                     }
                 }
-                is_first = false;
             }
         }
         const uint64_t to = uint64_t{window} * a.channels + channel;

@@ -20,14 +20,14 @@ constexpr uint32_t kChunkElems = 4096;
 // Groups of kArity f32 tensors of one size; a parameter, its gradient and its velocity, say.
 template <int kArity>
 struct TensorTable {
-    uint64_t num_tensors;
+    uint32_t num_tensors, reserved;
     uint32_t first_block[kMaxTensors];
     uint32_t num_elems[kMaxTensors];
     uint32_t places[kArity][kMaxTensors];
 
     // The last group whose first block is not behind this block.
     __device__ __forceinline__ uint32_t find() const {
-        uint32_t low = 0, high = static_cast<uint32_t>(num_tensors);
+        uint32_t low = 0, high = num_tensors;
         while (high - low > 1) {
             const uint32_t middle = (low + high) / 2;
             (first_block[middle] <= blockIdx.x ? low : high) = middle;
