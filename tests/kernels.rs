@@ -3,13 +3,13 @@
 #![cfg(residuum_simt)]
 
 use residuum::check::{cases, run};
-use residuum::device::simt::{Checks, Emulator};
+use residuum::device::simt::{Checks, SimtDevice};
 use residuum::tensor::DType;
 
 fn check_all(float: DType) {
     let mut failures = Vec::new();
     for (name, case) in cases("") {
-        match run(&name, &case, float, Box::new(Emulator::new(7, Checks::Full))) {
+        match run(&name, &case, float, Box::new(SimtDevice::new(7, Checks::Full).unwrap())) {
             Ok(outcome) if outcome.passed() => {}
             Ok(outcome) => failures.push(format!("{name}: error {:.1e}", outcome.error)),
             Err(error) => failures.push(format!("{name}: {error}")),

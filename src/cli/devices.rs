@@ -20,18 +20,6 @@ pub(super) struct DevicesArgs {
     kernels: bool,
 }
 
-/// The widest vectors that the kernels use here.
-fn vectors() -> &'static str {
-    match Arch::new() {
-        Arch::Scalar => "no",
-        #[cfg(target_arch = "x86_64")]
-        Arch::V3(_) => "AVX2",
-        #[cfg(target_arch = "x86_64")]
-        Arch::V4(_) => "AVX-512",
-        _ => "SIMD",
-    }
-}
-
 impl DevicesArgs {
     pub(super) fn run(self) -> Result<()> {
         print!("{}", if self.kernels { kernels() } else { devices() });

@@ -12,7 +12,6 @@ mod block;
 mod checker;
 mod finding;
 mod hooks;
-mod launcher;
 mod memory;
 mod process;
 mod shadow;
@@ -24,7 +23,6 @@ use std::sync::Arc;
 use rayon::prelude::*;
 
 pub use abi::{ArgsLayout, HostKernel, Member};
-pub use launcher::{Emulator, HOST_KERNELS};
 
 use super::{DeviceKind, Kernel, KernelDevice, LaunchArgs, Launcher, Record, Slot};
 use crate::error::{Error, Result};
