@@ -1,7 +1,7 @@
 //! Flag values that several subcommands read.
 
 use crate::device::{DeviceChoice, DeviceKind};
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// Takes the device that `--device` names, saying on stderr why `auto` did not take a GPU.
 pub(super) fn open_device(text: &str) -> Result<DeviceKind> {
@@ -61,11 +61,6 @@ pub(super) fn show_count(count: usize) -> String {
         text.push(digit);
     }
     text
-}
-
-/// An error for two flags of which one is needed.
-pub(super) fn one_of(flags: &str) -> Error {
-    Error::Usage(format!("give one of {flags}"))
 }
 
 #[cfg(test)]

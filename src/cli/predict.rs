@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::eval::ModelArgs;
-use super::flags::{one_of, open_device};
+use super::flags::open_device;
 use crate::batch::Augment;
 use crate::batch::augment::Affine;
 use crate::batch::collate::Collator;
@@ -30,7 +30,7 @@ pub(super) struct PredictArgs {
     #[command(flatten)]
     model: ModelArgs,
     /// Photos, JPEG or PNG
-    #[arg(value_name = "PHOTO", conflicts_with = "input")]
+    #[arg(value_name = "PHOTO", required_unless_present = "input", conflicts_with = "input")]
     photos: Vec<PathBuf>,
     /// Safetensors file with a tensor `input`: f32 NCHW, already normalised
     #[arg(long, value_name = "FILE", requires = "output")]
@@ -49,7 +49,6 @@ impl PredictArgs {
         let (file, _) = self.model.open()?;
         match (&self.input, &self.output) {
             (Some(input), Some(output)) => predict_tensors(file, input, output),
-            _ if self.photos.is_empty() => Err(one_of("some photos, or --input FILE with --output FILE")),
             _ => predict_photos(&file, &self.photos),
         }
     }

@@ -21,8 +21,6 @@ pub struct Prediction {
     pub guess: u32,
     /// Probability of the guess.
     pub guess_probability: f32,
-    /// Probability of the true category.
-    pub label_probability: f32,
 }
 
 /// The sums of an evaluation.
@@ -148,6 +146,5 @@ fn predict(probabilities: &[f32], label: u32, index: u32) -> Prediction {
         .enumerate()
         .max_by(|(i, a), (j, b)| a.total_cmp(b).then(j.cmp(i)))
         .expect("a model has at least one category");
-    let label_probability = probabilities[label as usize];
-    Prediction { index, label, guess: guess as u32, guess_probability, label_probability }
+    Prediction { index, label, guess: guess as u32, guess_probability }
 }

@@ -163,6 +163,19 @@ pub fn state_tensors(session: &Session) -> Result<Vec<NamedTensor<'_>>> {
         .collect()
 }
 
+/// The first persistent value with an element that is no finite number.
+///
+/// # Errors
+/// [`Error::Device`] if the device refuses the copy.
+pub fn first_not_finite(session: &Session) -> Result<Option<&str>> {
+    for p in &session.program().persistent {
+        if session.read::<f32>(&p.slot)?.iter().any(|elem| !elem.is_finite()) {
+            return Ok(Some(&p.value.name));
+        }
+    }
+    Ok(None)
+}
+
 /// The inverse of [`state_tensors`].
 ///
 /// # Errors
