@@ -2,7 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::variants::{Gemm, Pass, Split, choose, wgrad_split};
+use super::variants::{Gemm, Pass, Split, Variant, choose, wgrad_split};
 use crate::device::cpu::conv::Conv2dDims;
 use crate::device::{LaunchArgs, Launcher, Slot, kernel};
 use crate::error::{Error, Result};
@@ -176,48 +176,49 @@ pub(crate) fn launch_kernel(
     launcher.launch(kernel, grid, [kernel.block_threads, 1, 1], shared_bytes, bytemuck::bytes_of(arguments))
 }
 
-/// y from x and w.
-pub(super) fn fprop(dims: &Conv2dDims, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
-    let variant = choose(Pass::Fprop, args.inputs[0].dtype, dims)?;
-    let gemm = Gemm::new(Pass::Fprop, dims);
-    let operands = Operands {
-        src: address(args, &args.inputs[0]),
-        weights: address(args, &args.inputs[1]),
-        addend: 0,
-        out: address(args, &args.outputs[0]),
-    };
-    let arguments = Conv2dArgs::fprop(dims, operands, gemm.depth)?;
-    launch_kernel(
-        launcher,
-        variant.name,
-        [variant.num_tiles(&gemm), 1, 1],
-        variant.shared_bytes(),
-        &arguments,
-    )
+/// Launches a pass: fprop (x, w) -> y, dgrad (dy, w [, sum]) -> dx, wgrad (x, dy) -> dw.
+pub(super) fn launch(
+    pass: Pass,
+    dims: &Conv2dDims,
+    args: &LaunchArgs<'_>,
+    launcher: &mut dyn Launcher,
+) -> Result<()> {
+    launch_variant(choose(pass, args.inputs[0].dtype, dims)?, dims, args, launcher)
 }
 
-/// dx from dy, w and, with a third operand, a sum.
-pub(super) fn dgrad(dims: &Conv2dDims, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
-    let variant = choose(Pass::Dgrad, args.inputs[0].dtype, dims)?;
-    let gemm = Gemm::new(Pass::Dgrad, dims);
-    let operands = Operands {
-        src: address(args, &args.inputs[0]),
-        weights: address(args, &args.inputs[1]),
-        addend: args.inputs.get(2).map_or(0, |sum| address(args, sum)),
-        out: address(args, &args.outputs[0]),
-    };
-    let arguments = Conv2dArgs::dgrad(dims, operands)?;
+/// Launches a pass by a kernel that takes it.
+pub(super) fn launch_variant(
+    variant: &Variant,
+    dims: &Conv2dDims,
+    args: &LaunchArgs<'_>,
+    launcher: &mut dyn Launcher,
+) -> Result<()> {
+    let gemm = Gemm::new(variant.pass, dims);
     let grid = [variant.num_tiles(&gemm), gemm.classes, 1];
+    let [first, second] = [0, 1].map(|i| address(args, &args.inputs[i]));
+    let addend = args.inputs.get(2).map_or(0, |sum| address(args, sum));
+    let out = address(args, &args.outputs[0]);
+    let operands = Operands { src: first, weights: second, addend, out };
+    let arguments = match variant.pass {
+        Pass::Fprop => Conv2dArgs::fprop(dims, operands, gemm.depth)?,
+        Pass::Dgrad => Conv2dArgs::dgrad(dims, operands)?,
+        Pass::Wgrad => {
+            let workspace = address(args, &args.workspace);
+            return launch_wgrad(variant, dims, [first, second, out], workspace, launcher);
+        }
+    };
     launch_kernel(launcher, variant.name, grid, variant.shared_bytes(), &arguments)
 }
 
-/// dw from x and dy.
-pub(super) fn wgrad(dims: &Conv2dDims, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
-    let variant = choose(Pass::Wgrad, args.inputs[0].dtype, dims)?;
+fn launch_wgrad(
+    variant: &Variant,
+    dims: &Conv2dDims,
+    [x, dy, dw]: [u64; 3],
+    workspace: u64,
+    launcher: &mut dyn Launcher,
+) -> Result<()> {
     let split = wgrad_split(variant, dims);
-    let (x, dy) = (address(args, &args.inputs[0]), address(args, &args.inputs[1]));
-    let dw = address(args, &args.outputs[0]);
-    let parts = if split.parts == 1 { dw } else { address(args, &args.workspace) };
+    let parts = if split.parts == 1 { dw } else { workspace };
     let arguments = Conv2dWgradArgs::new(dims, [x, dy, parts], split)?;
     let grid = [variant.num_tiles(&Gemm::new(Pass::Wgrad, dims)), split.parts, 1];
     launch_kernel(launcher, variant.name, grid, variant.shared_bytes(), &arguments)?;

@@ -10,6 +10,7 @@ pub(crate) use launch::{
     Conv2dArgs, Conv2dWgradArgs, Operands, SplitSumArgs, address, launch_kernel, split_sum,
 };
 pub(crate) use variants::Split;
+use variants::{Pass, choose, wgrad_workspace_bytes};
 
 use crate::device::cpu::conv::{self, Conv2dDims};
 use crate::device::cpu::{CpuArgs, Real};
@@ -197,7 +198,7 @@ impl Op for Conv2dFprop {
 
     fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
         let dims = self.window.dims(dims_4d(args.inputs[0].shape), dims_4d(args.inputs[1].shape));
-        launch::fprop(&dims, args, launcher)
+        launch::launch(Pass::Fprop, &dims, args, launcher)
     }
 }
 
@@ -259,7 +260,7 @@ impl Op for Conv2dDgrad {
 
     fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
         let dims = self.window.dims(dims_4d(self.x), dims_4d(args.inputs[1].shape));
-        launch::dgrad(&dims, args, launcher)
+        launch::launch(Pass::Dgrad, &dims, args, launcher)
     }
 }
 
@@ -288,7 +289,8 @@ impl Op for Conv2dWgrad {
         let dims = self.window.dims(dims_4d(inputs[0].shape), dims_4d(self.w));
         match device {
             DeviceKind::Cpu => cpu_workspace(device, &inputs[0], conv::wgrad_workspace_elems(&dims)),
-            DeviceKind::Cuda | DeviceKind::Simt => variants::wgrad_workspace_bytes(inputs[0].dtype, &dims),
+            DeviceKind::Cuda | DeviceKind::Simt => choose(Pass::Wgrad, inputs[0].dtype, &dims)
+                .map_or(0, |variant| wgrad_workspace_bytes(variant, &dims)),
         }
     }
 
@@ -311,7 +313,7 @@ impl Op for Conv2dWgrad {
 
     fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
         let dims = self.window.dims(dims_4d(args.inputs[0].shape), dims_4d(self.w));
-        launch::wgrad(&dims, args, launcher)
+        launch::launch(Pass::Wgrad, &dims, args, launcher)
     }
 }
 

@@ -44,8 +44,8 @@ enum Unit {
 pub(super) struct Variant {
     /// Name of the kernel.
     pub name: &'static str,
-    pass: Pass,
-    dtype: DType,
+    pub pass: Pass,
+    pub dtype: DType,
     unit: Unit,
     /// Extents of a block's tile.
     tile_rows: usize,
@@ -66,7 +66,7 @@ impl Variant {
 }
 
 /// All kernels. Those without a tile in their name take any shape.
-static VARIANTS: [Variant; 15] = [
+pub(super) static VARIANTS: [Variant; 15] = [
     Variant::cuda_cores("conv2d_fprop_f32", Pass::Fprop, DType::F32),
     Variant::cuda_cores("conv2d_fprop_bf16", Pass::Fprop, DType::Bf16),
     Variant::tensor_cores("conv2d_fprop_tile128x128_bf16", Pass::Fprop, [128, 128], 1.0),
@@ -182,11 +182,11 @@ pub(super) fn wgrad_split(variant: &Variant, dims: &Conv2dDims) -> Split {
 }
 
 /// Scratch bytes of a wgrad: its parts, if there are several.
-pub(super) fn wgrad_workspace_bytes(dtype: DType, dims: &Conv2dDims) -> usize {
-    choose(Pass::Wgrad, dtype, dims).map_or(0, |variant| match wgrad_split(variant, dims).parts {
+pub(super) fn wgrad_workspace_bytes(variant: &Variant, dims: &Conv2dDims) -> usize {
+    match wgrad_split(variant, dims).parts {
         1 => 0,
         parts => parts * dims.w_elems() * DType::F32.size_bytes(),
-    })
+    }
 }
 
 #[cfg(test)]
