@@ -183,7 +183,7 @@ fn accesses_outside_shared_memory_are_found() {
         &finding("planted_index_outside_tile", 1, 64, 64),
         &["outside an array of type 'float [33]'"],
     );
-    assert_says(&finding("planted_past_dynamic_shared", 1, 64, 64), &["thread (63, 0, 0)", "in no buffer"]);
+    assert_says(&finding("planted_past_dynamic_shared", 1, 64, 64), &["thread (63, 0, 0)", "at byte 256 of dynamic shared memory, past its end (256"]);
 }
 
 #[test]
