@@ -67,7 +67,10 @@ fn files_that_are_no_whole_image() {
     ];
     for (bytes, reason) in cases {
         fs::write(program.path(FIRST_IMAGE), bytes).unwrap();
-        training_fails(&program, &["1 of the 40 train images", "beach/00000001.jpg", reason, "--allow-missing"]);
+        training_fails(
+            &program,
+            &["1 of the 40 train images", "beach/00000001.jpg", reason, "--allow-missing"],
+        );
     }
     program.succeeds(&format!("{SMALL_RUN} --allow-missing --max-steps 1"));
 }
@@ -75,7 +78,8 @@ fn files_that_are_no_whole_image() {
 #[test]
 fn png_grey_cmyk_and_oblong_images_are_trained_on() {
     let program = Program::with_scenes();
-    let save = |image: DynamicImage, path: &str, format| image.save_with_format(program.path(path), format).unwrap();
+    let save =
+        |image: DynamicImage, path: &str, format| image.save_with_format(program.path(path), format).unwrap();
     save(GrayImage::new(32, 32).into(), FIRST_IMAGE, ImageFormat::Jpeg);
     save(RgbImage::new(57, 33).into(), SECOND_IMAGE, ImageFormat::Png);
     let cmyk = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/cmyk.jpg");
