@@ -154,6 +154,7 @@ impl Session {
                     steps.iter().try_for_each(|step| {
                         let (inputs, outputs, workspace) = (&step.inputs, &step.outputs, step.workspace);
                         let args = LaunchArgs { arena_address: *arena_address, inputs, outputs, workspace };
+                        launcher.bind(&args, step.op.mutates());
                         step.op.launch(&args, launcher)
                     })
                 })

@@ -11,7 +11,7 @@ pub mod kernels;
 #[cfg(residuum_simt)]
 pub mod simt;
 
-pub use choice::{DeviceChoice, NO_CUDA};
+pub use choice::{Device, DeviceChoice, NO_EMULATOR};
 pub use kernels::{Kernel, kernel};
 
 use crate::error::Result;
@@ -70,6 +70,9 @@ pub struct LaunchArgs<'a> {
 
 /// Runs kernels; implemented by every kernel device.
 pub trait Launcher {
+    /// Says which operands the next launches serve, and which of them they change; for devices that watch accesses.
+    fn bind(&mut self, _args: &LaunchArgs<'_>, _mutates: &[usize]) {}
+
     /// Starts `kernel` with one plain argument struct given as its bytes.
     ///
     /// # Errors
