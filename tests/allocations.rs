@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use residuum::batch::{Loader, LoaderOptions, Normalization};
 use residuum::data::scenes::SceneOptions;
 use residuum::data::{Pack, Split};
-use residuum::device::Slot;
+use residuum::device::{DeviceKind, Slot};
 use residuum::exec::Session;
 use residuum::train::config::TrainConfig;
 use residuum::train::schedule::Schedule;
@@ -60,7 +60,7 @@ struct Run {
 impl Run {
     fn new(config: TrainConfig) -> Run {
         let step = config.step_config(NUM_CATEGORIES).unwrap();
-        let mut session = Session::new(program(&step).unwrap()).unwrap();
+        let mut session = Session::new(program(&step, DeviceKind::Cpu).unwrap()).unwrap();
         weights::initialise(&mut session, config.seed);
         let scenes = SceneOptions {
             split: Split::Train,
