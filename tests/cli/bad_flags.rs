@@ -82,7 +82,10 @@ fn sizes_that_do_not_fit() {
     let cases: [(&str, &[&str]); 9] = [
         ("--img-size 32 --batch-size 0", &["--batch-size 0", "at least 1"]),
         ("--img-size 32 --batch-size 41", &["--batch-size 41", "40 training images", "lower one"]),
-        ("--img-size 32 --batch-size 10 --grad-accum-steps 5", &["--grad-accum-steps 5", "40 training images"]),
+        (
+            "--img-size 32 --batch-size 10 --grad-accum-steps 5",
+            &["--grad-accum-steps 5", "40 training images"],
+        ),
         ("--img-size 4 --batch-size 8", &["--img-size 4", "from 8 to 1024"]),
         ("--img-size 2000 --batch-size 8", &["--img-size 2000", "from 8 to 1024"]),
         ("--img-size 32 --batch-size 8 --categories 0", &["--categories 0", "at least 1"]),
