@@ -173,15 +173,17 @@ fn memory_table(program: &Program) -> Table {
 
 fn print_largest_batch(step: &StepConfig, memory: usize, device: DeviceKind) -> Result<()> {
     let peak = |batch_size| program(&StepConfig { batch_size, ..*step }, device).map(|p| p.peak_bytes);
-    let one = peak(1)?;
-    if one > memory {
+    // The last stage of a small image has one pixel, and batch norm no variance from one alone.
+    let least = if peak(1).is_ok() { 1 } else { 2 };
+    let needed = peak(least)?;
+    if needed > memory {
         return Err(Error::DoesNotFit(format!(
-            "even one image needs {}, more than --memory {}; take a smaller model or --img-size",
-            show_bytes(one),
+            "even a batch of {least} needs {}, more than --memory {}; take a smaller model or --img-size",
+            show_bytes(needed),
             show_bytes(memory)
         )));
     }
-    let (mut fits, mut too_many) = (1, 2);
+    let (mut fits, mut too_many) = (least, 2 * least);
     while peak(too_many)? <= memory {
         (fits, too_many) = (too_many, 2 * too_many);
     }
