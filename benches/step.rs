@@ -23,6 +23,8 @@ use residuum::train::weights::initialise;
 const CLASSES: usize = 100;
 /// Steps before the clock starts.
 const WARM_UP: usize = 2;
+const FITS: &str = "host memory takes a copy";
+const RUNS: &str = "the CPU runs every operation";
 
 /// Model, image size, batch size, and whether it trains.
 const ROWS: [(&str, usize, usize, bool); 8] = [
@@ -109,7 +111,7 @@ impl Bench {
         let program =
             plan(&[&graph.expect("the rows fit their models")], DeviceKind::Cpu).expect("the graph verifies");
         let mut session = Session::new(program).expect("the rows fit into memory");
-        initialise(&mut session, 1);
+        initialise(&mut session, 1).expect(FITS);
         let slot = |name| session.plan(0).slot(name).expect("a step has its inputs");
         let (images, labels) = (slot(values::IMAGES), slot(values::LABELS));
         let hyper = train.then(|| (slot(values::HYPER), hyper_parameters(&config.optimiser, 1e-3, 1)));
@@ -120,10 +122,10 @@ impl Bench {
     }
 
     fn feed(&mut self) {
-        self.session.write(&self.images.0).copy_from_slice(&self.images.1);
-        self.session.write(&self.labels.0).copy_from_slice(&self.labels.1);
+        self.session.write(&self.images.0, &self.images.1).expect(FITS);
+        self.session.write(&self.labels.0, &self.labels.1).expect(FITS);
         if let Some((slot, numbers)) = self.hyper {
-            self.session.write(&slot).copy_from_slice(&numbers);
+            self.session.write(&slot, &numbers).expect(FITS);
         }
     }
 
@@ -133,9 +135,9 @@ impl Bench {
         while times.len() < WARM_UP + 3 || begin.elapsed().as_secs_f64() < seconds {
             let start = Instant::now();
             self.feed();
-            self.session.run_micro_batch(0);
+            self.session.run_micro_batch(0).expect(RUNS);
             if self.hyper.is_some() {
-                self.session.run_update(0);
+                self.session.run_update(0).expect(RUNS);
             }
             times.push(start.elapsed().as_secs_f64());
         }
@@ -148,7 +150,7 @@ impl Bench {
         let mut times = vec![Duration::ZERO; self.session.plan(0).steps.len()];
         for _ in 0..STEPS {
             self.feed();
-            self.session.run_timed(0, &mut times);
+            self.session.run_timed(0, &mut times).expect(RUNS);
         }
         let mut by_op: BTreeMap<&str, (Duration, u64, u64)> = BTreeMap::new();
         for (step, time) in self.session.plan(0).steps.iter().zip(&times) {

@@ -26,7 +26,7 @@
 #define __shared__ static thread_local
 #define __forceinline__ inline __attribute__((always_inline))
 #define __noinline__ __attribute__((noinline))
-#define __align__(bytes) alignas(bytes)
+#define __align__(bytes) __attribute__((aligned(bytes)))
 
 struct alignas(8) uint2 { uint32_t x, y; };
 struct alignas(8) int2 { int32_t x, y; };
@@ -309,4 +309,4 @@ SIMT_HOOK T atomicMin(T* address, T value) {
         const Args args = *static_cast<const Args*>(arguments);                              \
         symbol##_body(args);                                                                 \
     }                                                                                        \
-    static void symbol##_body(const Args& args)
+    static void symbol##_body([[maybe_unused]] const Args& args)

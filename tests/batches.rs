@@ -8,7 +8,8 @@ use residuum::data::scenes::SceneOptions;
 use residuum::data::{Pack, Split};
 
 fn scene_pack(num_images: usize) -> Arc<Pack> {
-    let options = SceneOptions { split: Split::Train, num_images, image_size: 12, seed: 3 };
+    let options =
+        SceneOptions { split: Split::Train, num_images, num_categories: 10, image_size: 12, seed: 3 };
     Arc::new(Pack::from_scenes(&options))
 }
 

@@ -84,7 +84,8 @@ fn generated_scenes_on_disk_open_as_miniplaces() {
 fn written_and_rendered_scenes_are_the_same_images() {
     let (dir, cache) = (small_miniplaces(), TempDir::new().unwrap());
     let from_disk = Pack::open_or_build(&open(dir.path()).unwrap(), Split::Val, 24, cache.path()).unwrap();
-    let options = SceneOptions { split: Split::Val, num_images: 20, image_size: 24, seed: 7 };
+    let options =
+        SceneOptions { split: Split::Val, num_images: 20, num_categories: 10, image_size: 24, seed: 7 };
     let in_memory = Pack::from_scenes(&options);
     assert_eq!(from_disk.len(), in_memory.len());
     for index in 0..in_memory.len() {

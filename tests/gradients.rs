@@ -55,7 +55,8 @@ fn evaluate<T: Real>(recorded: &mut Recorded, operands: &[Vec<f64>], dy: &[f64])
     let fill = |session: &mut Session, name: &str, values: &[f64]| {
         // A value that nothing reads has no memory.
         if let Ok(slot) = session.plan(0).slot(name) {
-            session.write::<T>(&slot).iter_mut().zip(values).for_each(|(to, from)| *to = T::from_f64(*from));
+            let values: Vec<T> = values.iter().map(|&v| T::from_f64(v)).collect();
+            session.write::<T>(&slot, &values).unwrap();
         }
     };
     for (name, values) in recorded.inputs.iter().zip(operands) {
@@ -64,18 +65,19 @@ fn evaluate<T: Real>(recorded: &mut Recorded, operands: &[Vec<f64>], dy: &[f64])
     fill(session, &recorded.dy, dy);
     if !recorded.labels.is_empty() {
         let slot = session.plan(0).slot("labels").unwrap();
-        session.write::<i32>(&slot).copy_from_slice(recorded.labels);
+        session.write::<i32>(&slot, recorded.labels).unwrap();
     }
     for persistent in session.program().persistent.clone() {
         let residuum::graph::Init::Constant(value) = persistent.value.init.unwrap() else {
             panic!("cases use constant initial state")
         };
-        session.write::<T>(&persistent.slot).fill(T::from_f64(f64::from(value)));
+        let values = vec![T::from_f64(f64::from(value)); persistent.slot.shape.num_elems()];
+        session.write::<T>(&persistent.slot, &values).unwrap();
     }
-    session.run_micro_batch(0);
+    session.run_micro_batch(0).unwrap();
     let read = |name: &str| {
         let slot = session.plan(0).slot(name).unwrap();
-        session.read::<T>(&slot).iter().map(|v| v.to_f64()).collect::<Vec<f64>>()
+        session.read::<T>(&slot).unwrap().iter().map(|v| v.to_f64()).collect::<Vec<f64>>()
     };
     Evaluation { y: read(&recorded.y), dx: recorded.dx.iter().map(|name| read(name)).collect() }
 }

@@ -32,7 +32,8 @@ static ALLOCATOR: Counting = Counting;
 
 #[test]
 fn a_running_loader_allocates_nothing() {
-    let scenes = SceneOptions { split: Split::Train, num_images: 70, image_size: 10, seed: 1 };
+    let scenes =
+        SceneOptions { split: Split::Train, num_images: 70, num_categories: 10, image_size: 10, seed: 1 };
     let options = LoaderOptions {
         batch_size: 8,
         augment: "flip,shift".parse().unwrap(),

@@ -46,6 +46,7 @@ fn session(name: &str, graph: &residuum::graph::Graph) -> Session {
     let mut session = Session::new(plan(&[graph], residuum::device::DeviceKind::Cpu).unwrap()).unwrap();
     let last_norm = if name == "resnet18" || name == "resnet34" { "bn2" } else { "bn3" };
     let tensors: Vec<NamedTensor> = model_tensors(&session, "", 0)
+        .unwrap()
         .into_iter()
         .filter(|tensor| tensor.as_f32().is_some())
         .map(|tensor| {
@@ -60,9 +61,9 @@ fn session(name: &str, graph: &residuum::graph::Graph) -> Session {
 fn feed(session: &mut Session, stream: &str, batch: usize) {
     let nchw = formula::images(stream, batch, SIZE);
     let images = session.plan(0).slot(values::IMAGES).unwrap();
-    session.write::<f32>(&images).copy_from_slice(&formula::nchw_to_nhwc(&nchw, [batch, 3, SIZE, SIZE]));
+    session.write::<f32>(&images, &formula::nchw_to_nhwc(&nchw, [batch, 3, SIZE, SIZE])).unwrap();
     let labels = session.plan(0).slot(values::LABELS).unwrap();
-    session.write::<i32>(&labels).copy_from_slice(&formula::labels(stream, batch, CLASSES));
+    session.write::<i32>(&labels, &formula::labels(stream, batch, CLASSES)).unwrap();
 }
 
 fn golden() -> checkpoint::Checkpoint {
@@ -93,7 +94,7 @@ fn sampled(tensor: Tensor) -> Vec<f32> {
 }
 
 fn tensor_at(session: &Session, slot: &Slot, layout: Layout) -> Tensor {
-    Tensor::new(slot.shape, session.read::<f32>(slot).to_vec()).to_file_layout(layout)
+    Tensor::new(slot.shape, session.read::<f32>(slot).unwrap().into_owned()).to_file_layout(layout)
 }
 
 fn median(mut values: Vec<f64>) -> f64 {
@@ -106,9 +107,9 @@ fn check_logits(recorded: &str, name: &str, form: Form) {
     let config = step_config(name, form, EVAL_BATCH, true);
     let mut session = session(name, &evaluation_graph(&config, "").unwrap());
     feed(&mut session, "eval", EVAL_BATCH);
-    session.run_micro_batch(0);
+    session.run_micro_batch(0).unwrap();
     let slot = session.plan(0).slot(values::LOGITS).unwrap();
-    let got = session.read::<f32>(&slot);
+    let got = session.read::<f32>(&slot).unwrap();
     let file = golden();
     let expected = file.get(&format!("{recorded}/eval/logits")).unwrap().as_f32().unwrap();
     assert_eq!(got.len(), expected.len());
@@ -146,9 +147,9 @@ fn train(name: &str, form: Form, steps: usize, fuse: bool) -> Trained {
     let mut trained = Trained { losses: vec![], gradients: vec![], buffers: vec![], updates: vec![] };
     for step in 0..steps {
         feed(&mut session, &format!("step{step}"), TRAIN_BATCH);
-        session.run_micro_batch(0);
+        session.run_micro_batch(0).unwrap();
         let loss = session.plan(0).slot(values::LOSS).unwrap();
-        trained.losses.push(f64::from(session.read::<f32>(&loss)[0]));
+        trained.losses.push(f64::from(session.read::<f32>(&loss).unwrap()[0]));
         if step == 0 {
             trained.gradients = gradients(&session, &persistent);
             trained.buffers = of_role(Role::State)
@@ -158,8 +159,8 @@ fn train(name: &str, form: Form, steps: usize, fuse: bool) -> Trained {
         }
         let hyper = session.plan(0).slot(values::HYPER).unwrap();
         let numbers = hyper_parameters(&config.optimiser, LR, step as u64 + 1);
-        session.write::<f32>(&hyper).copy_from_slice(&numbers);
-        session.run_update(0);
+        session.write::<f32>(&hyper, &numbers).unwrap();
+        session.run_update(0).unwrap();
     }
     for (p, before) in of_role(Role::Parameter).zip(before) {
         let update = read(&session, p).iter().zip(before).map(|(after, before)| after - before).collect();

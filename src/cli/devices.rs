@@ -20,6 +20,18 @@ pub(super) struct DevicesArgs {
     kernels: bool,
 }
 
+/// The widest vectors that the kernels use here.
+fn vectors() -> &'static str {
+    match Arch::new() {
+        Arch::Scalar => "no",
+        #[cfg(target_arch = "x86_64")]
+        Arch::V3(_) => "AVX2",
+        #[cfg(target_arch = "x86_64")]
+        Arch::V4(_) => "AVX-512",
+        _ => "SIMD",
+    }
+}
+
 impl DevicesArgs {
     pub(super) fn run(self) -> Result<()> {
         print!("{}", if self.kernels { kernels() } else { devices() });
@@ -67,16 +79,6 @@ fn devices() -> String {
     let emulator = if cfg!(residuum_simt) { "the same kernels, compiled for the host" } else { NO_EMULATOR };
     parts.row(["emulator", emulator]);
     format!("{devices}\n{parts}")
-}
-
-/// The vector instructions that the CPU's code uses, as their makers call them.
-fn vectors() -> String {
-    let arch = format!("{:?}", Arch::new());
-    match arch.split('(').next() {
-        Some("V4") => "AVX-512".into(),
-        Some("V3") => "AVX2".into(),
-        name => name.unwrap_or_default().to_lowercase(),
-    }
 }
 
 /// One row a kernel, with its registers on each architecture.

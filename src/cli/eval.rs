@@ -2,12 +2,12 @@
 
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{ArgGroup, Args};
 
-use super::flags::{one_of, open_device};
+use super::flags::open_device;
 use crate::batch::Augment;
 use crate::data::Split;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::models;
 use crate::report::{Align, Table};
 use crate::train::config::TrainConfig;
@@ -20,12 +20,13 @@ use crate::train::trainer::loader_options;
 
 /// Where a model comes from.
 #[derive(Debug, Args)]
+#[command(group = ArgGroup::new("source").required(true))]
 pub(super) struct ModelArgs {
     /// Run folder; its best weights are taken
-    #[arg(long, value_name = "RUN", conflicts_with = "weights")]
+    #[arg(long, value_name = "RUN", group = "source")]
     run: Option<PathBuf>,
     /// Weight file, of this program or torchvision's as safetensors
-    #[arg(long, alias = "checkpoint", value_name = "FILE")]
+    #[arg(long, alias = "checkpoint", value_name = "FILE", group = "source")]
     weights: Option<PathBuf>,
     /// Network, where the file does not say
     #[arg(long, value_name = "NAME", value_parser = models::NAMES)]
@@ -68,14 +69,12 @@ impl ModelArgs {
     pub(super) fn open(&self) -> Result<(ModelFile, Option<TrainConfig>)> {
         let overrides =
             CardOverrides { model: self.model.clone(), form: self.form.clone(), img_size: self.img_size };
-        match (&self.run, &self.weights) {
-            (Some(run), _) => {
-                let run = RunDir::open(run)?;
-                Ok((ModelFile::of_run(&run, &overrides)?, Some(run.read_config()?)))
-            }
-            (None, Some(file)) => Ok((ModelFile::read(file, &overrides)?, None)),
-            (None, None) => Err(one_of("--run RUN and --weights FILE")),
+        if let Some(run) = &self.run {
+            let run = RunDir::open(run)?;
+            return Ok((ModelFile::of_run(&run, &overrides)?, Some(run.read_config()?)));
         }
+        let file = self.weights.as_deref().expect("one of --run and --weights is required");
+        Ok((ModelFile::read(file, &overrides)?, None))
     }
 }
 
@@ -94,16 +93,7 @@ impl EvalArgs {
         };
         let split = if self.split == "train" { Split::Train } else { Split::Val };
         let (categories, pack) = open_split(&config, split)?;
-        if categories.len() != file.card.categories.len() {
-            return Err(crate::Error::checkpoint(
-                &file.path,
-                format!(
-                    "knows {} categories and the data set has {}; give the data set it was trained on with --data-dir",
-                    file.card.categories.len(),
-                    categories.len()
-                ),
-            ));
-        }
+        check_categories(&file, &categories)?;
         let mut session = file.session(self.batch_size)?;
         let signals = Signals::install()?;
         let evaluator = Evaluator::new(&session, 0)?;
@@ -121,6 +111,30 @@ impl EvalArgs {
         );
         print!("{}", per_category(&categories, &evaluation));
         Ok(())
+    }
+}
+
+/// Fails if the labels of the data set mean something else to the model.
+fn check_categories(file: &ModelFile, categories: &[String]) -> Result<()> {
+    let known = &file.card.categories;
+    let differs = |what: String| {
+        let remedy = "give the data set it was trained on with --data-dir, or its run folder with --run";
+        Err(Error::checkpoint(&file.path, format!("{what}; {remedy}")))
+    };
+    if known.len() != categories.len() {
+        return differs(format!(
+            "knows {} categories and the data set has {}",
+            known.len(),
+            categories.len()
+        ));
+    }
+    // A file that names no categories has their numbers for names.
+    let mut pairs = known.iter().zip(categories).enumerate();
+    match pairs.find(|(label, (known, found))| known != found && **known != label.to_string()) {
+        Some((label, (known, found))) => {
+            differs(format!("label {label} is `{known}` to it and `{found}` in the data set"))
+        }
+        None => Ok(()),
     }
 }
 

@@ -1,7 +1,7 @@
 //! Flag values that several subcommands read.
 
 use crate::device::{Device, DeviceChoice, DeviceKind};
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// The kinds of device that a session runs steps on.
 pub(super) const RUNNABLE: [DeviceKind; 1] = [DeviceKind::Cpu];
@@ -64,11 +64,6 @@ pub(super) fn show_count(count: usize) -> String {
         text.push(digit);
     }
     text
-}
-
-/// An error for two flags of which one is needed.
-pub(super) fn one_of(flags: &str) -> Error {
-    Error::Usage(format!("give one of {flags}"))
 }
 
 #[cfg(test)]

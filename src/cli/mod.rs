@@ -12,9 +12,9 @@ use clap::{Parser, Subcommand};
 
 use crate::error::Result;
 
-/// Trains residual networks on kernels of its own.
+/// Trains residual networks on kernels of its own
 #[derive(Debug, Parser)]
-#[command(version, about, propagate_version = true, after_help = EXIT_CODES)]
+#[command(version, propagate_version = true, after_help = EXIT_CODES)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,

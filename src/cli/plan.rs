@@ -33,6 +33,15 @@ pub(super) struct PlanArgs {
     /// Update rule
     #[arg(long, value_name = "NAME", default_value = "sgd", value_parser = ["sgd", "adam", "adamw"])]
     opt: String,
+    /// Batches per update
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    grad_accum_steps: usize,
+    /// Plan for clipping by the norm of all gradients
+    #[arg(long)]
+    clip_grad: bool,
+    /// Plan for averaged weights
+    #[arg(long)]
+    model_ema: bool,
     /// Memory there is; prints the largest batch that fits
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
     memory: Option<usize>,
@@ -52,6 +61,10 @@ impl PlanArgs {
             img_size: self.img_size,
             batch_size: self.batch_size,
             opt: self.opt.clone(),
+            grad_accum_steps: self.grad_accum_steps,
+            // The values themselves decide no bytes.
+            clip_grad: self.clip_grad.then_some(1.0),
+            model_ema_decay: self.model_ema.then_some(0.5),
             fuse: !self.no_fuse,
             ..TrainConfig::defaults(None)
         };

@@ -5,13 +5,14 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::eval::ModelArgs;
-use super::flags::{one_of, open_device};
+use super::flags::open_device;
 use crate::batch::Augment;
 use crate::batch::augment::Affine;
 use crate::batch::collate::Collator;
 use crate::data::decode_image;
 use crate::error::{Error, Result};
 use crate::exec::Session;
+use crate::ops::PADDING_LABEL;
 use crate::tensor::{Shape, Tensor};
 use crate::train::checkpoint::{self, NamedTensor};
 use crate::train::model_file::ModelFile;
@@ -29,7 +30,7 @@ pub(super) struct PredictArgs {
     #[command(flatten)]
     model: ModelArgs,
     /// Photos, JPEG or PNG
-    #[arg(value_name = "PHOTO", conflicts_with = "input")]
+    #[arg(value_name = "PHOTO", required_unless_present = "input", conflicts_with = "input")]
     photos: Vec<PathBuf>,
     /// Safetensors file with a tensor `input`: f32 NCHW, already normalised
     #[arg(long, value_name = "FILE", requires = "output")]
@@ -48,7 +49,6 @@ impl PredictArgs {
         let (file, _) = self.model.open()?;
         match (&self.input, &self.output) {
             (Some(input), Some(output)) => predict_tensors(file, input, output),
-            _ if self.photos.is_empty() => Err(one_of("some photos, or --input FILE with --output FILE")),
             _ => predict_photos(&file, &self.photos),
         }
     }
@@ -62,14 +62,16 @@ fn predict_photos(file: &ModelFile, photos: &[PathBuf]) -> Result<()> {
     let image_elems = images.shape.num_elems() / batch_size;
     let config = file.config(batch_size);
     let collator = Collator::new(loader_options(&config, Augment::NONE).normalization);
+    let mut batch = vec![0.0; images.shape.num_elems()];
     for photos in photos.chunks(batch_size) {
-        for (i, photo) in photos.iter().enumerate() {
+        for (photo, target) in photos.iter().zip(batch.chunks_exact_mut(image_elems)) {
             let pixels = decode_image(photo, file.card.img_size)?;
-            let target = &mut session.write::<f32>(&images)[i * image_elems..][..image_elems];
             collator.sample(&pixels, file.card.img_size, &Affine::IDENTITY, target);
         }
+        session.write(&images, &batch)?;
         run(&mut session)?;
-        let rows = session.read::<f32>(&probs).chunks_exact(probs.shape.last());
+        let probabilities = session.read::<f32>(&probs)?;
+        let rows = probabilities.chunks_exact(probs.shape.last());
         for (photo, row) in photos.iter().zip(rows) {
             println!("{}", photo.display());
             for (label, probability) in most_probable(row) {
@@ -108,11 +110,13 @@ fn predict_tensors(mut file: ModelFile, input: &Path, output: &Path) -> Result<(
     let logits = session.plan(0).slot(values::LOGITS)?;
     let num_classes = logits.shape.last();
     let mut results = Vec::with_capacity(num_images * num_classes);
-    for part in nhwc.chunks(images.shape.num_elems()) {
-        session.write::<f32>(&images)[..part.len()].copy_from_slice(part);
+    let mut batch = vec![0.0; images.shape.num_elems()];
+    for part in nhwc.chunks(batch.len()) {
+        batch[..part.len()].copy_from_slice(part);
+        session.write(&images, &batch)?;
         run(&mut session)?;
         let rows = part.len() / (size * size * 3);
-        results.extend_from_slice(&session.read::<f32>(&logits)[..rows * num_classes]);
+        results.extend_from_slice(&session.read::<f32>(&logits)?[..rows * num_classes]);
     }
     let logits = NamedTensor::f32("logits", [num_images, num_classes].as_slice(), results);
     checkpoint::write_atomic(output, &[logits], &serde_json::Value::Null)?;
@@ -123,7 +127,6 @@ fn predict_tensors(mut file: ModelFile, input: &Path, output: &Path) -> Result<(
 /// Runs the forward pass; no image has a label here.
 fn run(session: &mut Session) -> Result<()> {
     let labels = session.plan(0).slot(values::LABELS)?;
-    session.write::<i32>(&labels).fill(-1);
-    session.run_micro_batch(0);
-    Ok(())
+    session.write::<i32>(&labels, &vec![PADDING_LABEL; labels.shape.num_elems()])?;
+    session.run_micro_batch(0)
 }

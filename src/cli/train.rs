@@ -74,7 +74,7 @@ pub(super) struct TrainArgs {
     lr: Option<f64>,
     /// Momentum of SGD, first decay of Adam [default: 0.9]
     #[arg(long, value_name = "SHARE", help_heading = "Optimisation")]
-    momentum: Option<f32>,
+    momentum: Option<f64>,
     /// Plain momentum instead of Nesterov's
     #[arg(long, help_heading = "Optimisation")]
     no_nesterov: bool,
@@ -179,7 +179,10 @@ impl TrainArgs {
 
     /// The defaults under these flags.
     fn config(self) -> TrainConfig {
-        let mut config = TrainConfig::defaults(self.data_dir);
+        // A run goes on from any folder: its configuration holds no relative path to read from.
+        let absolute = |path: PathBuf| std::path::absolute(&path).unwrap_or(path);
+        let mut config = TrainConfig::defaults(self.data_dir.map(absolute));
+        config.cache_dir = self.cache_dir.map(absolute);
         if self.opt.as_deref().is_some_and(|opt| opt != "sgd") {
             config.lr = ADAM_LR;
         }
@@ -217,16 +220,7 @@ impl TrainArgs {
             recovery_interval,
             output
         );
-        set_optional!(
-            categories,
-            limit_train,
-            cache_dir,
-            max_steps,
-            warmup_epochs,
-            warmup_steps,
-            clip_grad,
-            experiment
-        );
+        set_optional!(categories, limit_train, max_steps, warmup_epochs, warmup_steps, clip_grad, experiment);
         config.allow_missing |= self.allow_missing;
         config.nesterov &= !self.no_nesterov;
         config.fuse &= !self.no_fuse;

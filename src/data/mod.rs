@@ -168,11 +168,11 @@ fn read_lists(root: &Path) -> Result<Listed> {
 }
 
 /// The number of categories to keep of `num_categories`, given `--categories`.
-fn kept_categories(num_categories: usize, wanted: Option<usize>) -> Result<usize> {
+pub(crate) fn kept_categories(num_categories: usize, wanted: Option<usize>) -> Result<usize> {
     match wanted {
         Some(0) => Err(Error::Usage("--categories 0 leaves nothing to learn; give at least 1".into())),
         Some(wanted) if wanted > num_categories => Err(Error::Usage(format!(
-            "--categories {wanted} is more than the data set's {num_categories} categories"
+            "--categories {wanted} is more than the {num_categories} categories there are; give at most {num_categories}"
         ))),
         Some(wanted) => Ok(wanted),
         None => Ok(num_categories),

@@ -106,7 +106,9 @@ impl Pack {
             .par_chunks_mut(image_bytes)
             .enumerate()
             .map(|(index, pixels)| {
-                let scene = scenes::Scene::draw(options.seed, options.split, index as u32);
+                let (round, category) = (index / options.num_categories, index % options.num_categories);
+                let number = round * scenes::CATEGORIES.len() + category;
+                let scene = scenes::Scene::draw(options.seed, options.split, number as u32);
                 scene.render(options.image_size, pixels);
                 let name = format!("{}/{}/{index}", options.split.name(), scene.category_name());
                 PackedImage { name, label: Some(scene.category), slot: index }

@@ -8,6 +8,8 @@ mod choice;
 pub mod cpu;
 pub mod cuda;
 pub mod kernels;
+#[cfg(residuum_simt)]
+pub mod simt;
 
 pub use choice::{Device, DeviceChoice, NO_EMULATOR};
 pub use kernels::{Kernel, kernel};
@@ -68,6 +70,9 @@ pub struct LaunchArgs<'a> {
 
 /// Runs kernels; implemented by every kernel device.
 pub trait Launcher {
+    /// Says which operands the next launches serve, and which of them they change; for devices that watch accesses.
+    fn bind(&mut self, _args: &LaunchArgs<'_>, _mutates: &[usize]) {}
+
     /// Starts `kernel` with one plain argument struct given as its bytes.
     ///
     /// # Errors
@@ -80,4 +85,38 @@ pub trait Launcher {
         shared_bytes: u32,
         arguments: &[u8],
     ) -> Result<()>;
+}
+
+/// Records the launches of some steps.
+pub type Record<'a> = &'a mut dyn FnMut(&mut dyn Launcher) -> Result<()>;
+
+/// A device that runs kernels: one arena, and lists of launches.
+pub trait KernelDevice: Send {
+    /// Its kind.
+    fn kind(&self) -> DeviceKind;
+
+    /// Allocates the arena, zeroed, and returns its address on the device.
+    ///
+    /// # Errors
+    /// [`crate::Error::DoesNotFit`] if the memory is not there.
+    fn allocate(&mut self, num_bytes: usize) -> Result<u64>;
+
+    /// Copies `bytes` to the arena.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`] if the device refuses.
+    fn upload(&mut self, offset_bytes: usize, bytes: &[u8]) -> Result<()>;
+
+    /// Waits for the launches under way and copies from the arena.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`] if the device refuses, or a launch before it failed.
+    fn download(&self, offset_bytes: usize, bytes: &mut [u8]) -> Result<()>;
+
+    /// Runs what `record` launches. Calls with the same `key` launch the same kernels on the same arguments, so a device
+    /// may keep what it recorded under a key and replay it.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`] if a kernel is missing or fails.
+    fn run(&mut self, key: (usize, usize, usize), record: Record<'_>) -> Result<()>;
 }

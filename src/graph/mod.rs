@@ -178,7 +178,7 @@ impl Graph {
         })
     }
 
-    /// A learned value in the graph's float type.
+    /// A learned value: f32, or f64 in a graph of f64.
     pub fn parameter(&mut self, name: &str, shape: impl Into<Shape>, layout: Layout, init: Init) -> ValueId {
         self.persistent(name, shape.into(), Role::Parameter, layout, init)
     }
@@ -190,7 +190,9 @@ impl Graph {
 
     fn persistent(&mut self, name: &str, shape: Shape, role: Role, layout: Layout, init: Init) -> ValueId {
         let name = format!("{}{}", self.persistent_prefix, self.path(name));
-        let ty = ValueType { shape, dtype: self.float };
+        // Half precision is for activations: what accumulates over a run keeps f32.
+        let dtype = if self.float == DType::F64 { DType::F64 } else { DType::F32 };
+        let ty = ValueType { shape, dtype };
         self.push_value(Value { name, ty, role, layout, init: Some(init) })
     }
 

@@ -9,9 +9,9 @@ use crate::ops::{CHUNK_ELEMS, dispatch_real};
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AdamConfig {
     /// Decay of the first moment.
-    pub beta1: f32,
+    pub beta1: f64,
     /// Decay of the second moment.
-    pub beta2: f32,
+    pub beta2: f64,
     /// Added to the root of the second moment.
     pub eps: f32,
     /// L2 penalty of Adam, or decay of AdamW.
@@ -52,13 +52,14 @@ impl Op for Adam {
 
     fn cpu(&self, args: &CpuArgs<'_>) {
         fn run<T: Real>(op: &Adam, args: &CpuArgs<'_>) {
-            let real = |value: f32| T::from_f64(f64::from(value));
             let &[lr, correction1, correction2, ..] = args.input::<T>(0) else {
                 panic!("hyper-parameters hold the rate and both corrections")
             };
             let grad_scale = args.input::<T>(1)[0];
-            let (beta1, beta2, eps) = (real(op.config.beta1), real(op.config.beta2), real(op.config.eps));
-            let decay = real(op.config.weight_decay);
+            let AdamConfig { beta1, beta2, eps, weight_decay, .. } = op.config;
+            let (share1, share2) = (T::from_f64(1.0 - beta1), T::from_f64(1.0 - beta2));
+            let (beta2, eps) = (T::from_f64(beta2), T::from_f64(f64::from(eps)));
+            let decay = T::from_f64(f64::from(weight_decay));
             let (l2, shrink) =
                 if op.config.decoupled { (T::ZERO, T::ONE - lr * decay) } else { (decay, T::ONE) };
             let (step, root_correction2) = (lr / correction1, correction2.sqrt());
@@ -76,8 +77,8 @@ impl Op for Adam {
                         vectorized(|| {
                             for (((p, m1), m2), &g) in param.iter_mut().zip(moment1).zip(moment2).zip(grad) {
                                 let g = g * grad_scale + *p * l2;
-                                *m1 += (g - *m1) * (T::ONE - beta1);
-                                *m2 = *m2 * beta2 + g * g * (T::ONE - beta2);
+                                *m1 += (g - *m1) * share1;
+                                *m2 = *m2 * beta2 + g * g * share2;
                                 *p = *p * shrink - step * *m1 / (m2.sqrt() / root_correction2 + eps);
                             }
                         });

@@ -59,7 +59,7 @@ impl Op for GlobalAvgPool {
             let x = args.input::<T>(0);
             for_each_chunk(args.output::<T>(0), channels, |start, y| {
                 let image = &x[start / channels * image_elems..][..image_elems];
-                vectorized(|| for_each_channel_tile(channels, &mut MeanTile { image, y }));
+                for_each_channel_tile(channels, &mut MeanTile { image, y });
             });
         }
         dispatch_real!(args.input_dtype(0), run(args));

@@ -3,7 +3,6 @@
 
 use crate::device::cpu::{
     ChannelTile, CpuArgs, Real, for_each_channel_tile, for_each_chunk, for_each_chunk_pair, lanes, lanes_mut,
-    vectorized,
 };
 use crate::error::Result;
 use crate::graph::{Backward, Cost, Graph, Op, ValueId, ValueType};
@@ -120,7 +119,7 @@ impl Op for MaxPool {
                 let image = &x[row / p * height * width * channels..][..height * width * channels];
                 let mut tile =
                     MaxTile { window, extents: [height, width, channels], image, p: row % p, y, argmax };
-                vectorized(|| for_each_channel_tile(channels, &mut tile));
+                for_each_channel_tile(channels, &mut tile);
             });
         }
         dispatch_real!(args.input_dtype(0), run(self.0, args));
@@ -201,7 +200,7 @@ impl Op for MaxPoolBwd {
                 let (dy, argmax) = (&dy[image..][..image_elems], &argmax[image..][..image_elems]);
                 let mut tile =
                     MaxBwdTile { op, extents: [p, q, channels], dy, argmax, h: row % op.height, dx };
-                vectorized(|| for_each_channel_tile(channels, &mut tile));
+                for_each_channel_tile(channels, &mut tile);
             });
         }
         dispatch_real!(args.input_dtype(0), run(*self, args));

@@ -1,4 +1,4 @@
-//! ReLU: y = max(x, 0). Its gradient needs only the sign of y, so x need not be kept.
+//! ReLU: y = max(x, 0), a NaN staying one. Its gradient needs only the sign of y, so x need not be kept.
 
 use crate::device::cpu::{CpuArgs, Real, for_each_chunk, vectorized};
 use crate::error::Result;
@@ -9,7 +9,7 @@ use crate::ops::{CHUNK_ELEMS, Case, dispatch_real, one_input, same_shapes};
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Relu;
 
-/// `(dy, y) -> dx`, dx = dy where y > 0 and 0 elsewhere.
+/// `(dy, y) -> dx`, dx = 0 where y <= 0 and dy elsewhere.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ReluBwd;
 
@@ -42,7 +42,7 @@ impl Op for Relu {
     fn cpu(&self, args: &CpuArgs<'_>) {
         fn run<T: Real>(args: &CpuArgs<'_>) {
             for_each_chunk(args.output_over_input::<T>(0, 0), CHUNK_ELEMS, |_, y| {
-                vectorized(|| y.iter_mut().for_each(|v| *v = if *v > T::ZERO { *v } else { T::ZERO }));
+                vectorized(|| y.iter_mut().for_each(|v| *v = if *v <= T::ZERO { T::ZERO } else { *v }));
             });
         }
         dispatch_real!(args.output_dtype(0), run(args));
@@ -68,7 +68,7 @@ impl Op for ReluBwd {
             for_each_chunk(args.output_over_input::<T>(0, 0), CHUNK_ELEMS, |start, dx| {
                 let y = &y[start..start + dx.len()];
                 vectorized(|| {
-                    dx.iter_mut().zip(y).for_each(|(dx, &y)| *dx = if y > T::ZERO { *dx } else { T::ZERO });
+                    dx.iter_mut().zip(y).for_each(|(dx, &y)| *dx = if y <= T::ZERO { T::ZERO } else { *dx });
                 });
             });
         }

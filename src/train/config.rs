@@ -4,8 +4,9 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::schedule::{Decay, ScheduleConfig, Warmup};
+use super::schedule::{Decay, Schedule, ScheduleConfig, Warmup};
 use super::step::{Optimiser, StepConfig};
+use crate::batch::Augment;
 use crate::error::{Error, Result};
 use crate::models::{Form, Model};
 use crate::ops::{AdamConfig, SgdConfig};
@@ -52,7 +53,7 @@ pub struct TrainConfig {
     /// Learning rate after the warm-up.
     pub lr: f64,
     /// Momentum of SGD, first decay of Adam.
-    pub momentum: f32,
+    pub momentum: f64,
     /// Nesterov momentum.
     pub nesterov: bool,
     /// Weight decay, on every parameter.
@@ -171,8 +172,15 @@ impl TrainConfig {
         })
     }
 
-    /// What the learning rate follows, for a run of so many updates.
-    pub fn schedule_config(&self, total_steps: u64) -> ScheduleConfig {
+    /// The learning rate of a run of `total_steps` updates, `steps_per_epoch` of them in an epoch.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] naming the flag that cannot be used.
+    pub fn schedule(&self, steps_per_epoch: u64, total_steps: u64) -> Result<Schedule> {
+        Schedule::new(&self.schedule_config(total_steps), steps_per_epoch, total_steps)
+    }
+
+    fn schedule_config(&self, total_steps: u64) -> ScheduleConfig {
         let default_steps = (total_steps / 5).min(40);
         ScheduleConfig {
             decay: self.sched,
@@ -200,7 +208,7 @@ impl TrainConfig {
                 self.batch_size, self.grad_accum_steps
             )));
         }
-        let total = self.epochs * steps_per_epoch;
+        let total = self.epochs.saturating_mul(steps_per_epoch);
         Ok((steps_per_epoch, self.max_steps.map_or(total, |most| most.min(total))))
     }
 
@@ -217,7 +225,7 @@ impl TrainConfig {
         };
         match self.opt.as_str() {
             "sgd" => Ok(Optimiser::Sgd(SgdConfig {
-                momentum: self.momentum,
+                momentum: self.momentum as f32,
                 nesterov: self.nesterov,
                 weight_decay: self.weight_decay,
             })),
@@ -227,12 +235,23 @@ impl TrainConfig {
         }
     }
 
-    fn validate(&self) -> Result<()> {
+    /// Checks what can be checked without the data, which may take minutes to read.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] naming the flag that cannot be used.
+    pub fn validate(&self) -> Result<()> {
+        self.model(1)?;
+        self.augment.parse::<Augment>()?;
+        self.schedule_config(u64::MAX).validate()?;
+        if self.experiment.as_deref().is_some_and(|name| name.contains(['/', '\\'])) {
+            return Err(Error::Usage("--experiment: is a part of a folder's name; leave out slashes".into()));
+        }
         let at_least_one = [
             ("--batch-size", self.batch_size as u64),
             ("--grad-accum-steps", self.grad_accum_steps as u64),
             ("--epochs", self.epochs),
             ("--max-steps", self.max_steps.unwrap_or(1)),
+            ("--limit-train", self.limit_train.unwrap_or(1) as u64),
             ("--log-interval", self.log_interval),
             ("--workers", self.workers as u64),
         ];
@@ -244,8 +263,8 @@ impl TrainConfig {
         }
         let shares = [
             ("--momentum", self.momentum),
-            ("--smoothing", self.smoothing),
-            ("--model-ema-decay", self.model_ema_decay.unwrap_or(0.0)),
+            ("--smoothing", f64::from(self.smoothing)),
+            ("--model-ema-decay", f64::from(self.model_ema_decay.unwrap_or(0.0))),
         ];
         if let Some((flag, value)) = shares.iter().find(|(_, value)| !(0.0..1.0).contains(value)) {
             return Err(Error::Usage(format!("{flag} {value}: must be at least 0 and below 1")));
@@ -258,6 +277,9 @@ impl TrainConfig {
         }
         if self.clip_grad.is_some_and(|norm| !(norm > 0.0 && norm.is_finite())) {
             return Err(Error::Usage("--clip-grad: must be a number above 0".into()));
+        }
+        if self.mean.iter().any(|mean| !mean.is_finite()) {
+            return Err(Error::Usage(format!("--mean {:?}: each must be a number", self.mean)));
         }
         if self.std.iter().any(|std| !(*std > 0.0 && std.is_finite())) {
             return Err(Error::Usage(format!("--std {:?}: each must be a number above 0", self.std)));

@@ -21,8 +21,6 @@ pub struct Prediction {
     pub guess: u32,
     /// Probability of the guess.
     pub guess_probability: f32,
-    /// Probability of the true category.
-    pub label_probability: f32,
 }
 
 /// The sums of an evaluation.
@@ -116,18 +114,19 @@ impl Evaluator {
             if let Some(signal) = stop() {
                 return Err(Error::Interrupted { signal });
             }
-            session.write(&self.images).copy_from_slice(&batch.images);
-            session.write(&self.labels).copy_from_slice(&batch.labels);
-            session.run_micro_batch(self.plan);
-            let &[correct1, correct5, counted] = session.read::<i32>(&self.hits) else {
+            session.write(&self.images, &batch.images)?;
+            session.write(&self.labels, &batch.labels)?;
+            session.run_micro_batch(self.plan)?;
+            let &[correct1, correct5, counted] = &*session.read::<i32>(&self.hits)? else {
                 unreachable!("the loss counts top-1, top-5 and images")
             };
-            sums.loss += f64::from(session.read::<f32>(&self.loss)[0]) * f64::from(counted);
+            sums.loss += f64::from(session.read::<f32>(&self.loss)?[0]) * f64::from(counted);
             sums.correct1 += correct1 as u64;
             sums.correct5 += correct5 as u64;
             sums.num_images += counted as u64;
-            let probs = session.read::<f32>(&self.probs).chunks_exact(self.probs.shape.last());
-            for ((row, &label), &index) in probs.zip(&batch.labels).zip(&batch.indices) {
+            let probs = session.read::<f32>(&self.probs)?;
+            let rows = probs.chunks_exact(self.probs.shape.last());
+            for ((row, &label), &index) in rows.zip(&batch.labels).zip(&batch.indices) {
                 if let Ok(label) = u32::try_from(label) {
                     sums.predictions.push(predict(row, label, index));
                 }
@@ -147,6 +146,5 @@ fn predict(probabilities: &[f32], label: u32, index: u32) -> Prediction {
         .enumerate()
         .max_by(|(i, a), (j, b)| a.total_cmp(b).then(j.cmp(i)))
         .expect("a model has at least one category");
-    let label_probability = probabilities[label as usize];
-    Prediction { index, label, guess: guess as u32, guess_probability, label_probability }
+    Prediction { index, label, guess: guess as u32, guess_probability }
 }

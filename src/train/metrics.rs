@@ -371,8 +371,15 @@ impl Records {
                 self.runs.push(run);
             }
             Record::Step(step) => self.steps.push(step),
-            Record::Epoch(epoch) => self.epochs.push(epoch),
-            Record::Eval(eval) => self.evals.push(eval),
+            // A run killed between these lines and its checkpoint evaluates the same step once more.
+            Record::Epoch(epoch) => {
+                self.epochs.retain(|record| record.step < epoch.step);
+                self.epochs.push(epoch);
+            }
+            Record::Eval(eval) => {
+                self.evals.retain(|record| (record.step, &record.split) != (eval.step, &eval.split));
+                self.evals.push(eval);
+            }
             Record::Event(event) => self.events.push(event),
         }
     }

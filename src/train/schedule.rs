@@ -145,7 +145,11 @@ impl Schedule {
 }
 
 impl ScheduleConfig {
-    fn validate(&self) -> Result<()> {
+    /// Checks rates and milestones, which do not depend on the length of the run.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] naming the flag that cannot be used.
+    pub fn validate(&self) -> Result<()> {
         let rates = [
             ("--lr", self.lr),
             ("--min-lr", self.min_lr),

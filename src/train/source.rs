@@ -32,7 +32,7 @@ impl Source {
     /// # Errors
     /// [`Error::Data`] naming the file and line that cannot be used, [`Error::Usage`] if nothing is left to train on.
     pub fn open(config: &TrainConfig) -> Result<Source> {
-        let Some(dataset) = open_dataset(config)? else { return Ok(generated(config)) };
+        let Some(dataset) = open_dataset(config)? else { return generated(config) };
         let source = Source {
             format: dataset.format().to_string(),
             categories: dataset.categories().to_vec(),
@@ -57,7 +57,7 @@ pub fn open_split(config: &TrainConfig, split: Split) -> Result<(Vec<String>, Ar
     match open_dataset(config)? {
         Some(dataset) => Ok((dataset.categories().to_vec(), Arc::new(open_pack(config, &dataset, split)?))),
         None => {
-            let scenes = generated(config);
+            let scenes = generated(config)?;
             Ok((scenes.categories, if split == Split::Train { scenes.train } else { scenes.val }))
         }
     }
@@ -77,15 +77,18 @@ fn open_pack(config: &TrainConfig, dataset: &Dataset, split: Split) -> Result<Pa
     Pack::open_or_build(dataset, split, config.img_size, &cache)
 }
 
-fn generated(config: &TrainConfig) -> Source {
+fn generated(config: &TrainConfig) -> Result<Source> {
+    let num_categories = data::kept_categories(scenes::CATEGORIES.len(), config.categories)?;
+    let num_train = config.limit_train.unwrap_or(usize::MAX).min(NUM_SCENES.0);
     let pack = |split, num_images| {
-        let options = SceneOptions { split, num_images, image_size: config.img_size, seed: SCENES_SEED };
+        let (image_size, seed) = (config.img_size, SCENES_SEED);
+        let options = SceneOptions { split, num_images, num_categories, image_size, seed };
         Arc::new(Pack::from_scenes(&options))
     };
-    Source {
+    Ok(Source {
         format: "scenes".into(),
-        categories: scenes::CATEGORIES.map(String::from).to_vec(),
-        train: pack(Split::Train, config.limit_train.unwrap_or(NUM_SCENES.0)),
+        categories: scenes::CATEGORIES[..num_categories].iter().map(|&name| name.into()).collect(),
+        train: pack(Split::Train, num_train),
         val: pack(Split::Val, NUM_SCENES.1),
-    }
+    })
 }

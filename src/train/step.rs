@@ -72,7 +72,7 @@ pub struct StepConfig {
 
 /// The block of numbers that change from step to step: `[lr, 1-beta1^t, 1-beta2^t, 0]`, t counting updates from 1.
 pub fn hyper_parameters(optimiser: &Optimiser, lr: f64, update: u64) -> [f32; 4] {
-    let correction = |beta: f32| (1.0 - f64::from(beta).powf(update as f64)) as f32;
+    let correction = |beta: f64| (1.0 - beta.powf(update as f64)) as f32;
     match optimiser {
         Optimiser::Sgd(_) => [lr as f32, 0.0, 0.0, 0.0],
         Optimiser::Adam(adam) => [lr as f32, correction(adam.beta1), correction(adam.beta2), 0.0],

@@ -56,7 +56,7 @@ pub fn write(
 /// The mistakes the model was surest of, worst first.
 fn worst_images(source: &Source, evaluation: &Evaluation) -> Result<Vec<WorstImage>> {
     let mut wrong: Vec<&Prediction> = evaluation.predictions.iter().filter(|p| p.guess != p.label).collect();
-    wrong.sort_by(|a, b| a.label_probability.total_cmp(&b.label_probability).then(a.index.cmp(&b.index)));
+    wrong.sort_by(|a, b| b.guess_probability.total_cmp(&a.guess_probability).then(a.index.cmp(&b.index)));
     wrong.truncate(NUM_WORST);
     wrong
         .into_iter()

@@ -104,12 +104,14 @@ impl Trainer {
     /// # Errors
     /// What reading the data, planning and allocating report.
     pub fn start(config: TrainConfig) -> Result<Trainer> {
+        config.validate()?;
         let source = Source::open(&config)?;
+        let (steps_per_epoch, total_steps) = config.steps(source.train.len())?;
+        config.schedule(steps_per_epoch, total_steps)?;
         let step = config.step_config(source.categories.len())?;
         let model = step.model.name();
         let mut session = Session::new(program(&step)?)?;
-        weights::initialise(&mut session, config.seed);
-        config.steps(source.train.len())?;
+        weights::initialise(&mut session, config.seed)?;
         let name = config.experiment.clone().unwrap_or_else(|| format!("{model}-{}", config.img_size));
         let dir = RunDir::create(&config.output, &name)?;
         dir.write_config(&config)?;
@@ -126,7 +128,7 @@ impl Trainer {
         let source = Source::open(&config)?;
         let step = config.step_config(source.categories.len())?;
         let mut session = Session::new(program(&step)?)?;
-        weights::initialise(&mut session, config.seed);
+        weights::initialise(&mut session, config.seed)?;
         let path = dir.last_state();
         let state = if path.exists() {
             let (state, tensors) = state::load(&path)?;
@@ -148,7 +150,7 @@ impl Trainer {
         state: TrainState,
     ) -> Result<Trainer> {
         let (steps_per_epoch, total_steps) = config.steps(source.train.len())?;
-        let schedule = Schedule::new(&config.schedule_config(total_steps), steps_per_epoch, total_steps)?;
+        let schedule = config.schedule(steps_per_epoch, total_steps)?;
         let slot = |name| session.plan(TRAIN).slot(name);
         let io = TrainIo {
             images: slot(values::IMAGES)?,
@@ -160,9 +162,10 @@ impl Trainer {
         };
         let evaluator = Evaluator::new(&session, EVAL)?;
         let device = format!("cpu ({} threads)", rayon::current_num_threads());
+        // The log's lock comes first: whoever does not get it must leave the folder as it is.
+        let mut metrics = MetricsLog::open(&dir.metrics())?;
         let env = Env::of_this_process(&*device);
         dir.write_env(&env)?;
-        let mut metrics = MetricsLog::open(&dir.metrics())?;
         let parameters =
             session.program().persistent_bytes_where(|v| v.role == crate::graph::Role::Parameter);
         metrics.append(&Run {
@@ -241,7 +244,7 @@ impl Trainer {
                 return Ok(());
             }
             self.step(&mut loader, &mut interval)?;
-            if interval.steps == self.config.log_interval {
+            if self.state.step.is_multiple_of(self.config.log_interval) {
                 self.log_interval(&interval)?;
                 interval = Interval::begin();
             }
@@ -250,7 +253,9 @@ impl Trainer {
             }
             let recovery = self.config.recovery_interval;
             if recovery > 0 && self.state.step.is_multiple_of(recovery) {
+                let paused = Instant::now();
                 self.save()?;
+                interval.start += paused.elapsed();
             }
         }
     }
@@ -294,21 +299,21 @@ impl Trainer {
         let mut loss = 0.0;
         for _ in 0..self.config.grad_accum_steps {
             let batch = loader.next()?.ok_or_else(|| Error::Usage("the training data ended early".into()))?;
-            self.session.write(&self.io.images).copy_from_slice(&batch.images);
-            self.session.write(&self.io.labels).copy_from_slice(&batch.labels);
+            self.session.write(&self.io.images, &batch.images)?;
+            self.session.write(&self.io.labels, &batch.labels)?;
             loader.recycle(batch);
-            self.session.run_micro_batch(TRAIN);
-            let batch_loss = f64::from(self.session.read::<f32>(&self.io.loss)[0]);
+            self.session.run_micro_batch(TRAIN)?;
+            let batch_loss = f64::from(self.session.read::<f32>(&self.io.loss)?[0]);
             if !batch_loss.is_finite() {
-                return self.diverged(batch_loss);
+                return self.diverged(format!("the loss is {batch_loss}"));
             }
             loss += batch_loss / self.config.grad_accum_steps as f64;
-            self.state.partial.correct1 += self.session.read::<i32>(&self.io.hits)[0] as u64;
+            self.state.partial.correct1 += self.session.read::<i32>(&self.io.hits)?[0] as u64;
             self.state.batch_in_epoch += 1;
         }
         let hyper = hyper_parameters(&self.optimiser, self.schedule.lr(self.state.step), self.state.step + 1);
-        self.session.write(&self.io.hyper).copy_from_slice(&hyper);
-        self.session.run_update(TRAIN);
+        self.session.write(&self.io.hyper, &hyper)?;
+        self.session.run_update(TRAIN)?;
 
         let images = (self.config.batch_size * self.config.grad_accum_steps) as u64;
         let (seconds, wait) = (start.elapsed().as_secs_f64(), (loader.wait_time() - waited).as_secs_f64());
@@ -327,10 +332,10 @@ impl Trainer {
         Ok(())
     }
 
-    fn diverged(&mut self, loss: f64) -> Result<()> {
+    fn diverged(&mut self, what: String) -> Result<()> {
         let step = self.state.step;
         let message = format!(
-            "the loss is {loss}; the last good checkpoint is {}. Lower --lr, lengthen the warm-up, or set --clip-grad",
+            "{what}; the last good checkpoint is {}. Lower --lr, lengthen the warm-up, or set --clip-grad",
             self.dir.last_state().display()
         );
         self.note("diverged", &message)?;
@@ -342,7 +347,10 @@ impl Trainer {
         let seconds = interval.start.elapsed().as_secs_f64();
         let steps = interval.steps as f64;
         let images = steps * (self.config.batch_size * self.config.grad_accum_steps) as f64;
-        let grad_norm = self.io.grad_norm.map(|slot| f64::from(self.session.read::<f32>(&slot)[0]));
+        let grad_norm = match self.io.grad_norm {
+            Some(slot) => Some(f64::from(self.session.read::<f32>(&slot)?[0])),
+            None => None,
+        };
         let line = Step {
             epoch: self.state.epoch,
             step: self.state.step,
@@ -378,6 +386,7 @@ impl Trainer {
     }
 
     fn end_epoch(&mut self) -> Result<()> {
+        self.check_weights()?;
         let options = loader_options(&self.config, Augment::NONE);
         let signals = &self.signals;
         let evaluation =
@@ -386,6 +395,9 @@ impl Trainer {
             Err(Error::Interrupted { signal }) => return self.interrupted(signal),
             other => other?,
         };
+        if !evaluation.loss.is_finite() {
+            return self.diverged(format!("the validation loss is {}", evaluation.loss));
+        }
         let row = self.epoch_row(&evaluation);
         self.log_epoch(&row, &evaluation)?;
         let best = self.state.best.as_ref().is_none_or(|best| row.eval_err1 < best.err1);
@@ -397,11 +409,12 @@ impl Trainer {
         self.state.batch_in_epoch = 0;
         self.state.partial = EpochSums::default();
         self.last_eval = Some(evaluation);
-        self.save()?;
+        // The state comes last: a run killed before it evaluates once more and writes the same files again.
         if best {
             self.export(&self.dir.best_weights())?;
         }
-        self.write_report(if self.state.step == self.total_steps { "finished" } else { "running" })
+        self.write_report(if self.state.step == self.total_steps { "finished" } else { "running" })?;
+        self.save()
     }
 
     fn epoch_row(&self, evaluation: &Evaluation) -> Epoch {
@@ -451,10 +464,18 @@ impl Trainer {
         self.dir.log(&summary::epoch_line(row, self.config.epochs))
     }
 
-    /// Writes the state a resumed run starts from, and the weights for other programs.
-    fn save(&self) -> Result<()> {
-        state::save(&self.dir.last_state(), &self.state, &weights::state_tensors(&self.session))?;
-        self.export(&self.dir.last_weights())
+    /// Fails on weights that no checkpoint should hold: a finite loss may have had a gradient that is not.
+    fn check_weights(&mut self) -> Result<()> {
+        let broken =
+            weights::first_not_finite(&self.session)?.map(|name| format!("`{name}` is not finite any more"));
+        broken.map_or(Ok(()), |what| self.diverged(what))
+    }
+
+    /// Writes the weights for other programs and, when they are safe, the state a resumed run starts from.
+    fn save(&mut self) -> Result<()> {
+        self.check_weights()?;
+        self.export(&self.dir.last_weights())?;
+        state::save(&self.dir.last_state(), &self.state, &weights::state_tensors(&self.session)?)
     }
 
     fn export(&self, path: &std::path::Path) -> Result<()> {
@@ -470,7 +491,7 @@ impl Trainer {
         let metadata = serde_json::to_value(&card).expect("a model card is plain data");
         checkpoint::write_atomic(
             path,
-            &weights::model_tensors(&self.session, prefix, self.state.step),
+            &weights::model_tensors(&self.session, prefix, self.state.step)?,
             &metadata,
         )
     }

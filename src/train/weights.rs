@@ -32,13 +32,16 @@ pub struct ModelCard {
 }
 
 /// Fills every persistent value with its starting contents: a pure function of `seed` and the value's name.
-pub fn initialise(session: &mut Session, seed: u64) {
+///
+/// # Errors
+/// [`Error::Device`] if the device refuses the copy.
+pub fn initialise(session: &mut Session, seed: u64) -> Result<()> {
     let persistent = session.program().persistent.clone();
     let contents: Vec<Vec<f32>> = persistent.par_iter().map(|p| first_values(p, seed)).collect();
     for (p, contents) in persistent.iter().zip(contents) {
-        session.write::<f32>(&p.slot).copy_from_slice(&contents);
+        session.write::<f32>(&p.slot, &contents)?;
     }
-    restart_averages(session);
+    restart_averages(session)
 }
 
 fn first_values(persistent: &Persistent, seed: u64) -> Vec<f32> {
@@ -54,15 +57,19 @@ fn first_values(persistent: &Persistent, seed: u64) -> Vec<f32> {
 }
 
 /// Sets every average to the value it averages.
-pub fn restart_averages(session: &mut Session) {
+///
+/// # Errors
+/// [`Error::Device`] if the device refuses the copy.
+pub fn restart_averages(session: &mut Session) -> Result<()> {
     let persistent = session.program().persistent.clone();
     for average in &persistent {
         let Some(source) = average.value.name.strip_prefix(EMA_PREFIX) else { continue };
         if let Some(source) = persistent.iter().find(|p| p.value.name == source) {
-            let contents = session.read::<f32>(&source.slot).to_vec();
-            session.write::<f32>(&average.slot).copy_from_slice(&contents);
+            let contents = session.read::<f32>(&source.slot)?.into_owned();
+            session.write::<f32>(&average.slot, &contents)?;
         }
     }
+    Ok(())
 }
 
 /// Parameters and running statistics whose names start with `prefix` (empty for the trained ones), without it.
@@ -88,10 +95,13 @@ fn is_plain(name: &str) -> bool {
 
 /// The model under torchvision's names and shapes: filters OIHW, `num_batches_tracked` beside each running variance.
 /// `prefix` selects the averaged weights.
-pub fn model_tensors(session: &Session, prefix: &str, num_batches: u64) -> Vec<NamedTensor<'static>> {
+///
+/// # Errors
+/// [`Error::Device`] if the device refuses the copy.
+pub fn model_tensors(session: &Session, prefix: &str, num_batches: u64) -> Result<Vec<NamedTensor<'static>>> {
     let mut tensors = Vec::new();
     for (name, p) in model_values(session, prefix) {
-        let tensor = Tensor::new(p.slot.shape, session.read::<f32>(&p.slot).to_vec());
+        let tensor = Tensor::new(p.slot.shape, session.read::<f32>(&p.slot)?.into_owned());
         let tensor = tensor.to_file_layout(p.value.layout);
         tensors.push(NamedTensor::f32(name, tensor.shape().dims(), tensor.into_data()));
         if let Some(layer) = name.strip_suffix(".running_var") {
@@ -99,7 +109,7 @@ pub fn model_tensors(session: &Session, prefix: &str, num_batches: u64) -> Vec<N
             tensors.push(NamedTensor::i64(format!("{layer}.num_batches_tracked"), [].as_slice(), count));
         }
     }
-    tensors
+    Ok(tensors)
 }
 
 /// Reads a model written by [`model_tensors`], or by torchvision, into the session's trained weights.
@@ -128,7 +138,7 @@ pub fn load_model(
             found.ok_or_else(|| Error::checkpoint(path, format!("tensor `{name}` does not hold floats")))?;
         let tensor =
             Tensor::new(crate::tensor::Shape::new(&shape), data.to_vec()).from_file_layout(p.value.layout);
-        session.write::<f32>(&p.slot).copy_from_slice(tensor.data());
+        session.write::<f32>(&p.slot, tensor.data())?;
     }
     Ok(())
 }
@@ -140,12 +150,30 @@ fn file_shape(p: &Persistent) -> Vec<usize> {
     }
 }
 
-/// Every persistent value as it lies in memory, borrowed: what a resumed run starts from.
-pub fn state_tensors(session: &Session) -> Vec<NamedTensor<'_>> {
+/// Every persistent value as it lies in memory, borrowed on the CPU: what a resumed run starts from.
+///
+/// # Errors
+/// [`Error::Device`] if the device refuses the copy.
+pub fn state_tensors(session: &Session) -> Result<Vec<NamedTensor<'_>>> {
     let persistent = session.program().persistent.iter();
     persistent
-        .map(|p| NamedTensor::f32(p.value.name.as_str(), p.slot.shape.dims(), session.read::<f32>(&p.slot)))
+        .map(|p| {
+            Ok(NamedTensor::f32(p.value.name.as_str(), p.slot.shape.dims(), session.read::<f32>(&p.slot)?))
+        })
         .collect()
+}
+
+/// The first persistent value with an element that is no finite number.
+///
+/// # Errors
+/// [`Error::Device`] if the device refuses the copy.
+pub fn first_not_finite(session: &Session) -> Result<Option<&str>> {
+    for p in &session.program().persistent {
+        if session.read::<f32>(&p.slot)?.iter().any(|elem| !elem.is_finite()) {
+            return Ok(Some(&p.value.name));
+        }
+    }
+    Ok(None)
 }
 
 /// The inverse of [`state_tensors`].
@@ -160,9 +188,7 @@ pub fn load_state(session: &mut Session, tensors: &[NamedTensor<'_>], path: &Pat
     for p in &persistent {
         let found = tensors.iter().find(|t| t.name == p.value.name).and_then(NamedTensor::as_f32);
         let message = || format!("tensor `{}` does not hold floats", p.value.name);
-        session
-            .write::<f32>(&p.slot)
-            .copy_from_slice(found.ok_or_else(|| Error::checkpoint(path, message()))?);
+        session.write::<f32>(&p.slot, found.ok_or_else(|| Error::checkpoint(path, message()))?)?;
     }
     Ok(())
 }

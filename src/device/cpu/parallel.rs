@@ -61,30 +61,39 @@ pub fn for_each_chunk_triple<T: Send>(
 /// A loop body over `W` neighbouring channels starting at `start`, with `W` known to the compiler: per-channel
 /// coefficients and sums then stay in vector registers while the body walks along the rows.
 ///
-/// Implementations mark `run` `#[inline(always)]`, so that it is compiled inside [`vectorized`].
+/// Implementations mark `run` `#[inline(always)]`; only so is it compiled for the vectors of this processor.
 pub trait ChannelTile {
     /// Handles channels `start..start + W`.
     fn run<const W: usize>(&mut self, start: usize);
 }
 
-/// Calls `tile` on tiles that cover `0..channels` once each, wide ones first.
-#[inline(always)]
+/// Calls `tile` on tiles that cover `0..channels` once each, wide ones first, compiled as in [`vectorized`].
 pub fn for_each_channel_tile(channels: usize, tile: &mut impl ChannelTile) {
     const WIDE: usize = 64;
     const NARROW: usize = 16;
-    let mut start = 0;
-    while start + WIDE <= channels {
-        tile.run::<WIDE>(start);
-        start += WIDE;
+    // A type instead of a closure: the compiler may refuse to inline a large closure, whatever is marked.
+    struct Walk<'a, K>(usize, &'a mut K);
+    impl<K: ChannelTile> NullaryFnOnce for Walk<'_, K> {
+        type Output = ();
+        #[inline(always)]
+        fn call(self) {
+            let Walk(channels, tile) = self;
+            let mut start = 0;
+            while start + WIDE <= channels {
+                tile.run::<WIDE>(start);
+                start += WIDE;
+            }
+            while start + NARROW <= channels {
+                tile.run::<NARROW>(start);
+                start += NARROW;
+            }
+            while start < channels {
+                tile.run::<1>(start);
+                start += 1;
+            }
+        }
     }
-    while start + NARROW <= channels {
-        tile.run::<NARROW>(start);
-        start += NARROW;
-    }
-    while start < channels {
-        tile.run::<1>(start);
-        start += 1;
-    }
+    Arch::new().dispatch(Walk(channels, tile));
 }
 
 /// Elements `start..start + W` of `values` as an array, the operand of a [`ChannelTile`].

@@ -45,10 +45,6 @@ impl DeviceMemory {
         self.address
     }
 
-    pub(super) fn num_bytes(&self) -> usize {
-        self.num_bytes
-    }
-
     /// Address of `len_bytes` at `offset_bytes`.
     ///
     /// # Panics

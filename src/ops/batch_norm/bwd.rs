@@ -143,7 +143,7 @@ fn backward<T: Real>(
     for_each_chunk(dx, blocks.elems(), |start, dx| {
         let operands = operands.part(blocks, start / blocks.elems());
         let mut tile = InputGradientTile { operands, gamma, sum_dz, sum_dz_xhat, per_row, dx };
-        vectorized(|| for_each_channel_tile(blocks.channels, &mut tile));
+        for_each_channel_tile(blocks.channels, &mut tile);
     });
 }
 
@@ -189,22 +189,38 @@ fn sums<'a, T: Real>(
         let block = start / blocks.partial_elems();
         let (sum_dz, sum_dz_xhat) = partial.split_at_mut(channels);
         let (operands, x) = (operands.part(blocks, block), blocks.part(x, block));
-        vectorized(|| for_each_channel_tile(channels, &mut SumsTile { operands, x, sum_dz, sum_dz_xhat }));
+        for_each_channel_tile(channels, &mut SumsTile { operands, x, sum_dz, sum_dz_xhat });
     });
     let totals = &mut totals[..blocks.partial_elems()];
-    for_each_chunk(totals, CHANNEL_CHUNK, |start, totals| {
-        vectorized(|| {
-            totals.fill(0.0);
-            for partial in partials.chunks_exact(blocks.partial_elems()) {
-                totals.iter_mut().zip(&partial[start..]).for_each(|(total, part)| *total += part);
-            }
-        });
+    for_each_chunk(totals, CHANNEL_CHUNK, |first, totals| {
+        let stride = blocks.partial_elems();
+        for_each_channel_tile(totals.len(), &mut TotalsTile { partials, stride, first, totals });
     });
     totals.split_at(channels)
 }
 
 /// Totals that one task adds up.
 const CHANNEL_CHUNK: usize = 512;
+
+/// The sums of all blocks, added in order.
+struct TotalsTile<'a, 'p> {
+    partials: &'a [f64],
+    stride: usize,
+    first: usize,
+    totals: &'p mut [f64],
+}
+
+impl ChannelTile for TotalsTile<'_, '_> {
+    #[inline(always)]
+    fn run<const W: usize>(&mut self, start: usize) {
+        let mut sum = [0.0; W];
+        for partial in self.partials.chunks_exact(self.stride) {
+            let part = lanes::<f64, W>(partial, self.first + start);
+            sum = std::array::from_fn(|c| sum[c] + part[c]);
+        }
+        *lanes_mut(self.totals, start) = sum;
+    }
+}
 
 struct SumsTile<'a, 'p, T> {
     operands: Operands<'a, T>,

@@ -15,9 +15,7 @@ pub use bwd::{BatchNormBwd, BatchNormInferenceBwd};
 pub use inference::BatchNormInference;
 pub use train::BatchNormTrain;
 
-use crate::device::cpu::{
-    ChannelTile, Real, for_each_channel_tile, for_each_chunk, lanes, lanes_mut, vectorized,
-};
+use crate::device::cpu::{ChannelTile, Real, for_each_channel_tile, for_each_chunk, lanes, lanes_mut};
 use crate::error::{Error, Result};
 use crate::graph::{Backward, Graph, Init, ValueId, ValueType};
 use crate::ops::{Case, add};
@@ -168,7 +166,7 @@ impl<T: Real> Normalize<'_, T> {
             let part = |values| blocks.part(values, block);
             let inputs = Normalize { x: self.x.map(part), residual: self.residual.map(part), ..self };
             let channels = blocks.channels;
-            vectorized(|| for_each_channel_tile(channels, &mut NormalizeTile { inputs, y, channels }));
+            for_each_channel_tile(channels, &mut NormalizeTile { inputs, y, channels });
         });
     }
 }

@@ -4,7 +4,6 @@ use super::{Blocks, Normalize, Spread, check_operands, refuse_fused};
 use crate::device::DeviceKind;
 use crate::device::cpu::{
     ChannelTile, CpuArgs, Real, for_each_channel_tile, for_each_chunk, for_each_chunk_pair, lanes, lanes_mut,
-    vectorized,
 };
 use crate::error::Result;
 use crate::graph::{Backward, Cost, Op, ValueId, ValueType};
@@ -105,11 +104,12 @@ fn statistics<'a, T: Real>(x: &[T], blocks: Blocks, workspace: &'a mut [f64]) ->
     for_each_chunk(partials, blocks.partial_elems(), |start, partial| {
         let x = blocks.part(x, start / blocks.partial_elems());
         let (mean, m2) = partial.split_at_mut(channels);
-        vectorized(|| for_each_channel_tile(channels, &mut MomentsTile { x, mean, m2, channels }));
+        for_each_channel_tile(channels, &mut MomentsTile { x, mean, m2, channels });
     });
     let (mean, m2) = totals[..blocks.partial_elems()].split_at_mut(channels);
     for_each_chunk_pair(mean, m2, (CHANNEL_CHUNK, CHANNEL_CHUNK), |i, mean, m2| {
-        combine(partials, blocks, i * CHANNEL_CHUNK, mean, m2);
+        let first_channel = i * CHANNEL_CHUNK;
+        for_each_channel_tile(mean.len(), &mut CombineTile { partials, blocks, first_channel, mean, m2 });
     });
     (mean, m2)
 }
@@ -117,28 +117,37 @@ fn statistics<'a, T: Real>(x: &[T], blocks: Blocks, workspace: &'a mut [f64]) ->
 /// Channels that one task combines.
 const CHANNEL_CHUNK: usize = 256;
 
-fn combine(partials: &[f64], blocks: Blocks, first_channel: usize, mean: &mut [f64], m2: &mut [f64]) {
-    let parts = || {
-        partials.chunks_exact(blocks.partial_elems()).enumerate().map(|(block, partial)| {
+/// Mean and centred sum of squares of all rows, from those of the blocks.
+struct CombineTile<'a, 'p> {
+    partials: &'a [f64],
+    blocks: Blocks,
+    first_channel: usize,
+    mean: &'p mut [f64],
+    m2: &'p mut [f64],
+}
+
+impl ChannelTile for CombineTile<'_, '_> {
+    #[inline(always)]
+    fn run<const W: usize>(&mut self, start: usize) {
+        let blocks = self.blocks;
+        let parts = self.partials.chunks_exact(blocks.partial_elems()).enumerate().map(|(block, partial)| {
             let rows = blocks.block_rows.min(blocks.rows - block * blocks.block_rows) as f64;
             let (means, m2s) = partial.split_at(blocks.channels);
-            (rows, &means[first_channel..], &m2s[first_channel..])
-        })
-    };
-    let per_row = 1.0 / blocks.rows as f64;
-    vectorized(|| {
-        mean.fill(0.0);
-        for (rows, means, _) in parts() {
-            mean.iter_mut().zip(means).for_each(|(mean, part)| *mean += rows * part * per_row);
+            let at = self.first_channel + start;
+            (rows, lanes::<f64, W>(means, at), lanes::<f64, W>(m2s, at))
+        });
+        let (mut mean, mut m2) = ([0.0; W], [0.0; W]);
+        for (rows, means, _) in parts.clone() {
+            mean = std::array::from_fn(|c| mean[c] + rows * means[c]);
         }
-        m2.fill(0.0);
-        for (rows, means, m2s) in parts() {
-            for (((m2, mean), part_mean), part) in m2.iter_mut().zip(&*mean).zip(means).zip(m2s) {
-                let apart = part_mean - mean;
-                *m2 += part + rows * apart * apart;
-            }
+        mean = mean.map(|sum| sum / blocks.rows as f64);
+        for (rows, means, m2s) in parts {
+            let apart: [f64; W] = std::array::from_fn(|c| means[c] - mean[c]);
+            m2 = std::array::from_fn(|c| m2[c] + m2s[c] + rows * apart[c] * apart[c]);
         }
-    });
+        *lanes_mut(self.mean, start) = mean;
+        *lanes_mut(self.m2, start) = m2;
+    }
 }
 
 /// Mean and centred sum of squares of the channels of one block.

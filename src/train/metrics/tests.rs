@@ -165,6 +165,22 @@ fn a_resumed_run_replaces_what_came_after_its_checkpoint() {
 }
 
 #[test]
+fn an_evaluation_of_the_same_step_replaces_the_earlier_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("metrics.jsonl");
+    let mut log = MetricsLog::open(&path).unwrap();
+    for loss in [1.0, 2.0] {
+        // Killed after the lines of the epoch and before its checkpoint: that of its last step is there already.
+        log.append(&run(epoch(0, loss).step)).unwrap();
+        log.append(&eval(10)).unwrap();
+        log.append(&epoch(0, loss)).unwrap();
+    }
+    let records = read(&path).unwrap();
+    assert_eq!(records.epochs, [epoch(0, 2.0)]);
+    assert_eq!(records.evals, [eval(10)]);
+}
+
+#[test]
 fn an_unfinished_line_longer_than_a_block_is_cut_off() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("metrics.jsonl");

@@ -1,0 +1,83 @@
+// batch_norm_bwd: the gradient of x, and that of a residual, once gamma and beta have theirs
+// Math      dz[m,c] = y[m,c] <= 0 ? 0 : dy[m,c] where y is given, dy[m,c] otherwise
+//           dx[m,c] = gamma[c]*rstd[c] * (dz[m,c] - dbeta[c]/M - (x[m,c] - mean[c])*rstd[c] * dgamma[c]/M)
+// Layout    dy, x, y (null: no ReLU), dx, dz (null: not wanted): M rows of C channels; the rest f32 [C]; dx may lie
+//           over x, dz over dy
+// Mapping   block -> block_rows rows of a channel tile (channels.cuh); a thread keeps mean, scale, slope and shift of
+//           its channels in registers
+// Cost      6 flop per element; DRAM floor = bytes(dy) + bytes(x) + bytes(y) + bytes(dx) + bytes(dz)
+// Numerics  f32, rounded once to the type of dx; a y that is not a number lets the gradient through
+// Requires  dy, x, y, dx and dz aligned to 16 bytes; is_wide only if C is a multiple of 16 / sizeof(T); grid =
+//           (ceil(M / block_rows), channel tiles)
+// Reference InputGradientTile in src/ops/batch_norm/bwd.rs
+#include "channels.cuh"
+
+struct BatchNormBwdArgs {
+    const void* dy;
+    const void* x;
+    const void* y;
+    const float* gamma;
+    const float* mean;
+    const float* rstd;
+    const float* dgamma;
+    const float* dbeta;
+    void* dx;
+    void* dz;
+    uint32_t rows, channels, block_rows, is_wide;
+};
+KERNEL_ARGS(BatchNormBwdArgs, dy, x, y, gamma, mean, rstd, dgamma, dbeta, dx, dz, rows, channels, block_rows, is_wide)
+
+template <class T, bool kIsWide>
+static __device__ void input_gradient(const BatchNormBwdArgs& a) {
+    using Tile = ChannelTile<T, kIsWide>;
+    constexpr int kWidth = Tile::kWidth;
+    const Tile tile(a.channels);
+    if (!tile.is_inside) return;
+    float mean[kWidth], scale[kWidth], slope[kWidth], mean_dz[kWidth];
+    {
+        float gamma[kWidth], rstd[kWidth];
+        load_floats(mean, a.mean + tile.channel);
+        load_floats(gamma, a.gamma + tile.channel);
+        load_floats(rstd, a.rstd + tile.channel);
+        load_floats(slope, a.dgamma + tile.channel);
+        load_floats(mean_dz, a.dbeta + tile.channel);
+        const float per_row = 1.0f / static_cast<float>(a.rows);
+#pragma unroll
+        for (int i = 0; i < kWidth; i++) {
+            scale[i] = gamma[i] * rstd[i];
+            slope[i] *= rstd[i] * per_row;
+            mean_dz[i] *= per_row;
+        }
+    }
+    const uint32_t first = blockIdx.x * a.block_rows;
+    const uint32_t end = first + min(a.block_rows, a.rows - first);
+    for (uint32_t row = first + tile.row; row < end; row += Tile::kRows) {
+        const uint64_t at = uint64_t{row} * a.channels + tile.channel;
+        Vec<T, kWidth> dz = load_vec<kWidth>(static_cast<const T*>(a.dy) + at);
+        const Vec<T, kWidth> x = load_vec<kWidth>(static_cast<const T*>(a.x) + at);
+        if (a.y) {
+            const Vec<T, kWidth> y = load_vec<kWidth>(static_cast<const T*>(a.y) + at);
+#pragma unroll
+            for (int i = 0; i < kWidth; i++) dz[i] = float(y[i]) <= 0.0f ? T(0.0f) : dz[i];
+        }
+        Vec<T, kWidth> dx;
+#pragma unroll
+        for (int i = 0; i < kWidth; i++) {
+            dx[i] = T(scale[i] * (float(dz[i]) - mean_dz[i] - (float(x[i]) - mean[i]) * slope[i]));
+        }
+        store_vec(static_cast<T*>(a.dx) + at, dx);
+        if (a.dz) store_vec(static_cast<T*>(a.dz) + at, dz);
+    }
+}
+
+template <class T>
+static __device__ void batch_norm_bwd(const BatchNormBwdArgs& a) {
+    if (a.is_wide) {
+        input_gradient<T, true>(a);
+    } else {
+        input_gradient<T, false>(a);
+    }
+}
+
+KERNEL(batch_norm_bwd_f32, BatchNormBwdArgs, 256) { batch_norm_bwd<float>(args); }
+KERNEL(batch_norm_bwd_bf16, BatchNormBwdArgs, 256) { batch_norm_bwd<bf16>(args); }

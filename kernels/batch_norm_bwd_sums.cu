@@ -1,0 +1,106 @@
+// batch_norm_bwd_sums: the gradients of gamma and beta, in two kernels; dx needs them too
+// Math      dz[m,c] = y[m,c] <= 0 ? 0 : dy[m,c] where y is given, dy[m,c] otherwise
+//           dbeta[c] = sum_m dz[m,c]; dgamma[c] = rstd[c] * sum_m dz[m,c] * (x[m,c] - mean[c])
+//           rstd is save_rstd, or where that is null 1 / sqrt(running_var + eps): training and inference
+// Layout    dy, x, y (null: no ReLU): M rows of C channels; partials f32 [row block][sum dz, sum dz*(x-mean)][C]; the
+//           rest f32 [C]
+// Mapping   partials: block -> block_rows rows of a channel tile (channels.cuh)
+//           finalize: block -> 8 channels, 32 threads a channel
+// Cost      5 flop per element; DRAM floor = bytes(dy) + bytes(x) + bytes(y)
+// Numerics  a thread adds in f32, at most block_rows / 32 rows; blocks are added in f64. The order depends on the shape
+//           alone, no atomics: the same bits every run
+// Requires  dy, x and y aligned to 16 bytes; is_wide only if C is a multiple of 16 / sizeof(T); grid =
+//           (ceil(M / block_rows), channel tiles) for the first kernel, ceil(C / 8) for the second
+// Reference sums in src/ops/batch_norm/bwd.rs
+#include "channels.cuh"
+
+struct BatchNormBwdPartialsArgs {
+    const void* dy;
+    const void* x;
+    const void* y;
+    const float* mean;
+    float* partials;
+    uint32_t rows, channels, block_rows, is_wide;
+};
+KERNEL_ARGS(BatchNormBwdPartialsArgs, dy, x, y, mean, partials, rows, channels, block_rows, is_wide)
+
+struct BatchNormBwdFinalizeArgs {
+    const float* partials;
+    const float* save_rstd;
+    const float* running_var;
+    float* dgamma;
+    float* dbeta;
+    uint64_t num_blocks;
+    uint32_t channels;
+    float eps;
+};
+KERNEL_ARGS(BatchNormBwdFinalizeArgs, partials, save_rstd, running_var, dgamma, dbeta, num_blocks, channels, eps)
+
+template <class T, bool kIsWide>
+static __device__ void partials(const BatchNormBwdPartialsArgs& a) {
+    using Tile = ChannelTile<T, kIsWide>;
+    constexpr int kWidth = Tile::kWidth;
+    const Tile tile(a.channels);
+    const uint32_t first = blockIdx.x * a.block_rows;
+    const uint32_t end = first + min(a.block_rows, a.rows - first);
+    float sums[2][kWidth] = {};
+    if (tile.is_inside) {
+        float mean[kWidth];
+        load_floats(mean, a.mean + tile.channel);
+        for (uint32_t row = first + tile.row; row < end; row += Tile::kRows) {
+            const uint64_t at = uint64_t{row} * a.channels + tile.channel;
+            const Vec<T, kWidth> dy = load_vec<kWidth>(static_cast<const T*>(a.dy) + at);
+            const Vec<T, kWidth> x = load_vec<kWidth>(static_cast<const T*>(a.x) + at);
+            float dz[kWidth];
+#pragma unroll
+            for (int i = 0; i < kWidth; i++) dz[i] = float(dy[i]);
+            if (a.y) {
+                const Vec<T, kWidth> y = load_vec<kWidth>(static_cast<const T*>(a.y) + at);
+#pragma unroll
+                for (int i = 0; i < kWidth; i++) dz[i] = float(y[i]) <= 0.0f ? 0.0f : dz[i];
+            }
+#pragma unroll
+            for (int i = 0; i < kWidth; i++) {
+                sums[0][i] += dz[i];
+                sums[1][i] += dz[i] * (float(x[i]) - mean[i]);
+            }
+        }
+    }
+    float totals[2] = {};
+    sum_rows<Tile>(sums, totals);
+    const uint32_t channel = blockIdx.y * Tile::kChannels + threadIdx.x;
+    if (threadIdx.x >= Tile::kChannels || channel >= a.channels) return;
+    float* to = a.partials + uint64_t{2} * blockIdx.x * a.channels + channel;
+    to[0] = totals[0];
+    to[a.channels] = totals[1];
+}
+
+template <class T>
+static __device__ void batch_norm_bwd_partials(const BatchNormBwdPartialsArgs& a) {
+    if (a.is_wide) {
+        partials<T, true>(a);
+    } else {
+        partials<T, false>(a);
+    }
+}
+
+KERNEL(batch_norm_bwd_partials_f32, BatchNormBwdPartialsArgs, 256) { batch_norm_bwd_partials<float>(args); }
+KERNEL(batch_norm_bwd_partials_bf16, BatchNormBwdPartialsArgs, 256) { batch_norm_bwd_partials<bf16>(args); }
+
+KERNEL(batch_norm_bwd_finalize, BatchNormBwdFinalizeArgs, 256) {
+    const uint32_t channel = blockIdx.x * kTotalColumns + threadIdx.x % kTotalColumns;
+    const uint32_t first = threadIdx.x / kTotalColumns;
+    const bool is_inside = channel < args.channels;
+    double sums[2] = {};
+    for (uint64_t block = first; is_inside && block < args.num_blocks; block += kTotalRows) {
+        const float* partial = args.partials + block * 2 * args.channels + channel;
+        sums[0] += partial[0];
+        sums[1] += partial[args.channels];
+    }
+    const double sum_dz = sum_column(sums[0]);
+    const double sum_dz_centred = sum_column(sums[1]);
+    if (first != 0 || !is_inside) return;
+    const float rstd = args.save_rstd ? args.save_rstd[channel] : 1.0f / sqrtf(args.running_var[channel] + args.eps);
+    args.dgamma[channel] = static_cast<float>(sum_dz_centred * rstd);
+    args.dbeta[channel] = static_cast<float>(sum_dz);
+}

@@ -1,0 +1,74 @@
+// batch_norm_fwd: normalise, add, clip, in one pass; the statistics are there already
+// Math      y[m,c] = act((x[m,c] - mean[c]) * rstd[c] * gamma[c] + beta[c] [+ residual[m,c]]), act a ReLU or nothing;
+//           rstd is save_rstd, or where that is null 1 / sqrt(running_var + eps): training and inference
+// Layout    x, residual (null: none), y: M rows of C channels; the rest f32 [C]; y may lie over x
+// Mapping   block -> block_rows rows of a channel tile (channels.cuh); a thread keeps mean, scale and shift of its
+//           channels in registers
+// Cost      4 flop per element; DRAM floor = bytes(x) + bytes(residual) + bytes(y)
+// Numerics  f32, rounded once to the type of y; a NaN passes the ReLU, so that a diverged run shows
+// Requires  x, residual and y aligned to 16 bytes; is_wide only if C is a multiple of 16 / sizeof(T); grid =
+//           (ceil(M / block_rows), channel tiles)
+// Reference Normalize in src/ops/batch_norm/mod.rs
+#include "channels.cuh"
+
+struct BatchNormFwdArgs {
+    const void* x;
+    const void* residual;
+    void* y;
+    const float* gamma;
+    const float* beta;
+    const float* mean;
+    const float* save_rstd;
+    const float* running_var;
+    uint32_t rows, channels, block_rows, is_wide, relu;
+    float eps;
+};
+KERNEL_ARGS(BatchNormFwdArgs, x, residual, y, gamma, beta, mean, save_rstd, running_var, rows, channels, block_rows, is_wide, relu, eps)
+
+template <class T, bool kIsWide>
+static __device__ void normalize(const BatchNormFwdArgs& a) {
+    using Tile = ChannelTile<T, kIsWide>;
+    constexpr int kWidth = Tile::kWidth;
+    const Tile tile(a.channels);
+    if (!tile.is_inside) return;
+    float mean[kWidth], scale[kWidth], beta[kWidth], gamma[kWidth];
+    load_floats(mean, a.mean + tile.channel);
+    load_floats(beta, a.beta + tile.channel);
+    load_floats(gamma, a.gamma + tile.channel);
+    load_floats(scale, (a.save_rstd ? a.save_rstd : a.running_var) + tile.channel);
+#pragma unroll
+    for (int i = 0; i < kWidth; i++) {
+        const float rstd = a.save_rstd ? scale[i] : 1.0f / sqrtf(scale[i] + a.eps);
+        scale[i] = gamma[i] * rstd;
+    }
+    const uint32_t first = blockIdx.x * a.block_rows;
+    const uint32_t end = first + min(a.block_rows, a.rows - first);
+    for (uint32_t row = first + tile.row; row < end; row += Tile::kRows) {
+        const uint64_t at = uint64_t{row} * a.channels + tile.channel;
+        const Vec<T, kWidth> x = load_vec<kWidth>(static_cast<const T*>(a.x) + at);
+        float y[kWidth];
+#pragma unroll
+        for (int i = 0; i < kWidth; i++) y[i] = (float(x[i]) - mean[i]) * scale[i] + beta[i];
+        if (a.residual) {
+            const Vec<T, kWidth> residual = load_vec<kWidth>(static_cast<const T*>(a.residual) + at);
+#pragma unroll
+            for (int i = 0; i < kWidth; i++) y[i] += float(residual[i]);
+        }
+        Vec<T, kWidth> rounded;
+#pragma unroll
+        for (int i = 0; i < kWidth; i++) rounded[i] = T(a.relu && y[i] <= 0.0f ? 0.0f : y[i]);
+        store_vec(static_cast<T*>(a.y) + at, rounded);
+    }
+}
+
+template <class T>
+static __device__ void batch_norm_fwd(const BatchNormFwdArgs& a) {
+    if (a.is_wide) {
+        normalize<T, true>(a);
+    } else {
+        normalize<T, false>(a);
+    }
+}
+
+KERNEL(batch_norm_fwd_f32, BatchNormFwdArgs, 256) { batch_norm_fwd<float>(args); }
+KERNEL(batch_norm_fwd_bf16, BatchNormFwdArgs, 256) { batch_norm_fwd<bf16>(args); }

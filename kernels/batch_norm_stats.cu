@@ -1,0 +1,112 @@
+// batch_norm_stats: mean and variance of each channel over a batch, in two kernels
+// Math      mean[c] = sum_m x[m,c] / M; var[c] = sum_m (x[m,c] - mean[c])^2 / M; save_rstd = 1 / sqrt(var + eps)
+//           running = (1 - bn_momentum) * running + bn_momentum * batch, its variance divided by M - 1
+// Layout    x: M rows of C channels (NHWC: M = N*H*W); partials f32 [row block][mean, m2][C]; the rest f32 [C]
+// Mapping   partials: block -> block_rows rows of a channel tile (channels.cuh); thread -> every 32nd row (8th where
+//           rows are not whole vectors)
+//           finalize: block -> 8 channels, 32 threads a channel
+// Cost      3 flop per element; DRAM floor = bytes(x)
+// Numerics  Sums are taken of x - pivot, the pivot being the channel's value in the block's first row: a mean that dwarfs
+//           the deviation does not cancel it. A thread adds in f32, at most block_rows / 32 rows; the blocks' means and
+//           centred sums of squares (m2) combine in f64 by Chan, Golub and LeVeque, "Updating formulae and a pairwise
+//           algorithm for computing sample variances" (1979). The order depends on the shape alone, no atomics: the same
+//           bits every run
+// Requires  x aligned to 16 bytes; is_wide only if C is a multiple of 16 / sizeof(T); grid = (ceil(M / block_rows),
+//           channel tiles) for the first kernel, ceil(C / 8) for the second; M >= 2
+// Reference BatchNormTrain in src/ops/batch_norm/train.rs
+#include "channels.cuh"
+
+struct BatchNormPartialsArgs {
+    const void* x;
+    float* partials;
+    uint32_t rows, channels, block_rows, is_wide;
+};
+KERNEL_ARGS(BatchNormPartialsArgs, x, partials, rows, channels, block_rows, is_wide)
+
+struct BatchNormFinalizeArgs {
+    const float* partials;
+    float* running_mean;
+    float* running_var;
+    float* save_mean;
+    float* save_rstd;
+    uint32_t num_blocks, rows, channels, block_rows;
+    float eps, bn_momentum;
+};
+KERNEL_ARGS(BatchNormFinalizeArgs, partials, running_mean, running_var, save_mean, save_rstd, num_blocks, rows, channels, block_rows, eps, bn_momentum)
+
+template <class T, bool kIsWide>
+static __device__ void partials(const BatchNormPartialsArgs& a) {
+    using Tile = ChannelTile<T, kIsWide>;
+    constexpr int kWidth = Tile::kWidth;
+    const Tile tile(a.channels);
+    const uint32_t first = blockIdx.x * a.block_rows;
+    const uint32_t count = min(a.block_rows, a.rows - first);
+    const T* x = static_cast<const T*>(a.x) + uint64_t{first} * a.channels;
+    float sums[2][kWidth] = {};
+    if (tile.is_inside) {
+        const Vec<T, kWidth> pivot = load_vec<kWidth>(x + tile.channel);
+#pragma unroll 4
+        for (uint32_t row = tile.row; row < count; row += Tile::kRows) {
+            const Vec<T, kWidth> v = load_vec<kWidth>(x + uint64_t{row} * a.channels + tile.channel);
+#pragma unroll
+            for (int i = 0; i < kWidth; i++) {
+                const float apart = float(v[i]) - float(pivot[i]);
+                sums[0][i] += apart;
+                sums[1][i] += apart * apart;
+            }
+        }
+    }
+    float totals[2] = {};
+    sum_rows<Tile>(sums, totals);
+    const uint32_t channel = blockIdx.y * Tile::kChannels + threadIdx.x;
+    if (threadIdx.x >= Tile::kChannels || channel >= a.channels) return;
+    const float apart = totals[0] / static_cast<float>(count);
+    float* to = a.partials + uint64_t{2} * blockIdx.x * a.channels + channel;
+    to[0] = float(x[channel]) + apart;
+    to[a.channels] = totals[1] - totals[0] * apart;
+}
+
+template <class T>
+static __device__ void batch_norm_partials(const BatchNormPartialsArgs& a) {
+    if (a.is_wide) {
+        partials<T, true>(a);
+    } else {
+        partials<T, false>(a);
+    }
+}
+
+KERNEL(batch_norm_partials_f32, BatchNormPartialsArgs, 256) { batch_norm_partials<float>(args); }
+KERNEL(batch_norm_partials_bf16, BatchNormPartialsArgs, 256) { batch_norm_partials<bf16>(args); }
+
+static __device__ void move(float* running, float batch_share, double batch) {
+    const double share = batch_share;
+    *running = static_cast<float>((1.0 - share) * *running + share * batch);
+}
+
+KERNEL(batch_norm_finalize, BatchNormFinalizeArgs, 256) {
+    const uint32_t channel = blockIdx.x * kTotalColumns + threadIdx.x % kTotalColumns;
+    const uint32_t first = threadIdx.x / kTotalColumns;
+    const bool is_inside = channel < args.channels;
+    const float* partial = args.partials + channel;
+    const uint64_t stride = uint64_t{2} * args.channels;
+    const auto rows_of = [&](uint32_t block) {
+        return static_cast<double>(min(args.block_rows, args.rows - block * args.block_rows));
+    };
+    const uint32_t num_blocks = is_inside ? args.num_blocks : 0;
+    double sum = 0.0;
+    for (uint32_t block = first; block < num_blocks; block += kTotalRows) {
+        sum += rows_of(block) * partial[block * stride];
+    }
+    const double mean = sum_column(sum) / args.rows;
+    double squares = 0.0;
+    for (uint32_t block = first; block < num_blocks; block += kTotalRows) {
+        const double apart = partial[block * stride] - mean;
+        squares += partial[block * stride + args.channels] + rows_of(block) * apart * apart;
+    }
+    const double m2 = sum_column(squares);
+    if (first != 0 || !is_inside) return;
+    args.save_mean[channel] = static_cast<float>(mean);
+    args.save_rstd[channel] = static_cast<float>(1.0 / sqrt(m2 / args.rows + double{args.eps}));
+    move(args.running_mean + channel, args.bn_momentum, mean);
+    move(args.running_var + channel, args.bn_momentum, m2 / (args.rows - 1.0));
+}

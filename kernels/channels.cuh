@@ -1,0 +1,81 @@
+// Blocks of 256 threads over a matrix of rows (pixels) by channels: what batch norm and average pooling are made of.
+//
+//   a block covers a range of rows and a tile of kChannels neighbouring channels; blockIdx.y is the tile
+//   a thread owns kWidth of those channels and takes every kRows-th row of the range
+//
+//             channels of the tile ->
+//   rows      | t0      | t1      | .. | t7      |     kWide: 8 threads side by side, 16 bytes of channels each:
+//    |        | t8      | t9      | .. | t15     |     128 bytes of a row, four rows a warp
+//    v        | ..                               |     otherwise 32 threads side by side, one channel each: a row a warp
+//
+// A thread keeps its channels, so what belongs to a channel is loaded once and lives in registers.
+#pragma once
+
+#include "elementwise.cuh"
+
+template <class T, bool kIsWide>
+struct ChannelTile {
+    static constexpr int kThreads = 256;
+    static constexpr int kWidth = kIsWide ? kVecElems<T> : 1;
+    static constexpr int kColumns = kIsWide ? 8 : 32;
+    static constexpr int kRows = kThreads / kColumns;
+    static constexpr int kChannels = kColumns * kWidth;
+
+    uint32_t row;      // first of this thread, counted from the block's first
+    uint32_t channel;  // first of this thread
+    bool is_inside;    // there are such channels
+
+    __device__ __forceinline__ explicit ChannelTile(uint32_t channels)
+        : row(threadIdx.x / kColumns),
+          channel(blockIdx.y * kChannels + threadIdx.x % kColumns * kWidth),
+          is_inside(channel < channels) {}
+};
+
+// Sums of N values of each channel over the rows of a block. Thread t < kChannels returns those of channel
+// blockIdx.y * kChannels + t in `totals`; every thread of the block must call it, those outside with zeros.
+// Order: lanes of a warp that share channels (a butterfly), then the warps one after another.
+template <class Tile, int N>
+static __device__ void sum_rows(float (&values)[N][Tile::kWidth], float (&totals)[N]) {
+    constexpr int kWarps = Tile::kThreads / kWarpThreads;
+    __shared__ float partials[N][kWarps][Tile::kChannels];
+    const int warp = static_cast<int>(threadIdx.x) / kWarpThreads;
+    const int lane = static_cast<int>(threadIdx.x) % kWarpThreads;
+#pragma unroll
+    for (int n = 0; n < N; n++) {
+#pragma unroll
+        for (int i = 0; i < Tile::kWidth; i++) {
+#pragma unroll
+            for (int distance = kWarpThreads / 2; distance >= Tile::kColumns; distance /= 2) {
+                values[n][i] += __shfl_xor_sync(0xffffffffu, values[n][i], distance);
+            }
+            if (lane < Tile::kColumns) partials[n][warp][lane * Tile::kWidth + i] = values[n][i];
+        }
+    }
+    __syncthreads();
+    if (threadIdx.x >= Tile::kChannels) return;
+#pragma unroll
+    for (int n = 0; n < N; n++) {
+        totals[n] = partials[n][0][threadIdx.x];
+        for (int w = 1; w < kWarps; w++) totals[n] += partials[n][w][threadIdx.x];
+    }
+}
+
+// The second step of such sums: blocks of 256 threads of which 8 side by side take neighbouring channels (a 32-byte
+// sector of partial sums) and 32 one below another share the row blocks.
+constexpr int kTotalColumns = 8;
+constexpr int kTotalRows = 32;
+
+// Sum of `value` over the threads of a column, in each of them. Every thread of the block must call it.
+// Order: halves are added, 128 threads to 128, then 64 to 64, down to one row.
+static __device__ double sum_column(double value) {
+    __shared__ double values[kTotalColumns * kTotalRows];
+    __syncthreads();  // the sum before this one may still be read
+    values[threadIdx.x] = value;
+#pragma unroll
+    for (uint32_t half = kTotalColumns * kTotalRows / 2; half >= kTotalColumns; half /= 2) {
+        __syncthreads();
+        if (threadIdx.x < half) values[threadIdx.x] += values[threadIdx.x + half];
+    }
+    __syncthreads();
+    return values[threadIdx.x % kTotalColumns];
+}

@@ -1,0 +1,19 @@
+// conv2d_fprop: y = cross-correlation of x with w, as implicit GEMM
+// Math      y[n,p,q,k] = sum_rsc x[n, p*stride_h-pad_h+r, q*stride_w-pad_w+s, c] * w[k,r,s,c]
+// Layout    x NHWC, w KRSC, y NPQK, all f32 or all bf16; f32 accumulation
+// GEMM      gemm_m = N*P*Q, gemm_n = K, gemm_k = R*S*C
+// Mapping   conv2d_tap_gemm.cuh on CUDA cores, conv2d_tap_mma.cuh on tensor cores
+// Cost      2*R*S*C flop per output; DRAM floor = bytes(x) + bytes(w) + bytes(y)
+// Tuned for tile128x128: N256 32x32 C128 K128 3x3 s1: 2048 tiles, 77 GFLOP, 134 MB; tile128x64: 64 channels;
+//           tile64x64: layers of few tiles
+// Requires  per row of VARIANTS in src/ops/conv2d/launch.rs; the rows without a tile take anything
+// Numerics  one ascending sum over gemm_k per output, no atomics, repeatable
+// Reference Conv2dFprop::cpu in src/ops/conv2d
+#include "conv2d_tap_gemm.cuh"
+#include "conv2d_tap_mma.cuh"
+
+KERNEL(conv2d_fprop_f32, Conv2dArgs, 256) { tap_gemm::run<float, Pass::kFprop>(args); }
+KERNEL(conv2d_fprop_bf16, Conv2dArgs, 256) { tap_gemm::run<bf16, Pass::kFprop>(args); }
+KERNEL(conv2d_fprop_tile128x128_bf16, Conv2dArgs, 128) { tap_mma::run<mma_tile::Tile128x128, Pass::kFprop>(args); }
+KERNEL(conv2d_fprop_tile128x64_bf16, Conv2dArgs, 128) { tap_mma::run<mma_tile::Tile128x64, Pass::kFprop>(args); }
+KERNEL(conv2d_fprop_tile64x64_bf16, Conv2dArgs, 128) { tap_mma::run<mma_tile::Tile64x64, Pass::kFprop>(args); }

@@ -1,0 +1,216 @@
+// fprop and dgrad as implicit GEMM on the CUDA cores: any shape, f32 arithmetic, storage f32 or bf16.
+//
+// GEMM      gemm_m = output positions of a class, gemm_n = output channels, gemm_k = taps * source channels
+// Mapping   block -> 64x64 tile of one class; thread -> 4x4 outputs; slabs of 16 gemm_k positions through two shared
+//           buffers (17 KiB), the next slab being in registers while one is multiplied
+//           grid = (row tiles * column tiles, classes, splits of gemm_k); column tiles of the same rows are neighbours
+// Numerics  each output is one sum in ascending gemm_k (per split), fused multiply-adds; no atomics, repeatable
+#pragma once
+
+#include "conv2d_taps.cuh"
+
+namespace tap_gemm {
+
+constexpr int kTile = 64;
+constexpr int kSlab = 16;
+constexpr int kThreads = 256;
+// Elements of each operand that a thread stages per slab, and the edge of its square of outputs.
+constexpr int kPerThread = kTile * kSlab / kThreads;
+constexpr int kRowsApart = kThreads / kSlab;
+// Four floats more keep rows 16-byte aligned and spread the staging writes over the banks.
+constexpr int kPitch = kTile + 4;
+
+struct alignas(16) Buffer {
+    float at[kSlab][kPitch];
+};
+
+// The source pixels under this thread's rows: position `threadIdx.x % kSlab` of a slab for rows kRowsApart apart.
+template <class T>
+struct SourceGather {
+    const T* image[kPerThread];
+    int32_t h[kPerThread], w[kPerThread];
+    Digits tap, step;
+    Radix radix;
+
+    __device__ SourceGather(const Conv2dArgs& a, const TapPlane& plane, int32_t row_first, int32_t num_rows,
+                            int32_t k_first) {
+        const int32_t k = static_cast<int32_t>(threadIdx.x) % kSlab;
+        const int64_t image_elems = static_cast<int64_t>(a.src_h) * a.src_w * a.src_c;
+        radix = tap_radix(plane, a.src_c);
+        tap = digits_of(k_first + k, radix);
+        step = digits_of(kSlab, radix);
+#pragma unroll
+        for (int i = 0; i < kPerThread; i++) {
+            const int32_t row = row_first + static_cast<int32_t>(threadIdx.x) / kSlab + i * kRowsApart;
+            const Digits pixel = digits_of(min(row, num_rows - 1), pixel_radix(plane));
+            image[i] = static_cast<const T*>(a.src) + pixel.hi * image_elems;
+            h[i] = row < num_rows ? pixel.mid * plane.h.src_step + plane.h.src_first : kOutside;
+            w[i] = pixel.lo * plane.w.src_step + plane.w.src_first;
+        }
+    }
+
+    __device__ __forceinline__ void load(const Conv2dArgs& a, bool in_range, float (&values)[kPerThread]) {
+#pragma unroll
+        for (int i = 0; i < kPerThread; i++) {
+            const int32_t src_h = h[i] + tap.hi, src_w = w[i] + tap.mid;
+            const bool valid = in_range && within(src_h, a.src_h) && within(src_w, a.src_w);
+            values[i] = valid ? static_cast<float>(
+                                    image[i][(static_cast<int64_t>(src_h) * a.src_w + src_w) * a.src_c + tap.lo])
+                              : 0.0f;
+        }
+        advance(tap, step, radix);
+    }
+
+    static __device__ __forceinline__ void store(Buffer& tile, const float (&values)[kPerThread]) {
+#pragma unroll
+        for (int i = 0; i < kPerThread; i++) {
+            tile.at[threadIdx.x % kSlab][threadIdx.x / kSlab + i * kRowsApart] = values[i];
+        }
+    }
+};
+
+// The filters of an fprop: gemm_k positions of one filter are contiguous, so lanes run along them.
+template <class T, Pass kPass>
+struct WeightGather {
+    const T* weights;
+    int32_t col, gemm_k;
+
+    __device__ WeightGather(const Conv2dArgs& a, const TapPlane&, int32_t col_first, int32_t k_first) {
+        gemm_k = a.kernel_h * a.kernel_w * a.src_c;
+        col = col_first + static_cast<int32_t>(threadIdx.x) / kSlab;
+        weights = static_cast<const T*>(a.weights) + static_cast<int64_t>(col) * gemm_k + k_first + threadIdx.x % kSlab;
+    }
+
+    __device__ __forceinline__ void load(const Conv2dArgs& a, int32_t k_left, float (&values)[kPerThread]) {
+        const bool in_range = static_cast<int32_t>(threadIdx.x) % kSlab < k_left;
+#pragma unroll
+        for (int i = 0; i < kPerThread; i++) {
+            const bool valid = in_range && col + i * kRowsApart < a.out_c;
+            values[i] = valid ? static_cast<float>(weights[static_cast<int64_t>(i) * kRowsApart * gemm_k]) : 0.0f;
+        }
+        weights += kSlab;
+    }
+
+    static __device__ __forceinline__ void store(Buffer& tile, const float (&values)[kPerThread]) {
+#pragma unroll
+        for (int i = 0; i < kPerThread; i++) {
+            tile.at[threadIdx.x % kSlab][threadIdx.x / kSlab + i * kRowsApart] = values[i];
+        }
+    }
+};
+
+// The filters of a dgrad: input channels are contiguous, so lanes run along the columns of the tile.
+template <class T>
+struct WeightGather<T, Pass::kDgrad> {
+    const T* weights;
+    int32_t col;
+    TapPlane plane;
+    Digits tap, step;
+    Radix radix;
+
+    __device__ WeightGather(const Conv2dArgs& a, const TapPlane& taps, int32_t col_first, int32_t k_first)
+        : plane(taps) {
+        col = col_first + static_cast<int32_t>(threadIdx.x) % kRowsApart;
+        weights = static_cast<const T*>(a.weights);
+        radix = tap_radix(plane, a.src_c);
+        tap = digits_of(k_first + static_cast<int32_t>(threadIdx.x) / kRowsApart, radix);
+        step = digits_of(kSlab, radix);
+    }
+
+    __device__ __forceinline__ void load(const Conv2dArgs& a, int32_t k_left, float (&values)[kPerThread]) {
+        const bool in_range = static_cast<int32_t>(threadIdx.x) / kRowsApart < k_left;
+        const int32_t r = plane.h.weight_first + tap.hi * plane.h.weight_step;
+        const int32_t s = plane.w.weight_first + tap.mid * plane.w.weight_step;
+        const int64_t line = (static_cast<int64_t>(tap.lo) * a.kernel_h + r) * a.kernel_w + s;
+#pragma unroll
+        for (int i = 0; i < kPerThread; i++) {
+            const bool valid = in_range && col + i * kRowsApart < a.out_c;
+            values[i] = valid ? static_cast<float>(weights[line * a.out_c + col + i * kRowsApart]) : 0.0f;
+        }
+        advance(tap, step, radix);
+    }
+
+    static __device__ __forceinline__ void store(Buffer& tile, const float (&values)[kPerThread]) {
+#pragma unroll
+        for (int i = 0; i < kPerThread; i++) {
+            tile.at[threadIdx.x / kRowsApart][threadIdx.x % kRowsApart + i * kRowsApart] = values[i];
+        }
+    }
+};
+
+// acc += the product of one slab; this thread's outputs start at (row, col) of the tile.
+static __device__ __forceinline__ void multiply(const Buffer& rows, const Buffer& cols, int row, int col,
+                                                float (&acc)[kPerThread][kPerThread]) {
+#pragma unroll
+    for (int k = 0; k < kSlab; k++) {
+        const Vec<float, kPerThread> a = load_vec<kPerThread>(&rows.at[k][row]);
+        const Vec<float, kPerThread> b = load_vec<kPerThread>(&cols.at[k][col]);
+#pragma unroll
+        for (int i = 0; i < kPerThread; i++) {
+#pragma unroll
+            for (int j = 0; j < kPerThread; j++) acc[i][j] = fmaf(a[i], b[j], acc[i][j]);
+        }
+    }
+}
+
+template <class T>
+static __device__ __forceinline__ void write(const Conv2dArgs& a, const TapPlane& plane, int32_t row_first,
+                                             int32_t num_rows, int32_t col_first,
+                                             const float (&acc)[kPerThread][kPerThread]) {
+    const int64_t out_elems = static_cast<int64_t>(a.batch) * a.out_h * a.out_w * a.out_c;
+    T* out = static_cast<T*>(a.out) + blockIdx.z * out_elems;
+    const T* addend = static_cast<const T*>(a.addend);
+    for (int i = 0; i < kPerThread; i++) {
+        if (row_first + i >= num_rows) break;
+        const int64_t offset = out_offset(a, plane, row_first + i);
+#pragma unroll
+        for (int j = 0; j < kPerThread; j++) {
+            const int32_t col = col_first + j;
+            if (col >= a.out_c) break;
+            const float before = addend == nullptr ? 0.0f : static_cast<float>(addend[offset + col]);
+            out[offset + col] = static_cast<T>(before + acc[i][j]);
+        }
+    }
+}
+
+template <class T, Pass kPass>
+static __device__ void run(const Conv2dArgs& a) {
+    __shared__ Buffer source_tile[2], weight_tile[2];
+    const TapPlane plane = tap_plane<kPass>(a, static_cast<int32_t>(blockIdx.y));
+    const int32_t num_rows = a.batch * plane.num_out();
+    const int32_t gemm_k = plane.num_taps() * a.src_c;
+    const int32_t col_tiles = ceil_div(a.out_c, kTile);
+    const int32_t row_first = static_cast<int32_t>(blockIdx.x) / col_tiles * kTile;
+    const int32_t col_first = static_cast<int32_t>(blockIdx.x) % col_tiles * kTile;
+    if (row_first >= num_rows) return;  // the grid is made for the class with most positions
+    const int32_t k_first = static_cast<int32_t>(blockIdx.z) * a.k_per_split;
+    const int32_t k_end = min(gemm_k, k_first + a.k_per_split);
+
+    SourceGather<T> sources(a, plane, row_first, num_rows, k_first);
+    WeightGather<T, kPass> weights(a, plane, col_first, k_first);
+    const int32_t k_source = static_cast<int32_t>(threadIdx.x) % kSlab;
+    const int row = static_cast<int>(threadIdx.x) / kRowsApart * kPerThread;
+    const int col = static_cast<int>(threadIdx.x) % kRowsApart * kPerThread;
+    float acc[kPerThread][kPerThread] = {};
+    float next_source[kPerThread], next_weight[kPerThread];
+    int buffer = 0;
+    if (k_first < k_end) {
+        sources.load(a, k_first + k_source < k_end, next_source);
+        weights.load(a, k_end - k_first, next_weight);
+    }
+    for (int32_t k = k_first; k < k_end; k += kSlab) {
+        SourceGather<T>::store(source_tile[buffer], next_source);
+        WeightGather<T, kPass>::store(weight_tile[buffer], next_weight);
+        // One barrier a slab is enough: a buffer is written again only after the barrier that follows its last reads.
+        __syncthreads();
+        if (k + kSlab < k_end) {
+            sources.load(a, k + kSlab + k_source < k_end, next_source);
+            weights.load(a, k_end - k - kSlab, next_weight);
+        }
+        multiply(source_tile[buffer], weight_tile[buffer], row, col, acc);
+        buffer ^= 1;
+    }
+    write<T>(a, plane, row_first + row, num_rows, col_first + col, acc);
+}
+
+}  // namespace tap_gemm

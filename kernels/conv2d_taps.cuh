@@ -1,0 +1,122 @@
+// Index maps of convolutions, shared by every fprop, dgrad and wgrad kernel: which source pixel and which filter row a
+// tap pairs, and how a flat position is taken apart without divisions in the inner loop.
+//
+// fprop and dgrad are one computation over one pair of axes. With u the output position along an axis and t the tap,
+//   out[out_first + u * out_step] = sum_t src[u * src_step + src_first + t] * w[weight_first + t * weight_step]
+// and source positions outside 0..src_extent read as zero. A dgrad of stride s falls into s classes of output positions
+// (equal remainder by s), each with its own few taps, stepping through its output by s. Together the classes write every
+// element of dx exactly once.
+#pragma once
+
+#include "common.cuh"
+
+// Extents of one fprop or dgrad. fprop: src = x, out = y. dgrad: src = dy, out = dx. Filters are KRSC in both.
+struct Conv2dArgs {
+    const void* src;
+    const void* weights;
+    const void* addend;  // of the shape of out, added to the result; may be out itself; null for none
+    void* out;
+    int32_t batch;
+    int32_t src_h, src_w, src_c;
+    int32_t out_h, out_w, out_c;
+    int32_t kernel_h, kernel_w;
+    int32_t stride_h, stride_w;
+    int32_t pad_h, pad_w;
+    int32_t k_per_split;  // gemm_k positions per blockIdx.z, whose results lie one behind the other in out
+};
+KERNEL_ARGS(Conv2dArgs, src, weights, addend, out, batch, src_h, src_w, src_c, out_h, out_w, out_c, kernel_h, kernel_w,
+            stride_h, stride_w, pad_h, pad_w, k_per_split)
+
+enum class Pass { kFprop, kDgrad };
+
+struct TapAxis {
+    int32_t num_out, out_first, out_step;
+    int32_t src_step, src_first;
+    int32_t num_taps, weight_first, weight_step;
+};
+
+static __device__ __forceinline__ TapAxis fprop_axis(int32_t out_extent, int32_t kernel, int32_t stride, int32_t pad) {
+    return {out_extent, 0, 1, stride, -pad, kernel, 0, 1};
+}
+
+// The class of output positions h = u * stride + residue. Filter row r meets them where h + pad - r is a multiple of the
+// stride: r = first, first + stride, ... Taps run through them downwards, so that source positions ascend.
+static __device__ __forceinline__ TapAxis dgrad_axis(int32_t out_extent, int32_t kernel, int32_t stride, int32_t pad,
+                                                     int32_t residue) {
+    const int32_t first = (residue + pad) % stride;
+    const int32_t taps = first < kernel ? ceil_div(kernel - first, stride) : 0;
+    const int32_t positions = ceil_div(out_extent - residue, stride);
+    return {positions, residue, stride, 1, (residue + pad) / stride - (taps - 1), taps, first + (taps - 1) * stride,
+            -stride};
+}
+
+struct TapPlane {
+    TapAxis h, w;
+
+    __device__ __forceinline__ int32_t num_out() const { return h.num_out * w.num_out; }
+    __device__ __forceinline__ int32_t num_taps() const { return h.num_taps * w.num_taps; }
+    // Whether the positions of the class are all positions, in order.
+    __device__ __forceinline__ bool is_dense() const { return h.out_step == 1 && w.out_step == 1; }
+};
+
+template <Pass kPass>
+static __device__ __forceinline__ TapPlane tap_plane(const Conv2dArgs& a, int32_t output_class) {
+    if (kPass == Pass::kFprop) {
+        return {fprop_axis(a.out_h, a.kernel_h, a.stride_h, a.pad_h),
+                fprop_axis(a.out_w, a.kernel_w, a.stride_w, a.pad_w)};
+    }
+    return {dgrad_axis(a.out_h, a.kernel_h, a.stride_h, a.pad_h, output_class / a.stride_w),
+            dgrad_axis(a.out_w, a.kernel_w, a.stride_w, a.pad_w, output_class % a.stride_w)};
+}
+
+// A flat position in mixed radix, hi unbounded. Adding the digits of a step, with carries, walks it without division.
+struct Radix {
+    int32_t lo, mid;
+};
+
+struct Digits {
+    int32_t lo, mid, hi;
+};
+
+static __device__ __forceinline__ Digits digits_of(int32_t position, Radix radix) {
+    const int32_t rest = position / radix.lo;
+    return {position % radix.lo, rest % radix.mid, rest / radix.mid};
+}
+
+static __device__ __forceinline__ void advance(Digits& digits, const Digits& step, Radix radix) {
+    digits.lo += step.lo;
+    digits.mid += step.mid;
+    digits.hi += step.hi;
+    if (digits.lo >= radix.lo) {
+        digits.lo -= radix.lo;
+        digits.mid++;
+    }
+    if (digits.mid >= radix.mid) {
+        digits.mid -= radix.mid;
+        digits.hi++;
+    }
+}
+
+// The taps' flat position: channel, tap column, tap row. A class without taps has no positions; its radix must not be 0.
+static __device__ __forceinline__ Radix tap_radix(const TapPlane& plane, int32_t channels) {
+    return {channels, max(plane.w.num_taps, 1)};
+}
+
+// An output position's flat position: column, row, image.
+static __device__ __forceinline__ Radix pixel_radix(const TapPlane& plane) { return {plane.w.num_out, plane.h.num_out}; }
+
+// A coordinate from which no tap reaches the source: the row of a tile behind the last output position.
+constexpr int32_t kOutside = -(1 << 30);
+
+static __device__ __forceinline__ bool within(int32_t position, int32_t extent) {
+    return static_cast<uint32_t>(position) < static_cast<uint32_t>(extent);
+}
+
+// Where the output position `row` of a class lies in out, in elements, channel 0.
+static __device__ __forceinline__ int64_t out_offset(const Conv2dArgs& a, const TapPlane& plane, int32_t row) {
+    if (plane.is_dense()) return static_cast<int64_t>(row) * a.out_c;
+    const Digits pixel = digits_of(row, pixel_radix(plane));
+    const int32_t h = plane.h.out_first + pixel.mid * plane.h.out_step;
+    const int32_t w = plane.w.out_first + pixel.lo * plane.w.out_step;
+    return ((static_cast<int64_t>(pixel.hi) * a.out_h + h) * a.out_w + w) * a.out_c;
+}

@@ -1,0 +1,63 @@
+// The emulator's C++ side: the per-thread words of CUDA, and the functions that the compiler's sanitizers call before
+// every memory access of a checked kernel. Each goes on to src/device/simt/hooks.rs with the address of the code that
+// called, from which a finding gets its source line.
+#include "host.h"
+
+extern "C" {
+
+__thread simt::ThreadState simt_thread_state;
+
+simt::ThreadState* simt_thread_state_address() { return &simt_thread_state; }
+
+void simt_access(const void* address, uint64_t num_bytes, uint32_t is_write, const void* code);
+void simt_index_outside_array(const char* file, uint32_t line, const char* array_type, int64_t index);
+void simt_misaligned(const char* file, uint32_t line, const char* type, uint32_t alignment, const void* address);
+
+// -fsanitize=thread
+#define ACCESS(bytes)                                                                                            \
+    void __tsan_read##bytes(void* address) { simt_access(address, bytes, 0, __builtin_return_address(0)); }      \
+    void __tsan_write##bytes(void* address) { simt_access(address, bytes, 1, __builtin_return_address(0)); }     \
+    void __tsan_unaligned_read##bytes(void* address) { simt_access(address, bytes, 0, __builtin_return_address(0)); } \
+    void __tsan_unaligned_write##bytes(void* address) { simt_access(address, bytes, 1, __builtin_return_address(0)); }
+ACCESS(1)
+ACCESS(2)
+ACCESS(4)
+ACCESS(8)
+ACCESS(16)
+void __tsan_read_range(void* address, uint64_t bytes) { simt_access(address, bytes, 0, __builtin_return_address(0)); }
+void __tsan_write_range(void* address, uint64_t bytes) { simt_access(address, bytes, 1, __builtin_return_address(0)); }
+void __tsan_init() {}
+void __tsan_func_entry(void*) {}
+void __tsan_func_exit() {}
+
+// -fsanitize=bounds,alignment. The structs are the compilers' own, the same for GCC and Clang.
+struct SourceLocation {
+    const char* file;
+    uint32_t line, column;
+};
+struct TypeDescriptor {
+    uint16_t kind, info;
+    char name[1];
+};
+struct OutOfBounds {
+    SourceLocation location;
+    const TypeDescriptor *array_type, *index_type;
+};
+struct TypeMismatch {
+    SourceLocation location;
+    const TypeDescriptor* type;
+    uint8_t log_alignment, kind;
+};
+
+void __ubsan_handle_out_of_bounds(OutOfBounds* data, intptr_t index) {
+    // Bit 0 of `info` says signed; above it stands the logarithm of the width, which is 6 at most here.
+    const uint32_t bits = 1u << (data->index_type->info >> 1);
+    const bool is_narrow_signed = (data->index_type->info & 1) && bits < 64;
+    const int64_t value = is_narrow_signed ? index << (64 - bits) >> (64 - bits) : index;
+    simt_index_outside_array(data->location.file, data->location.line, data->array_type->name, value);
+}
+
+void __ubsan_handle_type_mismatch_v1(TypeMismatch* data, const void* address) {
+    simt_misaligned(data->location.file, data->location.line, data->type->name, 1u << data->log_alignment, address);
+}
+}

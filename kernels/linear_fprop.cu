@@ -1,0 +1,12 @@
+// linear_fprop: y = x w^T + b, as the 1x1 convolution of 1x1 images
+// Math      y[n,j] = sum_i x[n,i] * w[j,i] + b[j]
+// Layout    x [N, features], w [classes, features], b [classes], y [N, classes], all f32
+// Mapping   a batch and a hundred classes make few tiles, so features are split over blockIdx.z into a workspace
+//           [splits][N][classes]; the second kernel adds the parts in their order, then the bias
+// Numerics  see conv2d_tap_gemm.cuh; no atomics, repeatable
+// Reference LinearFprop::cpu in src/ops/linear.rs
+#include "conv2d_tap_gemm.cuh"
+#include "split_sum.cuh"
+
+KERNEL(linear_fprop_f32, Conv2dArgs, 256) { tap_gemm::run<float, Pass::kFprop>(args); }
+KERNEL(linear_fprop_bias_f32, SplitSumArgs, 256) { split_sum(args); }

@@ -1,0 +1,76 @@
+// max_pool_fwd: the largest value of each window, and where in the window it lay
+// Math      y[n,p,q,c] = max over taps (r,s) of x[n, p*stride_h-pad_h+r, q*stride_w-pad_w+s, c], padding left out;
+//           argmax = r*kernel_w + s of the first largest. A NaN counts as larger than any number, the last NaN of a
+//           window as the largest, as in PyTorch
+// Layout    x NHWC, y and argmax (u8) NPQC
+// Mapping   grid-stride loop over (n,p,q, vector of channels): 16 bytes of channels a thread, or one channel where C is
+//           no multiple of that
+// Cost      kernel_h*kernel_w comparisons per output; DRAM floor = bytes(x) + bytes(y) + bytes(argmax); windows that
+//           overlap meet in the cache
+// Numerics  exact
+// Requires  x, y and argmax aligned to 16 bytes; is_wide only if C is a multiple of 16 / sizeof(T); fewer than 2^32
+//           vectors; windows of at most 256 taps, padding at most half of a window; grid.x >= 1
+// Reference MaxTile in src/ops/max_pool.rs
+#include "pool.cuh"
+
+struct MaxPoolFwdArgs {
+    const void* x;
+    void* y;
+    uint8_t* argmax;
+    uint64_t num_windows;
+    uint32_t channels, height, width, out_height, out_width;
+    uint32_t kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w, is_wide;
+};
+KERNEL_ARGS(MaxPoolFwdArgs, x, y, argmax, num_windows, channels, height, width, out_height, out_width, kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w, is_wide)
+
+template <class T, int kWidth>
+static __device__ void largest_of_windows(const MaxPoolFwdArgs& a) {
+    const uint32_t vecs = a.channels / kWidth;
+    const uint64_t num_vecs = a.num_windows * vecs;
+    for (uint64_t i = grid_thread(); i < num_vecs; i += grid_threads()) {
+        const uint32_t window = static_cast<uint32_t>(i) / vecs;
+        const uint32_t channel = (static_cast<uint32_t>(i) - window * vecs) * kWidth;
+        const uint32_t q = window % a.out_width, np = window / a.out_width;
+        const uint32_t p = np % a.out_height, n = np / a.out_height;
+        const Range rows = taps_within(p * a.stride_h, a.pad_h, a.kernel_h, a.height);
+        const Range columns = taps_within(q * a.stride_w, a.pad_w, a.kernel_w, a.width);
+        Vec<T, kWidth> largest;
+        Vec<uint8_t, kWidth> argmax;
+#pragma unroll
+        for (int k = 0; k < kWidth; k++) {
+            largest[k] = T(-INFINITY);
+            argmax[k] = static_cast<uint8_t>(rows.first * a.kernel_w + columns.first);
+        }
+        for (uint32_t r = rows.first; r < rows.end; r++) {
+            for (uint32_t s = columns.first; s < columns.end; s++) {
+                const uint32_t h = p * a.stride_h + r - a.pad_h, w = q * a.stride_w + s - a.pad_w;
+                const uint64_t pixel = (uint64_t{n} * a.height + h) * a.width + w;
+                const T* from = static_cast<const T*>(a.x) + pixel * a.channels + channel;
+                const Vec<T, kWidth> x = load_vec<kWidth>(from);
+#pragma unroll
+                for (int k = 0; k < kWidth; k++) {
+                    const float value = float(x[k]);
+                    if (value > float(largest[k]) || value != value) {
+                        largest[k] = x[k];
+                        argmax[k] = static_cast<uint8_t>(r * a.kernel_w + s);
+                    }
+                }
+            }
+        }
+        const uint64_t to = uint64_t{window} * a.channels + channel;
+        store_vec(static_cast<T*>(a.y) + to, largest);
+        store_vec(a.argmax + to, argmax);
+    }
+}
+
+template <class T>
+static __device__ void max_pool_fwd(const MaxPoolFwdArgs& a) {
+    if (a.is_wide) {
+        largest_of_windows<T, kVecElems<T>>(a);
+    } else {
+        largest_of_windows<T, 1>(a);
+    }
+}
+
+KERNEL(max_pool_fwd_f32, MaxPoolFwdArgs, 256) { max_pool_fwd<float>(args); }
+KERNEL(max_pool_fwd_bf16, MaxPoolFwdArgs, 256) { max_pool_fwd<bf16>(args); }

@@ -1,0 +1,39 @@
+// softmax_xent_bwd: the gradient of the logits
+// Math      dlogits[n,j] = dloss / counted * (probs[n,j] - (j == label ? 1-e : 0) - e/classes), e = label_smoothing; 0
+//           for padding (label -1)
+// Layout    probs, dlogits: rows of `classes` f32; labels i32 [rows]; dloss one f32; dlogits may lie over probs
+// Mapping   warp -> row, lane -> every 32nd class; every block counts the labels itself
+// Cost      3 flop per logit; DRAM floor = bytes(probs) + bytes(dlogits)
+// Numerics  f32; no atomics
+// Requires  grid.x = ceil(rows / 8)
+// Reference SoftmaxXentBwd in src/ops/softmax_xent.rs
+#include "softmax_xent.cuh"
+
+struct SoftmaxXentBwdArgs {
+    const float* dloss;
+    const float* probs;
+    const int32_t* labels;
+    float* dlogits;
+    uint32_t rows, classes;
+    double label_smoothing;
+};
+KERNEL_ARGS(SoftmaxXentBwdArgs, dloss, probs, labels, dlogits, rows, classes, label_smoothing)
+
+KERNEL(softmax_xent_bwd, SoftmaxXentBwdArgs, 256) {
+    uint32_t counted = 0;
+    for (uint32_t row = threadIdx.x; row < args.rows; row += 256) counted += args.labels[row] != kPaddingLabel;
+    counted = block_sum<256>(counted);
+    const uint32_t row = blockIdx.x * kRowsPerBlock + threadIdx.x / kWarpThreads;
+    const uint32_t lane = threadIdx.x % kWarpThreads;
+    if (row >= args.rows) return;
+    const float scale = *args.dloss * (1.0f / static_cast<float>(max(counted, 1u)));
+    const float spread = static_cast<float>(args.label_smoothing / args.classes);
+    const float peak = static_cast<float>(1.0 - args.label_smoothing);
+    const int32_t label = args.labels[row];
+    const float* probs = args.probs + uint64_t{row} * args.classes;
+    float* dlogits = args.dlogits + uint64_t{row} * args.classes;
+    for (uint32_t j = lane; j < args.classes; j += kWarpThreads) {
+        const float target = j == static_cast<uint32_t>(label) ? peak : 0.0f;
+        dlogits[j] = label == kPaddingLabel ? 0.0f : (probs[j] - target - spread) * scale;
+    }
+}

@@ -1,0 +1,555 @@
+//! Runs one block: a coroutine for each of its threads, and a scheduler that resumes them between barriers in an order
+//! drawn from a seed.
+
+use std::cell::{Cell, RefCell};
+use std::ops::Range;
+
+use corosensei::stack::{DefaultStack, Stack};
+use corosensei::{Coroutine, CoroutineResult, Yielder};
+
+use super::abi::{ThreadState, WarpCall, call_name, kind};
+use super::checker::{Checker, thread_idx};
+use super::finding::{Finding, Place};
+use super::shadow::Access;
+use super::warp;
+
+/// Enough for a kernel's local arrays and, in a checked launch, for judging an access.
+const STACK_BYTES: usize = 64 << 10;
+
+/// The most dynamic shared memory of a block, as on sm_90.
+pub const MAX_DYNAMIC_SHARED_BYTES: usize = 227 << 10;
+
+const WARP_THREADS: usize = 32;
+
+/// A launch, as the blocks see it.
+#[derive(Debug, Clone, Copy)]
+pub struct Launch<'a> {
+    pub kernel: &'static str,
+    pub entry: unsafe extern "C" fn(*const u8),
+    pub arguments: &'a [u64],
+    pub grid_dim: [u32; 3],
+    pub block_dim: [u32; 3],
+    pub seed: u64,
+}
+
+/// What a thread waits for.
+#[derive(Debug, Clone, Copy)]
+enum Wait {
+    /// Its turn.
+    Turn,
+    /// `__syncthreads` at that place.
+    Barrier(Place),
+    /// The other lanes of its warp.
+    Warp(*mut WarpCall),
+    /// Nothing more: the kernel has returned.
+    Exited,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct PendingCopy {
+    to: *mut u8,
+    /// Null for zeros.
+    from: *const u8,
+    num_bytes: usize,
+    group: u32,
+    place: Place,
+}
+
+/// A CUDA thread.
+struct Thread {
+    wait: Cell<Wait>,
+    yielder: Cell<*const Yielder<(), ()>>,
+    stack: Cell<(usize, usize)>,
+    /// Asynchronous copies not waited for, oldest first.
+    copies: RefCell<Vec<PendingCopy>>,
+    num_groups: Cell<u32>,
+}
+
+type Fiber = Coroutine<(), (), (), DefaultStack>;
+
+/// The blocks of one OS thread, one at a time; keeps stacks and tables from block to block.
+pub struct Runner {
+    fibers: Vec<Fiber>,
+    stacks: Vec<DefaultStack>,
+    ready: Vec<u16>,
+    shared: Box<[u64]>,
+    block: Box<Block>,
+}
+
+/// What the hooks reach of the running block.
+pub struct Block {
+    threads: Vec<Thread>,
+    warp_intervals: Vec<Cell<u16>>,
+    current: Cell<usize>,
+    block_dim: Cell<[u32; 3]>,
+    pub checker: RefCell<Option<Checker>>,
+    /// The first thing wrong, with the thread to blame.
+    wrong: RefCell<Option<(Option<usize>, Place, String)>>,
+}
+
+thread_local! {
+    static CURRENT: Cell<*const Block> = const { Cell::new(std::ptr::null()) };
+}
+
+/// The block that this OS thread runs.
+///
+/// # Safety
+/// Only for hooks, which kernels call: then a block is running.
+pub unsafe fn current<'a>() -> &'a Block {
+    // SAFETY: `Runner::run` set it to its boxed block, which outlives every thread of it.
+    unsafe { &*CURRENT.get() }
+}
+
+unsafe extern "C" {
+    fn simt_thread_state_address() -> *mut ThreadState;
+}
+
+impl Runner {
+    pub fn new() -> Runner {
+        Runner {
+            fibers: Vec::new(),
+            stacks: Vec::new(),
+            ready: Vec::new(),
+            shared: vec![0; (MAX_DYNAMIC_SHARED_BYTES + 1024) / 8].into(),
+            block: Box::new(Block {
+                threads: Vec::new(),
+                warp_intervals: Vec::new(),
+                current: Cell::new(0),
+                block_dim: Cell::new([1; 3]),
+                checker: RefCell::new(None),
+                wrong: RefCell::new(None),
+            }),
+        }
+    }
+
+    /// Where the dynamic shared memory of this runner's blocks begins.
+    pub fn dynamic_shared(&self) -> usize {
+        (self.shared.as_ptr() as usize).next_multiple_of(1024)
+    }
+
+    /// From here on accesses are judged, until [`Runner::take_checker`].
+    pub fn set_checker(&mut self, checker: Checker) {
+        *self.block.checker.get_mut() = Some(checker);
+    }
+
+    pub fn take_checker(&mut self) -> Option<Checker> {
+        self.block.checker.get_mut().take()
+    }
+
+    /// Runs the block at `block_idx` to its end.
+    ///
+    /// # Errors
+    /// The first thing wrong with it.
+    ///
+    /// # Safety
+    /// The entry must be a kernel compiled with kernels/host.h, and the arguments its argument struct with pointers
+    /// that are good for what it does with them (a checked launch finds out).
+    pub unsafe fn run(&mut self, launch: &Launch<'_>, block_idx: [u32; 3]) -> Result<(), Finding> {
+        let num_threads = launch.block_dim.iter().product::<u32>() as usize;
+        // SAFETY: the address of this OS thread's variable in kernels/host_runtime.cpp.
+        let state = unsafe { &mut *simt_thread_state_address() };
+        *state = ThreadState {
+            thread_idx: [0; 3],
+            block_idx,
+            block_dim: launch.block_dim,
+            grid_dim: launch.grid_dim,
+            dynamic_shared: self.dynamic_shared() as *mut u8,
+        };
+        self.begin(launch, num_threads);
+        let previous = CURRENT.replace(&*self.block);
+        let linear_block = (block_idx[2] as u64 * launch.grid_dim[1] as u64 + block_idx[1] as u64)
+            * launch.grid_dim[0] as u64
+            + block_idx[0] as u64;
+        let mut random = Order::new(launch.seed, linear_block);
+        while !self.ready.is_empty() {
+            random.shuffle(&mut self.ready);
+            for i in 0..self.ready.len() {
+                let thread = usize::from(self.ready[i]);
+                state.thread_idx = thread_idx(thread, launch.block_dim);
+                self.block.switch_to(thread);
+                if let CoroutineResult::Return(()) = self.fibers[thread].resume(()) {
+                    self.block.threads[thread].wait.set(Wait::Exited);
+                }
+                if self.block.wrong.borrow().is_some() {
+                    break;
+                }
+            }
+            self.ready.clear();
+            if self.block.wrong.borrow().is_none() {
+                self.block.meet(&mut self.ready);
+            }
+        }
+        CURRENT.set(previous);
+        self.end();
+        match self.block.wrong.take() {
+            None => Ok(()),
+            Some((thread, place, what)) => Err(Finding {
+                kernel: launch.kernel,
+                block: block_idx,
+                thread: thread.map(|thread| thread_idx(thread, launch.block_dim)),
+                place,
+                what,
+            }),
+        }
+    }
+
+    fn begin(&mut self, launch: &Launch<'_>, num_threads: usize) {
+        let block = &mut *self.block;
+        block.block_dim.set(launch.block_dim);
+        block.threads.resize_with(num_threads.max(block.threads.len()), || Thread {
+            wait: Cell::new(Wait::Turn),
+            yielder: Cell::new(std::ptr::null()),
+            stack: Cell::new((0, 0)),
+            copies: RefCell::default(),
+            num_groups: Cell::new(0),
+        });
+        block.threads.truncate(num_threads);
+        block.warp_intervals.clear();
+        block.warp_intervals.resize(num_threads.div_ceil(WARP_THREADS), Cell::new(0));
+        if let Some(checker) = block.checker.get_mut() {
+            checker.begin_block();
+        }
+        self.ready.clear();
+        self.ready.extend(0..num_threads as u16);
+        for thread in &mut block.threads {
+            let stack = self.stacks.pop().unwrap_or_else(|| {
+                DefaultStack::new(STACK_BYTES)
+                    .expect("the system gives stacks of 64 KiB to a thousand threads")
+            });
+            thread.wait.set(Wait::Turn);
+            thread.stack.set((stack.limit().get(), stack.base().get()));
+            thread.copies.get_mut().clear();
+            thread.num_groups.set(0);
+            let yielder_cell: *const Cell<_> = &thread.yielder;
+            let (entry, arguments) = (launch.entry, launch.arguments.as_ptr());
+            self.fibers.push(Coroutine::with_stack(stack, move |yielder, ()| {
+                // SAFETY: the cell lies in the boxed block, which outlives its fibers; the entry and its arguments are
+                // good by the contract of `run`, which ends every fiber before it returns.
+                unsafe {
+                    (*yielder_cell).set(yielder);
+                    entry(arguments.cast());
+                }
+            }));
+        }
+    }
+
+    fn end(&mut self) {
+        for mut fiber in self.fibers.drain(..) {
+            if fiber.started() && !fiber.done() {
+                // SAFETY: kernels own nothing that would need dropping: plain values on their stacks.
+                unsafe { fiber.force_reset() };
+            }
+            if fiber.done() {
+                self.stacks.push(fiber.into_stack());
+            }
+        }
+    }
+}
+
+impl Block {
+    fn switch_to(&self, thread: usize) {
+        self.current.set(thread);
+        self.threads[thread].wait.set(Wait::Turn);
+        if let Some(checker) = &mut *self.checker.borrow_mut() {
+            checker.now.thread = thread as u16;
+            checker.now.warp_interval = self.warp_intervals[thread / WARP_THREADS].get();
+            let (limit, base) = self.threads[thread].stack.get();
+            checker.stack = Range { start: limit, end: base };
+        }
+    }
+
+    /// Suspends the running thread.
+    fn suspend(&self) {
+        let yielder = self.threads[self.current.get()].yielder.get();
+        // SAFETY: set by the running fiber at its start; it lives as long as that fiber.
+        unsafe { (*yielder).suspend(()) };
+    }
+
+    /// Ends the block because of what the running thread does at `place`. Does not return to the kernel.
+    pub fn fail(&self, place: Place, what: String) {
+        *self.wrong.borrow_mut() = Some((Some(self.current.get()), place, what));
+        loop {
+            self.suspend();
+        }
+    }
+
+    /// The running thread reaches `__syncthreads`.
+    pub fn barrier(&self, place: Place) {
+        self.threads[self.current.get()].wait.set(Wait::Barrier(place));
+        self.suspend();
+    }
+
+    /// The running thread joins a meeting of its warp.
+    pub fn warp_call(&self, call: *mut WarpCall) {
+        let lane = self.current.get() % WARP_THREADS;
+        // SAFETY: the hook passes the call on the thread's own stack.
+        let WarpCall { kind, mask, file, line, operand, pointers, .. } = unsafe { &*call };
+        let place = Place::Line(*file, *line);
+        if mask >> lane & 1 == 0 {
+            let name = call_name(*kind);
+            self.fail(
+                place,
+                format!("{name} with mask {mask:#010x}, which leaves out the calling lane {lane}"),
+            );
+        }
+        let is_load = matches!(*kind, kind::LDMATRIX | kind::LDMATRIX_TRANS);
+        if is_load && lane < *operand as usize * 8 {
+            self.check_matrix_row(pointers[1] as usize, place);
+        }
+        self.threads[self.current.get()].wait.set(Wait::Warp(call));
+        self.suspend();
+    }
+
+    fn check_matrix_row(&self, address: usize, place: Place) {
+        let verdict = match &mut *self.checker.borrow_mut() {
+            None => Ok(()),
+            Some(checker) if !checker.is_shared(address) => {
+                Err("ldmatrix reads a row that is not in shared memory".into())
+            }
+            Some(_) if !address.is_multiple_of(16) => {
+                Err(format!("ldmatrix reads a row at address {address:#x}, which is no multiple of 16"))
+            }
+            Some(checker) => checker.access(address, 16, Access::Read),
+        };
+        if let Err(what) = verdict {
+            self.fail(place, what);
+        }
+    }
+
+    /// Judges an access of the running thread.
+    #[inline]
+    pub fn access(&self, address: usize, num_bytes: usize, access: Access, place: Place) {
+        let verdict = match &mut *self.checker.borrow_mut() {
+            None => Ok(()),
+            Some(checker) => checker.access(address, num_bytes, access),
+        };
+        if let Err(what) = verdict {
+            self.fail(place, what);
+        }
+    }
+
+    /// The running thread starts a copy to shared memory; `from` is null for zeros.
+    pub fn copy_start(&self, to: *mut u8, from: *const u8, num_bytes: usize, place: Place) {
+        for address in [to as usize, from as usize] {
+            if !address.is_multiple_of(num_bytes) {
+                let what = format!(
+                    "cp_async copies {num_bytes} bytes at address {address:#x}, which is no multiple of {num_bytes}"
+                );
+                self.fail(place, what);
+            }
+        }
+        if !from.is_null() {
+            self.access(from as usize, num_bytes, Access::Read, place);
+        }
+        self.access(to as usize, num_bytes, Access::CopyStart, place);
+        let thread = &self.threads[self.current.get()];
+        let group = thread.num_groups.get();
+        thread.copies.borrow_mut().push(PendingCopy { to, from, num_bytes, group, place });
+    }
+
+    /// The running thread closes a group of copies.
+    pub fn copy_commit(&self) {
+        let num_groups = &self.threads[self.current.get()].num_groups;
+        num_groups.set(num_groups.get() + 1);
+    }
+
+    /// The running thread waits for all but its newest `num_pending` groups; their bytes arrive now.
+    pub fn copy_wait(&self, num_pending: u32) {
+        let thread = &self.threads[self.current.get()];
+        let arrived = thread.num_groups.get().saturating_sub(num_pending);
+        let mut copies = thread.copies.take();
+        let count = copies.partition_point(|copy| copy.group < arrived);
+        for copy in copies.drain(..count) {
+            let PendingCopy { to, from, num_bytes, place, .. } = copy;
+            self.access(to as usize, num_bytes, Access::CopyEnd, place);
+            // SAFETY: `copy_start` had both ends judged, if anything is judged.
+            unsafe {
+                match from.is_null() {
+                    true => to.write_bytes(0, num_bytes),
+                    false => to.copy_from_nonoverlapping(from, num_bytes),
+                }
+            }
+        }
+        thread.copies.replace(copies);
+    }
+
+    /// No thread can run on: lets those go on whose warp, or whose block, has come together.
+    fn meet(&self, ready: &mut Vec<u16>) {
+        for warp in 0..self.warp_intervals.len() {
+            self.meet_warp(warp, ready);
+        }
+        if !ready.is_empty() || self.wrong.borrow().is_some() {
+            return;
+        }
+        let mut waits = self.threads.iter().map(|thread| thread.wait.get());
+        let Some(first) = waits.next() else { return };
+        let all_alike = match first {
+            Wait::Exited => waits.all(|wait| matches!(wait, Wait::Exited)),
+            Wait::Barrier(at) => {
+                waits.all(|wait| matches!(wait, Wait::Barrier(other) if other.same_line(&at)))
+            }
+            Wait::Turn | Wait::Warp(_) => false,
+        };
+        match first {
+            Wait::Exited if all_alike => {}
+            Wait::Barrier(_) if all_alike => {
+                if let Some(checker) = &mut *self.checker.borrow_mut() {
+                    checker.now.interval += 1;
+                }
+                self.warp_intervals.iter().for_each(|interval| interval.set(0));
+                ready.extend(0..self.threads.len() as u16);
+            }
+            _ => *self.wrong.borrow_mut() = Some(self.stuck()),
+        }
+    }
+
+    /// Carries out the calls of a warp whose lanes have all come.
+    fn meet_warp(&self, warp: usize, ready: &mut Vec<u16>) {
+        let first_thread = warp * WARP_THREADS;
+        let threads = &self.threads[first_thread..self.threads.len().min(first_thread + WARP_THREADS)];
+        let exists = if threads.len() == WARP_THREADS { u32::MAX } else { (1 << threads.len()) - 1 };
+        let mut done = 0u32;
+        for lane in 0..threads.len() {
+            let Wait::Warp(call) = threads[lane].wait.get() else { continue };
+            if done >> lane & 1 != 0 {
+                continue;
+            }
+            // SAFETY: calls lie on the stacks of suspended threads; only this function looks at them.
+            let leader = unsafe { (&*call).meeting() };
+            let mask = leader.1 & exists;
+            let has_come = |lane: usize| match threads[lane].wait.get() {
+                // SAFETY: as above.
+                Wait::Warp(call) => unsafe { (&*call).meeting() == leader },
+                _ => false,
+            };
+            if !(0..threads.len()).all(|lane| mask >> lane & 1 == 0 || has_come(lane)) {
+                continue;
+            }
+            let mut calls: warp::Calls<'_> =
+                std::array::from_fn(|lane| match threads.get(lane)?.wait.get() {
+                    // SAFETY: as above; one reference a lane.
+                    Wait::Warp(call) if mask >> lane & 1 != 0 => Some(unsafe { &mut *call }),
+                    _ => None,
+                });
+            // SAFETY: the calls come from kernels/host.h and kernels/mma.cuh.
+            if let Err((lane, what)) = unsafe { warp::perform(&mut calls) } {
+                let place =
+                    calls[lane].as_ref().map_or(Place::Unknown, |call| Place::Line(call.file, call.line));
+                *self.wrong.borrow_mut() = Some((Some(first_thread + lane), place, what));
+                return;
+            }
+            if leader.0 == kind::SYNCWARP {
+                let interval = &self.warp_intervals[warp];
+                interval.set(interval.get().wrapping_add(1));
+            }
+            done |= mask;
+        }
+        ready.extend(
+            (0..threads.len()).filter(|lane| done >> lane & 1 != 0).map(|lane| (first_thread + lane) as u16),
+        );
+    }
+
+    /// Why no thread can go on: who waits where.
+    #[cold]
+    fn stuck(&self) -> (Option<usize>, Place, String) {
+        let mut groups: Vec<(String, Vec<usize>)> = Vec::new();
+        let mut blamed = None;
+        let mut has_masks = false;
+        for (thread, state) in self.threads.iter().enumerate() {
+            let (place, doing) = match state.wait.get() {
+                Wait::Turn => continue,
+                Wait::Exited => (Place::Unknown, "have returned".to_string()),
+                Wait::Barrier(place) => (place, format!("wait at __syncthreads in {place}")),
+                Wait::Warp(call) => {
+                    has_masks = true;
+                    // SAFETY: calls lie on the stacks of suspended threads.
+                    let WarpCall { kind, mask, file, line, .. } = unsafe { &*call };
+                    let place = Place::Line(*file, *line);
+                    (place, format!("wait at {} with mask {mask:#010x} in {place}", call_name(*kind)))
+                }
+            };
+            let is_warp = matches!(state.wait.get(), Wait::Warp(_));
+            if !matches!(state.wait.get(), Wait::Exited)
+                && (blamed.is_none() || is_warp && !blamed_is_warp(&blamed))
+            {
+                blamed = Some((thread, place, is_warp));
+            }
+            match groups.iter_mut().find(|(text, _)| *text == doing) {
+                Some((_, threads)) => threads.push(thread),
+                None => groups.push((doing, vec![thread])),
+            }
+        }
+        let title = if has_masks {
+            "the lanes of a warp do not meet: mismatched mask or divergent code"
+        } else {
+            "divergent barrier: __syncthreads is not reached by every thread"
+        };
+        let parts: Vec<String> =
+            groups.iter().map(|(doing, threads)| format!("threads {} {doing}", ranges(threads))).collect();
+        let what = format!("{title}; {}", parts.join(", "));
+        match blamed {
+            Some((thread, place, _)) => (Some(thread), place, what),
+            None => (None, Place::Unknown, what),
+        }
+    }
+}
+
+fn blamed_is_warp(blamed: &Option<(usize, Place, bool)>) -> bool {
+    matches!(blamed, Some((_, _, true)))
+}
+
+impl WarpCall {
+    /// What must agree between the lanes of one meeting: call, mask, place.
+    fn meeting(&self) -> (u32, u32, *const std::ffi::c_char, u32) {
+        (self.kind, self.mask, self.file, self.line)
+    }
+}
+
+/// `0-31, 64` for ascending numbers.
+fn ranges(numbers: &[usize]) -> String {
+    let mut parts: Vec<(usize, usize)> = Vec::new();
+    for &number in numbers {
+        match parts.last_mut() {
+            Some((_, last)) if *last + 1 == number => *last = number,
+            _ => parts.push((number, number)),
+        }
+    }
+    const MOST: usize = 6;
+    let mut texts: Vec<String> = parts
+        .iter()
+        .take(MOST)
+        .map(|(first, last)| if first == last { first.to_string() } else { format!("{first}-{last}") })
+        .collect();
+    if parts.len() > MOST {
+        texts.push("...".into());
+    }
+    texts.join(", ")
+}
+
+/// A stream of orders: xorshift64*, one stream a block.
+pub struct Order(u64);
+
+impl Order {
+    pub fn new(seed: u64, stream: u64) -> Order {
+        // SplitMix64 of both, so that neighbouring seeds and blocks are unlike; never zero.
+        let mut word = seed ^ stream.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        word = (word ^ word >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        word = (word ^ word >> 27).wrapping_mul(0x94D0_49BB_1331_11EB);
+        Order((word ^ word >> 31) | 1)
+    }
+
+    fn below(&mut self, bound: usize) -> usize {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        let word = self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 32;
+        ((word * bound as u64) >> 32) as usize
+    }
+
+    pub fn shuffle<T>(&mut self, items: &mut [T]) {
+        for last in (1..items.len()).rev() {
+            let other = self.below(last + 1);
+            items.swap(last, other);
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! After its first steps, training allocates nothing inside a step. The only test of its process, since the counter
+//! sees every thread.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use residuum::batch::{Loader, LoaderOptions, Normalization};
+use residuum::data::scenes::SceneOptions;
+use residuum::data::{Pack, Split};
+use residuum::device::Slot;
+use residuum::exec::Session;
+use residuum::train::config::TrainConfig;
+use residuum::train::schedule::Schedule;
+use residuum::train::step::{Optimiser, hyper_parameters, values};
+use residuum::train::trainer::program;
+use residuum::train::weights;
+
+const BATCH_SIZE: usize = 4;
+const IMAGE_SIZE: usize = 24;
+const NUM_CATEGORIES: usize = 7;
+/// Steps after which all buffers are in circulation and the pool's queues have grown to their size.
+const WARM_UP_STEPS: u64 = 12;
+const COUNTED_STEPS: u64 = 12;
+
+static NUM_ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
+
+struct Counting;
+
+// SAFETY: every call goes to the system's allocator unchanged.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        NUM_ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: the caller keeps the contract of `alloc`.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: the caller keeps the contract of `dealloc`.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// What a step touches.
+struct Run {
+    session: Session,
+    loader: Loader,
+    schedule: Schedule,
+    grad_accum_steps: usize,
+    optimiser: Optimiser,
+    images: Slot,
+    labels: Slot,
+    loss: Slot,
+    hyper: Slot,
+}
+
+impl Run {
+    fn new(config: TrainConfig) -> Run {
+        let step = config.step_config(NUM_CATEGORIES).unwrap();
+        let mut session = Session::new(program(&step).unwrap()).unwrap();
+        weights::initialise(&mut session, config.seed);
+        let scenes = SceneOptions {
+            split: Split::Train,
+            num_images: 50,
+            num_categories: NUM_CATEGORIES,
+            image_size: IMAGE_SIZE,
+            seed: 1,
+        };
+        let options = LoaderOptions {
+            batch_size: BATCH_SIZE,
+            augment: "flip,shift".parse().unwrap(),
+            normalization: Normalization::default(),
+            seed: 1,
+            workers: 1,
+            prefetch: 4,
+        };
+        let slot = |name| session.plan(0).slot(name).unwrap();
+        Run {
+            images: slot(values::IMAGES),
+            labels: slot(values::LABELS),
+            loss: slot(values::LOSS),
+            hyper: slot(values::HYPER),
+            loader: Loader::train(Arc::new(Pack::from_scenes(&scenes)), &options, 0, 0).unwrap(),
+            schedule: config.schedule(12, 2 * (WARM_UP_STEPS + COUNTED_STEPS)).unwrap(),
+            session,
+            grad_accum_steps: config.grad_accum_steps,
+            optimiser: step.optimiser,
+        }
+    }
+
+    /// One update as the trainer makes it; returns the loss of its last batch.
+    fn step(&mut self, number: u64) -> f32 {
+        for _ in 0..self.grad_accum_steps {
+            let batch = self.loader.next().unwrap().unwrap();
+            self.session.write(&self.images).copy_from_slice(&batch.images);
+            self.session.write(&self.labels).copy_from_slice(&batch.labels);
+            self.loader.recycle(batch);
+            self.session.run_micro_batch(0);
+        }
+        let hyper = hyper_parameters(&self.optimiser, self.schedule.lr(number), number + 1);
+        self.session.write(&self.hyper).copy_from_slice(&hyper);
+        self.session.run_update(0);
+        self.session.read::<f32>(&self.loss)[0]
+    }
+}
+
+/// Allocations of the counted steps under `config`.
+fn count_allocations(config: TrainConfig) -> usize {
+    let mut run = Run::new(config);
+    // On one of the pool's threads, as the trainer does: handing work over from outside would allocate.
+    rayon::scope(|_| {
+        (0..WARM_UP_STEPS).for_each(|number| _ = run.step(number));
+        let before = NUM_ALLOCATIONS.load(Ordering::Relaxed);
+        let losses = (0..COUNTED_STEPS).map(|number| run.step(WARM_UP_STEPS + number));
+        let finite = losses.filter(|loss| loss.is_finite()).count();
+        let count = NUM_ALLOCATIONS.load(Ordering::Relaxed) - before;
+        assert_eq!(finite, COUNTED_STEPS as usize);
+        count
+    })
+}
+
+#[test]
+fn a_training_step_allocates_nothing() {
+    let plain = TrainConfig { img_size: IMAGE_SIZE, batch_size: BATCH_SIZE, ..TrainConfig::defaults(None) };
+    let everything = TrainConfig {
+        grad_accum_steps: 2,
+        clip_grad: Some(1.0),
+        opt: "adamw".into(),
+        lr: 1e-3,
+        model_ema_decay: Some(0.9),
+        smoothing: 0.1,
+        form: "v2".into(),
+        ..plain.clone()
+    };
+    let bottlenecks = TrainConfig { model: "resnet50".into(), ..plain.clone() };
+    let unfused = TrainConfig { fuse: false, ..plain.clone() };
+    let cases =
+        [("plain", plain), ("everything", everything), ("bottlenecks", bottlenecks), ("unfused", unfused)];
+    for (name, config) in cases {
+        assert_eq!(count_allocations(config), 0, "{name}");
+    }
+}

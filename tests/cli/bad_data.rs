@@ -1,0 +1,157 @@
+//! Data sets that cannot be used, and images that can although they are unusual. Exit code 4.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use image::{DynamicImage, GrayImage, ImageFormat, RgbImage};
+
+use crate::program::{Program, SMALL_RUN};
+
+const FIRST_IMAGE: &str = "scenes/images/train/b/beach/00000001.jpg";
+const SECOND_IMAGE: &str = "scenes/images/train/b/beach/00000002.jpg";
+
+#[track_caller]
+fn training_fails(program: &Program, parts: &[&str]) {
+    program.fails(SMALL_RUN, 4, parts);
+    assert!(!program.path("runs").exists(), "a run folder was left");
+}
+
+fn edit(path: &Path, change: impl FnOnce(String) -> String) {
+    let text = fs::read_to_string(path).unwrap();
+    let changed = change(text.clone());
+    assert_ne!(changed, text);
+    fs::write(path, changed).unwrap();
+}
+
+#[test]
+fn missing_lists() {
+    for list in ["train.txt", "val.txt", "categories.txt"] {
+        let program = Program::with_scenes();
+        fs::remove_file(program.path("scenes").join(list)).unwrap();
+        training_fails(&program, &[list, "no such file", "beside images/"]);
+    }
+}
+
+#[test]
+fn a_list_naming_missing_files() {
+    let program = Program::with_scenes();
+    fs::remove_file(program.path(FIRST_IMAGE)).unwrap();
+    training_fails(&program, &["1 of the listed images", "train/b/beach/00000001.jpg", "--allow-missing"]);
+    let said = program.succeeds(&format!("{SMALL_RUN} --allow-missing --max-steps 1"));
+    assert!(said.contains("on 20 images"), "{said}");
+}
+
+#[test]
+fn a_label_out_of_range() {
+    let program = Program::with_scenes();
+    edit(&program.path("scenes/val.txt"), |text| text.replacen(".jpg 3\n", ".jpg 10\n", 1));
+    training_fails(&program, &["val.txt", "line 4", "label 10", "out of range"]);
+}
+
+#[test]
+fn a_line_that_is_none() {
+    let program = Program::with_scenes();
+    edit(&program.path("scenes/train.txt"), |text| text.replacen(".jpg 1\n", ".jpg\n", 1));
+    training_fails(&program, &["train.txt", "line 2"]);
+}
+
+#[test]
+fn files_that_are_no_whole_image() {
+    let program = Program::with_scenes();
+    let whole = fs::read(program.path(FIRST_IMAGE)).unwrap();
+    let cases: [(&[u8], &str); 4] = [
+        (&whole[..whole.len() / 2], "the JPEG ends early"),
+        (b"", "the file is empty"),
+        (b"no image at all", "neither JPEG nor PNG"),
+        (&whole[..30], "ends early"),
+    ];
+    for (bytes, reason) in cases {
+        fs::write(program.path(FIRST_IMAGE), bytes).unwrap();
+        training_fails(
+            &program,
+            &["1 of the 40 train images", "beach/00000001.jpg", reason, "--allow-missing"],
+        );
+    }
+    program.succeeds(&format!("{SMALL_RUN} --allow-missing --max-steps 1"));
+}
+
+#[test]
+fn png_grey_cmyk_and_oblong_images_are_trained_on() {
+    let program = Program::with_scenes();
+    let save =
+        |image: DynamicImage, path: &str, format| image.save_with_format(program.path(path), format).unwrap();
+    save(GrayImage::new(32, 32).into(), FIRST_IMAGE, ImageFormat::Jpeg);
+    save(RgbImage::new(57, 33).into(), SECOND_IMAGE, ImageFormat::Png);
+    let cmyk = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/cmyk.jpg");
+    fs::copy(cmyk, program.path("scenes/images/train/b/bridge/00000001.jpg")).unwrap();
+    let said = program.succeeds(&format!("{SMALL_RUN} --max-steps 1"));
+    assert!(said.contains("top-1 error"), "{said}");
+}
+
+#[test]
+fn folders_that_are_no_data_set() {
+    let program = Program::with_scenes();
+    fs::create_dir(program.path("empty")).unwrap();
+    fs::create_dir_all(program.path("folders/train")).unwrap();
+    let cases: [(&str, &[&str]); 4] = [
+        ("nowhere", &["nowhere", "no such folder", "--data-dir"]),
+        ("scenes/train.txt", &["scenes/train.txt", "is a file", "--data-dir"]),
+        ("empty", &["empty", "not a data set", "categories.txt", "train/<class>"]),
+        ("folders", &["folders/train", "no class folders"]),
+    ];
+    for (folder, parts) in cases {
+        program.fails(&format!("train --data-dir {folder}"), 4, parts);
+        program.fails(&format!("data pack --data-dir {folder}"), 4, parts);
+    }
+    assert!(!program.path("runs").exists());
+}
+
+#[cfg(unix)]
+#[test]
+fn a_folder_that_may_not_be_read() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let program = Program::new();
+    folder_data_set(&program, &["a", "b"]);
+    let closed = program.path("classes/train/b");
+    let allow = |mode| fs::set_permissions(&closed, fs::Permissions::from_mode(mode)).unwrap();
+    allow(0);
+    if fs::read_dir(&closed).is_ok() {
+        eprintln!("skipped: this user may read every folder");
+    } else {
+        program.fails("train --data-dir classes", 4, &["classes/train/b", "cannot read the folder"]);
+    }
+    allow(0o755);
+}
+
+#[test]
+fn a_data_set_with_one_category_trains() {
+    let program = Program::new();
+    folder_data_set(&program, &["only"]);
+    let said = program.succeeds("train --data-dir classes --img-size 16 --batch-size 4 --epochs 1");
+    assert!(said.contains("top-1 error 0.00 %, top-5 error 0.00 % on 4 images"), "{said}");
+}
+
+#[test]
+fn a_validation_class_that_training_does_not_know() {
+    let program = Program::new();
+    folder_data_set(&program, &["a", "b"]);
+    fs::rename(program.path("classes/val/b"), program.path("classes/val/c")).unwrap();
+    program.fails("train --data-dir classes", 4, &["classes/val/c", "no class of this name"]);
+}
+
+/// A folder per class in `classes`, each with eight training and four validation images.
+fn folder_data_set(program: &Program, classes: &[&str]) -> PathBuf {
+    for (split, num_images) in [("train", 8), ("val", 4)] {
+        for class in classes {
+            let folder = program.path("classes").join(split).join(class);
+            fs::create_dir_all(&folder).unwrap();
+            for number in 0..num_images {
+                let shade = 30 * number as u8;
+                let image = RgbImage::from_pixel(16, 16, image::Rgb([shade, 255 - shade, 128]));
+                image.save(folder.join(format!("{number}.png"))).unwrap();
+            }
+        }
+    }
+    program.path("classes")
+}

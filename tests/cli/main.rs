@@ -1,0 +1,12 @@
+//! The program from outside: exit codes and messages of everything a user can get wrong, and what a run must give
+//! however it is interrupted, repeated or asked.
+
+mod bad_data;
+mod bad_files;
+mod bad_flags;
+mod plan;
+mod predict;
+mod program;
+mod repeat;
+mod resume;
+mod stop;
