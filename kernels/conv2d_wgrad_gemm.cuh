@@ -27,7 +27,8 @@ struct PixelGather {
     const T* x;
     const T* dy;
     int32_t filter;
-    int32_t tap_h[kPerThread], tap_w[kPerThread], channel[kPerThread];
+    int32_t tap_h[kPerThread], tap_w[kPerThread];
+    int32_t offset[kPerThread];  // in elements, from the first channel of the pixel at (p * stride_h, q * stride_w)
     Digits pixel, step;
     Radix radix;
 
@@ -42,8 +43,8 @@ struct PixelGather {
         for (int i = 0; i < kPerThread; i++) {
             const int32_t col = col_first + lane() + i * kLanes;
             const Digits tap = digits_of(col, {a.c, a.s});
-            channel[i] = tap.lo;
             tap_w[i] = tap.mid - a.pad_w;
+            offset[i] = ((tap.hi - a.pad_h) * a.w + tap_w[i]) * a.c + tap.lo;
             tap_h[i] = col < a.r * a.s * a.c ? tap.hi - a.pad_h : kOutside;
         }
     }
@@ -51,13 +52,13 @@ struct PixelGather {
     __device__ __forceinline__ void load(const Conv2dWgradArgs& a, int32_t pixels_left, float (&dys)[kPerThread],
                                          float (&xs)[kPerThread]) {
         const bool in_range = line() < pixels_left;
+        const int32_t first_h = pixel.mid * a.stride_h, first_w = pixel.lo * a.stride_w;
+        const T* from = x + static_cast<int64_t>((pixel.hi * a.h + first_h) * a.w + first_w) * a.c;
 #pragma unroll
         for (int i = 0; i < kPerThread; i++) {
             dys[i] = in_range && filter + i * kLanes < a.k ? static_cast<float>(dy[i * kLanes]) : 0.0f;
-            const int32_t src_h = pixel.mid * a.stride_h + tap_h[i], src_w = pixel.lo * a.stride_w + tap_w[i];
-            const bool valid = in_range && within(src_h, a.h) && within(src_w, a.w);
-            const int64_t source = ((static_cast<int64_t>(pixel.hi) * a.h + src_h) * a.w + src_w) * a.c + channel[i];
-            xs[i] = valid ? static_cast<float>(x[source]) : 0.0f;
+            const bool valid = in_range && within(first_h + tap_h[i], a.h) && within(first_w + tap_w[i], a.w);
+            xs[i] = valid ? static_cast<float>(from[offset[i]]) : 0.0f;
         }
         dy += static_cast<int64_t>(kSlab) * a.k;
         advance(pixel, step, radix);

@@ -10,8 +10,8 @@ __thread simt::ThreadState simt_thread_state;
 simt::ThreadState* simt_thread_state_address() { return &simt_thread_state; }
 
 void simt_access(const void* address, uint64_t num_bytes, uint32_t is_write, const void* code);
-void simt_index_outside_array(const char* file, uint32_t line, const char* array_type, int64_t index);
-void simt_misaligned(const char* file, uint32_t line, const char* type, uint32_t alignment, const void* address);
+void simt_index_outside_array(const char* array_type, int64_t index, const void* code);
+void simt_misaligned(const char* type, uint32_t alignment, const void* address, const void* code);
 
 // -fsanitize=thread
 #define ACCESS(bytes)                                                                                            \
@@ -54,10 +54,10 @@ void __ubsan_handle_out_of_bounds(OutOfBounds* data, intptr_t index) {
     const uint32_t bits = 1u << (data->index_type->info >> 1);
     const bool is_narrow_signed = (data->index_type->info & 1) && bits < 64;
     const int64_t value = is_narrow_signed ? index << (64 - bits) >> (64 - bits) : index;
-    simt_index_outside_array(data->location.file, data->location.line, data->array_type->name, value);
+    simt_index_outside_array(data->array_type->name, value, __builtin_return_address(0));
 }
 
 void __ubsan_handle_type_mismatch_v1(TypeMismatch* data, const void* address) {
-    simt_misaligned(data->location.file, data->location.line, data->type->name, 1u << data->log_alignment, address);
+    simt_misaligned(data->type->name, 1u << data->log_alignment, address, __builtin_return_address(0));
 }
 }

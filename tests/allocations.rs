@@ -95,15 +95,15 @@ impl Run {
     fn step(&mut self, number: u64) -> f32 {
         for _ in 0..self.grad_accum_steps {
             let batch = self.loader.next().unwrap().unwrap();
-            self.session.write(&self.images).copy_from_slice(&batch.images);
-            self.session.write(&self.labels).copy_from_slice(&batch.labels);
+            self.session.write(&self.images, &batch.images).unwrap();
+            self.session.write(&self.labels, &batch.labels).unwrap();
             self.loader.recycle(batch);
-            self.session.run_micro_batch(0);
+            self.session.run_micro_batch(0).unwrap();
         }
         let hyper = hyper_parameters(&self.optimiser, self.schedule.lr(number), number + 1);
-        self.session.write(&self.hyper).copy_from_slice(&hyper);
-        self.session.run_update(0);
-        self.session.read::<f32>(&self.loss)[0]
+        self.session.write(&self.hyper, &hyper).unwrap();
+        self.session.run_update(0).unwrap();
+        self.session.read::<f32>(&self.loss).unwrap()[0]
     }
 }
 

@@ -5,7 +5,7 @@
 use half::bf16;
 use residuum::Error;
 use residuum::device::simt::{Checks, HostKernel, SimtDevice};
-use residuum::device::{LaunchArgs, Slot};
+use residuum::device::{KernelDevice, LaunchArgs, Launcher, Slot};
 use residuum::rng::{Stream, Use, philox4x32_10};
 use residuum::tensor::DType;
 
@@ -27,6 +27,7 @@ fn pair(low: usize, high: usize) -> u64 {
 /// A device with operands laid one right after another, as a planner does.
 struct Bench {
     device: SimtDevice,
+    address: u64,
     inputs: Vec<Slot>,
     outputs: Vec<Slot>,
     end_bytes: usize,
@@ -34,8 +35,9 @@ struct Bench {
 
 impl Bench {
     fn new(seed: u64, checks: Checks) -> Bench {
-        let device = SimtDevice::new(16 << 20, seed, checks).unwrap();
-        Bench { device, inputs: Vec::new(), outputs: Vec::new(), end_bytes: 0 }
+        let mut device = SimtDevice::new(seed, checks).unwrap();
+        let address = device.allocate(16 << 20).unwrap();
+        Bench { device, address, inputs: Vec::new(), outputs: Vec::new(), end_bytes: 0 }
     }
 
     fn slot(&mut self, num_elems: usize, dtype: DType) -> Slot {
@@ -46,16 +48,16 @@ impl Bench {
 
     fn input<T: bytemuck::Pod>(&mut self, values: &[T], dtype: DType) -> u64 {
         let slot = self.slot(values.len(), dtype);
-        self.device.upload(slot.offset_bytes, bytemuck::cast_slice(values));
+        self.device.upload(slot.offset_bytes, bytemuck::cast_slice(values)).unwrap();
         self.inputs.push(slot);
-        self.device.arena_address() + slot.offset_bytes as u64
+        self.address + slot.offset_bytes as u64
     }
 
     fn output(&mut self, num_elems: usize, dtype: DType) -> u64 {
         let slot = self.slot(num_elems, dtype);
         self.device.poison(slot.offset_bytes, slot.num_bytes());
         self.outputs.push(slot);
-        self.device.arena_address() + slot.offset_bytes as u64
+        self.address + slot.offset_bytes as u64
     }
 
     fn run(
@@ -68,19 +70,19 @@ impl Bench {
     ) -> residuum::Result<()> {
         let workspace = Slot { offset_bytes: self.end_bytes, shape: [0].into(), dtype: DType::U8 };
         let args = LaunchArgs {
-            arena_address: self.device.arena_address(),
+            arena_address: self.address,
             inputs: &self.inputs,
             outputs: &self.outputs,
             workspace,
         };
         self.device.bind(&args, &[]);
-        self.device.run(kernel(name), grid, block, shared_bytes, arguments)
+        self.device.run_kernel(kernel(name), grid, block, shared_bytes, arguments)
     }
 
     fn result<T: bytemuck::Pod>(&self, output: usize) -> Vec<T> {
         let slot = self.outputs[output];
         let mut values = vec![T::zeroed(); slot.num_bytes() / size_of::<T>()];
-        self.device.download(slot.offset_bytes, bytemuck::cast_slice_mut(&mut values));
+        self.device.download(slot.offset_bytes, bytemuck::cast_slice_mut(&mut values)).unwrap();
         values
     }
 }
@@ -181,7 +183,10 @@ fn accesses_outside_shared_memory_are_found() {
         &finding("planted_index_outside_tile", 1, 64, 64),
         &["outside an array of type 'float [33]'"],
     );
-    assert_says(&finding("planted_past_dynamic_shared", 1, 64, 64), &["thread (63, 0, 0)", "in no buffer"]);
+    assert_says(
+        &finding("planted_past_dynamic_shared", 1, 64, 64),
+        &["thread (63, 0, 0)", "at byte 256 of dynamic shared memory, past its end (256"],
+    );
 }
 
 #[test]
@@ -222,7 +227,7 @@ fn races_in_global_memory_are_found() {
 #[test]
 fn copies_need_their_wait_and_their_barrier() {
     assert_says(&finding("planted_copy_not_waited_for", 1, 32, 32), &["asynchronous copy", "cp_async_wait"]);
-    assert_says(&finding("planted_copy_without_barrier", 1, 32, 32), &["data race"]);
+    assert_says(&finding("planted_copy_without_barrier", 1, 32, 32), &["static shared memory", "data race"]);
 }
 
 #[test]
@@ -279,7 +284,7 @@ fn atomics_count() {
     let counts = same_in_every_order(|mut bench| {
         let y = bench.output(1, DType::I32);
         let slot = bench.outputs[0];
-        bench.device.upload(slot.offset_bytes, &[0; 4]);
+        bench.device.upload(slot.offset_bytes, &[0; 4]).unwrap();
         let arguments = words(&[bench.input(&x, DType::F32), y, 1001]);
         bench.run("correct_count", [4, 1, 1], [96, 1, 1], 0, &arguments).unwrap();
         bench.result::<u32>(0)

@@ -5,7 +5,7 @@ use std::env;
 use clap::Args;
 use pulp::Arch;
 
-use super::flags::{RUNNABLE, show_bytes};
+use super::flags::show_bytes;
 use crate::device::cuda::{Driver, Gpu, driver_package_version};
 use crate::device::kernels::{KERNELS, RESOURCES, Resources, TOOLKIT};
 use crate::device::{Device, NO_EMULATOR};
@@ -20,18 +20,6 @@ pub(super) struct DevicesArgs {
     kernels: bool,
 }
 
-/// The widest vectors that the kernels use here.
-fn vectors() -> &'static str {
-    match Arch::new() {
-        Arch::Scalar => "no",
-        #[cfg(target_arch = "x86_64")]
-        Arch::V3(_) => "AVX2",
-        #[cfg(target_arch = "x86_64")]
-        Arch::V4(_) => "AVX-512",
-        _ => "SIMD",
-    }
-}
-
 impl DevicesArgs {
     pub(super) fn run(self) -> Result<()> {
         print!("{}", if self.kernels { kernels() } else { devices() });
@@ -43,7 +31,7 @@ impl DevicesArgs {
 fn devices() -> String {
     let mut devices =
         Table::new([("device", Align::Left), ("usable", Align::Left), ("details", Align::Left)]);
-    let mut add = |device: Device, details: String| match device.check(&RUNNABLE) {
+    let mut add = |device: Device, details: String| match device.check() {
         Ok(()) => devices.row([&device.to_string(), "yes", &details]),
         Err(reason) if details.is_empty() => devices.row([&device.to_string(), "no", &reason.to_string()]),
         Err(reason) => devices.row([&device.to_string(), "no", &format!("{details}; {reason}")]),

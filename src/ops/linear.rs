@@ -1,11 +1,14 @@
-//! The fully connected layer: y = x w^T + b. On the CPU it runs on the convolution's engine, as a 1x1 convolution of
-//! 1x1 images.
+//! The fully connected layer: y = x w^T + b. It runs on the convolution's engine and kernels, as a 1x1 convolution of
+//! 1x1 images. It computes in f32 whatever the type of the activations: the last layer is small.
 
-use crate::device::DeviceKind;
+use bytemuck::{Pod, Zeroable};
+
 use crate::device::cpu::conv::{self, Conv2dDims};
 use crate::device::cpu::{CpuArgs, Real, vectorized};
-use crate::error::Result;
+use crate::device::{DeviceKind, LaunchArgs, Launcher};
+use crate::error::{Error, Result};
 use crate::graph::{Backward, Cost, Graph, Init, Op, ValueId, ValueType};
+use crate::ops::conv2d::{self, Conv2dArgs, Conv2dWgradArgs, Operands, Split, SplitSumArgs, address};
 use crate::ops::{Case, dispatch_real};
 use crate::tensor::{DType, Layout, Shape};
 
@@ -52,6 +55,9 @@ fn dims(rows: usize, features: usize, classes: usize) -> Conv2dDims {
 
 /// The problem of two rank-2 operands whose dimensions `common` must agree.
 fn matrices(a: &ValueType, b: &ValueType, common: (usize, usize)) -> std::result::Result<(), String> {
+    if a.dtype == DType::Bf16 {
+        return Err(format!("computes in f32, got {a}; pool or cast the features to f32"));
+    }
     let fits = a.shape.rank() == 2
         && b.shape.rank() == 2
         && a.dtype == b.dtype
@@ -70,8 +76,9 @@ fn extents(shape: Shape) -> (usize, usize) {
     (shape.dims()[0], shape.dims()[1])
 }
 
-fn cpu_workspace(device: DeviceKind, dtype: DType, num_elems: usize) -> usize {
-    if device == DeviceKind::Cpu && dtype == DType::F32 { num_elems * size_of::<f32>() } else { 0 }
+/// Scratch bytes of `num_elems` floats; the f64 oracle needs none.
+fn cpu_workspace(dtype: DType, num_elems: usize) -> usize {
+    if dtype == DType::F32 { num_elems * size_of::<f32>() } else { 0 }
 }
 
 impl Op for LinearFprop {
@@ -110,7 +117,10 @@ impl Op for LinearFprop {
     fn workspace_bytes(&self, device: DeviceKind, inputs: &[ValueType], outputs: &[ValueType]) -> usize {
         let (rows, features) = extents(inputs[0].shape);
         let dims = dims(rows, features, outputs[0].shape.last());
-        cpu_workspace(device, inputs[0].dtype, conv::fprop_workspace_elems(&dims))
+        match device {
+            DeviceKind::Cpu => cpu_workspace(inputs[0].dtype, conv::fprop_workspace_elems(&dims)),
+            DeviceKind::Cuda | DeviceKind::Simt => fprop_split(&dims).parts * outputs[0].num_bytes(),
+        }
     }
 
     fn cpu(&self, args: &CpuArgs<'_>) {
@@ -128,6 +138,32 @@ impl Op for LinearFprop {
                 .for_each(|row| row.iter_mut().zip(bias).for_each(|(y, &b)| *y += b));
         }
         dispatch_real!(args.input_dtype(0), run(&dims, args));
+    }
+
+    fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
+        must_be_f32(args.inputs[0].dtype)?;
+        let (rows, features) = extents(args.inputs[0].shape);
+        let dims = dims(rows, features, args.outputs[0].shape.last());
+        let split = fprop_split(&dims);
+        let parts = address(args, &args.workspace);
+        let operands = Operands {
+            src: address(args, &args.inputs[0]),
+            weights: address(args, &args.inputs[1]),
+            addend: 0,
+            out: parts,
+        };
+        let grid = [num_tiles(dims.n, dims.k), 1, split.parts];
+        let arguments = Conv2dArgs::fprop(&dims, operands, split.depth)?;
+        conv2d::launch_kernel(launcher, "linear_fprop_f32", grid, 0, &arguments)?;
+        let sum = SplitSumArgs {
+            parts,
+            addend: address(args, &args.inputs[2]),
+            out: address(args, &args.outputs[0]),
+            num_elems: dims.y_elems() as u64,
+            num_splits: split.parts as u64,
+            addend_elems: dims.k as u64,
+        };
+        conv2d::split_sum(launcher, "linear_fprop_bias_f32", &sum)
     }
 }
 
@@ -149,7 +185,10 @@ impl Op for LinearDgrad {
     fn workspace_bytes(&self, device: DeviceKind, inputs: &[ValueType], outputs: &[ValueType]) -> usize {
         let (rows, classes) = extents(inputs[0].shape);
         let dims = dims(rows, outputs[0].shape.last(), classes);
-        cpu_workspace(device, inputs[0].dtype, conv::dgrad_workspace_elems(&dims))
+        match device {
+            DeviceKind::Cpu => cpu_workspace(inputs[0].dtype, conv::dgrad_workspace_elems(&dims)),
+            DeviceKind::Cuda | DeviceKind::Simt => 0,
+        }
     }
 
     fn cpu(&self, args: &CpuArgs<'_>) {
@@ -163,6 +202,20 @@ impl Op for LinearDgrad {
             conv::conv2d_dgrad_reference::<T>(dims, args.input(0), args.input(1), false, args.output(0));
         }
         dispatch_real!(args.input_dtype(0), run(&dims, args));
+    }
+
+    fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
+        must_be_f32(args.inputs[0].dtype)?;
+        let (rows, classes) = extents(args.inputs[0].shape);
+        let dims = dims(rows, args.outputs[0].shape.last(), classes);
+        let operands = Operands {
+            src: address(args, &args.inputs[0]),
+            weights: address(args, &args.inputs[1]),
+            addend: 0,
+            out: address(args, &args.outputs[0]),
+        };
+        let arguments = Conv2dArgs::dgrad(&dims, operands)?;
+        conv2d::launch_kernel(launcher, "linear_dgrad_f32", [num_tiles(dims.n, dims.c), 1, 1], 0, &arguments)
     }
 }
 
@@ -192,7 +245,10 @@ impl Op for LinearWgrad {
     fn workspace_bytes(&self, device: DeviceKind, inputs: &[ValueType], _outputs: &[ValueType]) -> usize {
         let (rows, features) = extents(inputs[0].shape);
         let dims = dims(rows, features, inputs[1].shape.last());
-        cpu_workspace(device, inputs[0].dtype, conv::wgrad_workspace_elems(&dims))
+        match device {
+            DeviceKind::Cpu => cpu_workspace(inputs[0].dtype, conv::wgrad_workspace_elems(&dims)),
+            DeviceKind::Cuda | DeviceKind::Simt => 0,
+        }
     }
 
     fn cpu(&self, args: &CpuArgs<'_>) {
@@ -217,6 +273,56 @@ impl Op for LinearWgrad {
         }
         dispatch_real!(args.input_dtype(0), run(&dims, args));
     }
+
+    fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
+        must_be_f32(args.inputs[0].dtype)?;
+        let (rows, features) = extents(args.inputs[0].shape);
+        let dims = dims(rows, features, args.inputs[1].shape.last());
+        let (x, dy) = (address(args, &args.inputs[0]), address(args, &args.inputs[1]));
+        let whole = Split { depth: rows, parts: 1 };
+        let arguments = Conv2dWgradArgs::new(&dims, [x, dy, address(args, &args.outputs[0])], whole)?;
+        let grid = [num_tiles(dims.k, dims.c), 1, 1];
+        conv2d::launch_kernel(launcher, "linear_wgrad_f32", grid, 0, &arguments)?;
+        let db = LinearDbArgs {
+            dy,
+            db: address(args, &args.outputs[1]),
+            num_rows: rows as u64,
+            num_classes: dims.k as u64,
+        };
+        const CLASSES_PER_BLOCK: usize = 32;
+        let grid = [dims.k.div_ceil(CLASSES_PER_BLOCK), 1, 1];
+        conv2d::launch_kernel(launcher, "linear_wgrad_db_f32", grid, 0, &db)
+    }
+}
+
+/// Edge of the square tile of the f32 kernels, and the positions of a reduction that they take at once.
+const TILE: usize = 64;
+const SLAB: usize = 16;
+
+fn num_tiles(rows: usize, cols: usize) -> usize {
+    rows.div_ceil(TILE) * cols.div_ceil(TILE)
+}
+
+/// How the features of an fprop are divided: a batch and a hundred classes alone would leave a GPU idle.
+fn fprop_split(dims: &Conv2dDims) -> Split {
+    Split::new(dims.c, num_tiles(dims.n, dims.k), SLAB, 4 * SLAB)
+}
+
+fn must_be_f32(dtype: DType) -> Result<()> {
+    if dtype == DType::F32 {
+        return Ok(());
+    }
+    Err(Error::Device(format!("the kernels of the last layer compute in f32, not {dtype}; use --device cpu")))
+}
+
+/// `LinearDbArgs` of kernels/linear_wgrad.cu.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Pod, Zeroable)]
+struct LinearDbArgs {
+    dy: u64,
+    db: u64,
+    num_rows: u64,
+    num_classes: u64,
 }
 
 fn matmul_cost(multiply_adds: usize, inputs: &[ValueType], outputs: &[ValueType]) -> Cost {

@@ -124,6 +124,8 @@ KERNEL(planted_copy_not_waited_for, PlantedArgs, 32) {
 // Waits for its own copies, reads those of others.
 KERNEL(planted_copy_without_barrier, PlantedArgs, 32) {
     __shared__ __align__(16) float tile[32][4];
+    tile[threadIdx.x][0] = 0.0f;
+    __syncthreads();
     cp_async_16(tile[threadIdx.x], static_cast<const float*>(args.x) + 4 * threadIdx.x);
     cp_async_commit();
     cp_async_wait<0>();

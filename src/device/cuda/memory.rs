@@ -45,6 +45,10 @@ impl DeviceMemory {
         self.address
     }
 
+    pub(super) fn num_bytes(&self) -> usize {
+        self.num_bytes
+    }
+
     /// Address of `len_bytes` at `offset_bytes`.
     ///
     /// # Panics

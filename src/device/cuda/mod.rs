@@ -6,11 +6,10 @@ mod driver;
 mod images;
 mod memory;
 mod modules;
+mod replay;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
-use std::fmt;
 use std::sync::Arc;
 
 use cudarc::driver::{CudaContext, CudaEvent, CudaGraph, CudaStream, result, sys};
@@ -19,7 +18,8 @@ use self::driver::failed;
 pub use self::driver::{CudaVersion, Driver, Gpu, driver_package_version};
 use self::memory::{DeviceMemory, Staging};
 use self::modules::Modules;
-use super::{DeviceKind, Kernel, KernelDevice, Launcher, Record};
+pub use self::replay::ReplayingGpu;
+use super::{Kernel, Launcher};
 use crate::error::{Error, Result};
 
 /// Why a build cannot use a GPU.
@@ -31,7 +31,7 @@ pub const NO_KERNELS: &str =
 /// The fields are dropped in this order: what holds addresses goes before what they point to.
 #[derive(Debug)]
 pub struct CudaDevice {
-    graphs: BTreeMap<(usize, usize, usize), Graph>,
+    graphs: Vec<Graph>,
     arena: Option<DeviceMemory>,
     staging: Staging,
     modules: Modules,
@@ -44,14 +44,18 @@ pub struct CudaDevice {
 // its thread first, and what is not internally synchronised is reached through `&mut self` only.
 unsafe impl Send for CudaDevice {}
 
+/// A captured list of launches of one device, by which [`CudaDevice::replay`] finds it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GraphId(usize);
+
 /// A point in the stream of work.
 #[derive(Debug)]
 pub struct Mark(CudaEvent);
 
 struct Graph(CudaGraph);
 
-impl fmt::Debug for Graph {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl std::fmt::Debug for Graph {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Graph")
     }
 }
@@ -71,7 +75,7 @@ impl CudaDevice {
         let stream = context.new_stream().map_err(failed("creating a stream"))?;
         let modules = Modules::new(&context, arch)?;
         let staging = Staging::new(&context)?;
-        Ok(CudaDevice { graphs: BTreeMap::new(), arena: None, staging, modules, stream, context, gpu })
+        Ok(CudaDevice { graphs: Vec::new(), arena: None, staging, modules, stream, context, gpu })
     }
 
     /// What was opened.
@@ -92,6 +96,59 @@ impl CudaDevice {
         self.context.mem_get_info().map_err(failed("asking for free memory"))
     }
 
+    /// Allocates the arena, zeroed. The one before it and all captured graphs, which hold its address, are gone.
+    ///
+    /// # Errors
+    /// [`Error::DoesNotFit`] if the memory is not there, saying how much is.
+    pub fn allocate(&mut self, num_bytes: usize) -> Result<()> {
+        self.synchronize()?;
+        self.graphs.clear();
+        self.arena = None;
+        self.arena = Some(DeviceMemory::new(&self.context, &self.stream, num_bytes)?);
+        Ok(())
+    }
+
+    /// Address of the arena on the GPU; 0 before [`CudaDevice::allocate`].
+    pub fn arena_address(&self) -> u64 {
+        self.arena.as_ref().map_or(0, DeviceMemory::address)
+    }
+
+    /// Size of the arena.
+    pub fn arena_bytes(&self) -> usize {
+        self.arena.as_ref().map_or(0, DeviceMemory::num_bytes)
+    }
+
+    /// Copies `bytes` to `offset_bytes` of the arena, in order with the launches; they may change once this returns.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if the GPU failed, here or in earlier work.
+    ///
+    /// # Panics
+    /// If they do not lie inside the arena.
+    pub fn upload(&mut self, offset_bytes: usize, bytes: &[u8]) -> Result<()> {
+        let address = self.range(offset_bytes, bytes.len());
+        // SAFETY: the range lies in the arena, which is freed only after the stream has been waited for.
+        unsafe { self.staging.upload(address, bytes, &self.stream) }
+    }
+
+    /// Waits for all work, then copies from `offset_bytes` of the arena to `bytes`.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if the GPU failed, here or in earlier work.
+    ///
+    /// # Panics
+    /// If they do not lie inside the arena.
+    pub fn download(&self, offset_bytes: usize, bytes: &mut [u8]) -> Result<()> {
+        let address = self.range(offset_bytes, bytes.len());
+        if !bytes.is_empty() {
+            self.context.bind_to_thread().map_err(failed("copying from the GPU"))?;
+            // SAFETY: the range lies in the arena, and `bytes` is borrowed until the copy has been waited for.
+            unsafe { result::memcpy_dtoh_async(bytes, address, self.stream.cu_stream()) }
+                .map_err(failed("copying from the GPU"))?;
+        }
+        self.synchronize()
+    }
+
     /// Waits for all work.
     ///
     /// # Errors
@@ -102,9 +159,12 @@ impl CudaDevice {
 
     /// Captures what `record` launches, to be replayed as one piece of work. Nothing runs yet.
     ///
-    /// `record` is called twice: loading kernels is not possible within a capture, so that the first call only finds
-    /// out which are needed.
-    fn capture(&mut self, record: Record<'_>) -> Result<Graph> {
+    /// `record` is called twice, and must launch the same both times: loading kernels is not possible within a
+    /// capture, so that the first call only finds out which are needed.
+    ///
+    /// # Errors
+    /// What `record` returns; [`Error::Device`] if the driver cannot capture it.
+    pub fn capture(&mut self, mut record: impl FnMut(&mut dyn Launcher) -> Result<()>) -> Result<GraphId> {
         record(&mut Loader(&mut self.modules))?;
         // Other threads may go on calling the driver: data loaders know nothing of this capture.
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
@@ -117,7 +177,19 @@ impl CudaDevice {
             .map_err(failed("capturing a step"))?
             .ok_or_else(|| Error::Device("CUDA: capturing a step gave no graph".into()))?;
         graph.upload().map_err(failed("uploading a captured step"))?;
-        Ok(Graph(graph))
+        self.graphs.push(Graph(graph));
+        Ok(GraphId(self.graphs.len() - 1))
+    }
+
+    /// Starts a captured list of launches.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if the GPU failed, here or in earlier work.
+    ///
+    /// # Panics
+    /// If the graph belongs to another device, or to an arena before this one.
+    pub fn replay(&mut self, graph: GraphId) -> Result<()> {
+        self.graphs[graph.0].0.launch().map_err(failed("starting a step"))
     }
 
     /// Marks the end of the work started so far.
@@ -148,53 +220,6 @@ impl Drop for CudaDevice {
     fn drop(&mut self) {
         // What is dropped next may be in use. A failure here follows one that has already been reported.
         let _ = self.stream.synchronize();
-    }
-}
-
-impl KernelDevice for CudaDevice {
-    fn kind(&self) -> DeviceKind {
-        DeviceKind::Cuda
-    }
-
-    /// The arena before it and all captured graphs, which hold its address, are gone.
-    fn allocate(&mut self, num_bytes: usize) -> Result<u64> {
-        self.synchronize()?;
-        self.graphs.clear();
-        self.arena = None;
-        let arena = DeviceMemory::new(&self.context, &self.stream, num_bytes)?;
-        Ok(self.arena.insert(arena).address())
-    }
-
-    /// In order with the launches; `bytes` may change once this returns.
-    ///
-    /// # Panics
-    /// If they do not lie inside the arena.
-    fn upload(&mut self, offset_bytes: usize, bytes: &[u8]) -> Result<()> {
-        let address = self.range(offset_bytes, bytes.len());
-        // SAFETY: the range lies in the arena, which is freed only after the stream has been waited for.
-        unsafe { self.staging.upload(address, bytes, &self.stream) }
-    }
-
-    /// # Panics
-    /// If `bytes` do not lie inside the arena.
-    fn download(&self, offset_bytes: usize, bytes: &mut [u8]) -> Result<()> {
-        let address = self.range(offset_bytes, bytes.len());
-        if !bytes.is_empty() {
-            let stream = self.stream.cu_stream();
-            // SAFETY: the range lies in the arena, and `bytes` is borrowed until the copy has been waited for.
-            let copy = |()| unsafe { result::memcpy_dtoh_async(bytes, address, stream) };
-            self.context.bind_to_thread().and_then(copy).map_err(failed("copying from the GPU"))?;
-        }
-        self.synchronize()
-    }
-
-    /// The first call with a key captures a graph, which this and every later call start.
-    fn run(&mut self, key: (usize, usize, usize), record: Record<'_>) -> Result<()> {
-        if !self.graphs.contains_key(&key) {
-            let graph = self.capture(record)?;
-            self.graphs.insert(key, graph);
-        }
-        self.graphs[&key].0.launch().map_err(failed("starting a step"))
     }
 }
 

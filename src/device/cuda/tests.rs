@@ -60,7 +60,8 @@ fn memory_starts_zeroed_and_copies_come_back() {
 #[test]
 fn a_launch_writes_its_elements_and_no_others() {
     let Some(mut device) = open() else { return };
-    let address = device.allocate(4 * 1000).unwrap();
+    device.allocate(4 * 1000).unwrap();
+    let address = device.arena_address();
     fill(&mut device, address, 777, 2.5).unwrap();
     let values = read(&device, 1000);
     assert!(
@@ -69,49 +70,39 @@ fn a_launch_writes_its_elements_and_no_others() {
 }
 
 #[test]
-fn a_list_of_launches_is_recorded_once_and_runs_at_every_call() {
+fn a_captured_list_runs_only_when_replayed_and_as_often() {
     let Some(mut device) = open() else { return };
-    let address = device.allocate(4 * 1000).unwrap();
-    let mut num_records = 0;
-    for call in 0..3 {
-        device.upload(0, &[0xff; 4000]).unwrap();
-        let record: Record<'_> = &mut |launcher| {
-            num_records += 1;
+    device.allocate(4 * 1000).unwrap();
+    let address = device.arena_address();
+    let graph = device
+        .capture(|launcher| {
             fill(launcher, address, 1000, 1.0)?;
             fill(launcher, address, 300, 3.0)
-        };
-        device.run((0, 0, 2), record).unwrap();
+        })
+        .unwrap();
+    assert!(read(&device, 1000).iter().all(|&value| value == 0.0), "a capture runs nothing");
+    for _ in 0..3 {
+        device.upload(0, &[0xff; 4000]).unwrap();
+        device.replay(graph).unwrap();
         let values = read(&device, 1000);
-        assert!(values[..300].iter().all(|&value| value == 3.0), "call {call}");
-        assert!(values[300..].iter().all(|&value| value == 1.0), "call {call}");
-    }
-    assert_eq!(num_records, 2, "once to load the kernels, once to capture them");
-}
-
-#[test]
-fn lists_with_different_keys_are_kept_apart() {
-    let Some(mut device) = open() else { return };
-    let address = device.allocate(4 * 100).unwrap();
-    for _ in 0..2 {
-        for (plan, value) in [(0, 1.0), (1, 2.0)] {
-            device.run((plan, 0, 1), &mut |launcher| fill(launcher, address, 100, value)).unwrap();
-            assert_eq!(read(&device, 100), [value; 100]);
-        }
+        assert!(
+            values[..300].iter().all(|&value| value == 3.0)
+                && values[300..].iter().all(|&value| value == 1.0)
+        );
     }
 }
 
 #[test]
 fn a_capture_that_fails_leaves_the_device_usable() {
     let Some(mut device) = open() else { return };
-    let address = device.allocate(64).unwrap();
-    let mut num_records = 0;
-    let error = device.run((0, 0, 1), &mut |launcher| {
-        num_records += 1;
+    device.allocate(64).unwrap();
+    let address = device.arena_address();
+    let error = device.capture(|launcher| {
         fill(launcher, address, 16, 1.0)?;
-        if num_records == 2 { Err(Error::Usage("stop here".into())) } else { Ok(()) }
+        Err(Error::Usage("stop here".into()))
     });
     assert_eq!(error.unwrap_err().exit_code(), 2);
-    device.run((0, 0, 1), &mut |launcher| fill(launcher, address, 16, 4.0)).unwrap();
+    fill(&mut device, address, 16, 4.0).unwrap();
     assert_eq!(read(&device, 16), [4.0; 16]);
 }
 
@@ -123,10 +114,10 @@ fn captured_lists_can_be_dropped_with_work_under_way_and_made_again() {
     for _ in 0..20 {
         let mut device = CudaDevice::open(0).unwrap();
         for count in [1 << 20, 1 << 22] {
-            let address = device.allocate(4 * count).unwrap();
-            for _ in 0..10 {
-                device.run((0, 0, 1), &mut |launcher| fill(launcher, address, count, 1.0)).unwrap();
-            }
+            device.allocate(4 * count).unwrap();
+            let address = device.arena_address();
+            let graph = device.capture(|launcher| fill(launcher, address, count, 1.0)).unwrap();
+            (0..10).for_each(|_| device.replay(graph).unwrap());
         }
     }
 }
@@ -145,7 +136,8 @@ fn an_arena_that_does_not_fit_says_how_much_there_is() {
 fn marks_measure_the_work_between_them() {
     let Some(mut device) = open() else { return };
     let count = 1 << 24;
-    let address = device.allocate(4 * count).unwrap();
+    device.allocate(4 * count).unwrap();
+    let address = device.arena_address();
     let mut time = |launches: usize| {
         let start = device.mark().unwrap();
         (0..launches).for_each(|_| fill(&mut device, address, count, 1.0).unwrap());

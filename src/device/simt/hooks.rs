@@ -58,31 +58,20 @@ unsafe extern "C" fn simt_access(address: usize, num_bytes: u64, is_write: u32, 
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn simt_index_outside_array(
-    file: *const c_char,
-    line: u32,
-    array_type: *const c_char,
-    index: i64,
-) {
+unsafe extern "C" fn simt_index_outside_array(array_type: *const c_char, index: i64, code: usize) {
     // SAFETY: as in `simt_barrier`; the compiler wrote the type as a string literal.
     let (block, array_type) = unsafe { (current(), CStr::from_ptr(array_type)) };
     let array_type = array_type.to_string_lossy();
-    block.fail(Place::Line(file, line), format!("index {index} is outside an array of type {array_type}"));
+    block.fail(Place::Code(code), format!("index {index} is outside an array of type {array_type}"));
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn simt_misaligned(
-    file: *const c_char,
-    line: u32,
-    type_name: *const c_char,
-    alignment: u32,
-    address: usize,
-) {
+unsafe extern "C" fn simt_misaligned(type_name: *const c_char, alignment: u32, address: usize, code: usize) {
     // SAFETY: as in `simt_index_outside_array`.
     let (block, type_name) = unsafe { (current(), CStr::from_ptr(type_name)) };
     let type_name = type_name.to_string_lossy();
     let what = format!(
         "misaligned access: {type_name} at address {address:#x}, which is no multiple of {alignment}"
     );
-    block.fail(Place::Line(file, line), what);
+    block.fail(Place::Code(code), what);
 }

@@ -24,12 +24,14 @@ use rayon::prelude::*;
 
 pub use abi::{ArgsLayout, HostKernel, Member};
 
-use super::{LaunchArgs, Slot};
+use super::{DeviceKind, Kernel, KernelDevice, LaunchArgs, Launcher, Record, Slot};
 use crate::error::{Error, Result};
 use block::{Launch, MAX_DYNAMIC_SHARED_BYTES, Order, Runner};
 use checker::{Checker, Extent};
 use finding::Finding;
 use memory::{CHECKED_VIEWS, Memory};
+
+include!(concat!(env!("OUT_DIR"), "/host_kernels.rs"));
 
 /// How closely kernels are watched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,14 +66,12 @@ pub struct SimtDevice {
 }
 
 impl SimtDevice {
-    /// A device with an arena of `arena_bytes` zeroed bytes, whose threads run in orders drawn from `seed`.
+    /// A device whose threads run in orders drawn from `seed`; its arena comes with [`KernelDevice::allocate`].
     ///
     /// # Errors
-    /// [`Error::DoesNotFit`] if the system does not give the memory.
-    pub fn new(arena_bytes: usize, seed: u64, checks: Checks) -> Result<SimtDevice> {
-        let num_views = if checks == Checks::Full { CHECKED_VIEWS } else { 1 };
-        let memory = Arc::new(Memory::new(arena_bytes, num_views)?);
-        let checker = (checks == Checks::Full).then(|| Checker::new(Arc::clone(&memory)));
+    /// [`Error::DoesNotFit`] if the system gives it no memory.
+    pub fn new(seed: u64, checks: Checks) -> Result<SimtDevice> {
+        let (memory, checker) = memory_with_checker(0, checks)?;
         Ok(SimtDevice {
             memory,
             checks,
@@ -85,29 +85,6 @@ impl SimtDevice {
         })
     }
 
-    /// Address of the arena, for the pointers in argument structs.
-    pub fn arena_address(&self) -> u64 {
-        self.memory.view_start(0) as u64
-    }
-
-    /// Copies `bytes` into the arena.
-    ///
-    /// # Panics
-    /// If they reach outside it.
-    pub fn upload(&mut self, offset_bytes: usize, bytes: &[u8]) {
-        // SAFETY: `self` is borrowed exclusively and launches end before they return.
-        unsafe { self.memory.bytes(offset_bytes, bytes.len()) }.copy_from_slice(bytes);
-    }
-
-    /// Copies out of the arena.
-    ///
-    /// # Panics
-    /// If `bytes` reach outside it.
-    pub fn download(&self, offset_bytes: usize, bytes: &mut [u8]) {
-        // SAFETY: kernels run only while `self` is borrowed exclusively.
-        bytes.copy_from_slice(unsafe { self.memory.bytes(offset_bytes, bytes.len()) });
-    }
-
     /// Fills part of the arena with 0xFF bytes: NaN in every floating-point type, and no valid index.
     ///
     /// # Panics
@@ -117,33 +94,11 @@ impl SimtDevice {
         unsafe { self.memory.bytes(offset_bytes, num_bytes) }.fill(0xFF);
     }
 
-    /// Says what the following launches may touch: inputs are read, those in `mutates` written as well; results and
-    /// workspace must be written before they are read, but for results that lie over an input.
-    pub fn bind(&mut self, args: &LaunchArgs<'_>, mutates: &[usize]) {
-        self.operands.clear();
-        let lies_over_input = |slot: &Slot| args.inputs.iter().any(|input| input.overlaps(slot));
-        self.operands.extend(args.outputs.iter().map(|slot| Operand {
-            slot: *slot,
-            is_writable: true,
-            is_filled: lies_over_input(slot),
-        }));
-        self.operands.push(Operand { slot: args.workspace, is_writable: true, is_filled: false });
-        self.operands.extend(args.inputs.iter().enumerate().map(|(i, slot)| Operand {
-            slot: *slot,
-            is_writable: mutates.contains(&i),
-            is_filled: true,
-        }));
-        if let Some(checker) = &mut self.checker {
-            checker.now.interval += 1;
-            self.bound_at = checker.now.interval;
-        }
-    }
-
-    /// Runs `kernel` to its end.
+    /// Runs `kernel` to its end: what [`Launcher::launch`] does, for kernels of any table.
     ///
     /// # Errors
     /// [`Error::Device`] if the launch is malformed or the emulator finds a fault in the kernel.
-    pub fn run(
+    pub fn run_kernel(
         &mut self,
         kernel: &'static HostKernel,
         grid: [u32; 3],
@@ -259,6 +214,67 @@ impl SimtDevice {
     }
 }
 
+impl KernelDevice for SimtDevice {
+    fn kind(&self) -> DeviceKind {
+        DeviceKind::Simt
+    }
+
+    fn allocate(&mut self, num_bytes: usize) -> Result<u64> {
+        (self.memory, self.checker) = memory_with_checker(num_bytes, self.checks)?;
+        self.operands.clear();
+        Ok(self.memory.view_start(0) as u64)
+    }
+
+    fn upload(&mut self, offset_bytes: usize, bytes: &[u8]) -> Result<()> {
+        // SAFETY: `self` is borrowed exclusively and launches end before they return.
+        unsafe { self.memory.bytes(offset_bytes, bytes.len()) }.copy_from_slice(bytes);
+        Ok(())
+    }
+
+    fn download(&self, offset_bytes: usize, bytes: &mut [u8]) -> Result<()> {
+        // SAFETY: kernels run only while `self` is borrowed exclusively.
+        bytes.copy_from_slice(unsafe { self.memory.bytes(offset_bytes, bytes.len()) });
+        Ok(())
+    }
+
+    fn run(&mut self, _key: (usize, usize, usize), record: Record<'_>) -> Result<()> {
+        record(self)
+    }
+}
+
+impl Launcher for SimtDevice {
+    fn bind(&mut self, args: &LaunchArgs<'_>, mutates: &[usize]) {
+        self.operands.clear();
+        let lies_over_input = |slot: &Slot| args.inputs.iter().any(|input| input.overlaps(slot));
+        self.operands.extend(args.outputs.iter().map(|slot| Operand {
+            slot: *slot,
+            is_writable: true,
+            is_filled: lies_over_input(slot),
+        }));
+        self.operands.push(Operand { slot: args.workspace, is_writable: true, is_filled: false });
+        self.operands.extend(args.inputs.iter().enumerate().map(|(i, slot)| Operand {
+            slot: *slot,
+            is_writable: mutates.contains(&i),
+            is_filled: true,
+        }));
+        if let Some(checker) = &mut self.checker {
+            checker.now.interval += 1;
+            self.bound_at = checker.now.interval;
+        }
+    }
+
+    fn launch(
+        &mut self,
+        kernel: &'static Kernel,
+        grid: [u32; 3],
+        block: [u32; 3],
+        shared_bytes: u32,
+        arguments: &[u8],
+    ) -> Result<()> {
+        self.run_kernel(&HOST_KERNELS[kernel.index], grid, block, shared_bytes, arguments)
+    }
+}
+
 impl Operand {
     fn contains(&self, offset: i64) -> bool {
         let start = self.slot.offset_bytes as i64;
@@ -269,6 +285,14 @@ impl Operand {
 thread_local! {
     /// Stacks and tables of this OS thread, kept from launch to launch.
     static RUNNER: RefCell<Runner> = RefCell::new(Runner::new());
+}
+
+/// An arena, and for a checked device what judges accesses to it.
+fn memory_with_checker(num_bytes: usize, checks: Checks) -> Result<(Arc<Memory>, Option<Checker>)> {
+    let num_views = if checks == Checks::Full { CHECKED_VIEWS } else { 1 };
+    let memory = Arc::new(Memory::new(num_bytes, num_views)?);
+    let checker = (checks == Checks::Full).then(|| Checker::new(Arc::clone(&memory)));
+    Ok((memory, checker))
 }
 
 fn num_blocks(grid: [u32; 3]) -> u64 {

@@ -3,9 +3,18 @@
 //! Vocabulary: x is NHWC, w is KRSC, y is NPQK. `y[n,p,q,k] = sum_rsc x[n, p*stride_h-pad_h+r, q*stride_w-pad_w+s, c] *
 //! w[k,r,s,c]`. Convolutions here have no bias; batch norm follows them and would take it out again.
 
-use crate::device::DeviceKind;
+mod launch;
+mod variants;
+
+pub(crate) use launch::{
+    Conv2dArgs, Conv2dWgradArgs, Operands, SplitSumArgs, address, launch_kernel, split_sum,
+};
+pub(crate) use variants::Split;
+use variants::{Pass, choose, wgrad_workspace_bytes};
+
 use crate::device::cpu::conv::{self, Conv2dDims};
 use crate::device::cpu::{CpuArgs, Real};
+use crate::device::{DeviceKind, LaunchArgs, Launcher};
 use crate::error::Result;
 use crate::graph::{Backward, Cost, Graph, InPlace, Init, Op, ValueId, ValueType};
 use crate::ops::{Case, dispatch_real};
@@ -52,6 +61,9 @@ impl Window {
                 "the {}x{} kernel is larger than the padded input (NHWC {}); use a larger image or more padding",
                 filter[1], filter[2], x.shape
             ));
+        }
+        if x.dtype != w.dtype {
+            return Err(format!("takes an image and a filter of one type, got {x} and {w}; cast the filter"));
         }
         Ok(self.dims(image, filter))
     }
@@ -183,6 +195,11 @@ impl Op for Conv2dFprop {
         }
         dispatch_real!(args.input_dtype(0), run(&dims, args));
     }
+
+    fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
+        let dims = self.window.dims(dims_4d(args.inputs[0].shape), dims_4d(args.inputs[1].shape));
+        launch::launch(Pass::Fprop, &dims, args, launcher)
+    }
 }
 
 impl Op for Conv2dDgrad {
@@ -240,6 +257,11 @@ impl Op for Conv2dDgrad {
         }
         dispatch_real!(args.input_dtype(0), run(&dims, self.accumulate, args));
     }
+
+    fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
+        let dims = self.window.dims(dims_4d(self.x), dims_4d(args.inputs[1].shape));
+        launch::launch(Pass::Dgrad, &dims, args, launcher)
+    }
 }
 
 impl Op for Conv2dWgrad {
@@ -249,13 +271,14 @@ impl Op for Conv2dWgrad {
 
     fn infer(&self, inputs: &[ValueType]) -> std::result::Result<Vec<ValueType>, String> {
         let [x, dy] = inputs else { return Err(format!("takes x and dy, got {} operands", inputs.len())) };
-        let w = ValueType { shape: self.w, dtype: x.dtype };
-        let dims = self.window.checked(x, &w)?;
-        let expected = Shape::from([dims.n, dims.p(), dims.q(), dims.k]);
-        if dy.shape != expected {
+        let dims = self.window.checked(x, &ValueType { shape: self.w, dtype: x.dtype })?;
+        let expected = ValueType { shape: [dims.n, dims.p(), dims.q(), dims.k].into(), dtype: x.dtype };
+        if *dy != expected {
             return Err(format!("needs dy NPQK {expected}, got {dy}"));
         }
-        Ok(vec![w])
+        // Gradients of parameters stay in f32: the reduction is long, and the optimiser works in f32.
+        let dtype = if x.dtype == DType::Bf16 { DType::F32 } else { x.dtype };
+        Ok(vec![ValueType { shape: self.w, dtype }])
     }
 
     fn cost(&self, inputs: &[ValueType], outputs: &[ValueType]) -> Cost {
@@ -264,7 +287,11 @@ impl Op for Conv2dWgrad {
 
     fn workspace_bytes(&self, device: DeviceKind, inputs: &[ValueType], _outputs: &[ValueType]) -> usize {
         let dims = self.window.dims(dims_4d(inputs[0].shape), dims_4d(self.w));
-        cpu_workspace(device, &inputs[0], conv::wgrad_workspace_elems(&dims))
+        match device {
+            DeviceKind::Cpu => cpu_workspace(device, &inputs[0], conv::wgrad_workspace_elems(&dims)),
+            DeviceKind::Cuda | DeviceKind::Simt => choose(Pass::Wgrad, inputs[0].dtype, &dims)
+                .map_or(0, |variant| wgrad_workspace_bytes(variant, &dims)),
+        }
     }
 
     fn cpu(&self, args: &CpuArgs<'_>) {
@@ -282,6 +309,11 @@ impl Op for Conv2dWgrad {
             conv::conv2d_wgrad_reference::<T>(dims, args.input(0), args.input(1), args.output(0));
         }
         dispatch_real!(args.input_dtype(0), run(&dims, args));
+    }
+
+    fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
+        let dims = self.window.dims(dims_4d(args.inputs[0].shape), dims_4d(self.w));
+        launch::launch(Pass::Wgrad, &dims, args, launcher)
     }
 }
 

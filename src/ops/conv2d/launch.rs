@@ -1,0 +1,267 @@
+//! Argument structs of the convolution kernels, and their launches.
+
+use bytemuck::{Pod, Zeroable};
+
+use super::variants::{Gemm, Pass, Split, Variant, choose, wgrad_split};
+use crate::device::cpu::conv::Conv2dDims;
+use crate::device::{LaunchArgs, Launcher, Slot, kernel};
+use crate::error::{Error, Result};
+
+/// `Conv2dArgs` of kernels/conv2d_taps.cuh.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Pod, Zeroable)]
+pub(crate) struct Conv2dArgs {
+    src: u64,
+    weights: u64,
+    addend: u64,
+    out: u64,
+    batch: i32,
+    src_h: i32,
+    src_w: i32,
+    src_c: i32,
+    out_h: i32,
+    out_w: i32,
+    out_c: i32,
+    kernel_h: i32,
+    kernel_w: i32,
+    stride_h: i32,
+    stride_w: i32,
+    pad_h: i32,
+    pad_w: i32,
+    k_per_split: i32,
+}
+
+/// `Conv2dWgradArgs` of kernels/conv2d_wgrad_args.cuh.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Pod, Zeroable)]
+pub(crate) struct Conv2dWgradArgs {
+    x: u64,
+    dy: u64,
+    dw: u64,
+    n: i32,
+    h: i32,
+    w: i32,
+    c: i32,
+    k: i32,
+    r: i32,
+    s: i32,
+    p: i32,
+    q: i32,
+    stride_h: i32,
+    stride_w: i32,
+    pad_h: i32,
+    pad_w: i32,
+    pixels_per_split: i32,
+}
+
+/// `SplitSumArgs` of kernels/split_sum.cuh.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Pod, Zeroable)]
+pub(crate) struct SplitSumArgs {
+    pub parts: u64,
+    pub addend: u64,
+    pub out: u64,
+    pub num_elems: u64,
+    pub num_splits: u64,
+    pub addend_elems: u64,
+}
+
+/// Addresses of an fprop's or dgrad's operands; 0 for no addend.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Operands {
+    pub src: u64,
+    pub weights: u64,
+    pub addend: u64,
+    pub out: u64,
+}
+
+/// Kernels count positions in 32 bits.
+fn checked(dims: &Conv2dDims) -> Result<()> {
+    let most = [dims.n * dims.h * dims.w, dims.n * dims.p() * dims.q(), dims.r * dims.s * dims.c.max(dims.k)];
+    // Tiles reach beyond the last position, and taps beyond the border.
+    if most.iter().any(|&count| count > (1 << 30)) {
+        return Err(Error::Device(format!(
+            "a convolution of {dims:?} has more than 2^30 pixels; use a smaller batch"
+        )));
+    }
+    Ok(())
+}
+
+impl Conv2dArgs {
+    /// Operands and extents of an fprop.
+    pub(crate) fn fprop(dims: &Conv2dDims, operands: Operands, k_per_split: usize) -> Result<Conv2dArgs> {
+        let (src, out) = ([dims.h, dims.w, dims.c], [dims.p(), dims.q(), dims.k]);
+        Conv2dArgs::new(dims, operands, src, out, k_per_split)
+    }
+
+    /// Operands and extents of a dgrad.
+    pub(crate) fn dgrad(dims: &Conv2dDims, operands: Operands) -> Result<Conv2dArgs> {
+        let (src, out) = ([dims.p(), dims.q(), dims.k], [dims.h, dims.w, dims.c]);
+        Conv2dArgs::new(dims, operands, src, out, dims.r * dims.s * dims.k)
+    }
+
+    fn new(
+        dims: &Conv2dDims,
+        operands: Operands,
+        [src_h, src_w, src_c]: [usize; 3],
+        [out_h, out_w, out_c]: [usize; 3],
+        k_per_split: usize,
+    ) -> Result<Conv2dArgs> {
+        checked(dims)?;
+        let Operands { src, weights, addend, out } = operands;
+        Ok(Conv2dArgs {
+            src,
+            weights,
+            addend,
+            out,
+            batch: dims.n as i32,
+            src_h: src_h as i32,
+            src_w: src_w as i32,
+            src_c: src_c as i32,
+            out_h: out_h as i32,
+            out_w: out_w as i32,
+            out_c: out_c as i32,
+            kernel_h: dims.r as i32,
+            kernel_w: dims.s as i32,
+            stride_h: dims.stride_h as i32,
+            stride_w: dims.stride_w as i32,
+            pad_h: dims.pad_h as i32,
+            pad_w: dims.pad_w as i32,
+            k_per_split: k_per_split as i32,
+        })
+    }
+}
+
+impl Conv2dWgradArgs {
+    /// Operands (addresses of x, dy, dw) and extents of a wgrad.
+    pub(crate) fn new(dims: &Conv2dDims, [x, dy, dw]: [u64; 3], split: Split) -> Result<Conv2dWgradArgs> {
+        checked(dims)?;
+        Ok(Conv2dWgradArgs {
+            x,
+            dy,
+            dw,
+            n: dims.n as i32,
+            h: dims.h as i32,
+            w: dims.w as i32,
+            c: dims.c as i32,
+            k: dims.k as i32,
+            r: dims.r as i32,
+            s: dims.s as i32,
+            p: dims.p() as i32,
+            q: dims.q() as i32,
+            stride_h: dims.stride_h as i32,
+            stride_w: dims.stride_w as i32,
+            pad_h: dims.pad_h as i32,
+            pad_w: dims.pad_w as i32,
+            pixels_per_split: split.depth as i32,
+        })
+    }
+}
+
+/// Address of an operand on the device.
+pub(crate) fn address(args: &LaunchArgs<'_>, slot: &Slot) -> u64 {
+    args.arena_address + slot.offset_bytes as u64
+}
+
+/// Launches the kernel called `name` with its own number of threads a block.
+pub(crate) fn launch_kernel(
+    launcher: &mut dyn Launcher,
+    name: &str,
+    grid: [usize; 3],
+    shared_bytes: u32,
+    arguments: &impl Pod,
+) -> Result<()> {
+    let kernel = kernel(name).ok_or_else(|| Error::Device(format!("this build has no kernel `{name}`")))?;
+    let grid = grid.map(|blocks| blocks as u32);
+    launcher.launch(kernel, grid, [kernel.block_threads, 1, 1], shared_bytes, bytemuck::bytes_of(arguments))
+}
+
+/// Launches a pass: fprop (x, w) -> y, dgrad (dy, w [, sum]) -> dx, wgrad (x, dy) -> dw.
+pub(super) fn launch(
+    pass: Pass,
+    dims: &Conv2dDims,
+    args: &LaunchArgs<'_>,
+    launcher: &mut dyn Launcher,
+) -> Result<()> {
+    launch_variant(choose(pass, args.inputs[0].dtype, dims)?, dims, args, launcher)
+}
+
+/// Launches a pass by a kernel that takes it.
+pub(super) fn launch_variant(
+    variant: &Variant,
+    dims: &Conv2dDims,
+    args: &LaunchArgs<'_>,
+    launcher: &mut dyn Launcher,
+) -> Result<()> {
+    let gemm = Gemm::new(variant.pass, dims);
+    let grid = [variant.num_tiles(&gemm), gemm.classes, 1];
+    let [first, second] = [0, 1].map(|i| address(args, &args.inputs[i]));
+    let addend = args.inputs.get(2).map_or(0, |sum| address(args, sum));
+    let out = address(args, &args.outputs[0]);
+    let operands = Operands { src: first, weights: second, addend, out };
+    let arguments = match variant.pass {
+        Pass::Fprop => Conv2dArgs::fprop(dims, operands, gemm.depth)?,
+        Pass::Dgrad => Conv2dArgs::dgrad(dims, operands)?,
+        Pass::Wgrad => {
+            let workspace = address(args, &args.workspace);
+            return launch_wgrad(variant, dims, [first, second, out], workspace, launcher);
+        }
+    };
+    launch_kernel(launcher, variant.name, grid, variant.shared_bytes(), &arguments)
+}
+
+fn launch_wgrad(
+    variant: &Variant,
+    dims: &Conv2dDims,
+    [x, dy, dw]: [u64; 3],
+    workspace: u64,
+    launcher: &mut dyn Launcher,
+) -> Result<()> {
+    let split = wgrad_split(variant, dims);
+    let parts = if split.parts == 1 { dw } else { workspace };
+    let arguments = Conv2dWgradArgs::new(dims, [x, dy, parts], split)?;
+    let grid = [variant.num_tiles(&Gemm::new(Pass::Wgrad, dims)), split.parts, 1];
+    launch_kernel(launcher, variant.name, grid, variant.shared_bytes(), &arguments)?;
+    if split.parts == 1 {
+        return Ok(());
+    }
+    let sum = SplitSumArgs {
+        parts,
+        addend: 0,
+        out: dw,
+        num_elems: dims.w_elems() as u64,
+        num_splits: split.parts as u64,
+        addend_elems: 1,
+    };
+    split_sum(launcher, "conv2d_wgrad_split_sum", &sum)
+}
+
+/// Adds the parts of a split reduction.
+pub(crate) fn split_sum(launcher: &mut dyn Launcher, name: &str, arguments: &SplitSumArgs) -> Result<()> {
+    const THREADS: u64 = 256;
+    launch_kernel(launcher, name, [arguments.num_elems.div_ceil(THREADS) as usize, 1, 1], 0, arguments)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn extents_beyond_32_bits_are_refused() {
+        let dims = Conv2dDims {
+            n: 1 << 22,
+            h: 32,
+            w: 32,
+            c: 8,
+            k: 8,
+            r: 3,
+            s: 3,
+            stride_h: 1,
+            stride_w: 1,
+            pad_h: 1,
+            pad_w: 1,
+        };
+        let message = checked(&dims).unwrap_err().to_string();
+        assert!(message.contains("smaller batch"), "{message}");
+    }
+}

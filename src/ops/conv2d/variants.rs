@@ -1,0 +1,260 @@
+//! Which kernel computes a convolution on a kernel device.
+//!
+//! Every pass is a GEMM. A kernel is one row of [`VARIANTS`]; of the rows that take a problem, the cheapest by
+//! [`Variant::cost`] runs. The choice, like the split of a long reduction, depends on shapes and types alone, so that the
+//! same problem gives the same bits on every device.
+
+use crate::device::cpu::conv::Conv2dDims;
+use crate::error::{Error, Result};
+use crate::tensor::DType;
+
+/// Blocks that fill a large GPU: two for each of a good hundred multiprocessors.
+const FULL_GPU_BLOCKS: usize = 256;
+
+/// Fewest pixels of a wgrad's part: below that, writing and adding parts costs more than reading the pixels.
+const LEAST_PIXELS_PER_SPLIT: usize = 512;
+
+/// Positions of the reduction that a tile on tensor cores takes at once, and its stages in shared memory: `kDepth` and
+/// `kStages` of kernels/mma_tile.cuh.
+const TILE_DEPTH: usize = 64;
+const TILE_STAGES: usize = 3;
+
+/// Channels in one 16-byte copy of bf16.
+const CHUNK_ELEMS: usize = 8;
+
+/// The three computations of a convolution.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Pass {
+    Fprop,
+    Dgrad,
+    Wgrad,
+}
+
+/// What a kernel computes with.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Unit {
+    /// f32 arithmetic, any shape.
+    CudaCores,
+    /// Channels in chunks of 16 bytes.
+    TensorCores,
+}
+
+/// A kernel of a pass.
+#[derive(Debug)]
+pub(super) struct Variant {
+    /// Name of the kernel.
+    pub name: &'static str,
+    pub pass: Pass,
+    pub dtype: DType,
+    unit: Unit,
+    /// Extents of a block's tile.
+    tile_rows: usize,
+    tile_cols: usize,
+    /// Multiply-adds in unit time on a full GPU, relative to the fastest; an estimate that only orders the rows.
+    rate: f64,
+}
+
+impl Variant {
+    const fn cuda_cores(name: &'static str, pass: Pass, dtype: DType) -> Variant {
+        Variant { name, pass, dtype, unit: Unit::CudaCores, tile_rows: 64, tile_cols: 64, rate: 0.05 }
+    }
+
+    const fn tensor_cores(name: &'static str, pass: Pass, tile: [usize; 2], rate: f64) -> Variant {
+        let [tile_rows, tile_cols] = tile;
+        Variant { name, pass, dtype: DType::Bf16, unit: Unit::TensorCores, tile_rows, tile_cols, rate }
+    }
+}
+
+/// All kernels. Those without a tile in their name take any shape.
+pub(super) static VARIANTS: [Variant; 15] = [
+    Variant::cuda_cores("conv2d_fprop_f32", Pass::Fprop, DType::F32),
+    Variant::cuda_cores("conv2d_fprop_bf16", Pass::Fprop, DType::Bf16),
+    Variant::tensor_cores("conv2d_fprop_tile128x128_bf16", Pass::Fprop, [128, 128], 1.0),
+    Variant::tensor_cores("conv2d_fprop_tile128x64_bf16", Pass::Fprop, [128, 64], 0.8),
+    Variant::tensor_cores("conv2d_fprop_tile64x64_bf16", Pass::Fprop, [64, 64], 0.55),
+    Variant::cuda_cores("conv2d_dgrad_f32", Pass::Dgrad, DType::F32),
+    Variant::cuda_cores("conv2d_dgrad_bf16", Pass::Dgrad, DType::Bf16),
+    Variant::tensor_cores("conv2d_dgrad_tile128x128_bf16", Pass::Dgrad, [128, 128], 1.0),
+    Variant::tensor_cores("conv2d_dgrad_tile128x64_bf16", Pass::Dgrad, [128, 64], 0.8),
+    Variant::tensor_cores("conv2d_dgrad_tile64x64_bf16", Pass::Dgrad, [64, 64], 0.55),
+    Variant::cuda_cores("conv2d_wgrad_f32", Pass::Wgrad, DType::F32),
+    Variant::cuda_cores("conv2d_wgrad_bf16", Pass::Wgrad, DType::Bf16),
+    Variant::tensor_cores("conv2d_wgrad_tile128x128_bf16", Pass::Wgrad, [128, 128], 1.0),
+    Variant::tensor_cores("conv2d_wgrad_tile64x128_bf16", Pass::Wgrad, [64, 128], 0.8),
+    Variant::tensor_cores("conv2d_wgrad_tile64x64_bf16", Pass::Wgrad, [64, 64], 0.55),
+];
+
+/// A pass as a matrix product.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Gemm {
+    pub rows: usize,
+    pub cols: usize,
+    pub depth: usize,
+    /// Products of (at most) these extents: the classes of a strided dgrad.
+    pub classes: usize,
+}
+
+impl Gemm {
+    pub(super) fn new(pass: Pass, dims: &Conv2dDims) -> Gemm {
+        let taps = dims.r * dims.s;
+        match pass {
+            Pass::Fprop => {
+                Gemm { rows: dims.n * dims.p() * dims.q(), cols: dims.k, depth: taps * dims.c, classes: 1 }
+            }
+            Pass::Dgrad => Gemm {
+                rows: dims.n * dims.h.div_ceil(dims.stride_h) * dims.w.div_ceil(dims.stride_w),
+                cols: dims.c,
+                depth: taps * dims.k,
+                classes: dims.stride_h * dims.stride_w,
+            },
+            Pass::Wgrad => {
+                Gemm { rows: dims.k, cols: taps * dims.c, depth: dims.n * dims.p() * dims.q(), classes: 1 }
+            }
+        }
+    }
+}
+
+impl Variant {
+    fn takes(&self, pass: Pass, dtype: DType, dims: &Conv2dDims) -> bool {
+        let in_chunks = dims.c.is_multiple_of(CHUNK_ELEMS) && dims.k.is_multiple_of(CHUNK_ELEMS);
+        self.pass == pass && self.dtype == dtype && (self.unit == Unit::CudaCores || in_chunks)
+    }
+
+    pub(super) fn num_tiles(&self, gemm: &Gemm) -> usize {
+        gemm.rows.div_ceil(self.tile_rows) * gemm.cols.div_ceil(self.tile_cols)
+    }
+
+    /// Time on a full GPU in arbitrary units: too few blocks leave it idle, except that a wgrad is split into enough.
+    fn cost(&self, gemm: &Gemm) -> f64 {
+        let blocks = self.num_tiles(gemm) * gemm.classes;
+        let busy = if self.pass == Pass::Wgrad { blocks } else { blocks.max(FULL_GPU_BLOCKS) };
+        (busy * self.tile_rows * self.tile_cols) as f64 / self.rate
+    }
+
+    pub(super) fn shared_bytes(&self) -> u32 {
+        match self.unit {
+            Unit::CudaCores => 0,
+            Unit::TensorCores => {
+                let stage_elems = (self.tile_rows + self.tile_cols) * TILE_DEPTH;
+                (TILE_STAGES * stage_elems * DType::Bf16.size_bytes()) as u32
+            }
+        }
+    }
+}
+
+/// The kernel for a problem.
+///
+/// # Errors
+/// [`Error::Device`] if there is none for the element type.
+pub(super) fn choose(pass: Pass, dtype: DType, dims: &Conv2dDims) -> Result<&'static Variant> {
+    let gemm = Gemm::new(pass, dims);
+    VARIANTS
+        .iter()
+        .filter(|variant| variant.takes(pass, dtype, dims))
+        .min_by(|a, b| a.cost(&gemm).total_cmp(&b.cost(&gemm)))
+        .ok_or_else(|| {
+            Error::Device(format!("no kernel of a convolution computes in {dtype}; use --device cpu"))
+        })
+}
+
+/// A reduction divided among blocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Split {
+    /// Positions of each part but the last, which may have fewer.
+    pub depth: usize,
+    /// Number of parts.
+    pub parts: usize,
+}
+
+impl Split {
+    /// Divides `depth` positions so that with `tiles` tiles a GPU is full, in multiples of `step` and at least `least`.
+    pub(crate) fn new(depth: usize, tiles: usize, step: usize, least: usize) -> Split {
+        let wanted = FULL_GPU_BLOCKS.div_ceil(tiles).min(depth / least).max(1);
+        let part = depth.div_ceil(wanted).next_multiple_of(step);
+        Split { depth: part, parts: depth.div_ceil(part) }
+    }
+}
+
+/// How a wgrad's pixels are divided.
+pub(super) fn wgrad_split(variant: &Variant, dims: &Conv2dDims) -> Split {
+    let gemm = Gemm::new(Pass::Wgrad, dims);
+    Split::new(gemm.depth, variant.num_tiles(&gemm), TILE_DEPTH, LEAST_PIXELS_PER_SPLIT)
+}
+
+/// Scratch bytes of a wgrad: its parts, if there are several.
+pub(super) fn wgrad_workspace_bytes(variant: &Variant, dims: &Conv2dDims) -> usize {
+    match wgrad_split(variant, dims).parts {
+        1 => 0,
+        parts => parts * dims.w_elems() * DType::F32.size_bytes(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::kernel;
+
+    fn dims(n: usize, size: usize, c: usize, k: usize, kernel: usize, stride: usize) -> Conv2dDims {
+        let pad = kernel / 2;
+        Conv2dDims {
+            n,
+            h: size,
+            w: size,
+            c,
+            k,
+            r: kernel,
+            s: kernel,
+            stride_h: stride,
+            stride_w: stride,
+            pad_h: pad,
+            pad_w: pad,
+        }
+    }
+
+    #[test]
+    fn every_variant_is_a_kernel_of_the_build() {
+        for variant in &VARIANTS {
+            let entry = kernel(variant.name).unwrap_or_else(|| panic!("no kernel {}", variant.name));
+            assert!(variant.name.ends_with(&variant.dtype.to_string()), "{}", variant.name);
+            let warps = entry.block_threads as usize / 32;
+            assert!(
+                (variant.tile_rows * variant.tile_cols).is_multiple_of(warps * 16 * 16),
+                "{}",
+                variant.name
+            );
+        }
+    }
+
+    #[test]
+    fn channels_not_in_eights_run_on_cuda_cores() {
+        for (c, k) in [(3, 64), (64, 50), (175, 64)] {
+            let name = choose(Pass::Dgrad, DType::Bf16, &dims(2, 9, c, k, 3, 1)).unwrap().name;
+            assert_eq!(name, "conv2d_dgrad_bf16");
+        }
+        assert!(choose(Pass::Fprop, DType::F64, &dims(2, 9, 3, 8, 3, 1)).is_err());
+    }
+
+    #[test]
+    fn tiles_follow_the_number_of_channels_and_of_blocks() {
+        let fprop = |dims| choose(Pass::Fprop, DType::Bf16, &dims).unwrap().name;
+        assert_eq!(fprop(dims(256, 32, 128, 128, 3, 1)), "conv2d_fprop_tile128x128_bf16");
+        assert_eq!(fprop(dims(256, 32, 64, 64, 3, 1)), "conv2d_fprop_tile128x64_bf16");
+        assert_eq!(fprop(dims(8, 8, 256, 256, 3, 1)), "conv2d_fprop_tile64x64_bf16");
+        let wgrad = |dims| choose(Pass::Wgrad, DType::Bf16, &dims).unwrap().name;
+        assert_eq!(wgrad(dims(256, 32, 128, 128, 3, 1)), "conv2d_wgrad_tile128x128_bf16");
+        assert_eq!(wgrad(dims(256, 32, 64, 64, 3, 1)), "conv2d_wgrad_tile64x128_bf16");
+    }
+
+    #[test]
+    fn splits_cover_the_reduction_without_an_empty_part() {
+        for depth in [1, 63, 64, 511, 513, 1000, 4096, 100_000, 262_144] {
+            for tiles in [1, 3, 36, 255, 256, 1000] {
+                let split = Split::new(depth, tiles, TILE_DEPTH, LEAST_PIXELS_PER_SPLIT);
+                assert!(split.depth.is_multiple_of(TILE_DEPTH));
+                assert!(split.parts * split.depth >= depth && (split.parts - 1) * split.depth < depth);
+                assert!(tiles < 256 || split.parts == 1);
+            }
+        }
+        assert_eq!(Split::new(262_144, 9, 64, 512).parts, 29);
+    }
+}
