@@ -69,16 +69,6 @@ fn devices() -> String {
     format!("{devices}\n{parts}")
 }
 
-/// The vector instructions that the CPU's code uses, as their makers call them.
-fn vectors() -> String {
-    let arch = format!("{:?}", Arch::new());
-    match arch.split('(').next() {
-        Some("V4") => "AVX-512".into(),
-        Some("V3") => "AVX2".into(),
-        name => name.unwrap_or_default().to_lowercase(),
-    }
-}
-
 /// One row a kernel, with its registers on each architecture.
 fn kernels() -> String {
     let mut table = Table::new([
