@@ -3,6 +3,8 @@
 //! Vocabulary: x is NHWC, w is KRSC, y is NPQK. `y[n,p,q,k] = sum_rsc x[n, p*stride_h-pad_h+r, q*stride_w-pad_w+s, c] *
 //! w[k,r,s,c]`. Convolutions here have no bias; batch norm follows them and would take it out again.
 
+#[cfg(all(test, residuum_simt))]
+mod emulated_tests;
 mod launch;
 mod variants;
 
