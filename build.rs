@@ -80,14 +80,20 @@ fn build_kernels() -> Result<(), String> {
 
 /// Says why there are no kernels for the GPU, or fails where that is not wanted.
 fn without_cuda() -> Result<(), String> {
-    let left_out = nvcc::read_env("RESIDUUM_CUDA_ARCH").is_some_and(|archs| archs == "none");
-    let reason = if left_out { "RESIDUUM_CUDA_ARCH=none" } else { "no nvcc was found" };
+    let is_required = nvcc::read_env("RESIDUUM_REQUIRE_CUDA").is_some_and(|value| value != "0");
+    let is_left_out = nvcc::read_env("RESIDUUM_CUDA_ARCH").is_some_and(|archs| archs == "none");
     let remedy = "run scripts/install-nvcc.sh (no root needed), or set NVCC, and build again";
-    if nvcc::read_env("RESIDUUM_REQUIRE_CUDA").is_some_and(|value| value != "0") {
-        return Err(format!("RESIDUUM_REQUIRE_CUDA is set, but {reason}; {remedy}"));
-    }
-    if !left_out {
-        println!("cargo::warning={reason}: this build has no CUDA kernels; {remedy}");
+    match (is_required, is_left_out) {
+        (true, true) => {
+            return Err("RESIDUUM_REQUIRE_CUDA is set, but RESIDUUM_CUDA_ARCH is none; unset one".into());
+        }
+        (true, false) => {
+            return Err(format!("RESIDUUM_REQUIRE_CUDA is set, but no nvcc was found; {remedy}"));
+        }
+        (false, true) => {}
+        (false, false) => {
+            println!("cargo::warning=no nvcc was found: this build has no CUDA kernels; {remedy}");
+        }
     }
     Ok(())
 }

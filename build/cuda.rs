@@ -59,6 +59,7 @@ pub fn compile(files: &[KernelFile], out_dir: &Path) -> Result<Option<Cuda>, Str
         }
         images.push(Image { file: file.stem.clone(), arch: arch.clone(), output, usages });
     }
+    faults.dedup();
     if faults.is_empty() {
         Ok(Some(Cuda { nvcc_version: nvcc.version, archs, images }))
     } else {

@@ -16,8 +16,8 @@ const CHECKED: [&str; 2] = ["-DRESIDUUM_SIMT_CHECKED", "-fsanitize=thread,bounds
 pub fn compile(files: &[KernelFile], folder: &Path, out_dir: &Path) -> Result<bool, String> {
     let mut build = cc::Build::new();
     build.cpp(true).std("c++17").opt_level(2).include(folder).warnings(true).extra_warnings(true);
-    // Findings name source lines. `#pragma unroll` is for nvcc.
-    build.debug(false).flag("-g1").flag("-Wno-unknown-pragmas");
+    // Findings name source lines. `#pragma unroll` is for nvcc, and no file uses every helper of its headers.
+    build.debug(false).flag("-g1").flag("-Wno-unknown-pragmas").flag("-Wno-unused-function");
     let compiler = match build.try_get_compiler() {
         Ok(compiler) if compiler.is_like_gnu() || compiler.is_like_clang() => compiler,
         Ok(compiler) => {

@@ -49,17 +49,33 @@ pub fn run_all(jobs: Vec<Job>, folder: &Path) -> Result<Vec<Output>, String> {
     });
     let mut done = done.into_inner().expect("no thread panicked with the results");
     done.sort_by_key(|(index, _)| *index);
-    let (outputs, errors): (Vec<_>, Vec<_>) =
-        done.into_iter().map(|(_, result)| result).partition(Result::is_ok);
-    if errors.is_empty() {
-        Ok(outputs.into_iter().flatten().collect())
-    } else {
-        Err(errors.into_iter().filter_map(Result::err).collect::<Vec<_>>().join("\n"))
+    let mut outputs = Vec::new();
+    let mut failures: Vec<Failure> = Vec::new();
+    for (_, result) in done {
+        match result {
+            Ok(output) => outputs.push(output),
+            // One mistake fails a file for every architecture in the same words.
+            Err(failure) if failures.iter().any(|other| other.message == failure.message) => {}
+            Err(failure) => failures.push(failure),
+        }
     }
+    if failures.is_empty() {
+        return Ok(outputs);
+    }
+    let texts: Vec<String> =
+        failures.iter().map(|Failure { name, message }| format!("{name} {message}")).collect();
+    Err(texts.join("\n"))
+}
+
+/// Why a job of some name made nothing.
+struct Failure {
+    name: String,
+    message: String,
 }
 
 impl Job {
-    fn run(mut self, folder: &Path) -> Result<Output, String> {
+    fn run(mut self, folder: &Path) -> Result<Output, Failure> {
+        let failure = |message| Failure { name: self.name.clone(), message };
         let name = format!("{}.{:016x}.{}", self.name, self.key(), self.extension);
         let path = folder.join(&name);
         let log_path = folder.join(format!("{name}.log"));
@@ -76,15 +92,15 @@ impl Job {
             .arg("-o")
             .arg(&unfinished)
             .output()
-            .map_err(|error| format!("cannot run {:?}: {error}", self.command.get_program()))?;
+            .map_err(|error| failure(format!("cannot be compiled: {error}")))?;
         let log =
             [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
         if !output.status.success() {
-            return Err(format!("{} does not compile:\n{}", self.name, log.trim_end()));
+            return Err(failure(format!("does not compile:\n{}", log.trim_end())));
         }
         fs::write(&log_path, &log)
             .and_then(|()| fs::rename(&unfinished, &path))
-            .map_err(|error| format!("cannot write {}: {error}", path.display()))?;
+            .map_err(|error| failure(format!("cannot be written to {}: {error}", path.display())))?;
         Ok(Output { path, log })
     }
 

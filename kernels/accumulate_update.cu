@@ -9,7 +9,7 @@
 #include "multi_tensor.cuh"
 
 struct AccumulateUpdateArgs {
-    unsigned char* arena;
+    uint64_t arena;
     TensorTable<2> tensors;
 };
 KERNEL_ARGS(AccumulateUpdateArgs, arena, tensors)

@@ -12,7 +12,7 @@
 #include "multi_tensor.cuh"
 
 struct AdamUpdateArgs {
-    unsigned char* arena;
+    uint64_t arena;
     const float* hyper;
     const float* grad_scale;
     TensorTable<4> tensors;

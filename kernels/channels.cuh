@@ -67,7 +67,7 @@ constexpr int kTotalRows = 32;
 
 // Sum of `value` over the threads of a column, in each of them. Every thread of the block must call it.
 // Order: halves are added, 128 threads to 128, then 64 to 64, down to one row.
-static __device__ double sum_column(double value) {
+static __device__ __forceinline__ double sum_column(double value) {
     __shared__ double values[kTotalColumns * kTotalRows];
     __syncthreads();  // the sum before this one may still be read
     values[threadIdx.x] = value;

@@ -9,7 +9,7 @@
 #include "multi_tensor.cuh"
 
 struct ClearUpdateArgs {
-    unsigned char* arena;
+    uint64_t arena;
     TensorTable<1> tensors;
 };
 KERNEL_ARGS(ClearUpdateArgs, arena, tensors)

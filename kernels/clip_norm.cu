@@ -14,7 +14,7 @@
 #include "multi_tensor.cuh"
 
 struct ClipNormPartialsArgs {
-    unsigned char* arena;
+    uint64_t arena;
     double* partials;
     TensorTable<1> tensors;
 };

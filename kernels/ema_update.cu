@@ -9,7 +9,7 @@
 #include "multi_tensor.cuh"
 
 struct EmaUpdateArgs {
-    unsigned char* arena;
+    uint64_t arena;
     TensorTable<2> tensors;
     double decay;
 };

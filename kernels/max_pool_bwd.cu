@@ -7,7 +7,7 @@
 //           bytes(dx)
 // Numerics  a gather in order of p, then q: no atomics, the same bits every run; f32, rounded once to the type of dx
 // Requires  dy, argmax and dx aligned to 16 bytes; is_wide only if C is a multiple of 16 / sizeof(T); fewer than 2^32
-//           vectors; grid.x >= 1
+//           elements; grid.x >= 1
 // Reference MaxBwdTile in src/ops/max_pool.rs
 #include "pool.cuh"
 
@@ -16,28 +16,28 @@ struct MaxPoolBwdArgs {
     const uint8_t* argmax;
     void* dx;
     uint64_t num_pixels;
-    uint32_t channels, height, width, out_height, out_width;
-    uint32_t kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w, is_wide;
+    PoolGeometry geometry;
 };
-KERNEL_ARGS(MaxPoolBwdArgs, dy, argmax, dx, num_pixels, channels, height, width, out_height, out_width, kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w, is_wide)
+KERNEL_ARGS(MaxPoolBwdArgs, dy, argmax, dx, num_pixels, geometry)
 
 template <class T, int kWidth>
 static __device__ void gather_gradients(const MaxPoolBwdArgs& a) {
-    const uint32_t vecs = a.channels / kWidth;
+    const PoolGeometry& g = a.geometry;
+    const uint32_t vecs = g.channels / kWidth;
     const uint64_t num_vecs = a.num_pixels * vecs;
     for (uint64_t i = grid_thread(); i < num_vecs; i += grid_threads()) {
         const uint32_t pixel = static_cast<uint32_t>(i) / vecs;
         const uint32_t channel = (static_cast<uint32_t>(i) - pixel * vecs) * kWidth;
-        const uint32_t nh = pixel / a.width, n = nh / a.height;
-        const uint32_t padded_h = nh % a.height + a.pad_h, padded_w = pixel % a.width + a.pad_w;
-        const Range rows = windows_over(padded_h, a.kernel_h, a.stride_h, a.out_height);
-        const Range columns = windows_over(padded_w, a.kernel_w, a.stride_w, a.out_width);
+        const uint32_t nh = pixel / g.width, n = nh / g.height;
+        const uint32_t padded_h = nh % g.height + g.pad_h, padded_w = pixel % g.width + g.pad_w;
+        const Range rows = windows_over(padded_h, g.kernel_h, g.stride_h, g.out_height);
+        const Range columns = windows_over(padded_w, g.kernel_w, g.stride_w, g.out_width);
         float sums[kWidth] = {};
         for (uint32_t p = rows.first; p < rows.end; p++) {
             for (uint32_t q = columns.first; q < columns.end; q++) {
-                const uint32_t tap = (padded_h - p * a.stride_h) * a.kernel_w + padded_w - q * a.stride_w;
-                const uint64_t window = (uint64_t{n} * a.out_height + p) * a.out_width + q;
-                const uint64_t from = window * a.channels + channel;
+                const uint32_t tap = (padded_h - p * g.stride_h) * g.kernel_w + padded_w - q * g.stride_w;
+                const uint64_t window = (uint64_t{n} * g.out_height + p) * g.out_width + q;
+                const uint64_t from = window * g.channels + channel;
                 const Vec<T, kWidth> dy = load_vec<kWidth>(static_cast<const T*>(a.dy) + from);
                 const Vec<uint8_t, kWidth> argmax = load_vec<kWidth>(a.argmax + from);
 #pragma unroll
@@ -47,13 +47,13 @@ static __device__ void gather_gradients(const MaxPoolBwdArgs& a) {
         Vec<T, kWidth> dx;
 #pragma unroll
         for (int k = 0; k < kWidth; k++) dx[k] = T(sums[k]);
-        store_vec(static_cast<T*>(a.dx) + uint64_t{pixel} * a.channels + channel, dx);
+        store_vec(static_cast<T*>(a.dx) + uint64_t{pixel} * g.channels + channel, dx);
     }
 }
 
 template <class T>
 static __device__ void max_pool_bwd(const MaxPoolBwdArgs& a) {
-    if (a.is_wide) {
+    if (a.geometry.is_wide) {
         gather_gradients<T, kVecElems<T>>(a);
     } else {
         gather_gradients<T, 1>(a);

@@ -9,7 +9,7 @@
 //           overlap meet in the cache
 // Numerics  exact
 // Requires  x, y and argmax aligned to 16 bytes; is_wide only if C is a multiple of 16 / sizeof(T); fewer than 2^32
-//           vectors; windows of at most 256 taps, padding at most half of a window; grid.x >= 1
+//           elements; windows of at most 256 taps, padding at most half of a window; grid.x >= 1
 // Reference MaxTile in src/ops/max_pool.rs
 #include "pool.cuh"
 
@@ -18,46 +18,46 @@ struct MaxPoolFwdArgs {
     void* y;
     uint8_t* argmax;
     uint64_t num_windows;
-    uint32_t channels, height, width, out_height, out_width;
-    uint32_t kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w, is_wide;
+    PoolGeometry geometry;
 };
-KERNEL_ARGS(MaxPoolFwdArgs, x, y, argmax, num_windows, channels, height, width, out_height, out_width, kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w, is_wide)
+KERNEL_ARGS(MaxPoolFwdArgs, x, y, argmax, num_windows, geometry)
 
 template <class T, int kWidth>
 static __device__ void largest_of_windows(const MaxPoolFwdArgs& a) {
-    const uint32_t vecs = a.channels / kWidth;
+    const PoolGeometry& g = a.geometry;
+    const uint32_t vecs = g.channels / kWidth;
     const uint64_t num_vecs = a.num_windows * vecs;
     for (uint64_t i = grid_thread(); i < num_vecs; i += grid_threads()) {
         const uint32_t window = static_cast<uint32_t>(i) / vecs;
         const uint32_t channel = (static_cast<uint32_t>(i) - window * vecs) * kWidth;
-        const uint32_t q = window % a.out_width, np = window / a.out_width;
-        const uint32_t p = np % a.out_height, n = np / a.out_height;
-        const Range rows = taps_within(p * a.stride_h, a.pad_h, a.kernel_h, a.height);
-        const Range columns = taps_within(q * a.stride_w, a.pad_w, a.kernel_w, a.width);
+        const uint32_t q = window % g.out_width, np = window / g.out_width;
+        const uint32_t p = np % g.out_height, n = np / g.out_height;
+        const Range rows = taps_within(p * g.stride_h, g.pad_h, g.kernel_h, g.height);
+        const Range columns = taps_within(q * g.stride_w, g.pad_w, g.kernel_w, g.width);
         Vec<T, kWidth> largest;
         Vec<uint8_t, kWidth> argmax;
 #pragma unroll
         for (int k = 0; k < kWidth; k++) {
             largest[k] = T(-INFINITY);
-            argmax[k] = static_cast<uint8_t>(rows.first * a.kernel_w + columns.first);
+            argmax[k] = static_cast<uint8_t>(rows.first * g.kernel_w + columns.first);
         }
         for (uint32_t r = rows.first; r < rows.end; r++) {
             for (uint32_t s = columns.first; s < columns.end; s++) {
-                const uint32_t h = p * a.stride_h + r - a.pad_h, w = q * a.stride_w + s - a.pad_w;
-                const uint64_t pixel = (uint64_t{n} * a.height + h) * a.width + w;
-                const T* from = static_cast<const T*>(a.x) + pixel * a.channels + channel;
+                const uint32_t h = p * g.stride_h + r - g.pad_h, w = q * g.stride_w + s - g.pad_w;
+                const uint64_t pixel = (uint64_t{n} * g.height + h) * g.width + w;
+                const T* from = static_cast<const T*>(a.x) + pixel * g.channels + channel;
                 const Vec<T, kWidth> x = load_vec<kWidth>(from);
 #pragma unroll
                 for (int k = 0; k < kWidth; k++) {
                     const float value = float(x[k]);
                     if (value > float(largest[k]) || value != value) {
                         largest[k] = x[k];
-                        argmax[k] = static_cast<uint8_t>(r * a.kernel_w + s);
+                        argmax[k] = static_cast<uint8_t>(r * g.kernel_w + s);
                     }
                 }
             }
         }
-        const uint64_t to = uint64_t{window} * a.channels + channel;
+        const uint64_t to = uint64_t{window} * g.channels + channel;
         store_vec(static_cast<T*>(a.y) + to, largest);
         store_vec(a.argmax + to, argmax);
     }
@@ -65,7 +65,7 @@ static __device__ void largest_of_windows(const MaxPoolFwdArgs& a) {
 
 template <class T>
 static __device__ void max_pool_fwd(const MaxPoolFwdArgs& a) {
-    if (a.is_wide) {
+    if (a.geometry.is_wide) {
         largest_of_windows<T, kVecElems<T>>(a);
     } else {
         largest_of_windows<T, 1>(a);

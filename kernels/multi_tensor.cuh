@@ -36,7 +36,7 @@ struct TensorTable {
     }
 
     // Member `which` of group `tensor`.
-    __device__ __forceinline__ float* tensor(unsigned char* arena, int which, uint32_t tensor) const {
+    __device__ __forceinline__ float* tensor(uint64_t arena, int which, uint32_t tensor) const {
         return reinterpret_cast<float*>(arena + uint64_t{places[which][tensor]} * kAlignmentBytes);
     }
 };

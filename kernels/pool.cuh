@@ -1,8 +1,17 @@
-// Which taps of a window lie within an image, and which windows cover a pixel: half-open ranges along one axis.
+// What both passes of max pooling share: the geometry, which taps of a window lie within an image, and which windows
+// cover a pixel.
 #pragma once
 
 #include "elementwise.cuh"
 
+// Image (H, W, C), result (P, Q) and window.
+struct PoolGeometry {
+    uint32_t channels, height, width, out_height, out_width;
+    uint32_t kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w;
+    uint32_t is_wide;
+};
+
+// Positions along one axis, the end not among them.
 struct Range {
     uint32_t first, end;
 };

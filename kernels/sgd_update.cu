@@ -11,7 +11,7 @@
 #include "multi_tensor.cuh"
 
 struct SgdUpdateArgs {
-    unsigned char* arena;
+    uint64_t arena;
     const float* hyper;
     const float* grad_scale;
     TensorTable<3> tensors;

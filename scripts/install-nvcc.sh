@@ -29,5 +29,7 @@ if [ ! -e "$mark" ] || ! find_nvcc >/dev/null; then
         'nvidia-cuda-runtime==13.0.*' 'nvidia-cuda-cccl==13.0.*'
     find_nvcc >/dev/null || { echo "install-nvcc: the packages are in $dir, but nvcc does not run from there" >&2; exit 1; }
     : > "$mark"
+    # cargo looks for nvcc again when its build script looks changed.
+    touch "$(dirname "$0")/../build.rs"
 fi
 echo "export NVCC=$(find_nvcc)"

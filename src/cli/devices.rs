@@ -1,38 +1,107 @@
-//! `residuum devices`: what this build can run on here, and what is missing.
+//! `residuum devices`: what this build can run on here, what is missing, and how to get it.
+
+use std::env;
 
 use clap::Args;
 use pulp::Arch;
 
-use crate::device::NO_CUDA;
+use super::flags::{RUNNABLE, show_bytes};
+use crate::device::cuda::{Driver, Gpu, driver_package_version};
+use crate::device::kernels::{KERNELS, RESOURCES, Resources, TOOLKIT};
+use crate::device::{Device, NO_EMULATOR};
 use crate::error::Result;
 use crate::report::{Align, Table};
 
-/// List the devices this build can use here
+/// List the devices this build can use here, and what is missing
 #[derive(Debug, Args)]
-pub(super) struct DevicesArgs {}
-
-/// The widest vectors that the kernels use here.
-fn vectors() -> &'static str {
-    match Arch::new() {
-        Arch::Scalar => "no",
-        #[cfg(target_arch = "x86_64")]
-        Arch::V3(_) => "AVX2",
-        #[cfg(target_arch = "x86_64")]
-        Arch::V4(_) => "AVX-512",
-        _ => "SIMD",
-    }
+pub(super) struct DevicesArgs {
+    /// List the kernels of this build with the registers, spills and shared memory they take
+    #[arg(long)]
+    kernels: bool,
 }
 
 impl DevicesArgs {
     pub(super) fn run(self) -> Result<()> {
-        let mut table =
-            Table::new([("device", Align::Left), ("usable", Align::Left), ("details", Align::Left)]);
-        let threads = rayon::current_num_threads();
-        let cpu = format!("{threads} threads, {} vectors, f32", vectors());
-        table.row(["cpu", "yes", cpu.as_str()]);
-        table.row(["cuda", "no", NO_CUDA]);
-        table.row(["simt", "no", "this build has no kernels to emulate"]);
-        print!("{table}");
+        print!("{}", if self.kernels { kernels() } else { devices() });
         Ok(())
     }
+}
+
+/// One row a device, then one row a thing that devices need.
+fn devices() -> String {
+    let mut devices =
+        Table::new([("device", Align::Left), ("usable", Align::Left), ("details", Align::Left)]);
+    let mut add = |device: Device, details: String| match device.check(&RUNNABLE) {
+        Ok(()) => devices.row([&device.to_string(), "yes", &details]),
+        Err(reason) if details.is_empty() => devices.row([&device.to_string(), "no", &reason.to_string()]),
+        Err(reason) => devices.row([&device.to_string(), "no", &format!("{details}; {reason}")]),
+    };
+    let threads = rayon::current_num_threads();
+    add(Device::Cpu, format!("{threads} threads, {} vectors, f32", vectors()));
+    let driver = Driver::start();
+    let gpus = driver.as_ref().ok().and_then(|driver| driver.gpus().ok()).unwrap_or_default();
+    if gpus.is_empty() {
+        add(Device::Cuda(0), String::new());
+    }
+    for Gpu { ordinal, name, capability: (major, minor), memory_bytes } in gpus {
+        let memory = show_bytes(memory_bytes);
+        add(Device::Cuda(ordinal), format!("{name}, compute capability {major}.{minor}, {memory}"));
+    }
+    add(Device::Simt, format!("{} kernels on the host's cores", KERNELS.len()));
+
+    let mut parts = Table::new([("part", Align::Left), ("what there is", Align::Left)]);
+    let version = |(major, minor)| format!("up to CUDA {major}.{minor}");
+    let driver = driver.map_or_else(|_| "none".into(), |driver| version(driver.cuda_version));
+    let package = driver_package_version().map_or_else(String::new, |package| format!(", package {package}"));
+    parts.row(["NVIDIA driver", &format!("{driver}{package}")]);
+    if let Ok(visible) = env::var("CUDA_VISIBLE_DEVICES") {
+        parts.row(["CUDA_VISIBLE_DEVICES", &format!("`{visible}`")]);
+    }
+    let compiled = TOOLKIT.as_ref().map_or_else(
+        || "none; run scripts/install-nvcc.sh or set NVCC, and build again".into(),
+        |toolkit| {
+            format!("{} for {}, by nvcc {}", KERNELS.len(), toolkit.archs.join(" "), toolkit.nvcc_version)
+        },
+    );
+    parts.row(["CUDA kernels", &compiled]);
+    let emulator = if cfg!(residuum_simt) { "the same kernels, compiled for the host" } else { NO_EMULATOR };
+    parts.row(["emulator", emulator]);
+    format!("{devices}\n{parts}")
+}
+
+/// The vector instructions that the CPU's code uses, as their makers call them.
+fn vectors() -> String {
+    let arch = format!("{:?}", Arch::new());
+    match arch.split('(').next() {
+        Some("V4") => "AVX-512".into(),
+        Some("V3") => "AVX2".into(),
+        name => name.unwrap_or_default().to_lowercase(),
+    }
+}
+
+/// One row a kernel, with its registers on each architecture.
+fn kernels() -> String {
+    let mut table = Table::new([
+        ("kernel", Align::Left),
+        ("file", Align::Left),
+        ("threads", Align::Right),
+        ("shared", Align::Right),
+        ("registers", Align::Left),
+    ]);
+    for kernel in &KERNELS {
+        let of_kernel = || RESOURCES.iter().filter(|resources| resources.kernel == kernel.name);
+        let shared = of_kernel().map(|resources| resources.shared_bytes).max();
+        let registers = of_kernel().map(|Resources { arch, registers, spill_bytes, .. }| match spill_bytes {
+            0 => format!("{arch} {registers}"),
+            _ => format!("{arch} {registers} and {spill_bytes} bytes spilt"),
+        });
+        table.row([
+            kernel.name.to_string(),
+            format!("{}.cu", kernel.file),
+            kernel.block_threads.to_string(),
+            shared.map_or_else(|| "-".into(), |bytes| show_bytes(bytes as usize)),
+            registers.collect::<Vec<_>>().join(", "),
+        ]);
+    }
+    table.to_string()
 }

@@ -1,8 +1,10 @@
 //! `--device auto | cuda[:N] | cpu | simt`: what was asked for, and what there is.
 
+use std::fmt;
 use std::str::FromStr;
 
 use super::DeviceKind;
+use super::cuda::Driver;
 use crate::error::{Error, Result};
 
 /// The value of `--device`.
@@ -18,8 +20,62 @@ pub enum DeviceChoice {
     Simt,
 }
 
-/// Why a build cannot use a GPU.
-pub const NO_CUDA: &str = "this build has no CUDA kernels";
+/// A device that can be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Device {
+    /// The host's cores.
+    Cpu,
+    /// An NVIDIA GPU by number; driver, GPU and kernels for it are there.
+    Cuda(usize),
+    /// The kernels under the emulator.
+    Simt,
+}
+
+/// As in `--device`.
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Device::Cpu => f.write_str("cpu"),
+            Device::Cuda(ordinal) => write!(f, "cuda:{ordinal}"),
+            Device::Simt => f.write_str("simt"),
+        }
+    }
+}
+
+impl Device {
+    /// The kind to plan for.
+    pub fn kind(self) -> DeviceKind {
+        match self {
+            Device::Cpu => DeviceKind::Cpu,
+            Device::Cuda(_) => DeviceKind::Cuda,
+            Device::Simt => DeviceKind::Simt,
+        }
+    }
+
+    /// Looks whether it is there and whether it is of a kind in `runnable`, on which the caller can run steps.
+    ///
+    /// # Errors
+    /// [`Error::Device`] saying what is missing and how to get it.
+    pub fn check(self, runnable: &[DeviceKind]) -> Result<()> {
+        match self {
+            Device::Cpu => {}
+            Device::Cuda(ordinal) => {
+                let driver = Driver::start()?;
+                driver.choose_images(&driver.gpu(ordinal)?)?;
+            }
+            Device::Simt if cfg!(residuum_simt) => {}
+            Device::Simt => return Err(Error::Device(NO_EMULATOR.into())),
+        }
+        if runnable.contains(&self.kind()) {
+            Ok(())
+        } else {
+            Err(Error::Device("training steps do not run there yet".into()))
+        }
+    }
+}
+
+/// Why this build has no emulator.
+pub const NO_EMULATOR: &str = "this build has no emulator; install a C++ compiler (g++) and build again";
 
 impl FromStr for DeviceChoice {
     type Err = Error;
@@ -41,20 +97,26 @@ impl FromStr for DeviceChoice {
 }
 
 impl DeviceChoice {
-    /// The device to use, and for `auto` a line that says why it is no GPU.
+    /// The device to use, and for `auto` a line that says why it is no GPU. `runnable` are the kinds that the caller
+    /// can run steps on.
     ///
     /// # Errors
     /// [`Error::Device`] if a device was named and cannot be used.
-    pub fn open(self) -> Result<(DeviceKind, Option<String>)> {
-        match self {
-            DeviceChoice::Cpu => Ok((DeviceKind::Cpu, None)),
-            DeviceChoice::Auto => Ok((DeviceKind::Cpu, Some(format!("device: the CPU ({NO_CUDA})")))),
-            DeviceChoice::Cuda(number) => {
-                Err(Error::Device(format!("--device cuda:{number}: {NO_CUDA}; take --device cpu")))
+    pub fn open(self, runnable: &[DeviceKind]) -> Result<(Device, Option<String>)> {
+        let device = match self {
+            DeviceChoice::Auto => {
+                return Ok(match Device::Cuda(0).check(runnable) {
+                    Ok(()) => (Device::Cuda(0), None),
+                    Err(reason) => (Device::Cpu, Some(format!("device: the CPU ({reason})"))),
+                });
             }
-            DeviceChoice::Simt => Err(Error::Device(
-                "--device simt: this build has no kernels to emulate; take --device cpu".into(),
-            )),
+            DeviceChoice::Cuda(ordinal) => Device::Cuda(ordinal),
+            DeviceChoice::Cpu => Device::Cpu,
+            DeviceChoice::Simt => Device::Simt,
+        };
+        match device.check(runnable) {
+            Ok(()) => Ok((device, None)),
+            Err(reason) => Err(Error::Device(format!("--device {device}: {reason}; or take --device cpu"))),
         }
     }
 }
@@ -74,10 +136,20 @@ mod tests {
     }
 
     #[test]
-    fn a_named_device_that_is_not_there_is_an_error_and_auto_says_why() {
-        assert_eq!(DeviceChoice::Cuda(0).open().unwrap_err().exit_code(), 3);
-        let (kind, remark) = DeviceChoice::Auto.open().unwrap();
-        assert_eq!(kind, DeviceKind::Cpu);
-        assert!(remark.unwrap().contains(NO_CUDA));
+    fn a_named_device_that_cannot_be_used_is_an_error_with_a_way_out() {
+        for choice in [DeviceChoice::Cuda(4096), DeviceChoice::Cuda(0), DeviceChoice::Simt] {
+            let error = choice.open(&[DeviceKind::Cpu]).unwrap_err();
+            assert_eq!(error.exit_code(), 3);
+            assert!(error.to_string().ends_with("--device cpu"), "{error}");
+        }
+    }
+
+    #[test]
+    fn auto_takes_the_cpu_with_a_reason_or_a_gpu_without() {
+        let (device, remark) = DeviceChoice::Auto.open(&[DeviceKind::Cpu]).unwrap();
+        assert_eq!(device, Device::Cpu);
+        assert!(remark.is_some_and(|remark| remark.starts_with("device: the CPU (")));
+        let (device, remark) = DeviceChoice::Auto.open(&[DeviceKind::Cpu, DeviceKind::Cuda]).unwrap();
+        assert_eq!(device == Device::Cpu, remark.is_some());
     }
 }

@@ -11,7 +11,7 @@ pub mod kernels;
 #[cfg(residuum_simt)]
 pub mod simt;
 
-pub use choice::{DeviceChoice, NO_CUDA};
+pub use choice::{Device, DeviceChoice, NO_EMULATOR};
 pub use kernels::{Kernel, kernel};
 
 use crate::error::Result;

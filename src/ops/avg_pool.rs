@@ -3,11 +3,14 @@
 use crate::device::cpu::{
     ChannelTile, CpuArgs, Real, for_each_channel_tile, for_each_chunk, lanes, lanes_mut, vectorized,
 };
+use crate::device::{LaunchArgs, Launcher};
 use crate::error::Result;
 use crate::graph::{Backward, Cost, Graph, Op, ValueId, ValueType};
-use crate::ops::{Case, cost_per_elem, dispatch_real, one_input};
+use crate::ops::launch::{ArgsTwin, ChannelGrid, address, for_float, kernel_args, launch_kernel};
+use crate::ops::{Case, cost_per_elem, dispatch_real, one_input, sum_dtype};
+use crate::tensor::DType;
 
-/// `x [N,H,W,C] -> y [N,C]`.
+/// `x [N,H,W,C] -> y [N,C]`, y in f32 where x is bf16.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct GlobalAvgPool;
 
@@ -18,6 +21,8 @@ pub struct GlobalAvgPoolBwd {
     pub height: usize,
     /// W.
     pub width: usize,
+    /// Type of dx.
+    pub dtype: DType,
 }
 
 /// Records the mean of NHWC `x` over height and width.
@@ -36,7 +41,9 @@ impl Op for GlobalAvgPool {
     fn infer(&self, inputs: &[ValueType]) -> std::result::Result<Vec<ValueType>, String> {
         let x = one_input(inputs)?;
         match x.shape.as_4d() {
-            Some([n, h, w, c]) if h * w > 0 => Ok(vec![ValueType { shape: [n, c].into(), dtype: x.dtype }]),
+            Some([n, h, w, c]) if h * w > 0 => {
+                Ok(vec![ValueType { shape: [n, c].into(), dtype: sum_dtype(x.dtype) }])
+            }
             _ => Err(format!("needs an NHWC image, got {x}")),
         }
     }
@@ -47,8 +54,8 @@ impl Op for GlobalAvgPool {
 
     fn gradient(&self, backward: &mut Backward<'_>) -> Result<Vec<Option<ValueId>>> {
         let dy = backward.dy(self.name())?;
-        let x = backward.graph.shape(backward.inputs[0]);
-        let op = GlobalAvgPoolBwd { height: x.dims()[1], width: x.dims()[2] };
+        let x = backward.graph.value(backward.inputs[0]).ty;
+        let op = GlobalAvgPoolBwd { height: x.shape.dims()[1], width: x.shape.dims()[2], dtype: x.dtype };
         Ok(vec![Some(backward.apply_one("bwd", op, &[dy])?)])
     }
 
@@ -63,6 +70,21 @@ impl Op for GlobalAvgPool {
             });
         }
         dispatch_real!(args.input_dtype(0), run(args));
+    }
+
+    fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
+        let x = &args.inputs[0];
+        let grid = ChannelGrid::rows(x.shape, x.dtype).checked()?;
+        let images = x.shape.dims()[0];
+        let arguments = GlobalAvgPoolFwdArgs {
+            x: address(args, x),
+            y: address(args, &args.outputs[0]),
+            pixels: (grid.rows / images.max(1)) as u64,
+            channels: grid.channels as u32,
+            is_wide: grid.is_wide.into(),
+        };
+        let name = for_float(x.dtype, ["global_avg_pool_fwd_f32", "global_avg_pool_fwd_bf16"])?;
+        launch_kernel(launcher, name, grid.image_grid(images), &arguments)
     }
 }
 
@@ -95,8 +117,10 @@ impl Op for GlobalAvgPoolBwd {
     fn infer(&self, inputs: &[ValueType]) -> std::result::Result<Vec<ValueType>, String> {
         let dy = one_input(inputs)?;
         match *dy.shape.dims() {
-            [n, c] => Ok(vec![ValueType { shape: [n, self.height, self.width, c].into(), dtype: dy.dtype }]),
-            _ => Err(format!("needs dy of NxC, got {dy}")),
+            [n, c] if dy.dtype == sum_dtype(self.dtype) => {
+                Ok(vec![ValueType { shape: [n, self.height, self.width, c].into(), dtype: self.dtype }])
+            }
+            _ => Err(format!("needs {} dy of NxC for {} dx, got {dy}", sum_dtype(self.dtype), self.dtype)),
         }
     }
 
@@ -116,7 +140,46 @@ impl Op for GlobalAvgPoolBwd {
         }
         dispatch_real!(args.input_dtype(0), run(self.height * self.width, args));
     }
+
+    fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
+        let dx = &args.outputs[0];
+        let grid = ChannelGrid::rows(dx.shape, dx.dtype).checked()?;
+        let arguments = GlobalAvgPoolBwdArgs {
+            dy: address(args, &args.inputs[0]),
+            dx: address(args, dx),
+            pixels: (self.height * self.width) as u64,
+            channels: grid.channels as u32,
+            is_wide: grid.is_wide.into(),
+        };
+        let name = for_float(dx.dtype, ["global_avg_pool_bwd_f32", "global_avg_pool_bwd_bf16"])?;
+        launch_kernel(launcher, name, grid.image_grid(dx.shape.dims()[0]), &arguments)
+    }
 }
+
+kernel_args! {
+    /// kernels/global_avg_pool_fwd.cu
+    GlobalAvgPoolFwdArgs for ["global_avg_pool_fwd_f32", "global_avg_pool_fwd_bf16"] {
+        x: u64,
+        y: u64,
+        pixels: u64,
+        channels: u32,
+        is_wide: u32,
+    }
+}
+
+kernel_args! {
+    /// kernels/global_avg_pool_bwd.cu
+    GlobalAvgPoolBwdArgs for ["global_avg_pool_bwd_f32", "global_avg_pool_bwd_bf16"] {
+        dy: u64,
+        dx: u64,
+        pixels: u64,
+        channels: u32,
+        is_wide: u32,
+    }
+}
+
+/// Argument structs of this file's kernels.
+pub(super) const TWINS: &[ArgsTwin] = &[GlobalAvgPoolFwdArgs::TWIN, GlobalAvgPoolBwdArgs::TWIN];
 
 /// Test cases of this operation.
 pub fn cases() -> Vec<Case> {

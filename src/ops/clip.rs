@@ -1,9 +1,11 @@
 //! Gradient clipping by global norm, as PyTorch's `clip_grad_norm_`.
 
-use crate::device::DeviceKind;
 use crate::device::cpu::{CpuArgs, Real, for_each_chunk, vectorized};
+use crate::device::{DeviceKind, LaunchArgs, Launcher};
+use crate::error::Result;
 use crate::graph::{Cost, Op, ValueType};
-use crate::ops::multi_tensor::Groups;
+use crate::ops::launch::{ArgsTwin, address, kernel_args, launch_kernel};
+use crate::ops::multi_tensor::{Groups, num_blocks, table_words};
 use crate::ops::{CHUNK_ELEMS, dispatch_real};
 use crate::tensor::Shape;
 
@@ -49,8 +51,12 @@ impl Op for ClipNorm {
         Cost { flops: 2 * elems, bytes: inputs.iter().map(|ty| ty.num_bytes() as u64).sum() }
     }
 
-    fn workspace_bytes(&self, _device: DeviceKind, inputs: &[ValueType], _outputs: &[ValueType]) -> usize {
-        inputs.iter().map(|ty| num_chunks(ty.shape)).sum::<usize>() * size_of::<f64>()
+    fn workspace_bytes(&self, device: DeviceKind, inputs: &[ValueType], _outputs: &[ValueType]) -> usize {
+        let num_partials = match device {
+            DeviceKind::Cpu => num_chunks,
+            DeviceKind::Cuda | DeviceKind::Simt => num_blocks,
+        };
+        inputs.iter().map(|ty| num_partials(ty.shape)).sum::<usize>() * size_of::<f64>()
     }
 
     /// One f64 sum of squares a chunk, added up in order: the result does not depend on the number of threads.
@@ -75,6 +81,28 @@ impl Op for ClipNorm {
         }
         dispatch_real!(args.input_dtype(0), run(self, args));
     }
+
+    fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
+        let partials = address(args, &args.workspace);
+        let mut num_partials = 0;
+        self.groups.launch_tables(args, |tensors, num_blocks| {
+            let arguments = ClipNormPartialsArgs {
+                arena: args.arena_address,
+                partials: partials + (num_partials * size_of::<f64>()) as u64,
+                tensors,
+            };
+            num_partials += num_blocks;
+            launch_kernel(launcher, "clip_norm_partials", [num_blocks, 1, 1], &arguments)
+        })?;
+        let arguments = ClipNormTotalArgs {
+            partials,
+            scale: address(args, &args.outputs[0]),
+            norm: address(args, &args.outputs[1]),
+            num_partials: num_partials as u64,
+            max_norm: f64::from(self.max_norm),
+        };
+        launch_kernel(launcher, "clip_norm_total", [1; 3], &arguments)
+    }
 }
 
 fn sum_of_squares<T: Real>(values: &[T]) -> f64 {
@@ -87,3 +115,26 @@ fn sum_of_squares<T: Real>(values: &[T]) -> f64 {
         sums.iter().sum::<f64>() + rows.remainder().iter().map(|v| v.to_f64() * v.to_f64()).sum::<f64>()
     })
 }
+
+kernel_args! {
+    /// kernels/clip_norm.cu
+    ClipNormPartialsArgs for ["clip_norm_partials"] {
+        arena: u64,
+        partials: u64,
+        tensors: [u32; table_words(1)],
+    }
+}
+
+kernel_args! {
+    /// kernels/clip_norm.cu
+    ClipNormTotalArgs for ["clip_norm_total"] {
+        partials: u64,
+        scale: u64,
+        norm: u64,
+        num_partials: u64,
+        max_norm: f64,
+    }
+}
+
+/// Argument structs of this file's kernels.
+pub(super) const TWINS: &[ArgsTwin] = &[ClipNormPartialsArgs::TWIN, ClipNormTotalArgs::TWIN];

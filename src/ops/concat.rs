@@ -3,9 +3,11 @@
 use std::ops::Range;
 
 use crate::device::cpu::{CpuArgs, Real, for_each_chunk};
-use crate::error::Result;
+use crate::device::{LaunchArgs, Launcher, Slot};
+use crate::error::{Error, Result};
 use crate::graph::{Backward, Graph, Op, ValueId, ValueType};
-use crate::ops::{CHUNK_ELEMS, Case, dispatch_real, one_input};
+use crate::ops::launch::{ArgsTwin, address, kernel_args, launch_kernel, loop_grid};
+use crate::ops::{CHUNK_ELEMS, Case, dispatch_real, float, one_input};
 use crate::tensor::Shape;
 
 /// `(x0, x1, ...) -> y`: operands that differ in their last dimension only, one after the other along it.
@@ -38,6 +40,7 @@ impl Op for Concat {
         let Some(first) = inputs.first().filter(|ty| ty.shape.rank() > 0) else {
             return Err("needs at least one operand, each with channels".into());
         };
+        float(*first)?;
         let channels = inputs.iter().map(|ty| ty.shape.last()).sum();
         let widened =
             |ty: &ValueType| ValueType { shape: with_channels(ty.shape, channels), dtype: ty.dtype };
@@ -79,6 +82,15 @@ impl Op for Concat {
         }
         dispatch_real!(args.output_dtype(0), run(args));
     }
+
+    fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
+        let mut start = 0;
+        args.inputs.iter().try_for_each(|x| {
+            let (len, to_first) = (x.shape.last(), start);
+            start += len;
+            launch_copy(args, launcher, (x, 0), (&args.outputs[0], to_first), len)
+        })
+    }
 }
 
 impl Op for SliceChannels {
@@ -102,6 +114,10 @@ impl Op for SliceChannels {
         }
         dispatch_real!(args.input_dtype(0), run(*self, args));
     }
+
+    fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
+        launch_copy(args, launcher, (&args.inputs[0], self.start), (&args.outputs[0], 0), self.len)
+    }
 }
 
 /// Copies channels from every row of one tensor to every row of another; each is given as its elements, its number of
@@ -122,6 +138,59 @@ fn copy_channels<T: Copy + Send + Sync>(
         }
     });
 }
+
+/// Copies `len` channels of every row on a kernel device; each side is given with its first channel. The kernel moves
+/// words, the widest that all strides and offsets are multiples of.
+fn launch_copy(
+    args: &LaunchArgs<'_>,
+    launcher: &mut dyn Launcher,
+    (from, from_first): (&Slot, usize),
+    (to, to_first): (&Slot, usize),
+    len: usize,
+) -> Result<()> {
+    const KERNELS: [(usize, &str); 3] =
+        [(16, "copy_channels_16_bytes"), (4, "copy_channels_4_bytes"), (2, "copy_channels_2_bytes")];
+    let elems = [from.shape.last(), from_first, to.shape.last(), to_first, len];
+    let bytes = elems.map(|count| count * from.dtype.size_bytes());
+    let fits = |word: &usize| bytes.iter().all(|count| count.is_multiple_of(*word));
+    let Some((word, name)) = KERNELS.into_iter().find(|(word, _)| fits(word)) else {
+        return Err(Error::Device(format!("no kernel copies channels of {}", from.dtype)));
+    };
+    let [from_stride, from_first, to_stride, to_first, len] = bytes.map(|count| (count / word) as u32);
+    let rows = to.shape.num_elems() / to.shape.last().max(1);
+    let num_words = rows * len as usize;
+    if num_words > u32::MAX as usize {
+        return Err(Error::Device(format!("copies {num_words} words of {word} bytes; use a smaller batch")));
+    }
+    let arguments = CopyChannelsArgs {
+        from: address(args, from),
+        to: address(args, to),
+        rows: rows as u32,
+        len,
+        from_stride,
+        from_first,
+        to_stride,
+        to_first,
+    };
+    launch_kernel(launcher, name, loop_grid(num_words, 1), &arguments)
+}
+
+kernel_args! {
+    /// kernels/copy_channels.cu
+    CopyChannelsArgs for ["copy_channels_16_bytes", "copy_channels_4_bytes", "copy_channels_2_bytes"] {
+        from: u64,
+        to: u64,
+        rows: u32,
+        len: u32,
+        from_stride: u32,
+        from_first: u32,
+        to_stride: u32,
+        to_first: u32,
+    }
+}
+
+/// Argument structs of this file's kernels.
+pub(super) const TWINS: &[ArgsTwin] = &[CopyChannelsArgs::TWIN];
 
 fn with_channels(shape: Shape, channels: usize) -> Shape {
     let outer = &shape.dims()[..shape.rank().saturating_sub(1)];

@@ -7,10 +7,12 @@ mod adam;
 mod add;
 mod avg_pool;
 mod batch_norm;
+mod cast;
 mod clip;
 mod concat;
 mod conv2d;
 mod ema;
+pub mod launch;
 mod linear;
 mod max_pool;
 mod multi_tensor;
@@ -26,6 +28,7 @@ pub use avg_pool::{GlobalAvgPool, GlobalAvgPoolBwd, global_avg_pool};
 pub use batch_norm::{
     BatchNormBwd, BatchNormInference, BatchNormInferenceBwd, BatchNormTrain, BnConfig, Mode, batch_norm,
 };
+pub use cast::{Cast, cast};
 pub use clip::ClipNorm;
 pub use concat::{Concat, SliceChannels, concat};
 pub use conv2d::{Conv2dConfig, Conv2dDgrad, Conv2dFprop, Conv2dWgrad, Window, conv2d, conv2d_with};
@@ -39,6 +42,7 @@ pub use softmax_xent::{PADDING_LABEL, SoftmaxXent, SoftmaxXentBwd, SoftmaxXentVa
 
 use crate::error::Result;
 use crate::graph::{Cost, Graph, ValueId, ValueType};
+use crate::tensor::DType;
 
 /// Elements that one task of an elementwise loop handles: 64 KiB of f32, well inside a second-level cache.
 pub(crate) const CHUNK_ELEMS: usize = 16 * 1024;
@@ -88,6 +92,27 @@ pub fn registry() -> Vec<(&'static str, Vec<Case>)> {
     ]
 }
 
+/// The argument structs of the kernels, by operation.
+pub fn args_twins() -> Vec<launch::ArgsTwin> {
+    [
+        accumulate::TWINS,
+        adam::TWINS,
+        add::TWINS,
+        avg_pool::TWINS,
+        batch_norm::TWINS,
+        cast::TWINS,
+        clip::TWINS,
+        concat::TWINS,
+        ema::TWINS,
+        max_pool::TWINS,
+        reduce::TWINS,
+        relu::TWINS,
+        sgd::TWINS,
+        softmax_xent::TWINS,
+    ]
+    .concat()
+}
+
 /// Calls `run::<f32>(args)` or `run::<f64>(args)` by the element type.
 macro_rules! dispatch_real {
     ($dtype:expr, $run:ident($($arg:expr),*)) => {
@@ -107,21 +132,34 @@ pub(crate) fn cost_per_elem(flops: u64, inputs: &[ValueType], outputs: &[ValueTy
     Cost { flops: flops * elems, bytes }
 }
 
-/// The type of the only operand.
+/// The type of sums, statistics and parameters beside values of type `dtype`: bf16 is too narrow for them.
+pub(crate) fn sum_dtype(dtype: DType) -> DType {
+    if dtype == DType::Bf16 { DType::F32 } else { dtype }
+}
+
+/// `ty`, if its elements are floating-point numbers.
+pub(crate) fn float(ty: ValueType) -> std::result::Result<ValueType, String> {
+    match ty.dtype {
+        DType::F32 | DType::F64 | DType::Bf16 => Ok(ty),
+        _ => Err(format!("needs floating-point numbers, got {ty}")),
+    }
+}
+
+/// The type of the only operand, which holds floating-point numbers.
 pub(crate) fn one_input(inputs: &[ValueType]) -> std::result::Result<ValueType, String> {
     match inputs {
-        [only] => Ok(*only),
+        [only] => float(*only),
         _ => Err(format!("takes 1 operand, got {}", inputs.len())),
     }
 }
 
-/// The common type of exactly `count` operands.
+/// The common type of exactly `count` operands, which hold floating-point numbers.
 pub(crate) fn same_shapes(inputs: &[ValueType], count: usize) -> std::result::Result<ValueType, String> {
     if inputs.len() != count {
         return Err(format!("takes {count} operands, got {}", inputs.len()));
     }
     match inputs.iter().find(|ty| **ty != inputs[0]) {
-        None => Ok(inputs[0]),
+        None => float(inputs[0]),
         Some(other) => Err(format!("needs operands of one type and shape, got {} and {other}", inputs[0])),
     }
 }

@@ -3,7 +3,12 @@
 //! Their operands are a few leading scalars and then one group of equally shaped tensors per parameter, so that a
 //! whole model is updated by one node.
 
+use crate::device::{ALIGNMENT_BYTES, LaunchArgs, Slot};
+use crate::error::{Error, Result};
 use crate::graph::ValueType;
+use crate::ops::launch::only_f32;
+use crate::ops::{float, sum_dtype};
+use crate::tensor::Shape;
 
 /// Operand positions of such an operation.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,9 +47,87 @@ impl Groups {
                 inputs.len()
             ));
         }
+        if float(tensors[0])?.dtype != sum_dtype(tensors[0].dtype) {
+            return Err(format!("needs {roles} in f32, got {}", tensors[0]));
+        }
         match tensors.chunks(self.arity).find(|group| group.iter().any(|ty| *ty != group[0])) {
             None => Ok(()),
             Some(group) => Err(format!("needs {roles} of one type and shape, got {group:?}")),
         }
+    }
+
+    /// Calls `launch` with a table of the operands and the number of its blocks, as often as all groups need.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if a tensor is of a type or a size that the kernels cannot take, and what `launch` returns.
+    pub fn launch_tables<const WORDS: usize>(
+        &self,
+        args: &LaunchArgs<'_>,
+        mut launch: impl FnMut([u32; WORDS], usize) -> Result<()>,
+    ) -> Result<()> {
+        assert_eq!(WORDS, table_words(self.arity), "a table for another number of tensors a group");
+        let mut table = Table::<WORDS>::empty();
+        for group in args.inputs[self.leading..].chunks_exact(self.arity) {
+            only_f32("an update", group[0].dtype)?;
+            if table.num_tensors == MAX_TENSORS {
+                launch(table.words, table.num_blocks)?;
+                table = Table::empty();
+            }
+            table.push(group)?;
+        }
+        if table.num_tensors > 0 { launch(table.words, table.num_blocks) } else { Ok(()) }
+    }
+}
+
+/// Groups that one launch takes; kMaxTensors of kernels/multi_tensor.cuh.
+const MAX_TENSORS: usize = 164;
+
+/// Elements that one block takes; kChunkElems there.
+const KERNEL_CHUNK_ELEMS: usize = 4096;
+
+/// Words of a table of groups of `arity` tensors.
+pub(crate) const fn table_words(arity: usize) -> usize {
+    2 + MAX_TENSORS * (2 + arity)
+}
+
+/// Blocks that a tensor takes.
+pub(crate) fn num_blocks(shape: Shape) -> usize {
+    shape.num_elems().div_ceil(KERNEL_CHUNK_ELEMS)
+}
+
+/// `TensorTable` of kernels/multi_tensor.cuh: the number of tensors and a word unused, then by tensor its first block,
+/// its elements, and the place of each member.
+struct Table<const WORDS: usize> {
+    words: [u32; WORDS],
+    num_tensors: usize,
+    num_blocks: usize,
+}
+
+impl<const WORDS: usize> Table<WORDS> {
+    fn empty() -> Table<WORDS> {
+        Table { words: [0; WORDS], num_tensors: 0, num_blocks: 0 }
+    }
+
+    /// Adds a group, unless its tensors are empty.
+    fn push(&mut self, group: &[Slot]) -> Result<()> {
+        let num_elems = group[0].shape.num_elems();
+        if num_elems == 0 {
+            return Ok(());
+        }
+        let too_large =
+            || Error::Device(format!("an update of {} is more than a kernel counts", group[0].shape));
+        let word = |value: usize| u32::try_from(value).map_err(|_| too_large());
+        let columns = [self.num_blocks, num_elems].into_iter().map(word);
+        let places = group.iter().map(|slot| {
+            assert_eq!(slot.offset_bytes % ALIGNMENT_BYTES, 0, "the planner aligns every value");
+            word(slot.offset_bytes / ALIGNMENT_BYTES)
+        });
+        for (column, value) in columns.chain(places).enumerate() {
+            self.words[2 + column * MAX_TENSORS + self.num_tensors] = value?;
+        }
+        self.num_tensors += 1;
+        self.num_blocks += num_blocks(group[0].shape);
+        self.words[0] = self.num_tensors as u32;
+        Ok(())
     }
 }

@@ -1,10 +1,11 @@
 //! Reductions of a whole tensor to a scalar, and the constant that starts a backward pass.
 
-use crate::device::DeviceKind;
 use crate::device::cpu::{CpuArgs, Real, for_each_chunk, vectorized};
+use crate::device::{DeviceKind, LaunchArgs, Launcher};
 use crate::error::Result;
 use crate::graph::{Backward, Cost, Graph, Op, ValueId, ValueType};
-use crate::ops::{CHUNK_ELEMS, Case, cost_per_elem, dispatch_real, one_input};
+use crate::ops::launch::{ArgsTwin, address, for_float, kernel_args, launch_kernel, only_f32, vec_grid};
+use crate::ops::{CHUNK_ELEMS, Case, cost_per_elem, dispatch_real, one_input, sum_dtype};
 use crate::tensor::{DType, Shape};
 
 /// What becomes of the sum of all elements.
@@ -16,7 +17,7 @@ pub enum Reduction {
     Mean,
 }
 
-/// `x -> y []`, over all elements of x.
+/// `x -> y []`, over all elements of x; y in f32 where x is bf16.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Reduce(pub Reduction);
 
@@ -27,6 +28,8 @@ pub struct ReduceBwd {
     pub shape: Shape,
     /// What each element of x adds to y.
     pub scale: f64,
+    /// Type of dx.
+    pub dtype: DType,
 }
 
 /// `() -> y`, every element of which is `value`.
@@ -56,12 +59,12 @@ pub fn mean(graph: &mut Graph, name: &str, x: ValueId) -> Result<ValueId> {
     graph.apply_one(name, Reduce(Reduction::Mean), &[x])
 }
 
-/// Records a tensor of `shape` in the graph's float type, every element of which is `value`.
+/// Records a tensor of `shape`, every element of which is `value`: f32, or f64 in a graph of f64.
 ///
 /// # Errors
 /// As [`Graph::apply`].
 pub fn fill(graph: &mut Graph, name: &str, shape: impl Into<Shape>, value: f32) -> Result<ValueId> {
-    let op = Fill { value, shape: shape.into(), dtype: graph.float() };
+    let op = Fill { value, shape: shape.into(), dtype: sum_dtype(graph.float()) };
     graph.apply_one(name, op, &[])
 }
 
@@ -87,7 +90,7 @@ impl Op for Reduce {
         if self.0 == Reduction::Mean && x.shape.num_elems() == 0 {
             return Err(format!("has no mean over the no elements of {x}"));
         }
-        Ok(vec![ValueType { shape: [].into(), dtype: x.dtype }])
+        Ok(vec![ValueType { shape: [].into(), dtype: sum_dtype(x.dtype) }])
     }
 
     fn cost(&self, inputs: &[ValueType], outputs: &[ValueType]) -> Cost {
@@ -96,13 +99,17 @@ impl Op for Reduce {
 
     fn gradient(&self, backward: &mut Backward<'_>) -> Result<Vec<Option<ValueId>>> {
         let dy = backward.dy(self.name())?;
-        let shape = backward.graph.shape(backward.inputs[0]);
-        let op = ReduceBwd { shape, scale: self.scale(shape) };
+        let x = backward.graph.value(backward.inputs[0]).ty;
+        let op = ReduceBwd { shape: x.shape, scale: self.scale(x.shape), dtype: x.dtype };
         Ok(vec![Some(backward.apply_one("bwd", op, &[dy])?)])
     }
 
-    fn workspace_bytes(&self, _device: DeviceKind, inputs: &[ValueType], _outputs: &[ValueType]) -> usize {
-        num_chunks(inputs[0].shape) * size_of::<f64>()
+    fn workspace_bytes(&self, device: DeviceKind, inputs: &[ValueType], _outputs: &[ValueType]) -> usize {
+        let num_partials = match device {
+            DeviceKind::Cpu => num_chunks(inputs[0].shape),
+            DeviceKind::Cuda | DeviceKind::Simt => num_kernel_chunks(inputs[0].shape),
+        };
+        num_partials * size_of::<f64>()
     }
 
     /// One f64 sum a chunk, added up in order: the result does not depend on the number of threads.
@@ -120,6 +127,31 @@ impl Op for Reduce {
         }
         dispatch_real!(args.input_dtype(0), run(*self, args));
     }
+
+    fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
+        let x = &args.inputs[0];
+        let num_partials = num_kernel_chunks(x.shape);
+        let arguments = ReducePartialsArgs {
+            x: address(args, x),
+            partials: address(args, &args.workspace),
+            num_elems: x.shape.num_elems() as u64,
+        };
+        let name = for_float(x.dtype, ["reduce_partials_f32", "reduce_partials_bf16"])?;
+        launch_kernel(launcher, name, [num_partials, 1, 1], &arguments)?;
+        let arguments = ReduceTotalArgs {
+            partials: arguments.partials,
+            y: address(args, &args.outputs[0]),
+            num_partials: num_partials as u64,
+            scale: self.scale(x.shape),
+        };
+        launch_kernel(launcher, "reduce_total", [1; 3], &arguments)
+    }
+}
+
+/// The blocks of kernels/reduce_fwd.cu.
+fn num_kernel_chunks(shape: Shape) -> usize {
+    const KERNEL_CHUNK_ELEMS: usize = 4096;
+    shape.num_elems().div_ceil(KERNEL_CHUNK_ELEMS)
 }
 
 fn num_chunks(shape: Shape) -> usize {
@@ -146,10 +178,10 @@ impl Op for ReduceBwd {
 
     fn infer(&self, inputs: &[ValueType]) -> std::result::Result<Vec<ValueType>, String> {
         let dy = one_input(inputs)?;
-        if dy.shape.rank() != 0 {
-            return Err(format!("needs a scalar dy, got {dy}"));
+        if dy.shape.rank() != 0 || dy.dtype != sum_dtype(self.dtype) {
+            return Err(format!("needs a scalar {} dy, got {dy}", sum_dtype(self.dtype)));
         }
-        Ok(vec![ValueType { shape: self.shape, dtype: dy.dtype }])
+        Ok(vec![ValueType { shape: self.shape, dtype: self.dtype }])
     }
 
     fn cpu(&self, args: &CpuArgs<'_>) {
@@ -158,6 +190,18 @@ impl Op for ReduceBwd {
             for_each_chunk(args.output::<T>(0), CHUNK_ELEMS, |_, part| part.fill(dx));
         }
         dispatch_real!(args.input_dtype(0), run(*self, args));
+    }
+
+    fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
+        let dx = &args.outputs[0];
+        let arguments = ReduceBwdArgs {
+            dy: address(args, &args.inputs[0]),
+            dx: address(args, dx),
+            num_elems: dx.shape.num_elems() as u64,
+            scale: self.scale,
+        };
+        let name = for_float(dx.dtype, ["reduce_bwd_f32", "reduce_bwd_bf16"])?;
+        launch_kernel(launcher, name, vec_grid(dx), &arguments)
     }
 }
 
@@ -184,7 +228,43 @@ impl Op for Fill {
         }
         dispatch_real!(self.dtype, run(self.value, args));
     }
+
+    fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
+        let y = &args.outputs[0];
+        only_f32(self.name(), y.dtype)?;
+        let num_elems = y.shape.num_elems() as u64;
+        let arguments = FillArgs { y: address(args, y), num_elems, value: self.value, reserved: 0 };
+        launch_kernel(launcher, "fill_f32", vec_grid(y), &arguments)
+    }
 }
+
+kernel_args! {
+    /// kernels/reduce_fwd.cu
+    ReducePartialsArgs for ["reduce_partials_f32", "reduce_partials_bf16"] {
+        x: u64,
+        partials: u64,
+        num_elems: u64,
+    }
+}
+
+kernel_args! {
+    /// kernels/reduce_fwd.cu
+    ReduceTotalArgs for ["reduce_total"] { partials: u64, y: u64, num_partials: u64, scale: f64 }
+}
+
+kernel_args! {
+    /// kernels/reduce_bwd.cu
+    ReduceBwdArgs for ["reduce_bwd_f32", "reduce_bwd_bf16"] { dy: u64, dx: u64, num_elems: u64, scale: f64 }
+}
+
+kernel_args! {
+    /// kernels/fill.cu
+    FillArgs for ["fill_f32"] { y: u64, num_elems: u64, value: f32, reserved: u32 }
+}
+
+/// Argument structs of this file's kernels.
+pub(super) const TWINS: &[ArgsTwin] =
+    &[ReducePartialsArgs::TWIN, ReduceTotalArgs::TWIN, ReduceBwdArgs::TWIN, FillArgs::TWIN];
 
 /// Test cases of these operations.
 pub fn cases() -> Vec<Case> {

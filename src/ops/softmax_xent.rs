@@ -1,9 +1,10 @@
 //! Softmax, mean cross-entropy with label smoothing, and the hits that accuracies are made of, in one pass.
 
-use crate::device::DeviceKind;
 use crate::device::cpu::{CpuArgs, Real, for_each_chunk, for_each_chunk_pair, vectorized};
+use crate::device::{DeviceKind, LaunchArgs, Launcher};
 use crate::error::{Error, Result};
 use crate::graph::{Backward, Cost, Graph, InPlace, Op, ValueId, ValueType};
+use crate::ops::launch::{ArgsTwin, address, kernel_args, launch_kernel, only_f32};
 use crate::ops::{Case, cost_per_elem, dispatch_real};
 use crate::tensor::DType;
 
@@ -98,8 +99,12 @@ impl Op for SoftmaxXent {
         Ok(vec![Some(backward.apply_one("bwd", op, &[dloss, probs, labels])?), None])
     }
 
-    fn workspace_bytes(&self, _device: DeviceKind, inputs: &[ValueType], _outputs: &[ValueType]) -> usize {
-        2 * inputs[1].shape.num_elems() * size_of::<f64>()
+    fn workspace_bytes(&self, device: DeviceKind, inputs: &[ValueType], _outputs: &[ValueType]) -> usize {
+        let bytes_per_row = match device {
+            DeviceKind::Cpu => 2 * size_of::<f64>(),
+            DeviceKind::Cuda | DeviceKind::Simt => size_of::<f32>() + size_of::<u32>(),
+        };
+        inputs[1].shape.num_elems() * bytes_per_row
     }
 
     fn cpu(&self, args: &CpuArgs<'_>) {
@@ -125,6 +130,33 @@ impl Op for SoftmaxXent {
             hits.copy_from_slice(&[ranked_below(1.0), ranked_below(5.0), counted as i32]);
         }
         dispatch_real!(args.input_dtype(0), run(*self, args));
+    }
+
+    fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
+        let logits = &args.inputs[0];
+        only_f32(self.name(), logits.dtype)?;
+        let (rows, classes) = (args.inputs[1].shape.num_elems(), logits.shape.last());
+        let losses = address(args, &args.workspace);
+        let arguments = SoftmaxXentRowsArgs {
+            logits: address(args, logits),
+            labels: address(args, &args.inputs[1]),
+            probs: address(args, &args.outputs[1]),
+            losses,
+            ranks: losses + (rows * size_of::<f32>()) as u64,
+            rows: rows as u32,
+            classes: classes as u32,
+            label_smoothing: f64::from(self.label_smoothing),
+        };
+        launch_kernel(launcher, "softmax_xent_rows", [rows.div_ceil(ROWS_PER_BLOCK), 1, 1], &arguments)?;
+        let arguments = SoftmaxXentTotalsArgs {
+            losses,
+            ranks: arguments.ranks,
+            labels: arguments.labels,
+            loss: address(args, &args.outputs[0]),
+            hits: address(args, &args.outputs[2]),
+            rows: rows as u64,
+        };
+        launch_kernel(launcher, "softmax_xent_totals", [1; 3], &arguments)
     }
 }
 
@@ -170,12 +202,77 @@ impl Op for SoftmaxXentBwd {
         }
         dispatch_real!(args.input_dtype(1), run(*self, args));
     }
+
+    fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
+        let probs = &args.inputs[1];
+        only_f32(self.name(), probs.dtype)?;
+        let (rows, classes) = (args.inputs[2].shape.num_elems(), probs.shape.last());
+        let arguments = SoftmaxXentBwdArgs {
+            dloss: address(args, &args.inputs[0]),
+            probs: address(args, probs),
+            labels: address(args, &args.inputs[2]),
+            dlogits: address(args, &args.outputs[0]),
+            rows: rows as u32,
+            classes: classes as u32,
+            label_smoothing: f64::from(self.label_smoothing),
+        };
+        launch_kernel(launcher, "softmax_xent_bwd", [rows.div_ceil(ROWS_PER_BLOCK), 1, 1], &arguments)
+    }
 }
 
+/// Rows of a block of kernels/softmax_xent.cuh: a warp each.
+const ROWS_PER_BLOCK: usize = 8;
+
+kernel_args! {
+    /// kernels/softmax_xent_fwd.cu
+    SoftmaxXentRowsArgs for ["softmax_xent_rows"] {
+        logits: u64,
+        labels: u64,
+        probs: u64,
+        losses: u64,
+        ranks: u64,
+        rows: u32,
+        classes: u32,
+        label_smoothing: f64,
+    }
+}
+
+kernel_args! {
+    /// kernels/softmax_xent_fwd.cu
+    SoftmaxXentTotalsArgs for ["softmax_xent_totals"] {
+        losses: u64,
+        ranks: u64,
+        labels: u64,
+        loss: u64,
+        hits: u64,
+        rows: u64,
+    }
+}
+
+kernel_args! {
+    /// kernels/softmax_xent_bwd.cu
+    SoftmaxXentBwdArgs for ["softmax_xent_bwd"] {
+        dloss: u64,
+        probs: u64,
+        labels: u64,
+        dlogits: u64,
+        rows: u32,
+        classes: u32,
+        label_smoothing: f64,
+    }
+}
+
+/// Argument structs of this file's kernels.
+pub(super) const TWINS: &[ArgsTwin] =
+    &[SoftmaxXentRowsArgs::TWIN, SoftmaxXentTotalsArgs::TWIN, SoftmaxXentBwdArgs::TWIN];
+
 fn check_rows(rows: &ValueType, labels: &ValueType) -> std::result::Result<(), String> {
+    let is_real = matches!(rows.dtype, DType::F32 | DType::F64);
     match (rows.shape.dims(), labels.shape.dims(), labels.dtype) {
-        (&[n, classes], &[num_labels], DType::I32) if n == num_labels && classes > 0 => Ok(()),
-        _ => Err(format!("needs rows of classes (N x C) and i32 labels (N), got {rows} and {labels}")),
+        (&[n, classes], &[num_labels], DType::I32) if n == num_labels && classes > 0 && is_real => Ok(()),
+        _ => Err(format!(
+            "needs f32 or f64 rows of classes (N x C) and i32 labels (N), got {rows} and {labels}"
+        )),
     }
 }
 

@@ -6,6 +6,7 @@ mod driver;
 mod images;
 mod memory;
 mod modules;
+mod replay;
 #[cfg(test)]
 mod tests;
 
@@ -17,6 +18,7 @@ use self::driver::failed;
 pub use self::driver::{CudaVersion, Driver, Gpu, driver_package_version};
 use self::memory::{DeviceMemory, Staging};
 use self::modules::Modules;
+pub use self::replay::ReplayingGpu;
 use super::{Kernel, Launcher};
 use crate::error::{Error, Result};
 
@@ -162,7 +164,7 @@ impl CudaDevice {
     ///
     /// # Errors
     /// What `record` returns; [`Error::Device`] if the driver cannot capture it.
-    pub fn capture(&mut self, record: impl Fn(&mut dyn Launcher) -> Result<()>) -> Result<GraphId> {
+    pub fn capture(&mut self, mut record: impl FnMut(&mut dyn Launcher) -> Result<()>) -> Result<GraphId> {
         record(&mut Loader(&mut self.modules))?;
         // Other threads may go on calling the driver: data loaders know nothing of this capture.
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
@@ -231,28 +233,18 @@ impl Launcher for CudaDevice {
         arguments: &[u8],
     ) -> Result<()> {
         let function = self.modules.function(kernel)?;
-        let action = || {
-            format!(
-                "launching `{}` on grid {grid:?}, block {block:?}, {shared_bytes} shared bytes",
-                kernel.name
-            )
-        };
-        self.context.bind_to_thread().map_err(failed(action()))?;
         let mut parameters = [arguments.as_ptr().cast_mut().cast()];
         let [grid_dim, block_dim] = [grid, block].map(|[x, y, z]| (x, y, z));
+        let stream = self.stream.cu_stream();
         // SAFETY: the kernel takes one struct, whose bytes the driver copies before it returns; the operation that
         // launches vouches for the addresses in it.
-        unsafe {
-            result::launch_kernel(
-                function,
-                grid_dim,
-                block_dim,
-                shared_bytes,
-                self.stream.cu_stream(),
-                &mut parameters,
-            )
-        }
-        .map_err(failed(action()))
+        let launch = |()| unsafe {
+            result::launch_kernel(function, grid_dim, block_dim, shared_bytes, stream, &mut parameters)
+        };
+        self.context.bind_to_thread().and_then(launch).map_err(|error| {
+            let on = format!("grid {grid:?}, block {block:?}, {shared_bytes} shared bytes");
+            failed(format!("launching `{}` on {on}", kernel.name))(error)
+        })
     }
 }
 

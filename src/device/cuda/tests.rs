@@ -46,7 +46,7 @@ fn a_device_that_is_not_there_is_an_error_of_exit_code_3() {
 #[test]
 fn memory_starts_zeroed_and_copies_come_back() {
     let Some(mut device) = open() else { return };
-    let bytes: Vec<u8> = (0..20_000_003).map(|i: u32| (i * 2_654_435_761 >> 13) as u8).collect();
+    let bytes: Vec<u8> = (0..20_000_003).map(|i: u32| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
     device.allocate(bytes.len() + 64).unwrap();
     let mut back = vec![1; bytes.len() + 64];
     device.download(0, &mut back).unwrap();

@@ -1,10 +1,12 @@
 //! The backward passes. Two looks at the operands: one for the sums over the rows, one for dx.
 
+use super::launch::{self, Norm};
 use super::{Blocks, Spread, check_operands};
-use crate::device::DeviceKind;
 use crate::device::cpu::{
     ChannelTile, CpuArgs, Real, for_each_channel_tile, for_each_chunk, lanes, lanes_mut, vectorized,
 };
+use crate::device::{DeviceKind, LaunchArgs, Launcher};
+use crate::error::Result;
 use crate::graph::{Cost, InPlace, Op, ValueType};
 use crate::ops::{cost_per_elem, dispatch_real};
 
@@ -55,8 +57,8 @@ impl Op for BatchNormBwd {
         if self.residual { &[DX_OVER_X, DZ_OVER_DY] } else { &[DX_OVER_X] }
     }
 
-    fn workspace_bytes(&self, _device: DeviceKind, inputs: &[ValueType], _outputs: &[ValueType]) -> usize {
-        Blocks::workspace_bytes(inputs[1].shape)
+    fn workspace_bytes(&self, device: DeviceKind, inputs: &[ValueType], _outputs: &[ValueType]) -> usize {
+        workspace_bytes(device, inputs[1])
     }
 
     fn cpu(&self, args: &CpuArgs<'_>) {
@@ -77,6 +79,12 @@ impl Op for BatchNormBwd {
             backward(args, dz, None, spread, true);
         }
         dispatch_real!(args.input_dtype(1), run(self, args));
+    }
+
+    fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
+        let saved = Norm::Saved { mean: &args.inputs[3], rstd: &args.inputs[4] };
+        launch::backward_sums(args, launcher, self.relu, saved)?;
+        launch::input_gradient(args, launcher, self.relu)
     }
 }
 
@@ -102,8 +110,8 @@ impl Op for BatchNormInferenceBwd {
         &[DX_OVER_X]
     }
 
-    fn workspace_bytes(&self, _device: DeviceKind, inputs: &[ValueType], _outputs: &[ValueType]) -> usize {
-        Blocks::workspace_bytes(inputs[1].shape)
+    fn workspace_bytes(&self, device: DeviceKind, inputs: &[ValueType], _outputs: &[ValueType]) -> usize {
+        workspace_bytes(device, inputs[1])
     }
 
     fn cpu(&self, args: &CpuArgs<'_>) {
@@ -112,6 +120,19 @@ impl Op for BatchNormInferenceBwd {
             backward(args, args.input::<T>(0), None, spread, false);
         }
         dispatch_real!(args.input_dtype(1), run(self, args));
+    }
+
+    fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
+        let running = Norm::Running { mean: &args.inputs[3], var: &args.inputs[4], eps: self.eps };
+        launch::backward_sums(args, launcher, false, running)?;
+        launch::scaled_gradient(args, launcher, self.eps)
+    }
+}
+
+fn workspace_bytes(device: DeviceKind, x: ValueType) -> usize {
+    match device {
+        DeviceKind::Cpu => Blocks::workspace_bytes(x.shape),
+        DeviceKind::Cuda | DeviceKind::Simt => launch::partials_bytes(x),
     }
 }
 

@@ -1,7 +1,9 @@
 //! The inference form: normalisation by the running statistics.
 
+use super::launch::{self, Norm};
 use super::{BatchNormInferenceBwd, Blocks, Normalize, Spread, check_operands, refuse_fused};
 use crate::device::cpu::{CpuArgs, Real};
+use crate::device::{LaunchArgs, Launcher};
 use crate::error::Result;
 use crate::graph::{Backward, Cost, InPlace, Op, ValueId, ValueType};
 use crate::ops::{cost_per_elem, dispatch_real};
@@ -61,5 +63,10 @@ impl Op for BatchNormInference {
             normalize.write(Blocks::new(args.input_shape(0)), args.output_over_input::<T>(0, 0));
         }
         dispatch_real!(args.input_dtype(0), run(self, args));
+    }
+
+    fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
+        let running = Norm::Running { mean: &args.inputs[3], var: &args.inputs[4], eps: self.eps };
+        launch::normalize(args, launcher, self.relu, running)
     }
 }

@@ -9,7 +9,10 @@
 
 mod bwd;
 mod inference;
+mod launch;
 mod train;
+
+pub(super) use launch::TWINS;
 
 pub use bwd::{BatchNormBwd, BatchNormInferenceBwd};
 pub use inference::BatchNormInference;
@@ -18,7 +21,7 @@ pub use train::BatchNormTrain;
 use crate::device::cpu::{ChannelTile, Real, for_each_channel_tile, for_each_chunk, lanes, lanes_mut};
 use crate::error::{Error, Result};
 use crate::graph::{Backward, Graph, Init, ValueId, ValueType};
-use crate::ops::{Case, add};
+use crate::ops::{Case, add, float, sum_dtype};
 use crate::tensor::{Layout, Shape};
 
 /// Which statistics a batch norm normalises by.
@@ -201,7 +204,7 @@ impl<T: Real> ChannelTile for NormalizeTile<'_, '_, T> {
     }
 }
 
-/// Checks x against its per-channel operands and an optional last operand of x's type, and returns x's type.
+/// Checks x against its per-channel operands (f32 beside bf16) and the others, of x's type, and returns x's type.
 fn check_operands(
     inputs: &[ValueType],
     x: usize,
@@ -211,11 +214,11 @@ fn check_operands(
     if inputs.len() != count {
         return Err(format!("takes {count} operands, got {}", inputs.len()));
     }
-    let image = inputs[x];
+    let image = float(inputs[x])?;
     if image.shape.rank() < 2 {
         return Err(format!("needs rows of channels, channels last, got {image}"));
     }
-    let vector = ValueType { shape: [image.shape.last()].into(), dtype: image.dtype };
+    let vector = ValueType { shape: [image.shape.last()].into(), dtype: sum_dtype(image.dtype) };
     for (i, ty) in inputs.iter().enumerate() {
         let expected = if per_channel.contains(&i) { vector } else { image };
         if *ty != expected {

@@ -1,10 +1,11 @@
 //! The training form: statistics of the batch, then normalisation.
 
+use super::launch::{self, Norm};
 use super::{Blocks, Normalize, Spread, check_operands, refuse_fused};
-use crate::device::DeviceKind;
 use crate::device::cpu::{
     ChannelTile, CpuArgs, Real, for_each_channel_tile, for_each_chunk, for_each_chunk_pair, lanes, lanes_mut,
 };
+use crate::device::{DeviceKind, LaunchArgs, Launcher};
 use crate::error::Result;
 use crate::graph::{Backward, Cost, Op, ValueId, ValueType};
 use crate::ops::{batch_norm::BatchNormBwd, cost_per_elem, dispatch_real};
@@ -57,8 +58,11 @@ impl Op for BatchNormTrain {
         &[3, 4]
     }
 
-    fn workspace_bytes(&self, _device: DeviceKind, inputs: &[ValueType], _outputs: &[ValueType]) -> usize {
-        Blocks::workspace_bytes(inputs[0].shape)
+    fn workspace_bytes(&self, device: DeviceKind, inputs: &[ValueType], _outputs: &[ValueType]) -> usize {
+        match device {
+            DeviceKind::Cpu => Blocks::workspace_bytes(inputs[0].shape),
+            DeviceKind::Cuda | DeviceKind::Simt => launch::partials_bytes(inputs[0]),
+        }
     }
 
     fn cpu(&self, args: &CpuArgs<'_>) {
@@ -91,6 +95,16 @@ impl Op for BatchNormTrain {
             normalize.write(blocks, args.output::<T>(0));
         }
         dispatch_real!(args.input_dtype(0), run(self, args));
+    }
+
+    fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
+        launch::statistics(args, launcher, self.eps, self.bn_momentum)?;
+        launch::normalize(
+            args,
+            launcher,
+            self.relu,
+            Norm::Saved { mean: &args.outputs[1], rstd: &args.outputs[2] },
+        )
     }
 }
 

@@ -1,0 +1,57 @@
+//! A GPU as a session's device: every list of launches is captured when it first comes and replayed from then on.
+
+use std::collections::HashMap;
+
+use super::{CudaDevice, GraphId};
+use crate::device::{DeviceKind, KernelDevice, Record};
+use crate::error::Result;
+
+/// A GPU with the lists it has captured.
+#[derive(Debug)]
+pub struct ReplayingGpu {
+    device: CudaDevice,
+    captured: HashMap<(usize, usize, usize), GraphId>,
+}
+
+impl ReplayingGpu {
+    /// The GPU `ordinal`.
+    ///
+    /// # Errors
+    /// As [`CudaDevice::open`].
+    pub fn open(ordinal: usize) -> Result<ReplayingGpu> {
+        Ok(ReplayingGpu { device: CudaDevice::open(ordinal)?, captured: HashMap::new() })
+    }
+}
+
+impl KernelDevice for ReplayingGpu {
+    fn kind(&self) -> DeviceKind {
+        DeviceKind::Cuda
+    }
+
+    fn allocate(&mut self, num_bytes: usize) -> Result<u64> {
+        // What was captured holds addresses of the arena before.
+        self.captured.clear();
+        self.device.allocate(num_bytes)?;
+        Ok(self.device.arena_address())
+    }
+
+    fn upload(&mut self, offset_bytes: usize, bytes: &[u8]) -> Result<()> {
+        self.device.upload(offset_bytes, bytes)
+    }
+
+    fn download(&self, offset_bytes: usize, bytes: &mut [u8]) -> Result<()> {
+        self.device.download(offset_bytes, bytes)
+    }
+
+    fn run(&mut self, key: (usize, usize, usize), record: Record<'_>) -> Result<()> {
+        let graph = match self.captured.get(&key) {
+            Some(graph) => *graph,
+            None => {
+                let graph = self.device.capture(record)?;
+                self.captured.insert(key, graph);
+                graph
+            }
+        };
+        self.device.replay(graph)
+    }
+}

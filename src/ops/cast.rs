@@ -1,0 +1,86 @@
+//! The same numbers in another floating-point type: what carries f32 parameters and images into a bf16 graph.
+
+use half::bf16;
+
+use crate::device::cpu::{CpuArgs, Element, for_each_chunk};
+use crate::device::{LaunchArgs, Launcher};
+use crate::error::Result;
+use crate::graph::{Backward, Graph, Op, ValueId, ValueType};
+use crate::ops::launch::{ArgsTwin, address, kernel_args, launch_kernel, loop_grid};
+use crate::ops::{CHUNK_ELEMS, one_input};
+use crate::tensor::DType;
+
+/// `x -> y`: f32 to bf16, rounded to nearest even, or bf16 to f32, exactly.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cast(pub DType);
+
+/// Records `x` in type `dtype`; `x` itself if it is of that type.
+///
+/// # Errors
+/// If either type is not f32 or bf16.
+pub fn cast(graph: &mut Graph, name: &str, x: ValueId, dtype: DType) -> Result<ValueId> {
+    if graph.value(x).ty.dtype == dtype {
+        return Ok(x);
+    }
+    graph.apply_one(name, Cast(dtype), &[x])
+}
+
+impl Op for Cast {
+    fn name(&self) -> &'static str {
+        "cast"
+    }
+
+    fn infer(&self, inputs: &[ValueType]) -> std::result::Result<Vec<ValueType>, String> {
+        let x = one_input(inputs)?;
+        match (x.dtype, self.0) {
+            (DType::F32, DType::Bf16) | (DType::Bf16, DType::F32) => {
+                Ok(vec![ValueType { shape: x.shape, dtype: self.0 }])
+            }
+            _ => Err(format!("casts f32 to bf16 and back, got {x} to {}", self.0)),
+        }
+    }
+
+    /// dy itself where it has x's type, as the f32 gradient of an f32 filter that a convolution read as bf16.
+    fn gradient(&self, backward: &mut Backward<'_>) -> Result<Vec<Option<ValueId>>> {
+        let dy = backward.dy(self.name())?;
+        let dtype = backward.graph.value(backward.inputs[0]).ty.dtype;
+        if backward.graph.value(dy).ty.dtype == dtype {
+            return Ok(vec![Some(dy)]);
+        }
+        Ok(vec![Some(backward.apply_one("bwd", Cast(dtype), &[dy])?)])
+    }
+
+    fn cpu(&self, args: &CpuArgs<'_>) {
+        match self.0 {
+            DType::Bf16 => convert(args, bf16::from_f32),
+            _ => convert(args, bf16::to_f32),
+        }
+    }
+
+    fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
+        const ELEMS_PER_TURN: usize = 8;
+        let name = if self.0 == DType::Bf16 { "cast_f32_to_bf16" } else { "cast_bf16_to_f32" };
+        let num_elems = args.inputs[0].shape.num_elems();
+        let arguments = CastArgs {
+            x: address(args, &args.inputs[0]),
+            y: address(args, &args.outputs[0]),
+            num_elems: num_elems as u64,
+        };
+        launch_kernel(launcher, name, loop_grid(num_elems, ELEMS_PER_TURN), &arguments)
+    }
+}
+
+fn convert<From: Element, To: Element>(args: &CpuArgs<'_>, one: impl Fn(From) -> To + Sync) {
+    let x = args.input::<From>(0);
+    for_each_chunk(args.output::<To>(0), CHUNK_ELEMS, |start, y| {
+        y.iter_mut().zip(&x[start..]).for_each(|(y, &x)| *y = one(x));
+    });
+}
+
+kernel_args! {
+    /// kernels/cast.cu
+    CastArgs for ["cast_f32_to_bf16", "cast_bf16_to_f32"] { x: u64, y: u64, num_elems: u64 }
+}
+
+/// Argument structs of this file's kernels.
+pub(super) const TWINS: &[ArgsTwin] = &[CastArgs::TWIN];
