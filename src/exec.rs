@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use crate::device::cpu::{Arena, BorrowFlags, CpuArgs, Element};
-use crate::device::{DeviceKind, KernelDevice, LaunchArgs, Slot};
+use crate::device::{Device, DeviceKind, KernelDevice, LaunchArgs, Slot};
 use crate::error::Result;
 use crate::plan::{Plan, Program, Step};
 
@@ -30,6 +30,17 @@ impl Session {
         let operands = |step: &Step| step.inputs.len() + step.outputs.len();
         let most = program.plans.iter().flat_map(|plan| &plan.steps).map(operands).max().unwrap_or(0);
         Ok(Session { program, backend: Backend::Cpu { arena, flags: BorrowFlags::new(most) } })
+    }
+
+    /// On `device`; the program must be planned for its kind.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`] if it cannot be used, [`crate::Error::DoesNotFit`] if the memory is not there.
+    pub fn open(program: Program, device: Device) -> Result<Session> {
+        match device.open_kernels()? {
+            Some(kernels) => Session::on(program, kernels),
+            None => Session::new(program),
+        }
     }
 
     /// On a device that runs kernels; the program must be planned for its kind.

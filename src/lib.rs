@@ -3,7 +3,7 @@
 //! The modules stand in the order in which a training step passes through them:
 //!
 //! ```text
-//! data -> batch -> graph -> autodiff -> fuse -> plan -> exec -> device
+//! data -> batch -> graph -> autodiff -> fuse -> plan -> exec -> device -> kernels
 //! ```
 //!
 //! # The tour
@@ -15,7 +15,7 @@
 //! - [`ops`] has the operations, one file each, with their gradients and CPU code; [`models`] records networks with them.
 //! - [`autodiff`] appends the gradient to a graph, [`fuse`] merges neighbouring nodes, [`plan`] gives every value its
 //!   place in one block of memory.
-//! - [`exec`] runs the planned steps on a [`device`].
+//! - [`exec`] runs the planned steps on a [`device`]; [`check`] holds the kernels of one to the CPU.
 //! - [`train`] is the loop around a step, with its checkpoints and logs; [`report`] the page that shows them; [`cli`] the
 //!   program.
 //!

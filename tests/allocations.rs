@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use residuum::batch::{Loader, LoaderOptions, Normalization};
 use residuum::data::scenes::SceneOptions;
 use residuum::data::{Pack, Split};
-use residuum::device::Slot;
+use residuum::device::{DeviceKind, Slot};
 use residuum::exec::Session;
 use residuum::train::config::TrainConfig;
 use residuum::train::schedule::Schedule;
@@ -60,7 +60,7 @@ struct Run {
 impl Run {
     fn new(config: TrainConfig) -> Run {
         let step = config.step_config(NUM_CATEGORIES).unwrap();
-        let mut session = Session::new(program(&step).unwrap()).unwrap();
+        let mut session = Session::new(program(&step, DeviceKind::Cpu).unwrap()).unwrap();
         weights::initialise(&mut session, config.seed);
         let scenes = SceneOptions {
             split: Split::Train,
@@ -95,15 +95,15 @@ impl Run {
     fn step(&mut self, number: u64) -> f32 {
         for _ in 0..self.grad_accum_steps {
             let batch = self.loader.next().unwrap().unwrap();
-            self.session.write(&self.images).copy_from_slice(&batch.images);
-            self.session.write(&self.labels).copy_from_slice(&batch.labels);
+            self.session.write(&self.images, &batch.images).unwrap();
+            self.session.write(&self.labels, &batch.labels).unwrap();
             self.loader.recycle(batch);
-            self.session.run_micro_batch(0);
+            self.session.run_micro_batch(0).unwrap();
         }
         let hyper = hyper_parameters(&self.optimiser, self.schedule.lr(number), number + 1);
-        self.session.write(&self.hyper).copy_from_slice(&hyper);
-        self.session.run_update(0);
-        self.session.read::<f32>(&self.loss)[0]
+        self.session.write(&self.hyper, &hyper).unwrap();
+        self.session.run_update(0).unwrap();
+        self.session.read::<f32>(&self.loss).unwrap()[0]
     }
 }
 

@@ -5,7 +5,7 @@ use std::env;
 use clap::Args;
 use pulp::Arch;
 
-use super::flags::{RUNNABLE, show_bytes};
+use super::flags::show_bytes;
 use crate::device::cuda::{Driver, Gpu, driver_package_version};
 use crate::device::kernels::{KERNELS, RESOURCES, Resources, TOOLKIT};
 use crate::device::{Device, NO_EMULATOR};
@@ -31,7 +31,7 @@ impl DevicesArgs {
 fn devices() -> String {
     let mut devices =
         Table::new([("device", Align::Left), ("usable", Align::Left), ("details", Align::Left)]);
-    let mut add = |device: Device, details: String| match device.check(&RUNNABLE) {
+    let mut add = |device: Device, details: String| match device.check() {
         Ok(()) => devices.row([&device.to_string(), "yes", &details]),
         Err(reason) if details.is_empty() => devices.row([&device.to_string(), "no", &reason.to_string()]),
         Err(reason) => devices.row([&device.to_string(), "no", &format!("{details}; {reason}")]),
@@ -67,16 +67,6 @@ fn devices() -> String {
     let emulator = if cfg!(residuum_simt) { "the same kernels, compiled for the host" } else { NO_EMULATOR };
     parts.row(["emulator", emulator]);
     format!("{devices}\n{parts}")
-}
-
-/// The vector instructions that the CPU's code uses, as their makers call them.
-fn vectors() -> String {
-    let arch = format!("{:?}", Arch::new());
-    match arch.split('(').next() {
-        Some("V4") => "AVX-512".into(),
-        Some("V3") => "AVX2".into(),
-        name => name.unwrap_or_default().to_lowercase(),
-    }
 }
 
 /// One row a kernel, with its registers on each architecture.

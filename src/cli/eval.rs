@@ -80,7 +80,7 @@ impl ModelArgs {
 
 impl EvalArgs {
     pub(super) fn run(self) -> Result<()> {
-        open_device(&self.device)?;
+        let device = open_device(&self.device)?;
         let (file, run) = self.model.open()?;
         let run = run.unwrap_or_else(|| TrainConfig::defaults(None));
         let config = TrainConfig {
@@ -91,10 +91,11 @@ impl EvalArgs {
             cache_dir: self.cache_dir.or(run.cache_dir),
             ..file.config(self.batch_size)
         };
+        // Weights that do not fit are found before the data set is read.
+        let mut session = file.session(self.batch_size, device)?;
         let split = if self.split == "train" { Split::Train } else { Split::Val };
         let (categories, pack) = open_split(&config, split)?;
         check_categories(&file, &categories)?;
-        let mut session = file.session(self.batch_size)?;
         let signals = Signals::install()?;
         let evaluator = Evaluator::new(&session, 0)?;
         let options = loader_options(&config, Augment::NONE);

@@ -1,14 +1,11 @@
 //! Flag values that several subcommands read.
 
-use crate::device::{Device, DeviceChoice, DeviceKind};
+use crate::device::{Device, DeviceChoice};
 use crate::error::Result;
-
-/// The kinds of device that a session runs steps on.
-pub(super) const RUNNABLE: [DeviceKind; 1] = [DeviceKind::Cpu];
 
 /// Takes the device that `--device` names, saying on stderr why `auto` did not take a GPU.
 pub(super) fn open_device(text: &str) -> Result<Device> {
-    let (device, remark) = text.parse::<DeviceChoice>()?.open(&RUNNABLE)?;
+    let (device, remark) = text.parse::<DeviceChoice>()?.open()?;
     if let Some(remark) = remark {
         eprintln!("{remark}");
     }

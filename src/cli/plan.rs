@@ -3,6 +3,7 @@
 use clap::Args;
 
 use super::flags::{parse_bytes, show_bytes, show_count};
+use crate::device::DeviceKind;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Node, Phase, Role};
 use crate::models;
@@ -45,6 +46,12 @@ pub(super) struct PlanArgs {
     /// Memory there is; prints the largest batch that fits
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
     memory: Option<usize>,
+    /// Kind of device to plan for: cpu, cuda or simt; none has to be there
+    #[arg(long, value_name = "KIND", default_value = "cpu", value_parser = ["cpu", "cuda", "simt"])]
+    device: String,
+    /// Type of activations
+    #[arg(long, value_name = "TYPE", default_value = "f32", value_parser = ["f32", "bf16"])]
+    precision: String,
     /// Run the textbook graph instead of fused operations
     #[arg(long)]
     no_fuse: bool,
@@ -65,11 +72,17 @@ impl PlanArgs {
             // The values themselves decide no bytes.
             clip_grad: self.clip_grad.then_some(1.0),
             model_ema_decay: self.model_ema.then_some(0.5),
+            precision: self.precision.clone(),
             fuse: !self.no_fuse,
             ..TrainConfig::defaults(None)
         };
         let step = config.step_config(self.categories)?;
-        let planned = program(&step)?;
+        let device = match self.device.as_str() {
+            "cuda" => DeviceKind::Cuda,
+            "simt" => DeviceKind::Simt,
+            _ => DeviceKind::Cpu,
+        };
+        let planned = program(&step, device)?;
         let layers = evaluation_graph(&StepConfig { fuse: false, ..step }, "")?;
         print!("{}", layer_table(&layers));
         println!();
@@ -85,7 +98,7 @@ impl PlanArgs {
             print!("\n{}", planned.plans[0]);
         }
         match self.memory {
-            Some(memory) => print_largest_batch(&step, memory),
+            Some(memory) => print_largest_batch(&step, memory, device),
             None => Ok(()),
         }
     }
@@ -158,17 +171,19 @@ fn memory_table(program: &Program) -> Table {
     table
 }
 
-fn print_largest_batch(step: &StepConfig, memory: usize) -> Result<()> {
-    let peak = |batch_size| program(&StepConfig { batch_size, ..*step }).map(|p| p.peak_bytes);
-    let one = peak(1)?;
-    if one > memory {
+fn print_largest_batch(step: &StepConfig, memory: usize, device: DeviceKind) -> Result<()> {
+    let peak = |batch_size| program(&StepConfig { batch_size, ..*step }, device).map(|p| p.peak_bytes);
+    // The last stage of a small image has one pixel, and batch norm no variance from one alone.
+    let least = if peak(1).is_ok() { 1 } else { 2 };
+    let needed = peak(least)?;
+    if needed > memory {
         return Err(Error::DoesNotFit(format!(
-            "even one image needs {}, more than --memory {}; take a smaller model or --img-size",
-            show_bytes(one),
+            "even a batch of {least} needs {}, more than --memory {}; take a smaller model or --img-size",
+            show_bytes(needed),
             show_bytes(memory)
         )));
     }
-    let (mut fits, mut too_many) = (1, 2);
+    let (mut fits, mut too_many) = (least, 2 * least);
     while peak(too_many)? <= memory {
         (fits, too_many) = (too_many, 2 * too_many);
     }

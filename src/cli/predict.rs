@@ -10,6 +10,7 @@ use crate::batch::Augment;
 use crate::batch::augment::Affine;
 use crate::batch::collate::Collator;
 use crate::data::decode_image;
+use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::exec::Session;
 use crate::ops::PADDING_LABEL;
@@ -45,18 +46,18 @@ pub(super) struct PredictArgs {
 
 impl PredictArgs {
     pub(super) fn run(self) -> Result<()> {
-        open_device(&self.device)?;
+        let device = open_device(&self.device)?;
         let (file, _) = self.model.open()?;
         match (&self.input, &self.output) {
-            (Some(input), Some(output)) => predict_tensors(file, input, output),
-            _ => predict_photos(&file, &self.photos),
+            (Some(input), Some(output)) => predict_tensors(file, input, output, device),
+            _ => predict_photos(&file, &self.photos, device),
         }
     }
 }
 
-fn predict_photos(file: &ModelFile, photos: &[PathBuf]) -> Result<()> {
+fn predict_photos(file: &ModelFile, photos: &[PathBuf], device: Device) -> Result<()> {
     let batch_size = BATCH_SIZE.min(photos.len());
-    let mut session = file.session(batch_size)?;
+    let mut session = file.session(batch_size, device)?;
     let images = session.plan(0).slot(values::IMAGES)?;
     let probs = session.plan(0).slot(values::PROBS)?;
     let image_elems = images.shape.num_elems() / batch_size;
@@ -89,7 +90,7 @@ fn most_probable(row: &[f32]) -> Vec<(usize, f32)> {
     ranked
 }
 
-fn predict_tensors(mut file: ModelFile, input: &Path, output: &Path) -> Result<()> {
+fn predict_tensors(mut file: ModelFile, input: &Path, output: &Path, device: Device) -> Result<()> {
     let source = checkpoint::read(input)?;
     let tensor = source.get("input").ok_or_else(|| {
         Error::data(input, "has no tensor `input`; write the images under that name, NCHW f32")
@@ -105,7 +106,7 @@ fn predict_tensors(mut file: ModelFile, input: &Path, output: &Path) -> Result<(
     file.card.img_size = size;
     let nhwc = Tensor::new(Shape::new(&tensor.shape), data.to_vec()).permuted([0, 2, 3, 1]).into_data();
     let batch_size = BATCH_SIZE.min(num_images);
-    let mut session = file.session(batch_size)?;
+    let mut session = file.session(batch_size, device)?;
     let images = session.plan(0).slot(values::IMAGES)?;
     let logits = session.plan(0).slot(values::LOGITS)?;
     let num_classes = logits.shape.last();

@@ -150,11 +150,16 @@ const ADAM_LR: f64 = 0.001;
 impl TrainArgs {
     pub(super) fn run(self) -> Result<()> {
         let trainer = match &self.resume {
-            Some(path) => Trainer::resume(RunDir::open(path)?)?,
+            Some(path) => {
+                let dir = RunDir::open(path)?;
+                let config: TrainConfig = dir.read_config()?;
+                let device = open_device(&config.device)?;
+                Trainer::resume(dir, config, device)?
+            }
             None => {
                 let config = self.config();
-                open_device(&config.device)?;
-                Trainer::start(config)?
+                let device = open_device(&config.device)?;
+                Trainer::start(config, device)?
             }
         };
         eprintln!("run folder: {}", trainer.dir().path().display());

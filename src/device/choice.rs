@@ -3,8 +3,10 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::DeviceKind;
-use super::cuda::Driver;
+use super::cuda::{Driver, ReplayingGpu};
+#[cfg(residuum_simt)]
+use super::simt::{Checks, SimtDevice};
+use super::{DeviceKind, KernelDevice};
 use crate::error::{Error, Result};
 
 /// The value of `--device`.
@@ -52,27 +54,41 @@ impl Device {
         }
     }
 
-    /// Looks whether it is there and whether it is of a kind in `runnable`, on which the caller can run steps.
+    /// Looks whether it is there.
     ///
     /// # Errors
     /// [`Error::Device`] saying what is missing and how to get it.
-    pub fn check(self, runnable: &[DeviceKind]) -> Result<()> {
+    pub fn check(self) -> Result<()> {
         match self {
-            Device::Cpu => {}
+            Device::Cpu => Ok(()),
             Device::Cuda(ordinal) => {
                 let driver = Driver::start()?;
-                driver.choose_images(&driver.gpu(ordinal)?)?;
+                driver.choose_images(&driver.gpu(ordinal)?).map(|_| ())
             }
-            Device::Simt if cfg!(residuum_simt) => {}
-            Device::Simt => return Err(Error::Device(NO_EMULATOR.into())),
+            Device::Simt if cfg!(residuum_simt) => Ok(()),
+            Device::Simt => Err(Error::Device(NO_EMULATOR.into())),
         }
-        if runnable.contains(&self.kind()) {
-            Ok(())
-        } else {
-            Err(Error::Device("training steps do not run there yet".into()))
+    }
+
+    /// Opens what runs kernels there; `None` on the CPU, which runs none.
+    ///
+    /// # Errors
+    /// [`Error::Device`] saying what is missing and how to get it.
+    pub fn open_kernels(self) -> Result<Option<Box<dyn KernelDevice>>> {
+        match self {
+            Device::Cpu => Ok(None),
+            Device::Cuda(ordinal) => Ok(Some(Box::new(ReplayingGpu::open(ordinal)?))),
+            #[cfg(residuum_simt)]
+            Device::Simt => Ok(Some(Box::new(SimtDevice::new(EMULATOR_SEED, Checks::Off)?))),
+            #[cfg(not(residuum_simt))]
+            Device::Simt => Err(Error::Device(NO_EMULATOR.into())),
         }
     }
 }
+
+/// Decides the order of threads between barriers; correct kernels give the same bits in any.
+#[cfg(residuum_simt)]
+const EMULATOR_SEED: u64 = 0;
 
 /// Why this build has no emulator.
 pub const NO_EMULATOR: &str = "this build has no emulator; install a C++ compiler (g++) and build again";
@@ -97,15 +113,14 @@ impl FromStr for DeviceChoice {
 }
 
 impl DeviceChoice {
-    /// The device to use, and for `auto` a line that says why it is no GPU. `runnable` are the kinds that the caller
-    /// can run steps on.
+    /// The device to use, and for `auto` a line that says why it is no GPU.
     ///
     /// # Errors
     /// [`Error::Device`] if a device was named and cannot be used.
-    pub fn open(self, runnable: &[DeviceKind]) -> Result<(Device, Option<String>)> {
+    pub fn open(self) -> Result<(Device, Option<String>)> {
         let device = match self {
             DeviceChoice::Auto => {
-                return Ok(match Device::Cuda(0).check(runnable) {
+                return Ok(match Device::Cuda(0).check() {
                     Ok(()) => (Device::Cuda(0), None),
                     Err(reason) => (Device::Cpu, Some(format!("device: the CPU ({reason})"))),
                 });
@@ -114,7 +129,7 @@ impl DeviceChoice {
             DeviceChoice::Cpu => Device::Cpu,
             DeviceChoice::Simt => Device::Simt,
         };
-        match device.check(runnable) {
+        match device.check() {
             Ok(()) => Ok((device, None)),
             Err(reason) => Err(Error::Device(format!("--device {device}: {reason}; or take --device cpu"))),
         }
@@ -137,19 +152,15 @@ mod tests {
 
     #[test]
     fn a_named_device_that_cannot_be_used_is_an_error_with_a_way_out() {
-        for choice in [DeviceChoice::Cuda(4096), DeviceChoice::Cuda(0), DeviceChoice::Simt] {
-            let error = choice.open(&[DeviceKind::Cpu]).unwrap_err();
-            assert_eq!(error.exit_code(), 3);
-            assert!(error.to_string().ends_with("--device cpu"), "{error}");
-        }
+        let error = DeviceChoice::Cuda(4096).open().unwrap_err();
+        assert_eq!(error.exit_code(), 3);
+        assert!(error.to_string().ends_with("--device cpu"), "{error}");
     }
 
     #[test]
     fn auto_takes_the_cpu_with_a_reason_or_a_gpu_without() {
-        let (device, remark) = DeviceChoice::Auto.open(&[DeviceKind::Cpu]).unwrap();
-        assert_eq!(device, Device::Cpu);
-        assert!(remark.is_some_and(|remark| remark.starts_with("device: the CPU (")));
-        let (device, remark) = DeviceChoice::Auto.open(&[DeviceKind::Cpu, DeviceKind::Cuda]).unwrap();
+        let (device, remark) = DeviceChoice::Auto.open().unwrap();
         assert_eq!(device == Device::Cpu, remark.is_some());
+        assert!(remark.is_none_or(|remark| remark.starts_with("device: the CPU (")));
     }
 }

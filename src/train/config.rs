@@ -162,7 +162,7 @@ impl TrainConfig {
             model: self.model(num_classes)?,
             batch_size: self.batch_size,
             image_size: self.img_size,
-            float: DType::F32,
+            float: if self.precision == "bf16" { DType::Bf16 } else { DType::F32 },
             optimiser: self.optimiser()?,
             smoothing: self.smoothing,
             clip_grad: self.clip_grad,
@@ -285,10 +285,7 @@ impl TrainConfig {
             return Err(Error::Usage(format!("--std {:?}: each must be a number above 0", self.std)));
         }
         match self.precision.as_str() {
-            "f32" => Ok(()),
-            "bf16" => {
-                Err(Error::Usage("--precision bf16: the CPU computes in f32; take --precision f32".into()))
-            }
+            "f32" | "bf16" => Ok(()),
             other => Err(Error::Usage(format!("--precision `{other}` is unknown; take f32 or bf16"))),
         }
     }

@@ -7,7 +7,7 @@ use super::config::TrainConfig;
 use super::run_dir::RunDir;
 use super::step::evaluation_graph;
 use super::weights::{self, ModelCard};
-use crate::device::DeviceKind;
+use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::exec::Session;
 use crate::plan::plan;
@@ -63,14 +63,14 @@ impl ModelFile {
         Ok(ModelFile { path: path.to_path_buf(), card, tensors: file.tensors })
     }
 
-    /// An inference session for batches of `batch_size` images with these weights.
+    /// An inference session on `device` for batches of `batch_size` images with these weights.
     ///
     /// # Errors
     /// [`Error::Checkpoint`] naming the first tensor that does not fit the model.
-    pub fn session(&self, batch_size: usize) -> Result<Session> {
+    pub fn session(&self, batch_size: usize, device: Device) -> Result<Session> {
         let step = self.config(batch_size).step_config(self.card.categories.len())?;
         let graph = evaluation_graph(&step, "")?;
-        let mut session = Session::new(plan(&[&graph], DeviceKind::Cpu)?)?;
+        let mut session = Session::open(plan(&[&graph], device.kind())?, device)?;
         weights::load_model(&mut session, "", &self.tensors, &self.path)?;
         Ok(session)
     }

@@ -32,7 +32,14 @@ impl Source {
     /// # Errors
     /// [`Error::Data`] naming the file and line that cannot be used, [`Error::Usage`] if nothing is left to train on.
     pub fn open(config: &TrainConfig) -> Result<Source> {
-        let Some(dataset) = open_dataset(config)? else { return generated(config) };
+        let Some(dataset) = open_dataset(config)? else {
+            return Ok(Source {
+                format: "scenes".into(),
+                categories: scene_categories(config)?,
+                train: scenes_of(config, Split::Train)?,
+                val: scenes_of(config, Split::Val)?,
+            });
+        };
         let source = Source {
             format: dataset.format().to_string(),
             categories: dataset.categories().to_vec(),
@@ -56,10 +63,7 @@ impl Source {
 pub fn open_split(config: &TrainConfig, split: Split) -> Result<(Vec<String>, Arc<Pack>)> {
     match open_dataset(config)? {
         Some(dataset) => Ok((dataset.categories().to_vec(), Arc::new(open_pack(config, &dataset, split)?))),
-        None => {
-            let scenes = generated(config)?;
-            Ok((scenes.categories, if split == Split::Train { scenes.train } else { scenes.val }))
-        }
+        None => Ok((scene_categories(config)?, scenes_of(config, split)?)),
     }
 }
 
@@ -77,18 +81,18 @@ fn open_pack(config: &TrainConfig, dataset: &Dataset, split: Split) -> Result<Pa
     Pack::open_or_build(dataset, split, config.img_size, &cache)
 }
 
-fn generated(config: &TrainConfig) -> Result<Source> {
-    let num_categories = data::kept_categories(scenes::CATEGORIES.len(), config.categories)?;
-    let num_train = config.limit_train.unwrap_or(usize::MAX).min(NUM_SCENES.0);
-    let pack = |split, num_images| {
-        let (image_size, seed) = (config.img_size, SCENES_SEED);
-        let options = SceneOptions { split, num_images, num_categories, image_size, seed };
-        Arc::new(Pack::from_scenes(&options))
+fn scene_categories(config: &TrainConfig) -> Result<Vec<String>> {
+    let count = data::kept_categories(scenes::CATEGORIES.len(), config.categories)?;
+    Ok(scenes::CATEGORIES[..count].iter().map(|&name| name.into()).collect())
+}
+
+fn scenes_of(config: &TrainConfig, split: Split) -> Result<Arc<Pack>> {
+    let num_images = match split {
+        Split::Train => config.limit_train.unwrap_or(usize::MAX).min(NUM_SCENES.0),
+        Split::Val | Split::Test => NUM_SCENES.1,
     };
-    Ok(Source {
-        format: "scenes".into(),
-        categories: scenes::CATEGORIES[..num_categories].iter().map(|&name| name.into()).collect(),
-        train: pack(Split::Train, num_train),
-        val: pack(Split::Val, NUM_SCENES.1),
-    })
+    let num_categories = scene_categories(config)?.len();
+    let (image_size, seed) = (config.img_size, SCENES_SEED);
+    let options = SceneOptions { split, num_images, num_categories, image_size, seed };
+    Ok(Arc::new(Pack::from_scenes(&options)))
 }

@@ -6,7 +6,7 @@ use crate::fuse::{Rewrite, fuse};
 use crate::graph::{Graph, Init, Phase, Role, ValueId};
 use crate::models::Model;
 use crate::ops::{
-    Accumulate, Adam, AdamConfig, Clear, ClipNorm, Ema, Mode, Sgd, SgdConfig, fill, softmax_xent,
+    Accumulate, Adam, AdamConfig, Clear, ClipNorm, Ema, Mode, Sgd, SgdConfig, cast, fill, softmax_xent,
 };
 use crate::tensor::DType;
 
@@ -130,7 +130,10 @@ pub fn evaluation_graph(config: &StepConfig, prefix: &str) -> Result<Graph> {
 
 fn loss_graph(graph: &mut Graph, config: &StepConfig, mode: Mode) -> Result<ValueId> {
     let StepConfig { batch_size, image_size, .. } = *config;
-    let images = graph.input(values::IMAGES, [batch_size, image_size, image_size, 3], config.float);
+    let mut images = graph.input(values::IMAGES, [batch_size, image_size, image_size, 3], DType::F32);
+    if config.float == DType::Bf16 {
+        images = cast(graph, "images.bf16", images, DType::Bf16)?;
+    }
     let labels = graph.input(values::LABELS, [batch_size], DType::I32);
     let logits = config.model.forward(graph, images, mode)?;
     let smoothing = if mode == Mode::Train { config.smoothing } else { 0.0 };
@@ -179,7 +182,7 @@ fn update(
     gradients: &[ValueId],
     scale: ValueId,
 ) -> Result<()> {
-    let hyper = graph.input(values::HYPER, [4], config.float);
+    let hyper = graph.input(values::HYPER, [4], DType::F32);
     let leading = [hyper, scale];
     match config.optimiser {
         Optimiser::Sgd(sgd) => {

@@ -19,10 +19,11 @@ use super::tensorboard::EventFile;
 use super::weights::{self, ModelCard};
 use super::{checkpoint, summary};
 use crate::batch::{Augment, Loader, LoaderOptions, Normalization, batches_per_epoch};
-use crate::device::{DeviceKind, Slot};
+use crate::device::{Device, DeviceKind, Slot};
 use crate::error::{Error, Result};
 use crate::exec::Session;
 use crate::plan::plan;
+use crate::tensor::DType;
 
 /// Batches prepared ahead.
 const PREFETCH: usize = 4;
@@ -88,29 +89,32 @@ impl Interval {
     }
 }
 
-/// Plans the training and evaluation graphs of a run into one arena.
+/// Plans the training and evaluation graphs of a run into one arena on a kind of device.
 ///
 /// # Errors
-/// [`Error::Graph`] if the images do not fit the model.
-pub fn program(step: &StepConfig) -> Result<crate::plan::Program> {
+/// [`Error::Graph`] if the images do not fit the model, [`Error::Usage`] if the device has no such precision.
+pub fn program(step: &StepConfig, device: DeviceKind) -> Result<crate::plan::Program> {
+    if step.float == DType::Bf16 && device == DeviceKind::Cpu {
+        return Err(Error::Usage("--precision bf16: the CPU computes in f32; take --precision f32".into()));
+    }
     let train = training_graph(step)?;
     let eval = evaluation_graph(step, if step.ema_decay.is_some() { EMA_PREFIX } else { "" })?;
-    plan(&[&train, &eval], DeviceKind::Cpu)
+    plan(&[&train, &eval], device)
 }
 
 impl Trainer {
-    /// A new run in a new folder.
+    /// A new run on `device`, in a new folder.
     ///
     /// # Errors
     /// What reading the data, planning and allocating report.
-    pub fn start(config: TrainConfig) -> Result<Trainer> {
+    pub fn start(config: TrainConfig, device: Device) -> Result<Trainer> {
         config.validate()?;
         let source = Source::open(&config)?;
         let (steps_per_epoch, total_steps) = config.steps(source.train.len())?;
         config.schedule(steps_per_epoch, total_steps)?;
         let step = config.step_config(source.categories.len())?;
         let model = step.model.name();
-        let mut session = Session::new(program(&step)?)?;
+        let mut session = Session::open(program(&step, device.kind())?, device)?;
         weights::initialise(&mut session, config.seed)?;
         let name = config.experiment.clone().unwrap_or_else(|| format!("{model}-{}", config.img_size));
         let dir = RunDir::create(&config.output, &name)?;
@@ -119,15 +123,14 @@ impl Trainer {
         Trainer::assemble(config, dir, source, session, step, state)
     }
 
-    /// Goes on with the run in `dir` from its last checkpoint.
+    /// Goes on with the run in `dir`, whose settings are `config`, from its last checkpoint.
     ///
     /// # Errors
     /// [`Error::Checkpoint`] if the checkpoint is damaged or of another model, and as [`Trainer::start`].
-    pub fn resume(dir: RunDir) -> Result<Trainer> {
-        let config: TrainConfig = dir.read_config()?;
+    pub fn resume(dir: RunDir, config: TrainConfig, device: Device) -> Result<Trainer> {
         let source = Source::open(&config)?;
         let step = config.step_config(source.categories.len())?;
-        let mut session = Session::new(program(&step)?)?;
+        let mut session = Session::open(program(&step, device.kind())?, device)?;
         weights::initialise(&mut session, config.seed)?;
         let path = dir.last_state();
         let state = if path.exists() {
@@ -161,7 +164,11 @@ impl Trainer {
             grad_norm: slot(values::GRAD_NORM).ok(),
         };
         let evaluator = Evaluator::new(&session, EVAL)?;
-        let device = format!("cpu ({} threads)", rayon::current_num_threads());
+        let device = match session.device() {
+            DeviceKind::Cpu => format!("cpu ({} threads)", rayon::current_num_threads()),
+            DeviceKind::Cuda => format!("cuda ({})", config.device),
+            DeviceKind::Simt => "simt".into(),
+        };
         // The log's lock comes first: whoever does not get it must leave the folder as it is.
         let mut metrics = MetricsLog::open(&dir.metrics())?;
         let env = Env::of_this_process(&*device);

@@ -1,7 +1,7 @@
 //! Data sets that cannot be used, and images that can although they are unusual. Exit code 4.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use image::{DynamicImage, GrayImage, ImageFormat, RgbImage};
 
@@ -112,7 +112,7 @@ fn a_folder_that_may_not_be_read() {
     use std::os::unix::fs::PermissionsExt;
 
     let program = Program::new();
-    folder_data_set(&program, &["a", "b"]);
+    program.write_classes(&["a", "b"]);
     let closed = program.path("classes/train/b");
     let allow = |mode| fs::set_permissions(&closed, fs::Permissions::from_mode(mode)).unwrap();
     allow(0);
@@ -127,7 +127,7 @@ fn a_folder_that_may_not_be_read() {
 #[test]
 fn a_data_set_with_one_category_trains() {
     let program = Program::new();
-    folder_data_set(&program, &["only"]);
+    program.write_classes(&["only"]);
     let said = program.succeeds("train --data-dir classes --img-size 16 --batch-size 4 --epochs 1");
     assert!(said.contains("top-1 error 0.00 %, top-5 error 0.00 % on 4 images"), "{said}");
 }
@@ -135,23 +135,7 @@ fn a_data_set_with_one_category_trains() {
 #[test]
 fn a_validation_class_that_training_does_not_know() {
     let program = Program::new();
-    folder_data_set(&program, &["a", "b"]);
+    program.write_classes(&["a", "b"]);
     fs::rename(program.path("classes/val/b"), program.path("classes/val/c")).unwrap();
     program.fails("train --data-dir classes", 4, &["classes/val/c", "no class of this name"]);
-}
-
-/// A folder per class in `classes`, each with eight training and four validation images.
-fn folder_data_set(program: &Program, classes: &[&str]) -> PathBuf {
-    for (split, num_images) in [("train", 8), ("val", 4)] {
-        for class in classes {
-            let folder = program.path("classes").join(split).join(class);
-            fs::create_dir_all(&folder).unwrap();
-            for number in 0..num_images {
-                let shade = 30 * number as u8;
-                let image = RgbImage::from_pixel(16, 16, image::Rgb([shade, 255 - shade, 128]));
-                image.save(folder.join(format!("{number}.png"))).unwrap();
-            }
-        }
-    }
-    program.path("classes")
 }

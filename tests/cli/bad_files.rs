@@ -1,1 +1,131 @@
-//! bad_files
+//! Weight files, checkpoints and run folders that cannot be used, and a disk that is full.
+
+use std::fs;
+
+use residuum::train::checkpoint::{self, NamedTensor};
+use residuum::train::state;
+use serde_json::Value;
+
+use crate::program::{Program, failed};
+
+#[test]
+fn weights_of_another_model_or_data_set() {
+    let program = Program::with_scenes();
+    let run = program.trains("--max-steps 1");
+    let weights = run.join("checkpoints/last.safetensors");
+    let eval = format!("eval --weights {} --data-dir scenes", weights.display());
+    program.fails(
+        &format!("{eval} --model resnet34"),
+        1,
+        &["last.safetensors", "`layer1.2.conv1.weight`", "is missing", "the first of", "--model"],
+    );
+    program.fails(&format!("{eval} --model resnet50"), 1, &["`layer1.0.conv1.weight`", "[64, 64, 1, 1]"]);
+    program.fails(&format!("eval --run {} --img-size 4", run.display()), 2, &["--img-size 4"]);
+
+    let eval = format!("eval --weights {} --data-dir classes", weights.display());
+    program.write_classes(&["a", "b"]);
+    program.fails(&eval, 1, &["last.safetensors", "10 categories", "has 2", "--data-dir", "--run"]);
+    program.write_classes(&["c", "d", "e", "f", "g", "h", "i", "j"]);
+    program.fails(&eval, 1, &["last.safetensors", "label 0 is `beach`", "`a` in the data set"]);
+}
+
+#[test]
+fn a_resumed_state_of_another_model() {
+    let program = Program::with_scenes();
+    let run = program.trains("--max-steps 1");
+    let config = program.path(&run).join("config.toml");
+    let text = fs::read_to_string(&config).unwrap();
+    fs::write(&config, text.replace("resnet18", "resnet34")).unwrap();
+    let resume = format!("train --resume {}", run.display());
+    program.fails(
+        &resume,
+        1,
+        &["last.state.safetensors", "`layer1.2.conv1.weight`", "is missing", "--model"],
+    );
+    fs::write(&config, text.replace("lr = 0.01", "lr = \"fast\"")).unwrap();
+    program.fails(&resume, 2, &["config.toml", "lr = \"fast\""]);
+    fs::write(&config, text + "speed = 3\n").unwrap();
+    program.fails(&resume, 2, &["config.toml", "unknown field `speed`"]);
+}
+
+#[test]
+fn damaged_files() {
+    let program = Program::with_scenes();
+    let run = program.trains("--max-steps 1");
+    let state = program.checkpoint(&run, "last.state.safetensors");
+    let whole = fs::read(&state).unwrap();
+    let mut flipped = whole.clone();
+    *flipped.last_mut().unwrap() ^= 1;
+    let cases: [(&[u8], &str); 4] = [
+        (&whole[..whole.len() / 2], "restore the file"),
+        (&[0xff; 999], "not a safetensors file"),
+        (b"", "is 0 bytes long"),
+        (&flipped, "restore the file"),
+    ];
+    for (bytes, reason) in cases {
+        fs::write(&state, bytes).unwrap();
+        let resume = format!("train --resume {}", run.display());
+        program.fails(&resume, 1, &["last.state.safetensors", reason]);
+        fs::write(program.path("w.safetensors"), bytes).unwrap();
+        program.fails("predict --weights w.safetensors a.jpg", 1, &["w.safetensors", reason]);
+    }
+    // Weights hold no training state.
+    fs::copy(program.checkpoint(&run, "last.safetensors"), &state).unwrap();
+    program.fails(&format!("train --resume {}", run.display()), 1, &["holds weights but no training state"]);
+}
+
+#[test]
+fn folders_that_are_no_run() {
+    let program = Program::with_scenes();
+    for call in ["train --resume", "eval --run", "predict a.jpg --run"] {
+        program.fails(&format!("{call} nowhere"), 2, &["nowhere does not exist", "runs/20260131-180000"]);
+        program.fails(&format!("{call} scenes"), 2, &["scenes is not a run folder", "config.toml"]);
+        program.fails(&format!("{call} scenes/val.txt"), 2, &["scenes/val.txt is a file"]);
+    }
+    program.fails("eval --weights none.safetensors", 1, &["cannot open none.safetensors"]);
+}
+
+#[test]
+fn files_of_other_programs_that_say_too_little() {
+    let program = Program::new();
+    let write = |name: &str| {
+        let tensor = NamedTensor::f32(name, &[2], vec![1.0, 2.0]);
+        checkpoint::write_atomic(&program.path("w.safetensors"), &[tensor], &Value::Null).unwrap();
+    };
+    write("fc.bias");
+    program.fails("eval --weights w.safetensors", 1, &["does not say which model", "--model resnet50"]);
+    program.fails("eval --weights w.safetensors --model resnet18", 1, &["`conv1.weight`", "is missing"]);
+    program.fails(
+        "predict --weights w.safetensors --model resnet18 a.jpg",
+        1,
+        &["`conv1.weight`", "missing"],
+    );
+    write("head.bias");
+    program.fails("eval --weights w.safetensors --model resnet18", 1, &["no tensor `fc.bias`"]);
+}
+
+/// The operating system refuses files beyond a size. Signal 25 (SIGXFSZ) must be ignored for that to show up as a
+/// failed write.
+#[cfg(unix)]
+#[test]
+fn a_full_disk_leaves_the_earlier_checkpoint_intact() {
+    let program = Program::with_scenes();
+    let run = program.trains("--max-steps 2");
+    let names = ["last.state.safetensors", "last.safetensors", "best.safetensors"];
+    let before = names.map(|name| program.checkpoint_bytes(&run, name));
+
+    // Two more steps to go, and no room for their checkpoint.
+    let config = program.path(&run).join("config.toml");
+    let text = fs::read_to_string(&config).unwrap();
+    fs::write(&config, text.replace("max_steps = 2", "max_steps = 4")).unwrap();
+    let resume = format!("train --resume {}", run.display());
+    let output = program.command_after("trap '' 25; ulimit -f 20000", &resume).output().unwrap();
+    failed(&output, &resume, 1, &["safetensors: cannot be written", "is intact", "Make room for 43 MiB"]);
+    assert_eq!(names.map(|name| program.checkpoint_bytes(&run, name)), before);
+    let files = fs::read_dir(program.path(&run).join("checkpoints")).unwrap().count();
+    assert_eq!(files, names.len(), "a temporary file is left");
+
+    program.succeeds(&resume);
+    let (state, _) = state::load(&program.checkpoint(&run, names[0])).unwrap();
+    assert_eq!(state.step, 4);
+}

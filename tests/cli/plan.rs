@@ -1,1 +1,68 @@
-//! plan
+//! What `plan` promises is what a run takes.
+
+use residuum::train::config::TrainConfig;
+use residuum::train::trainer::{Trainer, program};
+use tempfile::TempDir;
+
+use crate::program::Program;
+
+/// The number in the line of `text` that starts with `label`, blanks between its digits left out.
+#[track_caller]
+fn number_after(text: &str, label: &str) -> usize {
+    let line =
+        text.lines().find(|line| line.starts_with(label)).unwrap_or_else(|| panic!("no {label}:\n{text}"));
+    let digits = line[label.len()..].trim_start().split("  ").next().unwrap();
+    digits.replace(' ', "").parse().unwrap_or_else(|_| panic!("{line}"))
+}
+
+#[test]
+fn a_run_allocates_what_the_plan_says() {
+    let output = TempDir::new().unwrap();
+    let base = TrainConfig {
+        img_size: 24,
+        batch_size: 6,
+        limit_train: Some(20),
+        output: output.path().to_path_buf(),
+        ..TrainConfig::defaults(None)
+    };
+    let averaged = TrainConfig {
+        opt: "adamw".into(),
+        clip_grad: Some(0.5),
+        grad_accum_steps: 2,
+        model_ema_decay: Some(0.99),
+        ..base.clone()
+    };
+    let textbook = TrainConfig { fuse: false, form: "v2".into(), ..base.clone() };
+    let cases = [
+        (base, ""),
+        (averaged, "--opt adamw --clip-grad --grad-accum-steps 2 --model-ema"),
+        (textbook, "--no-fuse --form v2"),
+    ];
+    for (config, flags) in cases {
+        let session_bytes = Trainer::start(config.clone()).unwrap().session().arena_bytes();
+        assert_eq!(session_bytes, program(&config.step_config(10).unwrap()).unwrap().peak_bytes, "{flags}");
+        let call = format!("plan --img-size 24 --batch-size 6 --categories 10 {flags}");
+        let said = Program::new().succeeds(&call);
+        assert_eq!(number_after(&said, "peak"), session_bytes, "{call}");
+    }
+}
+
+#[test]
+fn the_largest_batch_fits_and_one_more_does_not() {
+    let said = Program::new().succeeds("plan --img-size 32 --categories 10 --memory 400MiB");
+    let last = said.lines().last().unwrap();
+    let batch_size = last.strip_prefix("largest batch in 400.0 MiB: ").unwrap().split(' ').next().unwrap();
+    let batch_size: usize = batch_size.parse().unwrap();
+    let peak = |batch_size| {
+        let config = TrainConfig { batch_size, img_size: 32, ..TrainConfig::defaults(None) };
+        program(&config.step_config(10).unwrap()).unwrap().peak_bytes
+    };
+    assert!(peak(batch_size) <= 400 << 20, "{batch_size} images take {}", peak(batch_size));
+    assert!(peak(batch_size + 1) > 400 << 20, "{batch_size} images are too few");
+}
+
+#[test]
+fn memory_for_not_one_image_is_refused() {
+    let parts = ["even a batch of 2 needs", "--memory 1.0 MiB", "--img-size"];
+    Program::new().fails("plan --img-size 32 --memory 1MiB", 6, &parts);
+}

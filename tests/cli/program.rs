@@ -6,6 +6,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use image::{Rgb, RgbImage};
 use residuum::data::scenes;
 use residuum::train::metrics::{self, Records};
 use tempfile::TempDir;
@@ -33,6 +34,22 @@ impl Program {
         let program = Program::new();
         scenes::write_miniplaces(&program.path("scenes"), 40, 20, 32, 7).unwrap();
         program
+    }
+
+    /// Makes a data set `classes` with a folder per class, each with eight training and four validation images of
+    /// one colour.
+    pub fn write_classes(&self, classes: &[&str]) {
+        for (split, num_images) in [("train", 8), ("val", 4)] {
+            for class in classes {
+                let folder = self.path("classes").join(split).join(class);
+                fs::create_dir_all(&folder).unwrap();
+                for number in 0..num_images {
+                    let shade = 30 * number as u8;
+                    let image = RgbImage::from_pixel(16, 16, Rgb([shade, 255 - shade, 128]));
+                    image.save(folder.join(format!("{number}.png"))).unwrap();
+                }
+            }
+        }
     }
 
     /// The file or folder `name`.

@@ -1,1 +1,90 @@
-//! stop
+//! Runs that stop before their end: by a signal, by a loss that is no number, by another trainer in their folder.
+
+use std::fs;
+use std::process::Stdio;
+
+use residuum::train::state;
+
+use crate::program::{Program, SMALL_RUN, failed, signal, texts};
+
+/// As [`SMALL_RUN`], long enough to be stopped, and a line for each step.
+const LONG_RUN: &str =
+    "train --data-dir scenes --img-size 32 --batch-size 8 --epochs 6 --lr 0.01 --log-interval 1";
+
+#[cfg(unix)]
+#[test]
+fn a_signal_stops_a_run_with_a_checkpoint_from_which_it_goes_on() {
+    let reference = Program::with_scenes();
+    reference.succeeds(LONG_RUN);
+    let expected = reference.checkpoint_bytes(&reference.only_run("runs"), "last.safetensors");
+
+    let program = Program::with_scenes();
+    let mut call = LONG_RUN.to_string();
+    for (name, code, num_steps) in [("INT", 130, 3), ("TERM", 143, 13)] {
+        let mut child = program.command(&call).stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        let run = program.wait_for_steps(&mut child, num_steps);
+        signal(&child, name);
+        let output = child.wait_with_output().unwrap();
+        call = format!("train --resume {}", run.display());
+        failed(&output, LONG_RUN, code, &["checkpoint written", &call, "stopped by"]);
+
+        let (state, _) = state::load(&program.checkpoint(&run, "last.state.safetensors")).unwrap();
+        let last = program.records(&run).steps.last().unwrap().step;
+        assert_eq!(state.step, last, "SIG{name}: the checkpoint is not of the last step");
+        let page = fs::read_to_string(program.path(&run).join("report.html")).unwrap();
+        assert!(page.contains("stopped by a signal"));
+    }
+    program.succeeds(&call);
+    let run = program.only_run("runs");
+    assert!(program.checkpoint_bytes(&run, "last.safetensors") == expected, "the weights differ");
+    let steps: Vec<u64> = program.records(&run).steps.iter().map(|step| step.step).collect();
+    assert_eq!(steps, (1..=30).collect::<Vec<u64>>());
+}
+
+#[test]
+fn a_loss_that_is_no_number_ends_the_run_and_keeps_the_last_good_checkpoint() {
+    for flags in ["--recovery-interval 1", "--opt adam"] {
+        let program = Program::with_scenes();
+        let call = format!("{SMALL_RUN} {flags}").replace("--lr 0.01", "--lr 1e30");
+        program.fails(&call, 5, &["diverged at step", "last.state.safetensors", "Lower --lr"]);
+        let run = program.only_run("runs");
+        let path = program.checkpoint(&run, "last.state.safetensors");
+        let (state, tensors) = state::load(&path).unwrap();
+        assert!(state.step < 10, "{flags}: step {}", state.step);
+        let finite = |elems: &[f32]| elems.iter().all(|elem| elem.is_finite());
+        assert!(tensors.iter().all(|tensor| finite(tensor.as_f32().unwrap())), "{flags}");
+        let events = program.records(&run).events;
+        assert!(events.iter().any(|event| event.event == "diverged"), "{flags}: {events:?}");
+        let page = fs::read_to_string(program.path(&run).join("report.html")).unwrap();
+        assert!(page.contains("diverged"), "{flags}");
+        // The same run takes the same way again.
+        program.fails(&format!("train --resume {}", run.display()), 5, &["diverged at step"]);
+    }
+}
+
+#[test]
+fn a_second_trainer_in_a_folder_is_refused_and_changes_nothing() {
+    let program = Program::with_scenes();
+    let mut first = program.command(LONG_RUN).stderr(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+    let run = program.wait_for_steps(&mut first, 1);
+    let env = fs::read(program.path(&run).join("env.json")).unwrap();
+    let resume = format!("train --resume {}", run.display());
+    program.fails(&resume, 2, &["metrics.jsonl", "another process is training", "wait for it"]);
+    assert_eq!(fs::read(program.path(&run).join("env.json")).unwrap(), env);
+    let output = first.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", texts(&output).0);
+    assert_eq!(program.records(&run).runs.len(), 1);
+}
+
+#[test]
+fn a_finished_run_says_its_result_again() {
+    let program = Program::with_scenes();
+    let first = program.succeeds(SMALL_RUN);
+    let run = program.only_run("runs");
+    let weights = program.checkpoint_bytes(&run, "last.safetensors");
+    let page = fs::read(program.path(&run).join("report.html")).unwrap();
+    let second = program.succeeds(&format!("train --resume {}", run.display()));
+    assert_eq!(second, first);
+    assert!(program.checkpoint_bytes(&run, "last.safetensors") == weights);
+    assert_eq!(fs::read(program.path(&run).join("report.html")).unwrap(), page);
+}

@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::block::MAX_DYNAMIC_SHARED_BYTES;
 use super::memory::{CHECKED_VIEWS, Memory};
 use super::process;
 use super::shadow::{Access, Cell, Conflict, Now};
@@ -113,7 +114,7 @@ impl Checker {
                 return Ok(());
             }
             (&self.static_range, true)
-        } else if self.dynamic_range.contains(&address) {
+        } else if address.wrapping_sub(self.dynamic_range.start) < MAX_DYNAMIC_SHARED_BYTES {
             (&self.dynamic_range, false)
         } else {
             return self.access_elsewhere(address, num_bytes, access);
