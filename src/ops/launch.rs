@@ -63,6 +63,20 @@ pub(crate) fn launch_kernel(
     grid: [usize; 3],
     arguments: &impl Pod,
 ) -> Result<()> {
+    launch_with_shared(launcher, name, grid, 0, arguments)
+}
+
+/// [`launch_kernel`] with dynamic shared memory.
+///
+/// # Errors
+/// As [`launch_kernel`].
+pub(crate) fn launch_with_shared(
+    launcher: &mut dyn Launcher,
+    name: &str,
+    grid: [usize; 3],
+    shared_bytes: u32,
+    arguments: &impl Pod,
+) -> Result<()> {
     let kernel = kernel(name).ok_or_else(|| Error::Device(format!("this build has no kernel `{name}`")))?;
     if grid.contains(&0) {
         return Ok(());
@@ -71,7 +85,7 @@ pub(crate) fn launch_kernel(
         return Err(Error::Device(format!("{name}: a grid of {grid:?} blocks; use a smaller batch")));
     }
     let grid = grid.map(|blocks| blocks as u32);
-    launcher.launch(kernel, grid, [kernel.block_threads, 1, 1], 0, bytemuck::bytes_of(arguments))
+    launcher.launch(kernel, grid, [kernel.block_threads, 1, 1], shared_bytes, bytemuck::bytes_of(arguments))
 }
 
 /// The kernel for elements of type `dtype`, given those for f32 and bf16.

@@ -1,14 +1,13 @@
 //! The fully connected layer: y = x w^T + b. It runs on the convolution's engine and kernels, as a 1x1 convolution of
 //! 1x1 images. It computes in f32 whatever the type of the activations: the last layer is small.
 
-use bytemuck::{Pod, Zeroable};
-
 use crate::device::cpu::conv::{self, Conv2dDims};
 use crate::device::cpu::{CpuArgs, Real, vectorized};
 use crate::device::{DeviceKind, LaunchArgs, Launcher};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::graph::{Backward, Cost, Graph, Init, Op, ValueId, ValueType};
-use crate::ops::conv2d::{self, Conv2dArgs, Conv2dWgradArgs, Operands, Split, SplitSumArgs, address};
+use crate::ops::conv2d::{Conv2dArgs, Conv2dWgradArgs, Operands, Split, SplitSumArgs, split_sum};
+use crate::ops::launch::{ArgsTwin, address, kernel_args, launch_kernel, only_f32};
 use crate::ops::{Case, dispatch_real};
 use crate::tensor::{DType, Layout, Shape};
 
@@ -141,7 +140,7 @@ impl Op for LinearFprop {
     }
 
     fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
-        must_be_f32(args.inputs[0].dtype)?;
+        only_f32(self.name(), args.inputs[0].dtype)?;
         let (rows, features) = extents(args.inputs[0].shape);
         let dims = dims(rows, features, args.outputs[0].shape.last());
         let split = fprop_split(&dims);
@@ -154,7 +153,7 @@ impl Op for LinearFprop {
         };
         let grid = [num_tiles(dims.n, dims.k), 1, split.parts];
         let arguments = Conv2dArgs::fprop(&dims, operands, split.depth)?;
-        conv2d::launch_kernel(launcher, "linear_fprop_f32", grid, 0, &arguments)?;
+        launch_kernel(launcher, "linear_fprop_f32", grid, &arguments)?;
         let sum = SplitSumArgs {
             parts,
             addend: address(args, &args.inputs[2]),
@@ -163,7 +162,7 @@ impl Op for LinearFprop {
             num_splits: split.parts as u64,
             addend_elems: dims.k as u64,
         };
-        conv2d::split_sum(launcher, "linear_fprop_bias_f32", &sum)
+        split_sum(launcher, "linear_fprop_bias_f32", &sum)
     }
 }
 
@@ -205,7 +204,7 @@ impl Op for LinearDgrad {
     }
 
     fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
-        must_be_f32(args.inputs[0].dtype)?;
+        only_f32(self.name(), args.inputs[0].dtype)?;
         let (rows, classes) = extents(args.inputs[0].shape);
         let dims = dims(rows, args.outputs[0].shape.last(), classes);
         let operands = Operands {
@@ -215,7 +214,7 @@ impl Op for LinearDgrad {
             out: address(args, &args.outputs[0]),
         };
         let arguments = Conv2dArgs::dgrad(&dims, operands)?;
-        conv2d::launch_kernel(launcher, "linear_dgrad_f32", [num_tiles(dims.n, dims.c), 1, 1], 0, &arguments)
+        launch_kernel(launcher, "linear_dgrad_f32", [num_tiles(dims.n, dims.c), 1, 1], &arguments)
     }
 }
 
@@ -275,14 +274,14 @@ impl Op for LinearWgrad {
     }
 
     fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
-        must_be_f32(args.inputs[0].dtype)?;
+        only_f32(self.name(), args.inputs[0].dtype)?;
         let (rows, features) = extents(args.inputs[0].shape);
         let dims = dims(rows, features, args.inputs[1].shape.last());
         let (x, dy) = (address(args, &args.inputs[0]), address(args, &args.inputs[1]));
         let whole = Split { depth: rows, parts: 1 };
         let arguments = Conv2dWgradArgs::new(&dims, [x, dy, address(args, &args.outputs[0])], whole)?;
         let grid = [num_tiles(dims.k, dims.c), 1, 1];
-        conv2d::launch_kernel(launcher, "linear_wgrad_f32", grid, 0, &arguments)?;
+        launch_kernel(launcher, "linear_wgrad_f32", grid, &arguments)?;
         let db = LinearDbArgs {
             dy,
             db: address(args, &args.outputs[1]),
@@ -291,7 +290,7 @@ impl Op for LinearWgrad {
         };
         const CLASSES_PER_BLOCK: usize = 32;
         let grid = [dims.k.div_ceil(CLASSES_PER_BLOCK), 1, 1];
-        conv2d::launch_kernel(launcher, "linear_wgrad_db_f32", grid, 0, &db)
+        launch_kernel(launcher, "linear_wgrad_db_f32", grid, &db)
     }
 }
 
@@ -308,22 +307,13 @@ fn fprop_split(dims: &Conv2dDims) -> Split {
     Split::new(dims.c, num_tiles(dims.n, dims.k), SLAB, 4 * SLAB)
 }
 
-fn must_be_f32(dtype: DType) -> Result<()> {
-    if dtype == DType::F32 {
-        return Ok(());
-    }
-    Err(Error::Device(format!("the kernels of the last layer compute in f32, not {dtype}; use --device cpu")))
+kernel_args! {
+    /// kernels/linear_wgrad.cu
+    LinearDbArgs for ["linear_wgrad_db_f32"] { dy: u64, db: u64, num_rows: u64, num_classes: u64 }
 }
 
-/// `LinearDbArgs` of kernels/linear_wgrad.cu.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, Pod, Zeroable)]
-struct LinearDbArgs {
-    dy: u64,
-    db: u64,
-    num_rows: u64,
-    num_classes: u64,
-}
+/// Argument structs of this file's kernels.
+pub(super) const TWINS: &[ArgsTwin] = &[LinearDbArgs::TWIN];
 
 fn matmul_cost(multiply_adds: usize, inputs: &[ValueType], outputs: &[ValueType]) -> Cost {
     Cost {

@@ -1,70 +1,92 @@
 //! Argument structs of the convolution kernels, and their launches.
 
-use bytemuck::{Pod, Zeroable};
-
 use super::variants::{Gemm, Pass, Split, Variant, choose, wgrad_split};
 use crate::device::cpu::conv::Conv2dDims;
-use crate::device::{LaunchArgs, Launcher, Slot, kernel};
+use crate::device::{LaunchArgs, Launcher};
 use crate::error::{Error, Result};
+use crate::ops::launch::{ArgsTwin, address, kernel_args, launch_kernel, launch_with_shared};
 
-/// `Conv2dArgs` of kernels/conv2d_taps.cuh.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, Pod, Zeroable)]
-pub(crate) struct Conv2dArgs {
-    src: u64,
-    weights: u64,
-    addend: u64,
-    out: u64,
-    batch: i32,
-    src_h: i32,
-    src_w: i32,
-    src_c: i32,
-    out_h: i32,
-    out_w: i32,
-    out_c: i32,
-    kernel_h: i32,
-    kernel_w: i32,
-    stride_h: i32,
-    stride_w: i32,
-    pad_h: i32,
-    pad_w: i32,
-    k_per_split: i32,
+kernel_args! {
+    /// kernels/conv2d_taps.cuh
+    Conv2dArgs for [
+        "conv2d_fprop_f32",
+        "conv2d_fprop_bf16",
+        "conv2d_fprop_tile128x128_bf16",
+        "conv2d_fprop_tile128x64_bf16",
+        "conv2d_fprop_tile64x64_bf16",
+        "conv2d_dgrad_f32",
+        "conv2d_dgrad_bf16",
+        "conv2d_dgrad_tile128x128_bf16",
+        "conv2d_dgrad_tile128x64_bf16",
+        "conv2d_dgrad_tile64x64_bf16",
+        "linear_fprop_f32",
+        "linear_dgrad_f32"
+    ] {
+        src: u64,
+        weights: u64,
+        addend: u64,
+        out: u64,
+        batch: i32,
+        src_h: i32,
+        src_w: i32,
+        src_c: i32,
+        out_h: i32,
+        out_w: i32,
+        out_c: i32,
+        kernel_h: i32,
+        kernel_w: i32,
+        stride_h: i32,
+        stride_w: i32,
+        pad_h: i32,
+        pad_w: i32,
+        k_per_split: i32,
+    }
 }
 
-/// `Conv2dWgradArgs` of kernels/conv2d_wgrad_args.cuh.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, Pod, Zeroable)]
-pub(crate) struct Conv2dWgradArgs {
-    x: u64,
-    dy: u64,
-    dw: u64,
-    n: i32,
-    h: i32,
-    w: i32,
-    c: i32,
-    k: i32,
-    r: i32,
-    s: i32,
-    p: i32,
-    q: i32,
-    stride_h: i32,
-    stride_w: i32,
-    pad_h: i32,
-    pad_w: i32,
-    pixels_per_split: i32,
+kernel_args! {
+    /// kernels/conv2d_wgrad_args.cuh
+    Conv2dWgradArgs for [
+        "conv2d_wgrad_f32",
+        "conv2d_wgrad_bf16",
+        "conv2d_wgrad_tile128x128_bf16",
+        "conv2d_wgrad_tile64x128_bf16",
+        "conv2d_wgrad_tile64x64_bf16",
+        "linear_wgrad_f32"
+    ] {
+        x: u64,
+        dy: u64,
+        dw: u64,
+        n: i32,
+        h: i32,
+        w: i32,
+        c: i32,
+        k: i32,
+        r: i32,
+        s: i32,
+        p: i32,
+        q: i32,
+        stride_h: i32,
+        stride_w: i32,
+        pad_h: i32,
+        pad_w: i32,
+        pixels_per_split: i32,
+    }
 }
 
-/// `SplitSumArgs` of kernels/split_sum.cuh.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, Pod, Zeroable)]
-pub(crate) struct SplitSumArgs {
-    pub parts: u64,
-    pub addend: u64,
-    pub out: u64,
-    pub num_elems: u64,
-    pub num_splits: u64,
-    pub addend_elems: u64,
+kernel_args! {
+    /// kernels/split_sum.cuh
+    SplitSumArgs for ["conv2d_wgrad_split_sum", "linear_fprop_bias_f32"] {
+        parts: u64,
+        addend: u64,
+        out: u64,
+        num_elems: u64,
+        num_splits: u64,
+        addend_elems: u64,
+    }
 }
+
+/// Argument structs of the convolution's kernels.
+pub(in crate::ops) const TWINS: &[ArgsTwin] = &[Conv2dArgs::TWIN, Conv2dWgradArgs::TWIN, SplitSumArgs::TWIN];
 
 /// Addresses of an fprop's or dgrad's operands; 0 for no addend.
 #[derive(Debug, Clone, Copy)]
@@ -158,24 +180,6 @@ impl Conv2dWgradArgs {
     }
 }
 
-/// Address of an operand on the device.
-pub(crate) fn address(args: &LaunchArgs<'_>, slot: &Slot) -> u64 {
-    args.arena_address + slot.offset_bytes as u64
-}
-
-/// Launches the kernel called `name` with its own number of threads a block.
-pub(crate) fn launch_kernel(
-    launcher: &mut dyn Launcher,
-    name: &str,
-    grid: [usize; 3],
-    shared_bytes: u32,
-    arguments: &impl Pod,
-) -> Result<()> {
-    let kernel = kernel(name).ok_or_else(|| Error::Device(format!("this build has no kernel `{name}`")))?;
-    let grid = grid.map(|blocks| blocks as u32);
-    launcher.launch(kernel, grid, [kernel.block_threads, 1, 1], shared_bytes, bytemuck::bytes_of(arguments))
-}
-
 /// Launches a pass: fprop (x, w) -> y, dgrad (dy, w [, sum]) -> dx, wgrad (x, dy) -> dw.
 pub(super) fn launch(
     pass: Pass,
@@ -207,7 +211,7 @@ pub(super) fn launch_variant(
             return launch_wgrad(variant, dims, [first, second, out], workspace, launcher);
         }
     };
-    launch_kernel(launcher, variant.name, grid, variant.shared_bytes(), &arguments)
+    launch_with_shared(launcher, variant.name, grid, variant.shared_bytes(), &arguments)
 }
 
 fn launch_wgrad(
@@ -221,7 +225,7 @@ fn launch_wgrad(
     let parts = if split.parts == 1 { dw } else { workspace };
     let arguments = Conv2dWgradArgs::new(dims, [x, dy, parts], split)?;
     let grid = [variant.num_tiles(&Gemm::new(Pass::Wgrad, dims)), split.parts, 1];
-    launch_kernel(launcher, variant.name, grid, variant.shared_bytes(), &arguments)?;
+    launch_with_shared(launcher, variant.name, grid, variant.shared_bytes(), &arguments)?;
     if split.parts == 1 {
         return Ok(());
     }
@@ -239,7 +243,7 @@ fn launch_wgrad(
 /// Adds the parts of a split reduction.
 pub(crate) fn split_sum(launcher: &mut dyn Launcher, name: &str, arguments: &SplitSumArgs) -> Result<()> {
     const THREADS: u64 = 256;
-    launch_kernel(launcher, name, [arguments.num_elems.div_ceil(THREADS) as usize, 1, 1], 0, arguments)
+    launch_kernel(launcher, name, [arguments.num_elems.div_ceil(THREADS) as usize, 1, 1], arguments)
 }
 
 #[cfg(test)]

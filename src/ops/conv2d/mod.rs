@@ -3,13 +3,13 @@
 //! Vocabulary: x is NHWC, w is KRSC, y is NPQK. `y[n,p,q,k] = sum_rsc x[n, p*stride_h-pad_h+r, q*stride_w-pad_w+s, c] *
 //! w[k,r,s,c]`. Convolutions here have no bias; batch norm follows them and would take it out again.
 
+#[cfg(all(test, residuum_simt))]
+mod emulated_tests;
 mod launch;
 mod variants;
 
-pub(crate) use launch::{
-    Conv2dArgs, Conv2dWgradArgs, Operands, SplitSumArgs, address, launch_kernel, split_sum,
-};
-pub(crate) use variants::Split;
+pub(super) use launch::{Conv2dArgs, Conv2dWgradArgs, Operands, SplitSumArgs, TWINS, split_sum};
+pub(super) use variants::Split;
 use variants::{Pass, choose, wgrad_workspace_bytes};
 
 use crate::device::cpu::conv::{self, Conv2dDims};
@@ -17,7 +17,7 @@ use crate::device::cpu::{CpuArgs, Real};
 use crate::device::{DeviceKind, LaunchArgs, Launcher};
 use crate::error::Result;
 use crate::graph::{Backward, Cost, Graph, InPlace, Init, Op, ValueId, ValueType};
-use crate::ops::{Case, dispatch_real};
+use crate::ops::{Case, cast, dispatch_real};
 use crate::tensor::{DType, Layout, Shape};
 
 /// Steps and borders of a convolution.
@@ -117,6 +117,8 @@ pub fn conv2d(graph: &mut Graph, name: &str, x: ValueId, config: Conv2dConfig) -
     let shape = [out_channels, r, s, graph.shape(x).last()];
     let std = (2.0 / (out_channels * r * s) as f32).sqrt();
     let weight = graph.parameter(&format!("{name}.weight"), shape, Layout::Krsc, Init::Normal { std });
+    // A bf16 image meets the f32 parameter in bf16; the gradient comes back in f32.
+    let weight = cast(graph, &format!("{name}.weight.cast"), weight, graph.value(x).ty.dtype)?;
     conv2d_with(graph, name, x, weight, window)
 }
 

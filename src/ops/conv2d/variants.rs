@@ -115,7 +115,7 @@ impl Gemm {
 }
 
 impl Variant {
-    fn takes(&self, pass: Pass, dtype: DType, dims: &Conv2dDims) -> bool {
+    pub(super) fn takes(&self, pass: Pass, dtype: DType, dims: &Conv2dDims) -> bool {
         let in_chunks = dims.c.is_multiple_of(CHUNK_ELEMS) && dims.k.is_multiple_of(CHUNK_ELEMS);
         self.pass == pass && self.dtype == dtype && (self.unit == Unit::CudaCores || in_chunks)
     }
