@@ -1,5 +1,6 @@
 //! The command line: one file per subcommand, from raw flags to validated settings to a call into the library.
 
+mod check_kernels;
 mod data;
 mod devices;
 mod eval;
@@ -31,6 +32,7 @@ enum Command {
     Plan(plan::PlanArgs),
     Data(data::DataArgs),
     Devices(devices::DevicesArgs),
+    CheckKernels(check_kernels::CheckKernelsArgs),
 }
 
 impl Cli {
@@ -46,6 +48,7 @@ impl Cli {
             Command::Plan(args) => args.run(),
             Command::Data(args) => args.run(),
             Command::Devices(args) => args.run(),
+            Command::CheckKernels(args) => args.run(),
         }
     }
 }

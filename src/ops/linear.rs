@@ -324,7 +324,10 @@ fn matmul_cost(multiply_adds: usize, inputs: &[ValueType], outputs: &[ValueType]
 
 /// Test cases of this operation.
 pub fn cases() -> Vec<Case> {
-    vec![Case::new("linear_with_bias", &[&[4, 6], &[5, 6], &[5]], |graph, x| {
-        graph.apply_one("linear", LinearFprop, &[x[0], x[1], x[2]])
-    })]
+    vec![
+        Case::new("linear_with_bias", &[&[4, 6], &[5, 6], &[5]], |graph, x| {
+            graph.apply_one("linear", LinearFprop, &[x[0], x[1], x[2]])
+        })
+        .with_f32(&[0, 1, 2]),
+    ]
 }

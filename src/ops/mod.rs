@@ -58,6 +58,8 @@ pub struct Case {
     pub build: fn(&mut Graph, &[ValueId]) -> Result<ValueId>,
     /// Contents of the i32 input called `labels`, which `build` records where there are any.
     pub labels: &'static [i32],
+    /// Operands that stay f32 in a graph of bf16: scales and shifts, scores, the last layer.
+    pub in_f32: &'static [usize],
 }
 
 impl Case {
@@ -67,12 +69,17 @@ impl Case {
         inputs: &'static [&'static [usize]],
         build: fn(&mut Graph, &[ValueId]) -> Result<ValueId>,
     ) -> Case {
-        Case { name, inputs, build, labels: &[] }
+        Case { name, inputs, build, labels: &[], in_f32: &[] }
     }
 
     /// This case with contents for its input called `labels`.
     pub fn with_labels(self, labels: &'static [i32]) -> Case {
         Case { labels, ..self }
+    }
+
+    /// This case with operands that stay f32 in a graph of bf16.
+    pub fn with_f32(self, in_f32: &'static [usize]) -> Case {
+        Case { in_f32, ..self }
     }
 }
 

@@ -334,10 +334,13 @@ pub fn cases() -> Vec<Case> {
     }
     vec![
         Case::new("softmax_xent_with_padding", &[&[5, 7]], |graph, x| case(graph, x, 0.0))
-            .with_labels(&[3, -1, 0, 6, 3]),
+            .with_labels(&[3, -1, 0, 6, 3])
+            .with_f32(&[0]),
         Case::new("softmax_xent_smoothed", &[&[3, 7]], |graph, x| case(graph, x, 0.15))
-            .with_labels(&[2, 6, -1]),
+            .with_labels(&[2, 6, -1])
+            .with_f32(&[0]),
         Case::new("softmax_xent_of_padding_only", &[&[2, 3]], |graph, x| case(graph, x, 0.1))
-            .with_labels(&[-1, -1]),
+            .with_labels(&[-1, -1])
+            .with_f32(&[0]),
     ]
 }

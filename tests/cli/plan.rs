@@ -1,5 +1,6 @@
 //! What `plan` promises is what a run takes.
 
+use residuum::device::{Device, DeviceKind};
 use residuum::train::config::TrainConfig;
 use residuum::train::trainer::{Trainer, program};
 use tempfile::TempDir;
@@ -39,8 +40,12 @@ fn a_run_allocates_what_the_plan_says() {
         (textbook, "--no-fuse --form v2"),
     ];
     for (config, flags) in cases {
-        let session_bytes = Trainer::start(config.clone()).unwrap().session().arena_bytes();
-        assert_eq!(session_bytes, program(&config.step_config(10).unwrap()).unwrap().peak_bytes, "{flags}");
+        let session_bytes = Trainer::start(config.clone(), Device::Cpu).unwrap().session().arena_bytes();
+        assert_eq!(
+            session_bytes,
+            program(&config.step_config(10).unwrap(), DeviceKind::Cpu).unwrap().peak_bytes,
+            "{flags}"
+        );
         let call = format!("plan --img-size 24 --batch-size 6 --categories 10 {flags}");
         let said = Program::new().succeeds(&call);
         assert_eq!(number_after(&said, "peak"), session_bytes, "{call}");
@@ -55,7 +60,7 @@ fn the_largest_batch_fits_and_one_more_does_not() {
     let batch_size: usize = batch_size.parse().unwrap();
     let peak = |batch_size| {
         let config = TrainConfig { batch_size, img_size: 32, ..TrainConfig::defaults(None) };
-        program(&config.step_config(10).unwrap()).unwrap().peak_bytes
+        program(&config.step_config(10).unwrap(), DeviceKind::Cpu).unwrap().peak_bytes
     };
     assert!(peak(batch_size) <= 400 << 20, "{batch_size} images take {}", peak(batch_size));
     assert!(peak(batch_size + 1) > 400 << 20, "{batch_size} images are too few");

@@ -264,8 +264,9 @@ pub fn cases() -> Vec<Case> {
         graph.apply_one("bn", op, &[x[0], gamma, beta, mean, var])
     }
     vec![
-        Case::new("batch_norm_train", &[&[2, 5, 3, 7], &[7], &[7]], train),
-        Case::new("batch_norm_train_of_rows_and_a_wide_tile", &[&[11, 17], &[17], &[17]], train),
+        Case::new("batch_norm_train", &[&[2, 5, 3, 7], &[7], &[7]], train).with_f32(&[1, 2]),
+        Case::new("batch_norm_train_of_rows_and_a_wide_tile", &[&[11, 17], &[17], &[17]], train)
+            .with_f32(&[1, 2]),
         Case::new("batch_norm_train_of_whole_vectors", &[&[3, 7, 5, 24], &[24], &[24]], train),
         Case::new("batch_norm_train_written_over_its_operands", &[&[2, 3, 5, 4]], |graph, x| {
             // Made by a node, x and dy have memory that the backward pass may take over.
@@ -273,7 +274,7 @@ pub fn cases() -> Vec<Case> {
             let y = batch_norm(graph, "bn", shifted, BnConfig::new(Mode::Train))?;
             add(graph, "sum", y, y)
         }),
-        Case::new("batch_norm_inference", &[&[2, 5, 3, 7], &[7], &[7]], eval),
+        Case::new("batch_norm_inference", &[&[2, 5, 3, 7], &[7], &[7]], eval).with_f32(&[1, 2]),
         Case::new("batch_norm_inference_of_whole_vectors", &[&[3, 7, 5, 8], &[8], &[8]], eval),
         Case::new("batch_norm_inference_written_over_its_operands", &[&[2, 3, 5, 4]], |graph, x| {
             let shifted = add(graph, "twice", x[0], x[0])?;
