@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use residuum::device::Device;
 use residuum::tensor::{Shape, Tensor};
 use residuum::train::checkpoint::{self, NamedTensor};
 use residuum::train::model_file::{CardOverrides, ModelFile};
@@ -70,14 +71,14 @@ fn logits_of_tensors_are_those_of_the_evaluation_graph() {
 
     let mut file = ModelFile::read(&weights, &CardOverrides::default()).unwrap();
     file.card.img_size = IMAGE_SIZE;
-    let mut session = file.session(NUM_IMAGES).unwrap();
+    let mut session = file.session(NUM_IMAGES, Device::Cpu).unwrap();
     let [images, labels, scores] =
         [values::IMAGES, values::LABELS, values::LOGITS].map(|name| session.plan(0).slot(name).unwrap());
     let nchw = Tensor::new(Shape::new(&[NUM_IMAGES, 3, IMAGE_SIZE, IMAGE_SIZE]), input);
-    session.write::<f32>(&images).copy_from_slice(nchw.permuted([0, 2, 3, 1]).data());
-    session.write::<i32>(&labels).fill(-1);
-    session.run_micro_batch(0);
-    let expected = session.read::<f32>(&scores).to_vec();
+    session.write(&images, nchw.permuted([0, 2, 3, 1]).data()).unwrap();
+    session.write(&labels, &[-1i32; NUM_IMAGES]).unwrap();
+    session.run_micro_batch(0).unwrap();
+    let expected = session.read::<f32>(&scores).unwrap().into_owned();
 
     let predict = "predict --input input.safetensors --output logits.safetensors";
     let said = program.succeeds(&format!("{predict} --weights {}", weights.display()));
