@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::graph::{Backward, Cost, Graph, Init, Op, ValueId, ValueType};
 use crate::ops::conv2d::{Conv2dArgs, Conv2dWgradArgs, Operands, Split, SplitSumArgs, split_sum};
 use crate::ops::launch::{ArgsTwin, address, kernel_args, launch_kernel, only_f32};
-use crate::ops::{Case, dispatch_real};
+use crate::ops::{Case, cast, dispatch_real};
 use crate::tensor::{DType, Layout, Shape};
 
 /// `(x [N, features], w [classes, features], b [classes]) -> y [N, classes]`.
@@ -324,7 +324,14 @@ fn matmul_cost(multiply_adds: usize, inputs: &[ValueType], outputs: &[ValueType]
 
 /// Test cases of this operation.
 pub fn cases() -> Vec<Case> {
-    vec![Case::new("linear_with_bias", &[&[4, 6], &[5, 6], &[5]], |graph, x| {
-        graph.apply_one("linear", LinearFprop, &[x[0], x[1], x[2]])
-    })]
+    fn case(graph: &mut Graph, x: &[ValueId]) -> Result<ValueId> {
+        // The layer takes no bf16; a graph in bf16 brings its operands to it in f32.
+        let mut in_f32 = Vec::new();
+        for (i, &x) in x.iter().enumerate() {
+            let is_bf16 = graph.value(x).ty.dtype == DType::Bf16;
+            in_f32.push(if is_bf16 { cast(graph, &format!("cast{i}"), x, DType::F32)? } else { x });
+        }
+        graph.apply_one("linear", LinearFprop, &in_f32)
+    }
+    vec![Case::new("linear_with_bias", &[&[4, 6], &[5, 6], &[5]], case)]
 }
