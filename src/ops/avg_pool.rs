@@ -187,6 +187,9 @@ pub fn cases() -> Vec<Case> {
         Case::new("global_avg_pool_odd_shape", &[&[2, 5, 3, 7]], |graph, x| {
             global_avg_pool(graph, "pool", x[0])
         }),
+        Case::new("global_avg_pool_of_whole_vectors", &[&[2, 5, 3, 24]], |graph, x| {
+            global_avg_pool(graph, "pool", x[0])
+        }),
         Case::new("global_avg_pool_of_a_wide_tile", &[&[3, 1, 2, 17]], |graph, x| {
             global_avg_pool(graph, "pool", x[0])
         }),

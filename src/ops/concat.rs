@@ -203,6 +203,9 @@ fn with_channels(shape: Shape, channels: usize) -> Shape {
 pub fn cases() -> Vec<Case> {
     vec![
         Case::new("concat_two_images", &[&[2, 5, 3, 7], &[2, 5, 3, 4]], |graph, x| concat(graph, "cat", x)),
+        Case::new("concat_whole_vectors", &[&[2, 5, 3, 8], &[2, 5, 3, 16]], |graph, x| {
+            concat(graph, "cat", x)
+        }),
         Case::new("concat_vectors_and_one_of_them_twice", &[&[3, 5], &[3, 1]], |graph, x| {
             concat(graph, "cat", &[x[0], x[1], x[0]])
         }),

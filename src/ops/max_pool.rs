@@ -364,6 +364,9 @@ pub fn cases() -> Vec<Case> {
         Case::new("max_pool_3x3_stride_2_pad_1", &[&[2, 7, 6, 5]], |graph, x| {
             max_pool(graph, "pool", x[0], PoolWindow::square(3, 2, 1))
         }),
+        Case::new("max_pool_3x3_stride_2_pad_1_of_whole_vectors", &[&[3, 7, 5, 16]], |graph, x| {
+            max_pool(graph, "pool", x[0], PoolWindow::square(3, 2, 1))
+        }),
         Case::new("max_pool_2x3_stride_3x1_pad_0x1_leaving_a_row_out", &[&[2, 6, 5, 3]], |graph, x| {
             let window =
                 PoolWindow { kernel_h: 2, kernel_w: 3, stride_h: 3, stride_w: 1, pad_h: 0, pad_w: 1 };

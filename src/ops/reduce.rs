@@ -5,7 +5,7 @@ use crate::device::{DeviceKind, LaunchArgs, Launcher};
 use crate::error::Result;
 use crate::graph::{Backward, Cost, Graph, Op, ValueId, ValueType};
 use crate::ops::launch::{ArgsTwin, address, for_float, kernel_args, launch_kernel, only_f32, vec_grid};
-use crate::ops::{CHUNK_ELEMS, Case, cost_per_elem, dispatch_real, one_input, sum_dtype};
+use crate::ops::{CHUNK_ELEMS, Case, cast, cost_per_elem, dispatch_real, one_input, sum_dtype};
 use crate::tensor::{DType, Shape};
 
 /// What becomes of the sum of all elements.
@@ -273,6 +273,7 @@ pub fn cases() -> Vec<Case> {
         Case::new("mean_odd_shape", &[&[2, 5, 3, 7]], |graph, x| mean(graph, "mean", x[0])),
         Case::new("add_of_a_constant", &[&[3, 5]], |graph, x| {
             let constant = fill(graph, "constant", [3, 5], 0.75)?;
+            let constant = cast(graph, "cast", constant, graph.float())?;
             crate::ops::add(graph, "add", x[0], constant)
         }),
     ]

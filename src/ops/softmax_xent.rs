@@ -5,7 +5,7 @@ use crate::device::{DeviceKind, LaunchArgs, Launcher};
 use crate::error::{Error, Result};
 use crate::graph::{Backward, Cost, Graph, InPlace, Op, ValueId, ValueType};
 use crate::ops::launch::{ArgsTwin, address, kernel_args, launch_kernel, only_f32};
-use crate::ops::{Case, cost_per_elem, dispatch_real};
+use crate::ops::{Case, cast, cost_per_elem, dispatch_real, sum_dtype};
 use crate::tensor::DType;
 
 /// A row with this label is padding: no loss, no gradient, no hit, not counted.
@@ -329,7 +329,8 @@ pub fn cases() -> Vec<Case> {
     fn case(graph: &mut Graph, x: &[ValueId], smoothing: f32) -> Result<ValueId> {
         let rows = graph.shape(x[0]).dims()[0];
         let labels = graph.input("labels", [rows], DType::I32);
-        Ok(softmax_xent(graph, "loss", x[0], labels, smoothing)?.loss)
+        let logits = cast(graph, "logits", x[0], sum_dtype(graph.float()))?;
+        Ok(softmax_xent(graph, "loss", logits, labels, smoothing)?.loss)
     }
     vec![
         Case::new("softmax_xent_with_padding", &[&[5, 7]], |graph, x| case(graph, x, 0.0))

@@ -26,8 +26,10 @@ pub struct Extent {
 /// See the module.
 pub struct Checker {
     memory: Arc<Memory>,
-    /// By view; view 0 is for addresses that are in no argument.
+    /// By view; view 0 is for addresses that are no pointer argument.
     extents: Vec<Option<Extent>>,
+    /// What addresses in view 0 may reach: kernels over many tensors compute them from a table.
+    operands: Vec<Extent>,
     global: Box<[Cell]>,
     static_shared: Box<[Cell]>,
     dynamic_shared: Box<[Cell]>,
@@ -49,6 +51,7 @@ impl Checker {
         Checker {
             memory,
             extents: vec![None; CHECKED_VIEWS],
+            operands: Vec::new(),
             global,
             static_shared: Box::default(),
             dynamic_shared: Box::default(),
@@ -82,9 +85,11 @@ impl Checker {
         self.extents[view] = extent;
     }
 
-    /// Ends every view of the last launch.
-    pub fn forget_extents(&mut self) {
+    /// Ends every view of the last launch; addresses that are no pointer argument belong to one of `operands`.
+    pub fn reset_extents(&mut self, operands: impl Iterator<Item = Extent>) {
         self.extents.fill(None);
+        self.operands.clear();
+        self.operands.extend(operands);
     }
 
     pub fn begin_block(&mut self) {
@@ -146,7 +151,8 @@ impl Checker {
         num_bytes: usize,
         access: Access,
     ) -> Result<(), String> {
-        let Some(extent) = &self.extents[view] else {
+        let in_table = || self.operands.iter().find(|extent| extent.bytes.contains(&(offset as usize)));
+        let Some(extent) = self.extents[view].as_ref().or_else(|| in_table().filter(|_| view == 0)) else {
             return Err(format!(
                 "{} {num_bytes} bytes at byte {offset} of the arena through a pointer to no operand",
                 verb(access)

@@ -180,7 +180,9 @@ impl SimtDevice {
 
     /// Moves every pointer argument into a view of its own and tells the checker what it may reach.
     fn give_views(&mut self, kernel: &HostKernel, checker: &mut Checker) -> Result<()> {
-        checker.forget_extents();
+        checker.reset_extents(
+            self.operands.iter().map(|operand| self.extent(operand, "an operand of the table")),
+        );
         let pointers = kernel.arguments().members().iter().filter(|member| member.is_pointer());
         for (i, member) in pointers.enumerate() {
             let word = &mut self.arguments[member.offset_bytes as usize / 8];
@@ -200,17 +202,22 @@ impl SimtDevice {
                     log2_granule: 0,
                 })
             } else {
-                self.operands.iter().find(|operand| operand.contains(offset)).map(|operand| Extent {
-                    name: member.name(),
-                    bytes: operand.slot.offset_bytes..operand.slot.offset_bytes + operand.slot.num_bytes(),
-                    is_writable: operand.is_writable,
-                    unwritten_since: (!operand.is_filled).then_some(self.bound_at),
-                    log2_granule: operand.slot.dtype.size_bytes().ilog2(),
-                })
+                let operand = self.operands.iter().find(|operand| operand.contains(offset));
+                operand.map(|operand| self.extent(operand, member.name()))
             };
             checker.set_extent(view, extent);
         }
         Ok(())
+    }
+
+    fn extent(&self, operand: &Operand, name: &'static str) -> Extent {
+        Extent {
+            name,
+            bytes: operand.slot.offset_bytes..operand.slot.offset_bytes + operand.slot.num_bytes(),
+            is_writable: operand.is_writable,
+            unwritten_since: (!operand.is_filled).then_some(self.bound_at),
+            log2_granule: operand.slot.dtype.size_bytes().ilog2(),
+        }
     }
 }
 

@@ -21,7 +21,7 @@ pub use train::BatchNormTrain;
 use crate::device::cpu::{ChannelTile, Real, for_each_channel_tile, for_each_chunk, lanes, lanes_mut};
 use crate::error::{Error, Result};
 use crate::graph::{Backward, Graph, Init, ValueId, ValueType};
-use crate::ops::{Case, add, float, sum_dtype};
+use crate::ops::{Case, add, cast, float, sum_dtype};
 use crate::tensor::{Layout, Shape};
 
 /// Which statistics a batch norm normalises by.
@@ -242,23 +242,31 @@ fn refuse_fused(op: &'static str, fused: bool, backward: &Backward<'_>) -> Resul
 
 /// Test cases of this operation.
 pub fn cases() -> Vec<Case> {
+    /// Gamma and beta, in f32 where the operands are bf16.
+    fn parameters(graph: &mut Graph, x: &[ValueId]) -> Result<[ValueId; 2]> {
+        let dtype = sum_dtype(graph.float());
+        Ok([cast(graph, "gamma", x[1], dtype)?, cast(graph, "beta", x[2], dtype)?])
+    }
     fn train(graph: &mut Graph, x: &[ValueId]) -> Result<ValueId> {
+        let [gamma, beta] = parameters(graph, x)?;
         let channels = graph.shape(x[1]);
         let mean = graph.state("running_mean", channels, Layout::Flat, Init::Constant(0.0));
         let var = graph.state("running_var", channels, Layout::Flat, Init::Constant(1.0));
         let op = BatchNormTrain { eps: 1e-5, bn_momentum: 0.1, relu: false, residual: false };
-        Ok(graph.apply("bn", op, &[x[0], x[1], x[2], mean, var])?[0])
+        Ok(graph.apply("bn", op, &[x[0], gamma, beta, mean, var])?[0])
     }
     fn eval(graph: &mut Graph, x: &[ValueId]) -> Result<ValueId> {
+        let [gamma, beta] = parameters(graph, x)?;
         let channels = graph.shape(x[1]);
         let mean = graph.state("running_mean", channels, Layout::Flat, Init::Constant(0.25));
         let var = graph.state("running_var", channels, Layout::Flat, Init::Constant(1.75));
         let op = BatchNormInference { eps: 1e-5, relu: false, residual: false };
-        graph.apply_one("bn", op, &[x[0], x[1], x[2], mean, var])
+        graph.apply_one("bn", op, &[x[0], gamma, beta, mean, var])
     }
     vec![
         Case::new("batch_norm_train", &[&[2, 5, 3, 7], &[7], &[7]], train),
         Case::new("batch_norm_train_of_rows_and_a_wide_tile", &[&[11, 17], &[17], &[17]], train),
+        Case::new("batch_norm_train_of_whole_vectors", &[&[3, 7, 5, 24], &[24], &[24]], train),
         Case::new("batch_norm_train_written_over_its_operands", &[&[2, 3, 5, 4]], |graph, x| {
             // Made by a node, x and dy have memory that the backward pass may take over.
             let shifted = add(graph, "twice", x[0], x[0])?;
@@ -266,6 +274,7 @@ pub fn cases() -> Vec<Case> {
             add(graph, "sum", y, y)
         }),
         Case::new("batch_norm_inference", &[&[2, 5, 3, 7], &[7], &[7]], eval),
+        Case::new("batch_norm_inference_of_whole_vectors", &[&[3, 7, 5, 8], &[8], &[8]], eval),
         Case::new("batch_norm_inference_written_over_its_operands", &[&[2, 3, 5, 4]], |graph, x| {
             let shifted = add(graph, "twice", x[0], x[0])?;
             let y = batch_norm(graph, "bn", shifted, BnConfig::new(Mode::Eval))?;
