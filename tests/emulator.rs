@@ -183,7 +183,10 @@ fn accesses_outside_shared_memory_are_found() {
         &finding("planted_index_outside_tile", 1, 64, 64),
         &["outside an array of type 'float [33]'"],
     );
-    assert_says(&finding("planted_past_dynamic_shared", 1, 64, 64), &["thread (63, 0, 0)", "at byte 256 of dynamic shared memory, past its end (256"]);
+    assert_says(
+        &finding("planted_past_dynamic_shared", 1, 64, 64),
+        &["thread (63, 0, 0)", "at byte 256 of dynamic shared memory, past its end (256"],
+    );
 }
 
 #[test]
@@ -369,8 +372,8 @@ fn bf16_rounds_as_rust_does() {
         f32::NAN,
         f32::MAX,
         f32::MIN_POSITIVE,
-        1.00390625,
-        1.01171875,
+        1.0 + 1.0 / 256.0,
+        1.0 + 3.0 / 256.0,
     ]);
     x.push(f32::from_bits(0x7f80_0001));
     let y = same_in_every_order(|mut bench| {

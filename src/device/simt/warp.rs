@@ -36,8 +36,8 @@ pub unsafe fn perform(calls: &mut Calls<'_>) -> Result<(), (usize, String)> {
 
 fn shuffle(calls: &mut Calls<'_>) -> Result<(), (usize, String)> {
     let values: [Option<u64>; 32] = std::array::from_fn(|lane| calls[lane].as_ref().map(|call| call.value));
-    for lane in 0..32 {
-        let Some(call) = &mut calls[lane] else { continue };
+    for (lane, call) in calls.iter_mut().enumerate() {
+        let Some(call) = call else { continue };
         let width = call.width;
         if !matches!(width, 1 | 2 | 4 | 8 | 16 | 32) {
             return Err((lane, format!("shuffles with width {width}, which is no power of two up to 32")));
