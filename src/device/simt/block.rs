@@ -10,7 +10,9 @@ use corosensei::{Coroutine, CoroutineResult, Yielder};
 use super::abi::{ThreadState, WarpCall, call_name, kind};
 use super::checker::{Checker, thread_idx};
 use super::finding::{Finding, Place};
+use super::order::Order;
 use super::shadow::Access;
+use super::stuck;
 use super::warp;
 
 /// Enough for a kernel's local arrays and, in a checked launch, for judging an access.
@@ -34,7 +36,7 @@ pub struct Launch<'a> {
 
 /// What a thread waits for.
 #[derive(Debug, Clone, Copy)]
-enum Wait {
+pub enum Wait {
     /// Its turn.
     Turn,
     /// `__syncthreads` at that place.
@@ -84,7 +86,7 @@ pub struct Block {
     block_dim: Cell<[u32; 3]>,
     pub checker: RefCell<Option<Checker>>,
     /// The first thing wrong, with the thread to blame.
-    wrong: RefCell<Option<(Option<usize>, Place, String)>>,
+    wrong: RefCell<Option<(usize, Place, String)>>,
 }
 
 thread_local! {
@@ -186,7 +188,7 @@ impl Runner {
             Some((thread, place, what)) => Err(Finding {
                 kernel: launch.kernel,
                 block: block_idx,
-                thread: thread.map(|thread| thread_idx(thread, launch.block_dim)),
+                thread: thread_idx(thread, launch.block_dim),
                 place,
                 what,
             }),
@@ -267,7 +269,7 @@ impl Block {
 
     /// Ends the block because of what the running thread does at `place`. Does not return to the kernel.
     pub fn fail(&self, place: Place, what: String) {
-        *self.wrong.borrow_mut() = Some((Some(self.current.get()), place, what));
+        *self.wrong.borrow_mut() = Some((self.current.get(), place, what));
         loop {
             self.suspend();
         }
@@ -399,7 +401,10 @@ impl Block {
                 self.warp_intervals.iter().for_each(|interval| interval.set(0));
                 ready.extend(0..self.threads.len() as u16);
             }
-            _ => *self.wrong.borrow_mut() = Some(self.stuck()),
+            _ => {
+                *self.wrong.borrow_mut() =
+                    Some(stuck::explain(self.threads.iter().map(|thread| thread.wait.get())))
+            }
         }
     }
 
@@ -435,7 +440,7 @@ impl Block {
             if let Err((lane, what)) = unsafe { warp::perform(&mut calls) } {
                 let place =
                     calls[lane].as_ref().map_or(Place::Unknown, |call| Place::Line(call.file, call.line));
-                *self.wrong.borrow_mut() = Some((Some(first_thread + lane), place, what));
+                *self.wrong.borrow_mut() = Some((first_thread + lane, place, what));
                 return;
             }
             if leader.0 == kind::SYNCWARP {
@@ -448,108 +453,11 @@ impl Block {
             (0..threads.len()).filter(|lane| done >> lane & 1 != 0).map(|lane| (first_thread + lane) as u16),
         );
     }
-
-    /// Why no thread can go on: who waits where.
-    #[cold]
-    fn stuck(&self) -> (Option<usize>, Place, String) {
-        let mut groups: Vec<(String, Vec<usize>)> = Vec::new();
-        let mut blamed = None;
-        let mut has_masks = false;
-        for (thread, state) in self.threads.iter().enumerate() {
-            let (place, doing) = match state.wait.get() {
-                Wait::Turn => continue,
-                Wait::Exited => (Place::Unknown, "have returned".to_string()),
-                Wait::Barrier(place) => (place, format!("wait at __syncthreads in {place}")),
-                Wait::Warp(call) => {
-                    has_masks = true;
-                    // SAFETY: calls lie on the stacks of suspended threads.
-                    let WarpCall { kind, mask, file, line, .. } = unsafe { &*call };
-                    let place = Place::Line(*file, *line);
-                    (place, format!("wait at {} with mask {mask:#010x} in {place}", call_name(*kind)))
-                }
-            };
-            let is_warp = matches!(state.wait.get(), Wait::Warp(_));
-            if !matches!(state.wait.get(), Wait::Exited)
-                && (blamed.is_none() || is_warp && !blamed_is_warp(&blamed))
-            {
-                blamed = Some((thread, place, is_warp));
-            }
-            match groups.iter_mut().find(|(text, _)| *text == doing) {
-                Some((_, threads)) => threads.push(thread),
-                None => groups.push((doing, vec![thread])),
-            }
-        }
-        let title = if has_masks {
-            "the lanes of a warp do not meet: mismatched mask or divergent code"
-        } else {
-            "divergent barrier: __syncthreads is not reached by every thread"
-        };
-        let parts: Vec<String> =
-            groups.iter().map(|(doing, threads)| format!("threads {} {doing}", ranges(threads))).collect();
-        let what = format!("{title}; {}", parts.join(", "));
-        match blamed {
-            Some((thread, place, _)) => (Some(thread), place, what),
-            None => (None, Place::Unknown, what),
-        }
-    }
-}
-
-fn blamed_is_warp(blamed: &Option<(usize, Place, bool)>) -> bool {
-    matches!(blamed, Some((_, _, true)))
 }
 
 impl WarpCall {
     /// What must agree between the lanes of one meeting: call, mask, place.
     fn meeting(&self) -> (u32, u32, *const std::ffi::c_char, u32) {
         (self.kind, self.mask, self.file, self.line)
-    }
-}
-
-/// `0-31, 64` for ascending numbers.
-fn ranges(numbers: &[usize]) -> String {
-    let mut parts: Vec<(usize, usize)> = Vec::new();
-    for &number in numbers {
-        match parts.last_mut() {
-            Some((_, last)) if *last + 1 == number => *last = number,
-            _ => parts.push((number, number)),
-        }
-    }
-    const MOST: usize = 6;
-    let mut texts: Vec<String> = parts
-        .iter()
-        .take(MOST)
-        .map(|(first, last)| if first == last { first.to_string() } else { format!("{first}-{last}") })
-        .collect();
-    if parts.len() > MOST {
-        texts.push("...".into());
-    }
-    texts.join(", ")
-}
-
-/// A stream of orders: xorshift64*, one stream a block.
-pub struct Order(u64);
-
-impl Order {
-    pub fn new(seed: u64, stream: u64) -> Order {
-        // SplitMix64 of both, so that neighbouring seeds and blocks are unlike; never zero.
-        let mut word = seed ^ stream.wrapping_mul(0x9E37_79B9_7F4A_7C15);
-        word = (word ^ word >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        word = (word ^ word >> 27).wrapping_mul(0x94D0_49BB_1331_11EB);
-        Order((word ^ word >> 31) | 1)
-    }
-
-    fn below(&mut self, bound: usize) -> usize {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        let word = self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 32;
-        ((word * bound as u64) >> 32) as usize
-    }
-
-    pub fn shuffle<T>(&mut self, items: &mut [T]) {
-        for last in (1..items.len()).rev() {
-            let other = self.below(last + 1);
-            items.swap(last, other);
-        }
     }
 }

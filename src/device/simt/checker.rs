@@ -131,6 +131,9 @@ impl Checker {
         let now = Now { since: self.now.block_start, ..self.now };
         let cells = if is_static { &mut self.static_shared } else { &mut self.dynamic_shared };
         for (i, cell) in cells[start..start + num_bytes].iter_mut().enumerate() {
+            if access == Access::Read && cell.is_shared_already(&now) {
+                continue;
+            }
             if access == Access::Read && cell.is_unwritten(now.since) {
                 return Err(format!(
                     "reads {num_bytes} bytes of {} at byte {start}, which this block has not written",

@@ -22,8 +22,8 @@ pub struct Finding {
     pub kernel: &'static str,
     /// Position of the block in the grid.
     pub block: [u32; 3],
-    /// Position of the thread in the block, where one thread is to blame.
-    pub thread: Option<[u32; 3]>,
+    /// Position of the thread in the block.
+    pub thread: [u32; 3],
     /// Where.
     pub place: Place,
     /// What, as the rest of a sentence.
@@ -45,9 +45,8 @@ impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [x, y, z] = self.block;
         write!(f, "kernel {}, block ({x}, {y}, {z})", self.kernel)?;
-        if let Some([x, y, z]) = self.thread {
-            write!(f, ", thread ({x}, {y}, {z})")?;
-        }
+        let [x, y, z] = self.thread;
+        write!(f, ", thread ({x}, {y}, {z})")?;
         let place = self.place.to_string();
         if !place.is_empty() {
             write!(f, ", {place}")?;

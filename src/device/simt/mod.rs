@@ -13,8 +13,10 @@ mod checker;
 mod finding;
 mod hooks;
 mod memory;
+mod order;
 mod process;
 mod shadow;
+mod stuck;
 mod warp;
 
 use std::cell::RefCell;
@@ -26,10 +28,11 @@ pub use abi::{ArgsLayout, HostKernel, Member};
 
 use super::{DeviceKind, Kernel, KernelDevice, LaunchArgs, Launcher, Record, Slot};
 use crate::error::{Error, Result};
-use block::{Launch, MAX_DYNAMIC_SHARED_BYTES, Order, Runner};
+use block::{Launch, MAX_DYNAMIC_SHARED_BYTES, Runner};
 use checker::{Checker, Extent};
 use finding::Finding;
 use memory::{CHECKED_VIEWS, Memory};
+use order::Order;
 
 include!(concat!(env!("OUT_DIR"), "/host_kernels.rs"));
 

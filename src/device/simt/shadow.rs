@@ -117,6 +117,17 @@ impl Cell {
         self.write.interval < since
     }
 
+    /// Whether one more read is right and changes nothing: written in an earlier interval of this block, and read by
+    /// several warps in this one. Most reads of a tile are such.
+    #[inline]
+    pub fn is_shared_already(&self, now: &Now) -> bool {
+        let Stamp { interval, thread, .. } = self.write;
+        (now.block_start..now.interval).contains(&interval)
+            && thread < 1024
+            && self.read.interval == now.interval
+            && self.read.thread == who::MANY
+    }
+
     /// Records an access, or says why it is wrong.
     pub fn record(&mut self, now: &Now, access: Access) -> Result<(), Conflict> {
         if self.write.thread & who::IN_FLIGHT != 0 && self.write.thread < who::MANY_IN_WARP {
