@@ -69,6 +69,18 @@ fn devices() -> String {
     format!("{devices}\n{parts}")
 }
 
+/// The widest vectors that the CPU's code uses here.
+fn vectors() -> &'static str {
+    match Arch::new() {
+        Arch::Scalar => "no",
+        #[cfg(target_arch = "x86_64")]
+        Arch::V3(_) => "AVX2",
+        #[cfg(target_arch = "x86_64")]
+        Arch::V4(_) => "AVX-512",
+        _ => "SIMD",
+    }
+}
+
 /// One row a kernel, with its registers on each architecture.
 fn kernels() -> String {
     let mut table = Table::new([
