@@ -14,6 +14,10 @@ const CHECKED: [&str; 2] = ["-DRESIDUUM_SIMT_CHECKED", "-fsanitize=thread,bounds
 
 /// Compiles every file and links them into the crate; false, with a warning, without a C++ compiler.
 pub fn compile(files: &[KernelFile], folder: &Path, out_dir: &Path) -> Result<bool, String> {
+    // Its arena is mapped several times, which takes a Linux call.
+    if env::var("CARGO_CFG_TARGET_OS").as_deref() != Ok("linux") {
+        return Ok(false);
+    }
     let mut build = cc::Build::new();
     build.cpp(true).std("c++17").opt_level(2).include(folder).warnings(true).extra_warnings(true);
     // Findings name source lines. `#pragma unroll` is for nvcc, and no file uses every helper of its headers.

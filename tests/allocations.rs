@@ -61,7 +61,7 @@ impl Run {
     fn new(config: TrainConfig) -> Run {
         let step = config.step_config(NUM_CATEGORIES).unwrap();
         let mut session = Session::new(program(&step, DeviceKind::Cpu).unwrap()).unwrap();
-        weights::initialise(&mut session, config.seed);
+        weights::initialise(&mut session, config.seed).unwrap();
         let scenes = SceneOptions {
             split: Split::Train,
             num_images: 50,

@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::graph::{Backward, Cost, Graph, Init, Op, ValueId, ValueType};
 use crate::ops::conv2d::{Conv2dArgs, Conv2dWgradArgs, Operands, Split, SplitSumArgs, split_sum};
 use crate::ops::launch::{ArgsTwin, address, kernel_args, launch_kernel, only_f32};
-use crate::ops::{Case, cast, dispatch_real};
+use crate::ops::{Case, dispatch_real};
 use crate::tensor::{DType, Layout, Shape};
 
 /// `(x [N, features], w [classes, features], b [classes]) -> y [N, classes]`.
