@@ -42,6 +42,7 @@ static __device__ void largest_of_windows(const MaxPoolFwdArgs& a) {
             argmax[k] = static_cast<uint8_t>(rows.first * g.kernel_w + columns.first);
         }
         for (uint32_t r = rows.first; r < rows.end; r++) {
+#pragma unroll 1  // unrolled, the compiler runs out of registers
             for (uint32_t s = columns.first; s < columns.end; s++) {
                 const uint32_t h = p * g.stride_h + r - g.pad_h, w = q * g.stride_w + s - g.pad_w;
                 const uint64_t pixel = (uint64_t{n} * g.height + h) * g.width + w;
