@@ -109,8 +109,8 @@ pub fn load(path: &Path) -> Result<(TrainState, Vec<NamedTensor<'static>>)> {
         None => {
             return Err(Error::checkpoint(
                 path,
-                "holds weights but no training state; start from it with --pretrained-path instead \
-                 of --resume",
+                "holds weights but no training state; use it with `residuum eval --weights` or `predict`, and give \
+                 --resume a run folder",
             ));
         }
     }

@@ -33,7 +33,9 @@ impl Op for BatchNormTrain {
         let x = check_operands(inputs, 0, 1..5, 5 + usize::from(self.residual))?;
         let rows = x.shape.num_elems() / x.shape.last().max(1);
         if rows < 2 {
-            return Err(format!("has {rows} value a channel in x of {x}; a variance needs at least 2"));
+            return Err(format!(
+                "has {rows} value a channel in x of {x}; a variance needs at least 2: take a larger --batch-size or --img-size"
+            ));
         }
         Ok(vec![x, inputs[1], inputs[1]])
     }

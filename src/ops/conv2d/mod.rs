@@ -52,7 +52,7 @@ impl Window {
         };
         if image[3] != filter[3] {
             return Err(format!(
-                "input has C={} (NHWC {}) but weight KRSC {} expects C={}; set in_channels to {}",
+                "input has C={} (NHWC {}) but weight KRSC {} expects C={}; give it a filter of {} channels",
                 image[3], x.shape, w.shape, filter[3], image[3]
             ));
         }
@@ -348,7 +348,7 @@ mod tests {
         let x = graph.input("x", [2, 8, 8, 5], DType::F32);
         let w = graph.parameter("w", [4, 3, 3, 3], Layout::Krsc, Init::Constant(0.0));
         let message = conv2d_with(&mut graph, "stem", x, w, Window::square(1, 1)).unwrap_err().to_string();
-        assert!(message.contains("`stem`") && message.contains("set in_channels to 5"), "{message}");
+        assert!(message.contains("`stem`") && message.contains("a filter of 5 channels"), "{message}");
     }
 
     #[test]
