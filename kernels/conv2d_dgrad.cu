@@ -10,7 +10,7 @@
 //           transposed copy would cost a launch and a workspace
 // Cost      2*R*S*K/(stride_h*stride_w) flop per output; DRAM floor = bytes(dy) + bytes(w) + bytes(dx) [+ addend]
 // Tuned for as conv2d_fprop.cu
-// Requires  per row of VARIANTS in src/ops/conv2d/launch.rs; the rows without a tile take anything
+// Requires  per row of VARIANTS in src/ops/conv2d/variants.rs; the rows without a tile take anything
 // Numerics  one ascending sum over gemm_k per output, then the addend, rounded once; no atomics, repeatable
 // Reference Conv2dDgrad::cpu in src/ops/conv2d
 #include "conv2d_tap_gemm.cuh"

@@ -6,7 +6,7 @@
 // Cost      2*R*S*C flop per output; DRAM floor = bytes(x) + bytes(w) + bytes(y)
 // Tuned for tile128x128: N256 32x32 C128 K128 3x3 s1: 2048 tiles, 77 GFLOP, 134 MB; tile128x64: 64 channels;
 //           tile64x64: layers of few tiles
-// Requires  per row of VARIANTS in src/ops/conv2d/launch.rs; the rows without a tile take anything
+// Requires  per row of VARIANTS in src/ops/conv2d/variants.rs; the rows without a tile take anything
 // Numerics  one ascending sum over gemm_k per output, no atomics, repeatable
 // Reference Conv2dFprop::cpu in src/ops/conv2d
 #include "conv2d_tap_gemm.cuh"

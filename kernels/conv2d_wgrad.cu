@@ -6,7 +6,7 @@
 //           gemm_k is split over blocks; conv2d_wgrad_split_sum adds their results
 // Cost      2*N*P*Q flop per output; DRAM floor = bytes(x) + bytes(dy) + bytes(dw), and each part once out and in
 // Tuned for tile128x128: N256 32x32 C128 K128 3x3 s1: 9 tiles times 29 splits; tile64x128 and tile64x64: 64 filters
-// Requires  per row of VARIANTS in src/ops/conv2d/launch.rs; the rows without a tile take anything
+// Requires  per row of VARIANTS in src/ops/conv2d/variants.rs; the rows without a tile take anything
 // Numerics  each part one ascending sum over pixels, then the parts in their order; the split depends on the shape alone;
 //           no atomics, repeatable
 // Reference Conv2dWgrad::cpu in src/ops/conv2d
