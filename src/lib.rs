@@ -77,13 +77,14 @@
 //! What `residuum train` does, without the command line:
 //!
 //! ```no_run
+//! use residuum::device::Device;
 //! use residuum::train::config::TrainConfig;
 //! use residuum::train::trainer::Trainer;
 //!
 //! # fn main() -> residuum::Result<()> {
 //! let data_dir = Some("path/to/miniplaces".into());
 //! let config = TrainConfig { img_size: 64, epochs: 3, ..TrainConfig::defaults(data_dir) };
-//! let outcome = Trainer::start(config)?.run()?;
+//! let outcome = Trainer::start(config, Device::Cpu)?.run()?;
 //! println!("{:.2} % top-1 error, see {}", outcome.last.eval_err1, outcome.dir.file("report.html").display());
 //! # Ok(())
 //! # }
