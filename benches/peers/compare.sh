@@ -3,7 +3,8 @@
 #
 #   benches/peers/compare.sh [--rows TEXT] [--seconds S]
 #
-# Flags go to both benchmarks. PYTHON names an interpreter with torch and torchvision (default python3).
+# Flags go to both benchmarks. PYTHON names an interpreter with torch and torchvision (default python3); RESULTS a folder
+# to keep the raw rows, the table and the environment in.
 set -euo pipefail
 
 python=${PYTHON:-python3}
@@ -23,4 +24,16 @@ echo "measuring residuum" >&2
 cargo bench --quiet --bench step -- --json "$@" >"$results/residuum.jsonl"
 echo "measuring PyTorch" >&2
 "$python" "$here/step.py" "$@" >"$results/pytorch.jsonl"
-"$python" "$here/ratios.py" "$results/residuum.jsonl" "$results/pytorch.jsonl"
+"$python" "$here/ratios.py" "$results/residuum.jsonl" "$results/pytorch.jsonl" | tee "$results/summary.txt"
+if [[ -n ${RESULTS:-} ]]; then
+    {
+        echo "date    $(date -u +%Y-%m-%d)"
+        echo "commit  $(git rev-parse HEAD)"
+        echo "cpu     $(grep -m 1 "model name" /proc/cpuinfo | cut -d: -f2- | xargs), $(nproc) threads"
+        echo "load    $(cut -d" " -f1-3 /proc/loadavg)"
+        echo "rust    $(rustc --version)"
+        echo "flags   $*"
+    } >"$results/environment.txt"
+    mkdir -p "$RESULTS"
+    cp "$results"/{residuum.jsonl,pytorch.jsonl,summary.txt,environment.txt} "$RESULTS/"
+fi
