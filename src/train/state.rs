@@ -252,7 +252,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("best.safetensors");
         checkpoint::write_atomic(&path, &tensors(), &Value::Null).unwrap();
-        assert!(load(&path).unwrap_err().to_string().contains("no training state; start from it with"));
+        assert!(load(&path).unwrap_err().to_string().contains("no training state; use it with"));
         let newer = TrainState { format: FORMAT + 1, ..state() };
         save(&path, &newer, &tensors()).unwrap();
         assert!(load(&path).unwrap_err().to_string().contains("state of format 2, this version reads 1"));
