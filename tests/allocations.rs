@@ -1,9 +1,13 @@
 //! After its first steps, training allocates nothing inside a step. The only test of its process, since the counter
 //! sees every thread.
 
-use std::alloc::{GlobalAlloc, Layout, System};
+#[path = "common/counting.rs"]
+mod counting;
+
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
+
+use counting::NUM_ALLOCATIONS;
 
 use residuum::batch::{Loader, LoaderOptions, Normalization};
 use residuum::data::scenes::SceneOptions;
@@ -22,27 +26,6 @@ const NUM_CATEGORIES: usize = 7;
 /// Steps after which all buffers are in circulation and the pool's queues have grown to their size.
 const WARM_UP_STEPS: u64 = 12;
 const COUNTED_STEPS: u64 = 12;
-
-static NUM_ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
-
-struct Counting;
-
-// SAFETY: every call goes to the system's allocator unchanged.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        NUM_ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: the caller keeps the contract of `alloc`.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: the caller keeps the contract of `dealloc`.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 /// What a step touches.
 struct Run {
