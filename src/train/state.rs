@@ -78,8 +78,8 @@ pub struct Best {
     pub err1: f64,
 }
 
-/// Writes the state to `path`, replacing an earlier one atomically. The tensors' names are the caller's; give
-/// each group a prefix that [`take_group`] can take apart.
+/// Writes the state to `path`, replacing an earlier one atomically. The tensors' names are the
+/// caller's.
 ///
 /// # Errors
 /// As [`checkpoint::write_atomic`].
@@ -117,17 +117,6 @@ pub fn load(path: &Path) -> Result<(TrainState, Vec<NamedTensor<'static>>)> {
     let state = serde_json::from_value(file.metadata)
         .map_err(|error| Error::checkpoint(path, format!("the training state is incomplete: {error}")))?;
     Ok((state, file.tensors))
-}
-
-/// Takes the tensors whose names start with `prefix` out of `tensors`, in order, without the prefix.
-pub fn take_group(tensors: &mut Vec<NamedTensor<'static>>, prefix: &str) -> Vec<NamedTensor<'static>> {
-    let group = tensors.extract_if(.., |tensor| tensor.name.starts_with(prefix));
-    group
-        .map(|mut tensor| {
-            tensor.name.drain(..prefix.len());
-            tensor
-        })
-        .collect()
 }
 
 /// An f64 in JSON without the loss of a bit: a number where JSON has one, else its bits in hexadecimal.
@@ -256,14 +245,5 @@ mod tests {
         let newer = TrainState { format: FORMAT + 1, ..state() };
         save(&path, &newer, &tensors()).unwrap();
         assert!(load(&path).unwrap_err().to_string().contains("state of format 2, this version reads 1"));
-    }
-
-    #[test]
-    fn groups_come_apart_by_prefix() {
-        let mut rest = tensors();
-        let names = |tensors: &[NamedTensor]| tensors.iter().map(|t| t.name.clone()).collect::<Vec<_>>();
-        let group = take_group(&mut rest, "model.");
-        assert_eq!(names(&group), ["conv1.weight", "fc.bias"]);
-        assert_eq!(names(&rest), ["ema.fc.bias", "optimizer.momentum.fc.bias"]);
     }
 }
