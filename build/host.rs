@@ -19,7 +19,14 @@ pub fn compile(files: &[KernelFile], folder: &Path, out_dir: &Path) -> Result<bo
         return Ok(false);
     }
     let mut build = cc::Build::new();
-    build.cpp(true).std("c++17").opt_level(2).include(folder).warnings(true).extra_warnings(true);
+    build
+        .cpp(true)
+        .std("c++17")
+        .opt_level(2)
+        .include(folder)
+        .include(".")
+        .warnings(true)
+        .extra_warnings(true);
     // Findings name source lines. `#pragma unroll` is for nvcc, and no file uses every helper of its headers.
     build.debug(false).flag("-g1").flag("-Wno-unknown-pragmas").flag("-Wno-unused-function");
     let compiler = match build.try_get_compiler() {
@@ -41,10 +48,9 @@ pub fn compile(files: &[KernelFile], folder: &Path, out_dir: &Path) -> Result<bo
 
     let unit = folder.join("host_unit.cpp");
     let unit_text = source::with_headers(&unit, folder)?;
-    let here = env::current_dir().map_err(|error| format!("cannot tell the current folder: {error}"))?;
     let mut all = Vec::new();
     for file in files {
-        let define = format!("-DKERNEL_FILE={:?}", here.join(&file.path));
+        let define = format!("-DKERNEL_FILE={:?}", file.path);
         let text = format!("{unit_text}{}", file.text_with_headers);
         let checked: Vec<String> = [define.as_str()].into_iter().chain(CHECKED).map(str::to_string).collect();
         let prefix = if file.path.starts_with(folder) { "" } else { "test-" };

@@ -1,10 +1,16 @@
-//! Runs compilers in parallel and keeps what they made: a job whose inputs did not change does not run again.
+//! Runs compilers in parallel and keeps what they made: a job whose inputs did not change does not run again, in this
+//! checkout and profile or in another.
 
+use std::fs::File;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
-use std::{env, fs, thread};
+use std::time::{Duration, SystemTime};
+use std::{env, fs, process, thread};
+
+/// How long the cache keeps a result that no build asks for.
+const KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// One call of a compiler.
 #[derive(Debug)]
@@ -31,6 +37,7 @@ pub struct Output {
 /// Runs all jobs, as many at a time as cargo allows; results lie in `folder` and come in the order of `jobs`.
 pub fn run_all(jobs: Vec<Job>, folder: &Path) -> Result<Vec<Output>, String> {
     fs::create_dir_all(folder).map_err(|error| format!("cannot create {}: {error}", folder.display()))?;
+    let cache = cache_folder();
     let threads: usize = env::var("NUM_JOBS").ok().and_then(|text| text.parse().ok()).unwrap_or(1);
     let queue = Mutex::new(jobs.into_iter().enumerate());
     let done = Mutex::new(Vec::new());
@@ -38,7 +45,7 @@ pub fn run_all(jobs: Vec<Job>, folder: &Path) -> Result<Vec<Output>, String> {
         loop {
             let next = queue.lock().expect("no thread panics with the queue").next();
             let Some((index, job)) = next else { return };
-            let result = job.run(folder);
+            let result = job.run(folder, cache.as_deref());
             done.lock().expect("no thread panics with the results").push((index, result));
         }
     };
@@ -67,6 +74,25 @@ pub fn run_all(jobs: Vec<Job>, folder: &Path) -> Result<Vec<Output>, String> {
     Err(texts.join("\n"))
 }
 
+/// Where results are shared between checkouts and profiles; none where there is no place for it. Old results are removed.
+fn cache_folder() -> Option<PathBuf> {
+    let set = |name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let base = set("RESIDUUM_CACHE").or_else(|| {
+        let user = set("XDG_CACHE_HOME").or_else(|| set("HOME").map(|home| home.join(".cache")));
+        user.map(|user| user.join("residuum"))
+    })?;
+    let folder = base.join("kernels");
+    fs::create_dir_all(&folder).ok()?;
+    let oldest = SystemTime::now().checked_sub(KEPT)?;
+    for entry in fs::read_dir(&folder).ok()?.flatten() {
+        let used = entry.metadata().and_then(|metadata| metadata.modified());
+        if used.is_ok_and(|used| used < oldest) {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+    Some(folder)
+}
+
 /// Why a job of some name made nothing.
 struct Failure {
     name: String,
@@ -74,23 +100,33 @@ struct Failure {
 }
 
 impl Job {
-    fn run(mut self, folder: &Path) -> Result<Output, Failure> {
+    fn run(mut self, folder: &Path, cache: Option<&Path>) -> Result<Output, Failure> {
         let failure = |message| Failure { name: self.name.clone(), message };
         let name = format!("{}.{:016x}.{}", self.name, self.key(), self.extension);
         let path = folder.join(&name);
-        let log_path = folder.join(format!("{name}.log"));
-        if path.exists()
-            && let Ok(log) = fs::read_to_string(&log_path)
-        {
+        if let Some(log) = read_log(&path) {
             return Ok(Output { path, log });
         }
         self.remove_older(folder);
-        // Renamed at the end, so that what an interrupted build leaves is not taken for a result.
-        let unfinished = folder.join(format!("{name}.unfinished"));
+        let cached = cache.map(|cache| cache.join(&name));
+        if let Some(cached) = &cached
+            && let Some(log) = read_log(cached)
+            && store(cached, &log, &path).is_ok()
+        {
+            // Its age counts from its last use.
+            for used in [cached.clone(), log_path(cached)] {
+                let _ = File::options()
+                    .append(true)
+                    .open(used)
+                    .and_then(|file| file.set_modified(SystemTime::now()));
+            }
+            return Ok(Output { path, log });
+        }
+        let made = with_ending(&path, "made");
         let output = self
             .command
             .arg("-o")
-            .arg(&unfinished)
+            .arg(&made)
             .output()
             .map_err(|error| failure(format!("cannot be compiled: {error}")))?;
         let log =
@@ -98,9 +134,13 @@ impl Job {
         if !output.status.success() {
             return Err(failure(format!("does not compile:\n{}", log.trim_end())));
         }
-        fs::write(&log_path, &log)
-            .and_then(|()| fs::rename(&unfinished, &path))
+        store(&made, &log, &path)
             .map_err(|error| failure(format!("cannot be written to {}: {error}", path.display())))?;
+        let _ = fs::remove_file(&made);
+        if let Some(cached) = &cached {
+            // A cache that cannot be written costs time and nothing else.
+            let _ = store(&path, &log, cached);
+        }
         Ok(Output { path, log })
     }
 
@@ -121,4 +161,30 @@ impl Job {
             }
         }
     }
+}
+
+fn log_path(path: &Path) -> PathBuf {
+    with_ending(path, "log")
+}
+
+fn with_ending(path: &Path, ending: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".");
+    name.push(ending);
+    name.into()
+}
+
+/// The log of the result at `path`, if both are there.
+fn read_log(path: &Path) -> Option<String> {
+    if path.exists() { fs::read_to_string(log_path(path)).ok() } else { None }
+}
+
+/// Copies the result at `from` to `to`, its log first. Both are renamed into place, so that neither an interrupted build
+/// nor one that runs at the same time leaves a part for the whole.
+fn store(from: &Path, log: &str, to: &Path) -> std::io::Result<()> {
+    let unfinished = with_ending(to, &format!("{}.unfinished", process::id()));
+    fs::write(&unfinished, log)?;
+    fs::rename(&unfinished, log_path(to))?;
+    fs::copy(from, &unfinished)?;
+    fs::rename(&unfinished, to)
 }
