@@ -21,8 +21,8 @@ use residuum::graph::{Graph, Init};
 use residuum::ops::Clear;
 use residuum::plan::{Step, plan};
 use residuum::rng::{Stream, Use};
+use residuum::step::weights::initialise;
 use residuum::tensor::{DType, Layout};
-use residuum::train::weights::initialise;
 
 const GPU_ROWS: &[Row] = &[
     Row::new("resnet18", 128, 128, true),

@@ -17,9 +17,9 @@ use residuum::device::{Device, DeviceKind, Slot};
 use residuum::exec::Session;
 use residuum::plan::plan;
 use residuum::rng::{Stream, Use};
+use residuum::step::weights::initialise;
+use residuum::step::{hyper_parameters, values};
 use residuum::tensor::DType;
-use residuum::train::step::{hyper_parameters, values};
-use residuum::train::weights::initialise;
 
 /// Groups of steps before those that count, and the least number that count.
 const WARM_UP: usize = 2;

@@ -113,7 +113,10 @@ pub mod exec;
 pub mod check;
 
 pub mod cli;
+pub mod infer;
 pub mod report;
+pub mod run;
+pub mod step;
 pub mod train;
 
 pub use error::{Error, Result};

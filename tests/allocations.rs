@@ -14,11 +14,11 @@ use residuum::data::scenes::SceneOptions;
 use residuum::data::{Pack, Split};
 use residuum::device::{DeviceKind, Slot};
 use residuum::exec::Session;
+use residuum::step::weights;
+use residuum::step::{Optimiser, hyper_parameters, values};
 use residuum::train::config::TrainConfig;
 use residuum::train::schedule::Schedule;
-use residuum::train::step::{Optimiser, hyper_parameters, values};
 use residuum::train::trainer::program;
-use residuum::train::weights;
 
 const BATCH_SIZE: usize = 4;
 const IMAGE_SIZE: usize = 24;

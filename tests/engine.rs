@@ -9,11 +9,9 @@ use residuum::models::{Form, Model};
 use residuum::ops::{SgdConfig, add, relu};
 use residuum::plan::plan;
 use residuum::rng::{Stream, Use};
+use residuum::step::weights::initialise;
+use residuum::step::{Optimiser, StepConfig, evaluation_graph, hyper_parameters, training_graph, values};
 use residuum::tensor::{DType, Layout};
-use residuum::train::step::{
-    Optimiser, StepConfig, evaluation_graph, hyper_parameters, training_graph, values,
-};
-use residuum::train::weights::initialise;
 
 fn step_config(name: &str) -> StepConfig {
     StepConfig {

@@ -6,12 +6,10 @@ use residuum::device::DeviceKind;
 use residuum::exec::Session;
 use residuum::models::{Form, Model, Objects, ObjectsKind};
 use residuum::plan::plan;
-use residuum::train::checkpoint::{self, NamedTensor};
-use residuum::train::pretrained;
-use residuum::train::step::{
-    StepConfig, Trained, evaluation_graph, hyper_parameters, training_graph, values,
-};
-use residuum::train::weights::{initialise, model_tensors};
+use residuum::run::checkpoint::{self, NamedTensor};
+use residuum::step::pretrained;
+use residuum::step::weights::{initialise, model_tensors};
+use residuum::step::{StepConfig, Trained, evaluation_graph, hyper_parameters, training_graph, values};
 
 const SIZE: usize = 32;
 const BATCH: usize = 3;

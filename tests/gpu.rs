@@ -13,9 +13,9 @@ use residuum::graph::Role;
 use residuum::models::{Form, Model};
 use residuum::plan::plan;
 use residuum::rng::{Stream, Use};
+use residuum::step::weights::initialise;
+use residuum::step::{StepConfig, hyper_parameters, training_graph, values};
 use residuum::tensor::DType;
-use residuum::train::step::{StepConfig, hyper_parameters, training_graph, values};
-use residuum::train::weights::initialise;
 
 const BATCH: usize = 8;
 const SIZE: usize = 64;

@@ -14,10 +14,10 @@ use residuum::device::{DeviceKind, Slot};
 use residuum::exec::Session;
 use residuum::models::{Form, Model, Objects, ObjectsKind};
 use residuum::plan::plan;
+use residuum::step::feed::Feed;
+use residuum::step::weights::initialise;
+use residuum::step::{PixelSource, StepConfig, hyper_parameters, training_graph, values};
 use residuum::tensor::Shape;
-use residuum::train::feed::Feed;
-use residuum::train::step::{PixelSource, StepConfig, hyper_parameters, training_graph, values};
-use residuum::train::weights::initialise;
 
 const BATCH: usize = 4;
 const SIZE: usize = 32;

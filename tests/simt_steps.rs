@@ -15,9 +15,9 @@ use residuum::ops::{
 };
 use residuum::plan::plan;
 use residuum::rng::{Stream, Use};
+use residuum::step::weights::initialise;
+use residuum::step::{Optimiser, StepConfig, hyper_parameters, training_graph, values};
 use residuum::tensor::DType;
-use residuum::train::step::{Optimiser, StepConfig, hyper_parameters, training_graph, values};
-use residuum::train::weights::initialise;
 
 const BATCH: usize = 4;
 const SIZE: usize = 32;

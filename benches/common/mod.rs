@@ -3,8 +3,8 @@
 use residuum::device::{Device, DeviceChoice};
 use residuum::graph::Graph;
 use residuum::models::{Form, Model};
+use residuum::step::{StepConfig, evaluation_graph, training_graph};
 use residuum::tensor::DType;
-use residuum::train::step::{StepConfig, evaluation_graph, training_graph};
 
 pub const CLASSES: usize = 100;
 /// Why a copy to memory that was allocated cannot fail.

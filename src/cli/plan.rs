@@ -9,9 +9,9 @@ use crate::graph::{Graph, Node, Phase, Role};
 use crate::models;
 use crate::plan::Program;
 use crate::report::{Align, Table};
+use crate::step::{OPTIMISER_PREFIX, StepConfig, evaluation_graph};
+use crate::train::capacity::{LargestBatch, largest_batch};
 use crate::train::config::TrainConfig;
-use crate::train::fit::{LargestBatch, largest_batch};
-use crate::train::step::{OPTIMISER_PREFIX, StepConfig, evaluation_graph};
 use crate::train::trainer::program;
 
 /// Show layers, cost and memory of a training run before any device is touched

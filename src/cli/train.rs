@@ -7,9 +7,9 @@ use clap::Args;
 use super::flags::{open_device, parse_channels};
 use crate::error::{Error, Result};
 use crate::models;
+use crate::run::run_dir::RunDir;
 use crate::train::config::TrainConfig;
 use crate::train::recipe::Recipe;
-use crate::train::run_dir::RunDir;
 use crate::train::schedule::Decay;
 use crate::train::trainer::Trainer;
 

@@ -281,7 +281,7 @@ fn quick(config: TrainConfig) -> TrainConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::train::step::Trained;
+    use crate::step::Trained;
 
     fn options(quick: bool, pretrained: Option<&str>) -> Options {
         Options {

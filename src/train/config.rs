@@ -5,12 +5,12 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::schedule::{Decay, Schedule, ScheduleConfig, Warmup};
-use super::step::{Optimiser, PixelSource, StepConfig, Trained};
 use crate::batch::{Augment, batches_per_epoch};
 use crate::data::annotations::Capacity;
 use crate::error::{Error, Result};
 use crate::models::{Form, Model, Objects, ObjectsKind};
 use crate::ops::{AdamConfig, SgdConfig};
+use crate::step::{Optimiser, PixelSource, StepConfig, Trained};
 use crate::tensor::DType;
 use crate::transform::Normalization;
 

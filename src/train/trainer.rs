@@ -3,30 +3,32 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::capacity;
 use super::config::TrainConfig;
-use super::evaluate::{Evaluation, Evaluator};
-use super::feed::Feed;
-use super::fit;
-use super::metrics::{Epoch, Eval, Event, MetricsLog, Run, Step};
-use super::model_file::ModelFile;
 use super::progress::Progress;
-use super::run_dir::{Env, RunDir};
 use super::schedule::Schedule;
 use super::signal::Signals;
 use super::source::Source;
-use super::state::{self, Best, EpochSums, FORMAT, TrainState};
-use super::step::{
-    EMA_PREFIX, Optimiser, PixelSource, StepConfig, evaluation_graph, hyper_parameters, training_graph,
-    values,
-};
-use super::tensorboard::EventFile;
-use super::weights::{self, ModelCard, ObjectsCard};
-use super::{pretrained, summary};
+use super::summary;
 use crate::batch::{Augment, Deliver, Loader, LoaderOptions, batches_per_epoch};
 use crate::device::{Device, DeviceKind, Slot};
 use crate::error::{Error, Result};
 use crate::exec::Session;
+use crate::infer::model_file::ModelFile;
 use crate::plan::plan;
+use crate::run::metrics::{Epoch, Eval, Event, MetricsLog, Run, Step};
+use crate::run::model_card::{ModelCard, ObjectsCard};
+use crate::run::run_dir::{Env, RunDir};
+use crate::run::state::{self, Best, EpochSums, FORMAT, TrainState};
+use crate::run::tensorboard::EventFile;
+use crate::step::evaluate::{Evaluation, Evaluator};
+use crate::step::feed::Feed;
+use crate::step::pretrained;
+use crate::step::weights;
+use crate::step::{
+    EMA_PREFIX, Optimiser, PixelSource, StepConfig, evaluation_graph, hyper_parameters, training_graph,
+    values,
+};
 use crate::tensor::DType;
 
 /// Batches prepared ahead.
@@ -135,7 +137,7 @@ impl Trainer {
         let source = Source::open(&config)?;
         let (steps_per_epoch, total_steps) = config.steps(source.train.len())?;
         config.schedule(steps_per_epoch, total_steps)?;
-        let (step, mut session) = fit::open(&config, &source, device)?;
+        let (step, mut session) = capacity::open(&config, &source, device)?;
         let model = step.model.name();
         weights::initialise(&mut session, config.seed)?;
         if let Some(path) = &config.pretrained {
@@ -154,7 +156,7 @@ impl Trainer {
     /// [`Error::Checkpoint`] if the checkpoint is damaged or of another model, and as [`Trainer::start`].
     pub fn resume(dir: RunDir, config: TrainConfig, device: Device) -> Result<Trainer> {
         let source = Source::open(&config)?;
-        let (step, mut session) = fit::open(&config, &source, device)?;
+        let (step, mut session) = capacity::open(&config, &source, device)?;
         weights::initialise(&mut session, config.seed)?;
         let path = dir.last_state();
         let state = if path.exists() {

@@ -12,13 +12,14 @@ use common::formula;
 use residuum::device::Slot;
 use residuum::exec::Session;
 use residuum::graph::Role;
+use residuum::infer::model_file::ModelFile;
 use residuum::models::{Form, Model};
 use residuum::plan::{Persistent, plan};
+use residuum::run::checkpoint::{self, NamedTensor};
+use residuum::run::model_card::ModelCard;
+use residuum::step::weights::{load_model, model_tensors};
+use residuum::step::{StepConfig, evaluation_graph, hyper_parameters, training_graph, values};
 use residuum::tensor::{Layout, Tensor};
-use residuum::train::checkpoint::{self, NamedTensor};
-use residuum::train::model_file::ModelFile;
-use residuum::train::step::{StepConfig, evaluation_graph, hyper_parameters, training_graph, values};
-use residuum::train::weights::{ModelCard, load_model, model_tensors};
 
 const CLASSES: usize = 100;
 const SIZE: usize = 64;

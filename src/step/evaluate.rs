@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::feed::Feed;
-use super::step::values;
+use super::values;
 use crate::batch::{Batch, Loader, LoaderOptions};
 use crate::data::annotations::Annotations;
 use crate::data::pack::Pack;

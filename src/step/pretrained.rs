@@ -4,14 +4,15 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use super::checkpoint::{self, NamedTensor};
-use super::weights::{self, ModelCard, load_values, model_values};
+use super::weights::{self, load_values, model_values};
 use crate::error::{Error, Result};
 use crate::exec::Session;
 use crate::graph::Graph;
 use crate::models::{LAST_LAYER, Model};
 use crate::ops::Mode;
 use crate::plan::Persistent;
+use crate::run::checkpoint::{self, NamedTensor};
+use crate::run::model_card::ModelCard;
 use crate::tensor::{DType, Shape};
 
 /// Fills the layers of `model` in `session` with those of the weight file at `path`, torchvision's or this program's.

@@ -2,16 +2,16 @@
 
 use std::borrow::Cow;
 
-use super::evaluate::{Views, mirror};
-use super::feed::Feed;
 use super::model_file::ModelFile;
-use super::step::values;
 use crate::batch::Batch;
 use crate::batch::collate::Collator;
 use crate::device::{Device, Slot};
 use crate::error::Result;
 use crate::exec::Session;
 use crate::ops::PADDING_LABEL;
+use crate::step::evaluate::{Views, mirror};
+use crate::step::feed::Feed;
+use crate::step::values;
 use crate::transform::SampleParams;
 
 /// Images run at once.

@@ -7,10 +7,8 @@
 
 use std::any::Any;
 
-use super::feed::Feed;
 use super::model_file::ModelFile;
 use super::predictor::photos_batch;
-use super::step;
 use crate::autodiff::differentiate;
 use crate::device::{Device, Slot};
 use crate::error::{Error, Result};
@@ -19,6 +17,8 @@ use crate::fuse::{Rewrite, fuse};
 use crate::graph::{Graph, Phase, ValueId};
 use crate::ops::{GlobalAvgPool, Mode};
 use crate::plan::plan;
+use crate::step;
+use crate::step::feed::Feed;
 use crate::tensor::DType;
 
 /// The gradient of the class scores that the backward pass starts from.

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::error::{Error, Result};
-use crate::train::atomic;
+use crate::run::replace;
 
 const _: () = assert!(cfg!(target_endian = "little"), "tensors are written as they lie in memory");
 
@@ -174,7 +174,7 @@ pub fn write_atomic(path: &Path, tensors: &[NamedTensor], metadata: &Value) -> R
             format!("two tensors to be written are called `{}`", twice.name),
         ));
     }
-    atomic::replace(path, |writer| write_to(writer, tensors, metadata)).map_err(|source| {
+    replace::replace(path, |writer| write_to(writer, tensors, metadata)).map_err(|source| {
         let megabytes = tensors.iter().map(|tensor| tensor.data.as_bytes().len()).sum::<usize>() >> 20;
         Error::checkpoint(
             path,

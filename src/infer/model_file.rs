@@ -2,17 +2,18 @@
 
 use std::path::{Path, PathBuf};
 
-use super::checkpoint::{self, NamedTensor};
-use super::config::{DataFacts, TrainConfig};
-use super::run_dir::RunDir;
-use super::step::{StepConfig, evaluation_graph};
-use super::weights::{self, ModelCard};
 use crate::data::annotations::Capacity;
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::exec::Session;
 use crate::models::Model;
 use crate::plan::plan;
+use crate::run::checkpoint::{self, NamedTensor};
+use crate::run::model_card::ModelCard;
+use crate::run::run_dir::RunDir;
+use crate::step::weights;
+use crate::step::{StepConfig, evaluation_graph};
+use crate::train::config::{DataFacts, TrainConfig};
 
 /// Weights in memory, and what they are.
 #[derive(Debug)]

@@ -2,12 +2,12 @@
 
 use super::config::TrainConfig;
 use super::source::Source;
-use super::step::{PixelSource, StepConfig, values};
 use super::trainer::{EVAL, TRAIN, program};
 use crate::device::{Device, DeviceKind, Slot};
 use crate::error::{Error, Result};
 use crate::exec::Session;
 use crate::plan::Program;
+use crate::step::{PixelSource, StepConfig, values};
 use crate::tensor::Shape;
 
 /// What [`largest_batch`] finds.

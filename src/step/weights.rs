@@ -3,45 +3,15 @@
 use std::path::Path;
 
 use rayon::prelude::*;
-use serde::{Deserialize, Serialize};
 
-use super::checkpoint::{NamedTensor, check_names};
-use super::step::EMA_PREFIX;
+use super::EMA_PREFIX;
 use crate::error::{Error, Result};
 use crate::exec::Session;
 use crate::graph::{Init, Role};
 use crate::plan::Persistent;
 use crate::rng::{Stream, Use};
+use crate::run::checkpoint::{NamedTensor, check_names};
 use crate::tensor::{Layout, Shape, Tensor};
-
-/// What a weight file says of itself, in its metadata: enough to predict with it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct ModelCard {
-    /// Name for `--model`.
-    pub model: String,
-    /// Form for `--form`.
-    pub form: String,
-    /// Height and width of the images it was trained on.
-    pub img_size: usize,
-    /// How it takes objects in, for `--objects`; absent in files of networks that do not.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub objects: Option<ObjectsCard>,
-    /// Category names by label.
-    pub categories: Vec<String>,
-    /// Mean of each channel that was subtracted, for pixels in 0..1.
-    pub mean: [f32; 3],
-    /// Standard deviation of each channel that was divided by.
-    pub std: [f32; 3],
-}
-
-/// How a network takes objects in.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ObjectsCard {
-    /// Name for `--objects`.
-    pub kind: String,
-    /// Classes of objects.
-    pub num_classes: usize,
-}
 
 /// Fills every persistent value with its starting contents: a pure function of `seed` and the value's name.
 ///
@@ -105,9 +75,7 @@ pub(super) fn model_values<'a>(
 
 /// Whether a name belongs to the model itself and not to an average or the optimiser.
 fn is_plain(name: &str) -> bool {
-    ![EMA_PREFIX, super::step::OPTIMISER_PREFIX, super::step::ACCUMULATED_PREFIX]
-        .iter()
-        .any(|p| name.starts_with(p))
+    ![EMA_PREFIX, super::OPTIMISER_PREFIX, super::ACCUMULATED_PREFIX].iter().any(|p| name.starts_with(p))
 }
 
 /// The model under torchvision's names and shapes: filters OIHW, `num_batches_tracked` beside each running variance.

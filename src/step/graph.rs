@@ -59,7 +59,7 @@ pub mod values {
 pub const EMA_PREFIX: &str = "ema.";
 /// Prefix of the optimiser state's names.
 pub const OPTIMISER_PREFIX: &str = "optimiser.";
-pub(super) const ACCUMULATED_PREFIX: &str = "accumulated.";
+pub(crate) const ACCUMULATED_PREFIX: &str = "accumulated.";
 
 /// The update rule with its constants.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -240,7 +240,7 @@ fn loss_graph(graph: &mut Graph, config: &StepConfig, mode: Mode) -> Result<Valu
 }
 
 /// What the network is applied to: images, and objects where it takes them in.
-pub(super) fn inputs(graph: &mut Graph, config: &StepConfig, mode: Mode) -> Result<Inputs> {
+pub(crate) fn inputs(graph: &mut Graph, config: &StepConfig, mode: Mode) -> Result<Inputs> {
     let StepConfig { batch_size, image_size, float: dtype, .. } = *config;
     let image = [image_size, image_size, 3];
     let images_of = |count: usize| [&[count][..], &image].concat();
