@@ -12,7 +12,6 @@ struct AccumulateUpdateArgs {
     uint64_t arena;
     TensorTable<2> tensors;
 };
-KERNEL_ARGS(AccumulateUpdateArgs, arena, tensors)
 
 KERNEL(accumulate_update, AccumulateUpdateArgs, 256) {
     const uint32_t tensor = args.tensors.find();

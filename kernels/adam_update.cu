@@ -18,7 +18,6 @@ struct AdamUpdateArgs {
     TensorTable<4> tensors;
     float share1, share2, beta2, eps, l2, decay;
 };
-KERNEL_ARGS(AdamUpdateArgs, arena, hyper, grad_scale, tensors, share1, share2, beta2, eps, l2, decay)
 
 KERNEL(adam_update, AdamUpdateArgs, 256) {
     const uint32_t tensor = args.tensors.find();

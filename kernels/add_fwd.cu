@@ -14,7 +14,6 @@ struct AddFwdArgs {
     void* y;
     uint64_t num_elems;
 };
-KERNEL_ARGS(AddFwdArgs, a, b, y, num_elems)
 
 template <class T>
 static __device__ void add_fwd(const AddFwdArgs& args) {

@@ -26,10 +26,9 @@ struct AugmentArgs {
     float scale[3];
     float offset[3];
 };
-KERNEL_ARGS(AugmentArgs, pixels, rows, params, y, height, width, is_wide, noise_use, scale, offset)
 
-// As in src/transform.rs.
-struct SampleParams {
+// What happens to one sample: a row of `params`.
+FOR_RUST struct SampleParams {
     float inverse_x[3], inverse_y[3];
     float colour[3][4];
     float noise_probability;
@@ -38,6 +37,9 @@ struct SampleParams {
     float weight;
     int32_t left, top, right, bottom;
 };
+
+// Pixels of a thread where the image can be cut into such groups.
+FOR_RUST constexpr uint32_t kWidePixels = 4;
 
 static __device__ __forceinline__ float place(const float (&row)[3], float x, float y) {
     return __fadd_rn(__fadd_rn(__fmul_rn(row[0], x), __fmul_rn(row[1], y)), row[2]);
@@ -145,7 +147,7 @@ static __device__ void augment_pixels(const AugmentArgs& a) {
 template <class T>
 static __device__ void augment(const AugmentArgs& a) {
     if (a.is_wide) {
-        augment_pixels<T, 4>(a);
+        augment_pixels<T, kWidePixels>(a);
     } else {
         augment_pixels<T, 1>(a);
     }

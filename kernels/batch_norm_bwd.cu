@@ -25,7 +25,6 @@ struct BatchNormBwdArgs {
     void* dz;
     uint32_t rows, channels, block_rows, is_wide;
 };
-KERNEL_ARGS(BatchNormBwdArgs, dy, x, y, gamma, mean, rstd, dgamma, dbeta, dx, dz, rows, channels, block_rows, is_wide)
 
 template <class T, bool kIsWide>
 static __device__ void input_gradient(const BatchNormBwdArgs& a) {

@@ -22,7 +22,6 @@ struct BatchNormBwdPartialsArgs {
     float* partials;
     uint32_t rows, channels, block_rows, is_wide;
 };
-KERNEL_ARGS(BatchNormBwdPartialsArgs, dy, x, y, mean, partials, rows, channels, block_rows, is_wide)
 
 struct BatchNormBwdFinalizeArgs {
     const float* partials;
@@ -34,7 +33,6 @@ struct BatchNormBwdFinalizeArgs {
     uint32_t channels;
     float eps;
 };
-KERNEL_ARGS(BatchNormBwdFinalizeArgs, partials, save_rstd, running_var, dgamma, dbeta, num_blocks, channels, eps)
 
 template <class T, bool kIsWide>
 static __device__ void partials(const BatchNormBwdPartialsArgs& a) {

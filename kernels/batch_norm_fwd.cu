@@ -23,7 +23,6 @@ struct BatchNormFwdArgs {
     uint32_t rows, channels, block_rows, is_wide, relu;
     float eps;
 };
-KERNEL_ARGS(BatchNormFwdArgs, x, residual, y, gamma, beta, mean, save_rstd, running_var, rows, channels, block_rows, is_wide, relu, eps)
 
 template <class T, bool kIsWide>
 static __device__ void normalize(const BatchNormFwdArgs& a) {

@@ -18,7 +18,6 @@ struct BatchNormInferenceBwdArgs {
     uint32_t channels, block_rows, is_wide;
     float eps;
 };
-KERNEL_ARGS(BatchNormInferenceBwdArgs, dy, gamma, running_var, dx, rows, channels, block_rows, is_wide, eps)
 
 template <class T, bool kIsWide>
 static __device__ void scale_rows(const BatchNormInferenceBwdArgs& a) {

@@ -21,7 +21,6 @@ struct BatchNormPartialsArgs {
     float* partials;
     uint32_t rows, channels, block_rows, is_wide;
 };
-KERNEL_ARGS(BatchNormPartialsArgs, x, partials, rows, channels, block_rows, is_wide)
 
 struct BatchNormFinalizeArgs {
     const float* partials;
@@ -32,7 +31,6 @@ struct BatchNormFinalizeArgs {
     uint32_t num_blocks, rows, channels, block_rows;
     float eps, bn_momentum;
 };
-KERNEL_ARGS(BatchNormFinalizeArgs, partials, running_mean, running_var, save_mean, save_rstd, num_blocks, rows, channels, block_rows, eps, bn_momentum)
 
 template <class T, bool kIsWide>
 static __device__ void partials(const BatchNormPartialsArgs& a) {

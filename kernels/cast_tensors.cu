@@ -12,7 +12,6 @@ struct CastTensorsArgs {
     uint64_t arena;
     TensorTable<2> tensors;
 };
-KERNEL_ARGS(CastTensorsArgs, arena, tensors)
 
 KERNEL(cast_tensors_bf16, CastTensorsArgs, 256) {
     const uint32_t tensor = args.tensors.find();

@@ -12,7 +12,6 @@ struct ClearUpdateArgs {
     uint64_t arena;
     TensorTable<1> tensors;
 };
-KERNEL_ARGS(ClearUpdateArgs, arena, tensors)
 
 KERNEL(clear_update, ClearUpdateArgs, 256) {
     const uint32_t tensor = args.tensors.find();

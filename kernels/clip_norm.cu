@@ -18,7 +18,6 @@ struct ClipNormPartialsArgs {
     double* partials;
     TensorTable<1> tensors;
 };
-KERNEL_ARGS(ClipNormPartialsArgs, arena, partials, tensors)
 
 struct ClipNormTotalArgs {
     const double* partials;
@@ -27,7 +26,6 @@ struct ClipNormTotalArgs {
     uint64_t num_partials;
     double max_norm;
 };
-KERNEL_ARGS(ClipNormTotalArgs, partials, scale, norm, num_partials, max_norm)
 
 KERNEL(clip_norm_partials, ClipNormPartialsArgs, 256) {
     const uint32_t tensor = args.tensors.find();

@@ -14,7 +14,6 @@ struct CopyChannelsArgs {
     void* to;
     uint32_t rows, len, from_stride, from_first, to_stride, to_first;
 };
-KERNEL_ARGS(CopyChannelsArgs, from, to, rows, len, from_stride, from_first, to_stride, to_first)
 
 template <class Word>
 static __device__ void copy_channels(const CopyChannelsArgs& a) {

@@ -13,7 +13,6 @@ struct EmaUpdateArgs {
     TensorTable<2> tensors;
     double decay;
 };
-KERNEL_ARGS(EmaUpdateArgs, arena, tensors, decay)
 
 KERNEL(ema_update, EmaUpdateArgs, 256) {
     const uint32_t tensor = args.tensors.find();

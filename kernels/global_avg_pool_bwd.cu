@@ -15,7 +15,6 @@ struct GlobalAvgPoolBwdArgs {
     uint64_t pixels;
     uint32_t channels, is_wide;
 };
-KERNEL_ARGS(GlobalAvgPoolBwdArgs, dy, dx, pixels, channels, is_wide)
 
 template <class T, bool kIsWide>
 static __device__ void spread(const GlobalAvgPoolBwdArgs& a) {

@@ -15,7 +15,6 @@ struct GlobalAvgPoolFwdArgs {
     uint64_t pixels;
     uint32_t channels, is_wide;
 };
-KERNEL_ARGS(GlobalAvgPoolFwdArgs, x, y, pixels, channels, is_wide)
 
 template <class T, bool kIsWide>
 static __device__ void image_mean(const GlobalAvgPoolFwdArgs& a) {

@@ -16,7 +16,6 @@ struct LinearDbArgs {
     uint64_t num_rows;
     uint64_t num_classes;
 };
-KERNEL_ARGS(LinearDbArgs, dy, db, num_rows, num_classes)
 
 static __device__ __forceinline__ void linear_db(const LinearDbArgs& a) {
     constexpr uint32_t kWarps = 256 / kWarpThreads;

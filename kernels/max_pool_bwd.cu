@@ -18,7 +18,6 @@ struct MaxPoolBwdArgs {
     uint64_t num_pixels;
     PoolGeometry geometry;
 };
-KERNEL_ARGS(MaxPoolBwdArgs, dy, argmax, dx, num_pixels, geometry)
 
 template <class T, int kWidth>
 static __device__ void gather_gradients(const MaxPoolBwdArgs& a) {

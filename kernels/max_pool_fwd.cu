@@ -20,7 +20,6 @@ struct MaxPoolFwdArgs {
     uint64_t num_windows;
     PoolGeometry geometry;
 };
-KERNEL_ARGS(MaxPoolFwdArgs, x, y, argmax, num_windows, geometry)
 
 template <class T, int kWidth>
 static __device__ void largest_of_windows(const MaxPoolFwdArgs& a) {

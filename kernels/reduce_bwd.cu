@@ -14,7 +14,6 @@ struct ReduceBwdArgs {
     uint64_t num_elems;
     double scale;
 };
-KERNEL_ARGS(ReduceBwdArgs, dy, dx, num_elems, scale)
 
 template <class T>
 static __device__ void reduce_bwd(const ReduceBwdArgs& a) {

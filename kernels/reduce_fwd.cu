@@ -11,14 +11,14 @@
 #include "elementwise.cuh"
 
 constexpr int kThreads = 256;
-constexpr int kChunkElems = 4096;
+// Elements that one block sums.
+FOR_RUST constexpr int kChunkElems = 4096;
 
 struct ReducePartialsArgs {
     const void* x;
     double* partials;
     uint64_t num_elems;
 };
-KERNEL_ARGS(ReducePartialsArgs, x, partials, num_elems)
 
 struct ReduceTotalArgs {
     const double* partials;
@@ -26,7 +26,6 @@ struct ReduceTotalArgs {
     uint64_t num_partials;
     double scale;
 };
-KERNEL_ARGS(ReduceTotalArgs, partials, y, num_partials, scale)
 
 template <class T>
 static __device__ void reduce_partials(const ReducePartialsArgs& a) {

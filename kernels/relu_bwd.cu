@@ -14,7 +14,6 @@ struct ReluBwdArgs {
     void* dx;
     uint64_t num_elems;
 };
-KERNEL_ARGS(ReluBwdArgs, dy, y, dx, num_elems)
 
 template <class T>
 static __device__ void relu_bwd(const ReluBwdArgs& a) {

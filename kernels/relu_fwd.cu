@@ -13,7 +13,6 @@ struct ReluFwdArgs {
     void* y;
     uint64_t num_elems;
 };
-KERNEL_ARGS(ReluFwdArgs, x, y, num_elems)
 
 template <class T>
 static __device__ void relu_fwd(const ReluFwdArgs& a) {

@@ -18,7 +18,6 @@ struct SgdUpdateArgs {
     float momentum, weight_decay;
     uint64_t nesterov;
 };
-KERNEL_ARGS(SgdUpdateArgs, arena, hyper, grad_scale, tensors, momentum, weight_decay, nesterov)
 
 KERNEL(sgd_update, SgdUpdateArgs, 256) {
     const uint32_t tensor = args.tensors.find();

@@ -21,7 +21,6 @@ struct SoftmaxXentBwdArgs {
     uint32_t rows, classes;
     double label_smoothing;
 };
-KERNEL_ARGS(SoftmaxXentBwdArgs, dloss, probs, labels, partners, weights, dlogits, rows, classes, label_smoothing)
 
 KERNEL(softmax_xent_bwd, SoftmaxXentBwdArgs, 256) {
     uint32_t counted = 0;

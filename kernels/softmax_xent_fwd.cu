@@ -25,7 +25,6 @@ struct SoftmaxXentRowsArgs {
     uint32_t rows, classes;
     double label_smoothing;
 };
-KERNEL_ARGS(SoftmaxXentRowsArgs, logits, labels, partners, weights, probs, losses, ranks, rows, classes, label_smoothing)
 
 struct SoftmaxXentTotalsArgs {
     const float* losses;
@@ -35,7 +34,6 @@ struct SoftmaxXentTotalsArgs {
     int32_t* hits;
     uint64_t rows;
 };
-KERNEL_ARGS(SoftmaxXentTotalsArgs, losses, ranks, labels, loss, hits, rows)
 
 // Behind every class: rows that are no hit.
 constexpr uint32_t kNoRank = 0xffffffffu;

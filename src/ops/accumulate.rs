@@ -1,11 +1,11 @@
 //! Gradient accumulation over micro-batches: sums that live as state between them.
 
 use crate::device::cpu::{CpuArgs, Real, for_each_chunk, vectorized};
+use crate::device::kernels::{self, AccumulateUpdateArgs, ClearUpdateArgs};
 use crate::device::{LaunchArgs, Launcher};
 use crate::error::Result;
 use crate::graph::{Op, ValueType};
-use crate::ops::launch::{ArgsTwin, kernel_args, launch_kernel};
-use crate::ops::multi_tensor::{Groups, table_words};
+use crate::ops::multi_tensor::Groups;
 use crate::ops::{CHUNK_ELEMS, dispatch_real};
 
 /// `((sum, term)...)`, changing the sums: sum += term.
@@ -64,7 +64,7 @@ impl Op for Accumulate {
     fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
         self.groups.launch_tables(args, |tensors, num_blocks| {
             let arguments = AccumulateUpdateArgs { arena: args.arena_address, tensors };
-            launch_kernel(launcher, "accumulate_update", [num_blocks, 1, 1], &arguments)
+            kernels::ACCUMULATE_UPDATE.launch(launcher, num_blocks, &arguments)
         })
     }
 }
@@ -95,20 +95,7 @@ impl Op for Clear {
     fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
         self.groups.launch_tables(args, |tensors, num_blocks| {
             let arguments = ClearUpdateArgs { arena: args.arena_address, tensors };
-            launch_kernel(launcher, "clear_update", [num_blocks, 1, 1], &arguments)
+            kernels::CLEAR_UPDATE.launch(launcher, num_blocks, &arguments)
         })
     }
 }
-
-kernel_args! {
-    /// kernels/accumulate_update.cu
-    AccumulateUpdateArgs for ["accumulate_update"] { arena: u64, tensors: [u32; table_words(2)] }
-}
-
-kernel_args! {
-    /// kernels/clear_update.cu
-    ClearUpdateArgs for ["clear_update"] { arena: u64, tensors: [u32; table_words(1)] }
-}
-
-/// Argument structs of this file's kernels.
-pub(super) const TWINS: &[ArgsTwin] = &[AccumulateUpdateArgs::TWIN, ClearUpdateArgs::TWIN];

@@ -1,11 +1,11 @@
 //! Gradient clipping by global norm, as PyTorch's `clip_grad_norm_`.
 
 use crate::device::cpu::{CpuArgs, Real, for_each_chunk, vectorized};
+use crate::device::kernels::{self, ClipNormPartialsArgs, ClipNormTotalArgs};
 use crate::device::{DeviceKind, LaunchArgs, Launcher};
 use crate::error::Result;
 use crate::graph::{Cost, Op, ValueType};
-use crate::ops::launch::{ArgsTwin, address, kernel_args, launch_kernel};
-use crate::ops::multi_tensor::{Groups, num_blocks, table_words};
+use crate::ops::multi_tensor::{Groups, num_blocks};
 use crate::ops::{CHUNK_ELEMS, dispatch_real};
 use crate::tensor::Shape;
 
@@ -83,7 +83,7 @@ impl Op for ClipNorm {
     }
 
     fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
-        let partials = address(args, &args.workspace);
+        let partials = args.workspace();
         let mut num_partials = 0;
         self.groups.launch_tables(args, |tensors, num_blocks| {
             let arguments = ClipNormPartialsArgs {
@@ -92,16 +92,16 @@ impl Op for ClipNorm {
                 tensors,
             };
             num_partials += num_blocks;
-            launch_kernel(launcher, "clip_norm_partials", [num_blocks, 1, 1], &arguments)
+            kernels::CLIP_NORM_PARTIALS.launch(launcher, num_blocks, &arguments)
         })?;
         let arguments = ClipNormTotalArgs {
             partials,
-            scale: address(args, &args.outputs[0]),
-            norm: address(args, &args.outputs[1]),
+            scale: args.output(0),
+            norm: args.output(1),
             num_partials: num_partials as u64,
             max_norm: f64::from(self.max_norm),
         };
-        launch_kernel(launcher, "clip_norm_total", [1; 3], &arguments)
+        kernels::CLIP_NORM_TOTAL.launch(launcher, 1, &arguments)
     }
 }
 
@@ -115,26 +115,3 @@ fn sum_of_squares<T: Real>(values: &[T]) -> f64 {
         sums.iter().sum::<f64>() + rows.remainder().iter().map(|v| v.to_f64() * v.to_f64()).sum::<f64>()
     })
 }
-
-kernel_args! {
-    /// kernels/clip_norm.cu
-    ClipNormPartialsArgs for ["clip_norm_partials"] {
-        arena: u64,
-        partials: u64,
-        tensors: [u32; table_words(1)],
-    }
-}
-
-kernel_args! {
-    /// kernels/clip_norm.cu
-    ClipNormTotalArgs for ["clip_norm_total"] {
-        partials: u64,
-        scale: u64,
-        norm: u64,
-        num_partials: u64,
-        max_norm: f64,
-    }
-}
-
-/// Argument structs of this file's kernels.
-pub(super) const TWINS: &[ArgsTwin] = &[ClipNormPartialsArgs::TWIN, ClipNormTotalArgs::TWIN];

@@ -111,32 +111,6 @@ pub fn registry() -> Vec<(&'static str, Vec<Case>)> {
     ]
 }
 
-/// The argument structs of the kernels, by operation.
-pub fn args_twins() -> Vec<launch::ArgsTwin> {
-    [
-        accumulate::TWINS,
-        adam::TWINS,
-        add::TWINS,
-        augment::TWINS,
-        avg_pool::TWINS,
-        batch_norm::TWINS,
-        cast::TWINS,
-        clip::TWINS,
-        concat::TWINS,
-        conv2d::TWINS,
-        ema::TWINS,
-        linear::TWINS,
-        max_pool::TWINS,
-        rasterise::TWINS,
-        reduce::TWINS,
-        relu::TWINS,
-        sgd::TWINS,
-        softmax_xent::TWINS,
-        stem::TWINS,
-    ]
-    .concat()
-}
-
 /// Calls `run::<f32>(args)` or `run::<f64>(args)` by the element type.
 macro_rules! dispatch_real {
     ($dtype:expr, $run:ident($($arg:expr),*)) => {

@@ -12,8 +12,6 @@ mod inference;
 mod launch;
 mod train;
 
-pub(super) use launch::TWINS;
-
 pub use bwd::{BatchNormBwd, BatchNormInferenceBwd};
 pub use inference::BatchNormInference;
 pub use train::BatchNormTrain;

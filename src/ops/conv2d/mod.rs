@@ -8,7 +8,7 @@ mod kernel_tests;
 mod launch;
 mod variants;
 
-pub(super) use launch::{Conv2dArgs, Conv2dWgradArgs, Operands, SplitSumArgs, TWINS, split_sum};
+pub(super) use launch::Operands;
 pub(super) use variants::Split;
 use variants::{Pass, choose, wgrad_workspace_bytes};
 
