@@ -4,16 +4,20 @@
 
 mod accumulate;
 mod adam;
+mod adaptive_avg_pool;
 mod add;
 mod augment;
 mod avg_pool;
 mod batch_norm;
+mod bias;
 mod cast;
 mod clip;
 mod codes;
 mod concat;
 mod conv2d;
+mod dropout;
 mod ema;
+mod flatten;
 pub mod launch;
 mod linear;
 mod max_pool;
@@ -27,18 +31,22 @@ mod stem;
 
 pub use accumulate::{Accumulate, Clear};
 pub use adam::{Adam, AdamConfig};
+pub use adaptive_avg_pool::{AdaptiveAvgPool, AdaptiveAvgPoolBwd, adaptive_avg_pool};
 pub use add::{Add, add};
 pub use augment::{AugmentFwd, augment};
 pub use avg_pool::{GlobalAvgPool, GlobalAvgPoolBwd, global_avg_pool};
 pub use batch_norm::{
     BatchNormBwd, BatchNormInference, BatchNormInferenceBwd, BatchNormTrain, BnConfig, Mode, batch_norm,
 };
+pub use bias::{AddBias, AddBiasBwd, add_bias};
 pub use cast::{Cast, CastTensors, cast};
 pub use clip::ClipNorm;
 pub use codes::{CODE_CHANNELS, MAX_CODED_CLASSES, code};
 pub use concat::{Concat, SliceChannels, concat};
 pub use conv2d::{Conv2dConfig, Conv2dDgrad, Conv2dFprop, Conv2dWgrad, Window, conv2d, conv2d_with};
+pub use dropout::{DRAWS, Dropout, dropout};
 pub use ema::Ema;
+pub use flatten::{Flatten, FlattenBwd, flatten};
 pub use linear::{LinearDgrad, LinearFprop, LinearWgrad, linear};
 pub use max_pool::{MaxPool, MaxPoolBwd, PoolWindow, max_pool};
 pub use rasterise::{Paint, Rasterise, rasterise};
@@ -97,11 +105,15 @@ impl Case {
 /// The test cases of every operation, by operation.
 pub fn registry() -> Vec<(&'static str, Vec<Case>)> {
     vec![
+        ("adaptive_avg_pool", adaptive_avg_pool::cases()),
         ("add", add::cases()),
         ("avg_pool", avg_pool::cases()),
         ("batch_norm", batch_norm::cases()),
+        ("bias", bias::cases()),
         ("concat", concat::cases()),
         ("conv2d", conv2d::cases()),
+        ("dropout", dropout::cases()),
+        ("flatten", flatten::cases()),
         ("linear", linear::cases()),
         ("max_pool", max_pool::cases()),
         ("reduce", reduce::cases()),
