@@ -91,6 +91,7 @@
 //! ```
 
 pub mod error;
+pub mod prelude;
 pub mod reproduce;
 pub mod rng;
 pub mod tensor;
@@ -113,7 +114,10 @@ pub mod exec;
 pub mod check;
 
 pub mod cli;
+pub mod infer;
 pub mod report;
+pub mod run;
+pub mod step;
 pub mod train;
 
 pub use error::{Error, Result};

@@ -14,8 +14,8 @@ use residuum::ops::{
     self, AdamConfig, BatchNormInference, BatchNormTrain, Conv2dFprop, LinearFprop, PoolWindow, SgdConfig,
     Window,
 };
+use residuum::step::{Optimiser, hyper_parameters};
 use residuum::tensor::{DType, Layout, Shape, Tensor};
-use residuum::train::step::{Optimiser, hyper_parameters};
 use runner::Runner;
 use safetensors::SafeTensors;
 use serde_json::Value as Json;

@@ -7,7 +7,7 @@ mod devices;
 use devices::{Open, Watch, on_each_device};
 use half::bf16;
 use residuum::check::Trial;
-use residuum::exec::Session;
+use residuum::exec::{Session, Start};
 use residuum::graph::{Graph, Init, Op, ValueId};
 use residuum::ops::{
     Accumulate, Adam, AdamConfig, BatchNormBwd, BatchNormInference, BatchNormInferenceBwd, BatchNormTrain,
@@ -55,7 +55,7 @@ fn check_both(name: &str, record: impl Fn(&mut Graph) + 'static) {
 /// A session that runs `graph` with every access judged, where that can be.
 fn session_of(graph: &Graph, open: Open) -> Session {
     let device = open(Watch { seed: 1, judged: true });
-    Session::on(plan(&[graph], device.kind()).unwrap(), device).unwrap()
+    Session::on(plan(&[graph], device.kind()).unwrap(), device, Start::Seed(0)).unwrap()
 }
 
 fn input(graph: &mut Graph, name: &str, shape: impl Into<Shape>) -> ValueId {

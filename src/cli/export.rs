@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 use super::eval::ModelArgs;
 use super::flags::check_output;
 use crate::error::{Error, Result};
-use crate::train::export;
+use crate::infer::export;
 
 /// Write a trained model for other programs
 #[derive(Debug, Args)]

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::device::{Device, DeviceChoice};
 use crate::error::{Error, Result};
-use crate::train::atomic;
+use crate::run::replace;
 
 /// Takes the device that `--device` names, saying on stderr why `auto` did not take a GPU.
 pub(super) fn open_device(text: &str) -> Result<Device> {
@@ -40,7 +40,7 @@ pub(super) fn check_picture(flag: &str, path: &Path) -> Result<()> {
 
 /// Replaces the file at `path` as a whole.
 pub(super) fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
-    atomic::replace(path, |writer| writer.write_all(bytes)).map_err(Error::io("write", path))
+    replace::replace(path, |writer| writer.write_all(bytes)).map_err(Error::io("write", path))
 }
 
 /// Three comma-separated numbers, one a channel.

@@ -9,16 +9,16 @@ use super::flags::{check_output, check_picture, open_device, write_file};
 use crate::data::{self, OpenOptions, Split, decode_image};
 use crate::device::Device;
 use crate::error::{Error, Result};
+use crate::infer::grad_cam::Explainer;
+use crate::infer::model_file::ModelFile;
+use crate::infer::predictor::{self, Predictor, Prepare, most_probable, photos_batch};
+use crate::infer::submission;
 use crate::report::{PhotoTile, heat_map, sheet};
+use crate::run::checkpoint::{self, NamedTensor};
+use crate::step::evaluate::Views;
+use crate::step::feed::Feed;
+use crate::step::values;
 use crate::tensor::{Shape, Tensor};
-use crate::train::checkpoint::{self, NamedTensor};
-use crate::train::evaluate::Views;
-use crate::train::explain::Explainer;
-use crate::train::feed::Feed;
-use crate::train::model_file::ModelFile;
-use crate::train::predictor::{self, Predictor, Prepare, most_probable, photos_batch};
-use crate::train::step::values;
-use crate::train::submission;
 
 /// Categories shown for each photo.
 const NUM_SHOWN: usize = 5;

@@ -34,7 +34,8 @@ pub struct LinearWgrad;
 pub fn linear(graph: &mut Graph, name: &str, x: ValueId, out_features: usize) -> Result<ValueId> {
     let features = graph.shape(x).last();
     let init = Init::Uniform { bound: 1.0 / (features as f32).sqrt() };
-    let weight = graph.parameter(&format!("{name}.weight"), [out_features, features], Layout::Flat, init);
+    let weight =
+        graph.parameter(&format!("{name}.weight"), [out_features, features], Layout::Flat, init.clone());
     let bias = graph.parameter(&format!("{name}.bias"), [out_features], Layout::Flat, init);
     graph.apply_one(name, LinearFprop, &[x, weight, bias])
 }

@@ -12,10 +12,10 @@ use std::path::{Path, PathBuf};
 
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::train::atomic;
+use crate::run::metrics::{self, Records};
+use crate::run::replace;
+use crate::run::run_dir::{Env, RunDir};
 use crate::train::config::TrainConfig;
-use crate::train::metrics::{self, Records};
-use crate::train::run_dir::{Env, RunDir};
 use crate::train::trainer::Trainer;
 
 pub use experiments::{Experiment, Part};
@@ -122,7 +122,7 @@ fn write_pages(options: &Options, done: &[Done]) -> Result<Pages> {
     let page = page::page(options, done)?;
     let write = |name: &str, text: String| {
         let path = options.output.join(name);
-        let written = atomic::replace(&path, |writer| writer.write_all(text.as_bytes()));
+        let written = replace::replace(&path, |writer| writer.write_all(text.as_bytes()));
         written.map_err(Error::io("write", &path)).map(|()| path)
     };
     Ok(Pages {

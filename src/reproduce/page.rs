@@ -5,8 +5,8 @@ use super::{Done, Gallery, Options, Part, SHOWN_SEED};
 use crate::data::{self, OpenOptions, Split, decode_image};
 use crate::error::Result;
 use crate::report::{Align, Cell, Chart, Figure, Page, Section, Series, Table};
-use crate::train::metrics::Epoch;
-use crate::train::page::{duration, grouped};
+use crate::run::metrics::Epoch;
+use crate::run::page::{duration, grouped};
 use crate::transform::Image;
 
 /// Height and width of the photo of figure 4.

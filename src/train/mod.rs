@@ -1,30 +1,13 @@
-//! Training: the graphs of a step, the loop around them, and what a run leaves behind.
+//! The training loop: settings, data, schedule, and what is written after every epoch.
 
-pub mod atomic;
-pub mod checkpoint;
+pub mod capacity;
 pub mod config;
-pub mod evaluate;
-pub mod explain;
-pub mod export;
-pub mod feed;
-pub mod fit;
-pub mod metrics;
-pub mod model_file;
-pub mod onnx;
-pub mod page;
+mod log;
 pub mod predictions;
-pub mod predictor;
-pub mod pretrained;
 mod progress;
 pub mod recipe;
-pub mod run_dir;
 pub mod schedule;
 pub mod signal;
 pub mod source;
-pub mod state;
-pub mod step;
-pub mod submission;
 pub mod summary;
-pub mod tensorboard;
 pub mod trainer;
-pub mod weights;

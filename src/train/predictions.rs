@@ -8,10 +8,10 @@ use std::io;
 
 use serde::{Deserialize, Serialize};
 
-use super::evaluate::Prediction;
-use super::run_dir::RunDir;
 use crate::data::Pack;
 use crate::error::{Error, Result};
+use crate::run::run_dir::RunDir;
+use crate::step::evaluate::Prediction;
 
 const FILE: &str = "predictions.jsonl";
 

@@ -3,8 +3,8 @@
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::IsTerminal;
 
-use super::metrics::{Epoch, Step};
 use super::summary::epoch_line;
+use crate::run::metrics::{Epoch, Step};
 
 /// The voice of a run.
 #[derive(Debug)]

@@ -3,18 +3,18 @@
 use image::codecs::jpeg::JpegEncoder;
 use image::{ExtendedColorType, ImageEncoder};
 
-use super::evaluate::{Evaluation, Prediction, count_confusion};
-use super::explain::Explainer;
-use super::metrics::{self, Epoch, summary_csv};
-use super::model_file::ModelFile;
-use super::page::{JudgedPhoto, RunPage};
 use super::predictions;
-use super::predictor::Prepare;
-use super::run_dir::{Env, RunDir};
 use super::source::Source;
 use crate::device::Device;
 use crate::error::{Error, Result};
+use crate::infer::grad_cam::Explainer;
+use crate::infer::model_file::ModelFile;
+use crate::infer::predictor::Prepare;
 use crate::report::{Confusion, heat_map};
+use crate::run::metrics::{self, Epoch, summary_csv};
+use crate::run::page::{JudgedPhoto, RunPage};
+use crate::run::run_dir::{Env, RunDir};
+use crate::step::evaluate::{Evaluation, Prediction, count_confusion};
 
 /// Images shown as the surest mistakes.
 const NUM_MISTAKES: usize = 14;

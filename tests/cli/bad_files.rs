@@ -2,8 +2,8 @@
 
 use std::fs;
 
-use residuum::train::checkpoint::{self, NamedTensor};
-use residuum::train::state;
+use residuum::run::checkpoint::{self, NamedTensor};
+use residuum::run::state;
 use serde_json::Value;
 
 use crate::program::{Program, failed};

@@ -5,10 +5,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use residuum::device::Device;
+use residuum::infer::model_file::{CardOverrides, ModelFile};
+use residuum::run::checkpoint::{self, NamedTensor};
+use residuum::step::values;
 use residuum::tensor::{Shape, Tensor};
-use residuum::train::checkpoint::{self, NamedTensor};
-use residuum::train::model_file::{CardOverrides, ModelFile};
-use residuum::train::step::values;
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::Value;
 

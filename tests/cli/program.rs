@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use image::{Rgb, RgbImage};
 use residuum::data::scenes;
-use residuum::train::metrics::{self, Records};
+use residuum::run::metrics::{self, Records};
 use tempfile::TempDir;
 
 /// A small run on [`Program::with_scenes`]: two epochs of five steps.

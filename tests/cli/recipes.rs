@@ -2,8 +2,8 @@
 
 use std::fs;
 
+use residuum::run::run_dir::RunDir;
 use residuum::train::config::TrainConfig;
-use residuum::train::run_dir::RunDir;
 
 use super::program::Program;
 

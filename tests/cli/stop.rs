@@ -3,7 +3,7 @@
 use std::fs;
 use std::process::Stdio;
 
-use residuum::train::state;
+use residuum::run::state;
 
 use crate::program::{Program, SMALL_RUN, failed, signal, texts};
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Stdio;
 
 use image::imageops;
-use residuum::train::checkpoint::{self, NamedTensor};
+use residuum::run::checkpoint::{self, NamedTensor};
 use serde_json::Value;
 
 use crate::program::{Program, failed, signal};

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use residuum::device::Device;
-use residuum::train::explain::Explainer;
+use residuum::infer::grad_cam::Explainer;
 use serde_json::Value;
 
 use crate::common::formula;

@@ -4,9 +4,9 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use residuum::train::checkpoint::{self, NamedTensor};
-use residuum::train::export::{write_onnx, write_safetensors};
-use residuum::train::model_file::{CardOverrides, ModelFile};
+use residuum::infer::export::{write_onnx, write_safetensors};
+use residuum::infer::model_file::{CardOverrides, ModelFile};
+use residuum::run::checkpoint::{self, NamedTensor};
 use serde_json::Value;
 use tempfile::TempDir;
 

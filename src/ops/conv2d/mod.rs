@@ -107,6 +107,13 @@ pub struct Conv2dConfig {
     pub window: Window,
 }
 
+impl Conv2dConfig {
+    /// Square kernels of an odd `size`, padded so that `stride` 1 keeps height and width.
+    pub fn square(out_channels: usize, size: usize, stride: usize) -> Conv2dConfig {
+        Conv2dConfig { out_channels, kernel: [size, size], window: Window::square(stride, size / 2) }
+    }
+}
+
 /// Records a convolution of `x` and its parameter `<name>.weight`, He-initialised for a ReLU behind it: normal with
 /// variance 2 / fan_out, fan_out = K*R*S (He et al. 2015, "Delving deep into rectifiers").
 ///

@@ -2,14 +2,15 @@
 
 use std::path::Path;
 
-use super::atomic;
 use super::model_file::ModelFile;
 use super::onnx::{self, OnnxModel};
-use super::weights;
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::graph::Graph;
+use crate::models::Network;
 use crate::ops::Mode;
+use crate::run::replace;
+use crate::step::weights::{self, Weights};
 use crate::tensor::DType;
 
 const NUM_BATCHES_SUFFIX: &str = ".num_batches_tracked";
@@ -22,10 +23,12 @@ pub fn write_safetensors(file: &ModelFile, path: &Path) -> Result<()> {
     let session = file.session(1, Device::Cpu)?;
     let count = file.tensors().iter().find(|tensor| tensor.name.ends_with(NUM_BATCHES_SUFFIX));
     let num_batches = match count.map(|tensor| &tensor.data) {
-        Some(super::checkpoint::TensorData::I64(count)) => count.first().map_or(0, |&count| count as u64),
+        Some(crate::run::checkpoint::TensorData::I64(count)) => {
+            count.first().map_or(0, |&count| count as u64)
+        }
         _ => 0,
     };
-    let tensors = weights::model_tensors(&session, "", num_batches)?;
+    let tensors = weights::model_tensors(&session, Weights::Trained, num_batches)?;
     ModelFile::new(path, file.card.clone(), tensors).write(path)
 }
 
@@ -49,7 +52,7 @@ pub fn write_onnx(file: &ModelFile, path: &Path) -> Result<()> {
     file.session(1, Device::Cpu)?;
     let mut graph = Graph::new(DType::F32);
     let images = graph.input(onnx::IMAGES, [1, card.img_size, card.img_size, 3], DType::F32);
-    let logits = file.network()?.forward(&mut graph, images.into(), Mode::Eval)?;
+    let logits = file.model()?.forward(&mut graph, images.into(), Mode::Eval)?;
     let metadata = [
         ("model", card.model.clone()),
         ("form", card.form.clone()),
@@ -69,7 +72,7 @@ pub fn write_onnx(file: &ModelFile, path: &Path) -> Result<()> {
     };
     let model = OnnxModel { graph: &graph, images, logits, weights: &weights, metadata: &metadata };
     let bytes = model.to_bytes()?;
-    atomic::replace(path, |writer| writer.write_all(&bytes)).map_err(Error::io("write", path))
+    replace::replace(path, |writer| writer.write_all(&bytes)).map_err(Error::io("write", path))
 }
 
 fn join(channels: [f32; 3]) -> String {

@@ -2,16 +2,16 @@
 
 use std::borrow::Cow;
 
-use super::evaluate::{Views, mirror};
-use super::feed::Feed;
 use super::model_file::ModelFile;
-use super::step::values;
 use crate::batch::Batch;
 use crate::batch::collate::Collator;
 use crate::device::{Device, Slot};
 use crate::error::Result;
 use crate::exec::Session;
 use crate::ops::PADDING_LABEL;
+use crate::step::evaluate::{Views, mirror};
+use crate::step::feed::Feed;
+use crate::step::values;
 use crate::transform::SampleParams;
 
 /// Images run at once.
@@ -37,7 +37,7 @@ pub struct Prepare {
 impl Prepare {
     /// As the model of `file` expects its images.
     pub fn new(file: &ModelFile) -> Prepare {
-        Prepare { collator: Collator::new(file.config(1).normalization()), image_size: file.card.img_size }
+        Prepare { collator: Collator::new(file.card.normalization()), image_size: file.card.img_size }
     }
 
     /// Writes `pixels`, HWC u8 as decoded at the model's size, to `image`, HWC f32 normalised.

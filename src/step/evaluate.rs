@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::feed::Feed;
-use super::step::values;
+use super::values;
 use crate::batch::{Batch, Loader, LoaderOptions};
 use crate::data::annotations::Annotations;
 use crate::data::pack::Pack;
@@ -89,6 +89,7 @@ pub struct Evaluator {
     loss: Slot,
     hits: Slot,
     probs: Slot,
+    logits: Slot,
     views: Views,
 }
 
@@ -115,6 +116,7 @@ impl Evaluator {
             loss: slot(values::LOSS)?,
             hits: slot(values::HITS)?,
             probs: slot(values::PROBS)?,
+            logits: slot(values::LOGITS)?,
             views: Views::One,
         })
     }
@@ -166,6 +168,15 @@ impl Evaluator {
         sums.loss /= sums.num_images as f64;
         sums.elapsed = start.elapsed();
         Ok(sums)
+    }
+
+    /// The scores of a batch, row by row.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if the device fails.
+    pub fn logits(&mut self, session: &mut Session, batch: &Batch) -> Result<Vec<f32>> {
+        self.run_view(session, batch, None)?;
+        Ok(session.read::<f32>(&self.logits)?.into_owned())
     }
 
     /// One forward pass. All inputs are written: a pass may have put something else where they lay.

@@ -1,6 +1,6 @@
 //! What the host writes before a step: the parts of a batch that the planned graph takes.
 
-use super::step::values;
+use super::values;
 use crate::batch::Batch;
 use crate::data::annotations::Annotations;
 use crate::device::Slot;

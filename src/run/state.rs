@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::error::{Error, Result};
-use crate::train::checkpoint::{self, NamedTensor};
-use crate::train::metrics::Epoch;
+use crate::run::checkpoint::{self, NamedTensor};
+use crate::run::metrics::Epoch;
 
 /// Raised whenever the meaning of the file changes.
 pub const FORMAT: u32 = 1;
@@ -152,7 +152,7 @@ mod exact {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::train::metrics;
+    use crate::run::metrics;
 
     fn state() -> TrainState {
         TrainState {

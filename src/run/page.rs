@@ -2,8 +2,8 @@
 //! can be made again at any time.
 
 use crate::report::{Align, Budget, Chart, Confusion, Figure, Page, Section, Series, Table, Tile};
-use crate::train::metrics::{Epoch, Records, Run, Step};
-use crate::train::run_dir::Env;
+use crate::run::metrics::{Epoch, Records, Run, Step};
+use crate::run::run_dir::Env;
 
 /// Lines over steps have at most so many points; each then stands for several steps, with their spread behind
 /// it.
@@ -333,7 +333,7 @@ pub(crate) fn duration(seconds: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::train::metrics::Event;
+    use crate::run::metrics::Event;
 
     fn epoch(epoch: u64, eval_err1: f64) -> Epoch {
         Epoch {

@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::train::atomic;
+use crate::run::replace;
 
 const CONFIG: &str = "config.toml";
 const CHECKPOINTS: &str = "checkpoints";
@@ -98,7 +98,7 @@ impl RunDir {
         self.path.join(CHECKPOINTS).join(name)
     }
 
-    /// The measurements, see [`crate::train::metrics`].
+    /// The measurements, see [`crate::run::metrics`].
     pub fn metrics(&self) -> PathBuf {
         self.file("metrics.jsonl")
     }
@@ -109,7 +109,7 @@ impl RunDir {
     /// [`Error::Io`] if it cannot be written; an earlier one is then intact.
     pub fn write(&self, name: &str, contents: impl AsRef<[u8]>) -> Result<()> {
         let path = self.file(name);
-        atomic::replace(&path, |writer| writer.write_all(contents.as_ref()))
+        replace::replace(&path, |writer| writer.write_all(contents.as_ref()))
             .map_err(Error::io("write", &path))
     }
 

@@ -1,0 +1,154 @@
+//! Weights between a session and files: torchvision's names and shapes, and the whole state of a run.
+
+use std::path::Path;
+
+use crate::error::{Error, Result};
+use crate::exec::Session;
+use crate::graph::{Init, Role};
+use crate::plan::Persistent;
+use crate::run::checkpoint::{NamedTensor, check_names};
+use crate::tensor::{Layout, Shape, Tensor};
+
+/// Which of the two sets of weights of a training session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Weights {
+    /// Those that updates change.
+    Trained,
+    /// Their moving averages.
+    Averaged,
+}
+
+/// The values that a run learns or keeps count of: everything persistent but the data.
+fn without_data(session: &Session) -> impl Iterator<Item = &Persistent> {
+    session.program().persistent.iter().filter(|p| p.value.role != Role::Data)
+}
+
+/// Parameters and running statistics, each with its name in weight files.
+pub(super) fn model_values(session: &Session, weights: Weights) -> impl Iterator<Item = (&str, &Persistent)> {
+    without_data(session).filter_map(move |p| match (&p.value.init, weights) {
+        (Some(Init::CopyOf(name)), Weights::Averaged) if p.value.role == Role::Average => {
+            Some((name.as_str(), p))
+        }
+        (_, Weights::Trained) if p.value.role.is_model() => Some((p.value.name.as_str(), p)),
+        _ => None,
+    })
+}
+
+/// The model under torchvision's names and shapes: filters OIHW, `num_batches_tracked` next to each running variance.
+///
+/// # Errors
+/// [`Error::Device`] if the device refuses the copy.
+pub fn model_tensors(
+    session: &Session,
+    weights: Weights,
+    num_batches: u64,
+) -> Result<Vec<NamedTensor<'static>>> {
+    let mut tensors = Vec::new();
+    for (name, p) in model_values(session, weights) {
+        let tensor = Tensor::new(p.slot.shape, session.read::<f32>(&p.slot)?.into_owned());
+        let tensor = tensor.to_file_layout(p.value.layout);
+        tensors.push(NamedTensor::f32(name, tensor.shape().dims(), tensor.into_data()));
+        if let Some(layer) = name.strip_suffix(".running_var") {
+            let count = vec![num_batches as i64];
+            tensors.push(NamedTensor::i64(format!("{layer}.num_batches_tracked"), [].as_slice(), count));
+        }
+    }
+    Ok(tensors)
+}
+
+/// Reads a model written by [`model_tensors`], or by torchvision, into the session's trained weights. `last_layer` is
+/// [`crate::models::Network::last_layer`]; messages call the file `path`.
+///
+/// # Errors
+/// [`Error::Checkpoint`] naming the first tensor that is missing, unknown or of another shape.
+pub fn load_model(
+    session: &mut Session,
+    last_layer: &str,
+    tensors: &[NamedTensor<'_>],
+    path: &Path,
+) -> Result<()> {
+    let values: Vec<(String, Persistent)> =
+        model_values(session, Weights::Trained).map(|(name, p)| (name.to_string(), p.clone())).collect();
+    load_values(session, &values, last_layer, tensors, path)
+}
+
+/// Reads the values called so from a file that has them and nothing more.
+pub(super) fn load_values(
+    session: &mut Session,
+    values: &[(String, Persistent)],
+    last_layer: &str,
+    tensors: &[NamedTensor<'_>],
+    path: &Path,
+) -> Result<()> {
+    let mut names: Vec<(String, Vec<usize>)> = Vec::new();
+    for (name, p) in values {
+        names.push((name.clone(), file_shape(p)));
+        if let Some(layer) = name.strip_suffix(".running_var") {
+            names.push((format!("{layer}.num_batches_tracked"), vec![]));
+        }
+    }
+    check_names(&names, tensors, last_layer, path)?;
+    for (name, p) in values {
+        let found = tensors.iter().find(|t| t.name == *name);
+        let data = found.and_then(NamedTensor::as_f32);
+        let data =
+            data.ok_or_else(|| Error::checkpoint(path, format!("tensor `{name}` does not hold floats")))?;
+        let tensor = Tensor::new(Shape::new(&file_shape(p)), data.to_vec()).from_file_layout(p.value.layout);
+        session.write::<f32>(&p.slot, tensor.data())?;
+    }
+    Ok(())
+}
+
+fn file_shape(p: &Persistent) -> Vec<usize> {
+    match (p.value.layout, p.slot.shape.as_4d()) {
+        (Layout::Krsc, Some([k, r, s, c])) => vec![k, c, r, s],
+        _ => p.slot.shape.dims().to_vec(),
+    }
+}
+
+/// Every persistent value as it lies in memory, borrowed on the CPU: what a resumed run starts from.
+///
+/// # Errors
+/// [`Error::Device`] if the device refuses the copy.
+pub fn state_tensors(session: &Session) -> Result<Vec<NamedTensor<'_>>> {
+    without_data(session)
+        .map(|p| {
+            Ok(NamedTensor::f32(p.value.name.as_str(), p.slot.shape.dims(), session.read::<f32>(&p.slot)?))
+        })
+        .collect()
+}
+
+/// The first persistent value with an element that is infinite or not a number.
+///
+/// # Errors
+/// [`Error::Device`] if the device refuses the copy.
+pub fn first_not_finite(session: &Session) -> Result<Option<&str>> {
+    for p in without_data(session) {
+        if session.read::<f32>(&p.slot)?.iter().any(|elem| !elem.is_finite()) {
+            return Ok(Some(&p.value.name));
+        }
+    }
+    Ok(None)
+}
+
+/// The inverse of [`state_tensors`].
+///
+/// # Errors
+/// [`Error::Checkpoint`] naming the first tensor that differs from what this configuration keeps.
+pub fn load_state(
+    session: &mut Session,
+    last_layer: &str,
+    tensors: &[NamedTensor<'_>],
+    path: &Path,
+) -> Result<()> {
+    let persistent: Vec<Persistent> = without_data(session).cloned().collect();
+    let expected: Vec<(String, Vec<usize>)> =
+        persistent.iter().map(|p| (p.value.name.clone(), p.slot.shape.dims().to_vec())).collect();
+    check_names(&expected, tensors, last_layer, path)?;
+    for p in &persistent {
+        let found = tensors.iter().find(|t| t.name == p.value.name).and_then(NamedTensor::as_f32);
+        let message = || format!("tensor `{}` does not hold floats", p.value.name);
+        session.write::<f32>(&p.slot, found.ok_or_else(|| Error::checkpoint(path, message()))?)?;
+    }
+    Ok(())
+}
