@@ -5,8 +5,8 @@
 // Layout    pixels u8 M,H,W,3; rows i32 N, -1 is padding; params N rows of SampleParams; y N,H,W,3
 // Mapping   grid.y -> sample; thread -> 4 neighbouring pixels, whose 12 values leave in vectors, or 1 pixel where H*W is
 //           no multiple of 4
-// Cost      about 60 flop a pixel; DRAM floor = bytes of the photos shown + bytes(y). Taps of neighbouring pixels meet in
-//           the cache; where samples mix, both photos are read
+// Cost      20 flop per element of y; DRAM floor = 1 byte of pixels per element of y + bytes(y). Taps of
+//           neighbouring pixels meet in the cache; where samples mix, both photos are read
 // Numerics  places bit for bit as on the CPU (no contraction), values to rounding; noise is Philox of (pixel, epoch,
 //           image, use) under the seed, the same numbers as on the CPU
 // Requires  pixels aligned to 4 bytes, y to 16; rows below M; partners below N; H*W below 2^31; width 4 only if H*W is a

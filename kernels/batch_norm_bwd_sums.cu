@@ -6,7 +6,7 @@
 //           rest f32 [C]
 // Mapping   partials: block -> block_rows rows of a channel tile (channels.cuh)
 //           finalize: block -> 8 channels, 32 threads a channel
-// Cost      5 flop per element; DRAM floor = bytes(dy) + bytes(x) + bytes(y)
+// Cost      5 flop per element of x; DRAM floor = bytes(dy) + bytes(x) + bytes(y)
 // Numerics  a thread adds in f32, at most block_rows / 32 rows; blocks are added in f64. The order depends on the shape
 //           alone, no atomics: the same bits every run
 // Requires  dy, x and y aligned to 16 bytes; is_wide only if C is a multiple of 16 / sizeof(T); grid =

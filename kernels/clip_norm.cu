@@ -4,7 +4,7 @@
 //           scale, norm one f32 each
 // Mapping   partials: block -> chunk of one tensor; thread -> 16 bytes a turn
 //           total: one block, thread t takes partials t, t+256, ...
-// Cost      2 flop per element; DRAM floor = 4 bytes per element
+// Cost      2 flop per element of tensors; DRAM floor = 4 bytes per element of tensors
 // Numerics  a thread adds its 16 squares in f32, threads and chunks are added in f64; the order depends on the shapes
 //           alone, no atomics: the same bits every run. A norm that is not a number gives a scale that is none, so that
 //           it reaches the weights, where the divergence check sees it

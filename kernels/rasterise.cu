@@ -8,7 +8,7 @@
 //           that in shared memory (masks: a bit a class; codes: a word), then the block writes 16 bytes a thread and turn.
 //           Blocks without polygons write zeros at once
 // Smem      masks: 32 bytes per 256 classes and pixel; codes: 4 bytes a pixel
-// Cost      9 flop per pixel and edge of the sample; DRAM floor = bytes(y): nearly all samples have no objects
+// Cost      no flop; DRAM floor = bytes(y). Besides, 9 flop per pixel and edge of a sample with objects: nearly all have none
 // Numerics  each product and sum is rounded on its own, as on the CPU: both give the same bits
 // Requires  y aligned to 16 bytes; is_wide only if H*W*C is a multiple of 16 / sizeof(T); classes below num_classes; fewer
 //           than 2^32 elements a sample; grid.x = samples * ceil(H*W / 256)

@@ -10,7 +10,7 @@ mod verify;
 
 use std::sync::Arc;
 
-pub use op::{Backward, Cost, InPlace, Op, ValueType};
+pub use op::{Backward, Cost, InPlace, InferResult, Op, ValueType};
 
 use crate::error::{Error, Result};
 use crate::tensor::{DType, Layout, Shape};

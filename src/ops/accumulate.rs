@@ -4,7 +4,7 @@ use crate::device::cpu::{CpuArgs, Real, for_each_chunk, vectorized};
 use crate::device::kernels::{self, AccumulateUpdateArgs, ClearUpdateArgs};
 use crate::device::{LaunchArgs, Launcher};
 use crate::error::Result;
-use crate::graph::{Op, ValueType};
+use crate::graph::{Cost, InferResult, Op, ValueType};
 use crate::ops::multi_tensor::Groups;
 use crate::ops::{CHUNK_ELEMS, dispatch_real};
 
@@ -39,9 +39,13 @@ impl Op for Accumulate {
         "accumulate_update"
     }
 
-    fn infer(&self, inputs: &[ValueType]) -> std::result::Result<Vec<ValueType>, String> {
+    fn infer(&self, inputs: &[ValueType]) -> InferResult {
         self.groups.check(inputs, "(sum, term)")?;
         Ok(vec![])
+    }
+
+    fn cost(&self, inputs: &[ValueType], outputs: &[ValueType]) -> Cost {
+        self.groups.cost(1, inputs, outputs)
     }
 
     fn mutates(&self) -> &[usize] {
@@ -74,9 +78,14 @@ impl Op for Clear {
         "clear_update"
     }
 
-    fn infer(&self, inputs: &[ValueType]) -> std::result::Result<Vec<ValueType>, String> {
+    fn infer(&self, inputs: &[ValueType]) -> InferResult {
         self.groups.check(inputs, "a tensor")?;
         Ok(vec![])
+    }
+
+    /// Nothing is read.
+    fn cost(&self, inputs: &[ValueType], _outputs: &[ValueType]) -> Cost {
+        Cost::traffic(&[], inputs)
     }
 
     fn mutates(&self) -> &[usize] {

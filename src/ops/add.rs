@@ -4,9 +4,9 @@ use crate::device::cpu::{CpuArgs, Real, for_each_chunk, vectorized};
 use crate::device::kernels::{self, AddFwdArgs};
 use crate::device::{LaunchArgs, Launcher};
 use crate::error::Result;
-use crate::graph::{Backward, Cost, Graph, InPlace, Op, ValueId, ValueType};
+use crate::graph::{Backward, Cost, Graph, InPlace, InferResult, Op, ValueId, ValueType};
 use crate::ops::launch::vec_grid;
-use crate::ops::{CHUNK_ELEMS, Case, dispatch_real, same_shapes};
+use crate::ops::{CHUNK_ELEMS, Case, cost_per_elem, dispatch_real, same_shapes};
 
 /// `(a, b) -> y`, all of one shape.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -25,13 +25,12 @@ impl Op for Add {
         "add_fwd"
     }
 
-    fn infer(&self, inputs: &[ValueType]) -> std::result::Result<Vec<ValueType>, String> {
+    fn infer(&self, inputs: &[ValueType]) -> InferResult {
         Ok(vec![same_shapes(inputs, 2)?])
     }
 
     fn cost(&self, inputs: &[ValueType], outputs: &[ValueType]) -> Cost {
-        let bytes = inputs.iter().chain(outputs).map(|ty| ty.num_bytes() as u64).sum();
-        Cost { flops: outputs[0].shape.num_elems() as u64, bytes }
+        cost_per_elem(1, inputs, outputs)
     }
 
     /// The sum hands its gradient to both sides unchanged.

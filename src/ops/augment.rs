@@ -7,7 +7,7 @@ use crate::device::kernels::augment::WIDE_PIXELS;
 use crate::device::kernels::{self, AugmentArgs};
 use crate::device::{LaunchArgs, Launcher};
 use crate::error::Result;
-use crate::graph::{Cost, Graph, Op, ValueId, ValueType};
+use crate::graph::{Cost, Graph, InferResult, Op, ValueId, ValueType};
 use crate::rng::Use;
 use crate::tensor::{DType, Shape};
 use crate::transform::{Image, NUM_CHANNELS, Normalization, SampleParams};
@@ -59,7 +59,7 @@ impl Op for AugmentFwd {
         "augment"
     }
 
-    fn infer(&self, inputs: &[ValueType]) -> std::result::Result<Vec<ValueType>, String> {
+    fn infer(&self, inputs: &[ValueType]) -> InferResult {
         let [pixels, rows, params] = inputs else {
             return Err(format!("takes 3 operands, got {}", inputs.len()));
         };
@@ -82,9 +82,9 @@ impl Op for AugmentFwd {
 
     /// Of the photos, those that are shown.
     fn cost(&self, inputs: &[ValueType], outputs: &[ValueType]) -> Cost {
-        let images = outputs[0].shape.num_elems() as u64;
-        let bytes: usize = [&inputs[1], &inputs[2], &outputs[0]].into_iter().map(ValueType::num_bytes).sum();
-        Cost { flops: 20 * images, bytes: images + bytes as u64 }
+        let elems = outputs[0].shape.num_elems();
+        let shown = ValueType { shape: outputs[0].shape, dtype: DType::U8 };
+        Cost::traffic(&[shown, inputs[1], inputs[2]], outputs).with_flops(20 * elems)
     }
 
     fn cpu(&self, args: &CpuArgs<'_>) {

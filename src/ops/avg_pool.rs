@@ -6,7 +6,7 @@ use crate::device::cpu::{
 use crate::device::kernels::{self, GlobalAvgPoolBwdArgs, GlobalAvgPoolFwdArgs};
 use crate::device::{LaunchArgs, Launcher};
 use crate::error::Result;
-use crate::graph::{Backward, Cost, Graph, Op, ValueId, ValueType};
+use crate::graph::{Backward, Cost, Graph, InferResult, Op, ValueId, ValueType};
 use crate::ops::launch::ChannelGrid;
 use crate::ops::{Case, cost_per_elem, dispatch_real, one_input, sum_dtype};
 use crate::tensor::DType;
@@ -39,7 +39,7 @@ impl Op for GlobalAvgPool {
         "global_avg_pool_fwd"
     }
 
-    fn infer(&self, inputs: &[ValueType]) -> std::result::Result<Vec<ValueType>, String> {
+    fn infer(&self, inputs: &[ValueType]) -> InferResult {
         let x = one_input(inputs)?;
         match x.shape.as_4d() {
             Some([n, h, w, c]) if h * w > 0 => {
@@ -114,7 +114,7 @@ impl Op for GlobalAvgPoolBwd {
         "global_avg_pool_bwd"
     }
 
-    fn infer(&self, inputs: &[ValueType]) -> std::result::Result<Vec<ValueType>, String> {
+    fn infer(&self, inputs: &[ValueType]) -> InferResult {
         let dy = one_input(inputs)?;
         match *dy.shape.dims() {
             [n, c] if dy.dtype == sum_dtype(self.dtype) => {
@@ -122,6 +122,10 @@ impl Op for GlobalAvgPoolBwd {
             }
             _ => Err(format!("needs {} dy of NxC for {} dx, got {dy}", sum_dtype(self.dtype), self.dtype)),
         }
+    }
+
+    fn cost(&self, inputs: &[ValueType], outputs: &[ValueType]) -> Cost {
+        cost_per_elem(1, inputs, outputs)
     }
 
     fn cpu(&self, args: &CpuArgs<'_>) {

@@ -7,7 +7,7 @@ use crate::device::kernels::cast::TURN_ELEMS;
 use crate::device::kernels::{self, CastArgs, CastTensorsArgs};
 use crate::device::{LaunchArgs, Launcher};
 use crate::error::Result;
-use crate::graph::{Backward, Graph, Op, ValueId, ValueType};
+use crate::graph::{Backward, Graph, InferResult, Op, ValueId, ValueType};
 use crate::ops::multi_tensor::launch_tables;
 use crate::ops::{CHUNK_ELEMS, one_input};
 use crate::tensor::DType;
@@ -36,7 +36,7 @@ impl Op for Cast {
         "cast"
     }
 
-    fn infer(&self, inputs: &[ValueType]) -> std::result::Result<Vec<ValueType>, String> {
+    fn infer(&self, inputs: &[ValueType]) -> InferResult {
         let x = one_input(inputs)?;
         match (x.dtype, self.0) {
             (DType::F32, DType::Bf16) | (DType::Bf16, DType::F32) => {
@@ -77,7 +77,7 @@ impl Op for CastTensors {
         "cast_tensors"
     }
 
-    fn infer(&self, inputs: &[ValueType]) -> std::result::Result<Vec<ValueType>, String> {
+    fn infer(&self, inputs: &[ValueType]) -> InferResult {
         match inputs.iter().find(|x| x.dtype != DType::F32) {
             None => Ok(inputs.iter().map(|x| ValueType { shape: x.shape, dtype: DType::Bf16 }).collect()),
             Some(other) => Err(format!("casts f32 to bf16, got {other}")),

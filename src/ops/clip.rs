@@ -4,7 +4,7 @@ use crate::device::cpu::{CpuArgs, Real, for_each_chunk, vectorized};
 use crate::device::kernels::{self, ClipNormPartialsArgs, ClipNormTotalArgs};
 use crate::device::{DeviceKind, LaunchArgs, Launcher};
 use crate::error::Result;
-use crate::graph::{Cost, Op, ValueType};
+use crate::graph::{Cost, InferResult, Op, ValueType};
 use crate::ops::multi_tensor::{Groups, num_blocks};
 use crate::ops::{CHUNK_ELEMS, dispatch_real};
 use crate::tensor::Shape;
@@ -36,7 +36,7 @@ impl Op for ClipNorm {
         "clip_norm"
     }
 
-    fn infer(&self, inputs: &[ValueType]) -> std::result::Result<Vec<ValueType>, String> {
+    fn infer(&self, inputs: &[ValueType]) -> InferResult {
         self.groups.check(inputs, "a gradient")?;
         let scalar = ValueType { shape: Shape::from([]), dtype: inputs[0].dtype };
         Ok(vec![scalar; 2])
@@ -46,9 +46,8 @@ impl Op for ClipNorm {
         &["", "norm"]
     }
 
-    fn cost(&self, inputs: &[ValueType], _outputs: &[ValueType]) -> Cost {
-        let elems: u64 = inputs.iter().map(|ty| ty.shape.num_elems() as u64).sum();
-        Cost { flops: 2 * elems, bytes: inputs.iter().map(|ty| ty.num_bytes() as u64).sum() }
+    fn cost(&self, inputs: &[ValueType], outputs: &[ValueType]) -> Cost {
+        self.groups.cost(2, inputs, outputs)
     }
 
     fn workspace_bytes(&self, device: DeviceKind, inputs: &[ValueType], _outputs: &[ValueType]) -> usize {

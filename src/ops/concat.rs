@@ -6,7 +6,7 @@ use crate::device::cpu::{CpuArgs, Real, for_each_chunk};
 use crate::device::kernels::{self, CopyChannelsArgs};
 use crate::device::{LaunchArgs, Launcher, Slot};
 use crate::error::{Error, Result};
-use crate::graph::{Backward, Graph, Op, ValueId, ValueType};
+use crate::graph::{Backward, Cost, Graph, InferResult, Op, ValueId, ValueType};
 use crate::ops::{CHUNK_ELEMS, Case, dispatch_real, float, one_input};
 use crate::tensor::Shape;
 
@@ -36,7 +36,7 @@ impl Op for Concat {
         "concat_fwd"
     }
 
-    fn infer(&self, inputs: &[ValueType]) -> std::result::Result<Vec<ValueType>, String> {
+    fn infer(&self, inputs: &[ValueType]) -> InferResult {
         let Some(first) = inputs.first().filter(|ty| ty.shape.rank() > 0) else {
             return Err("needs at least one operand, each with channels".into());
         };
@@ -98,13 +98,18 @@ impl Op for SliceChannels {
         "slice_channels"
     }
 
-    fn infer(&self, inputs: &[ValueType]) -> std::result::Result<Vec<ValueType>, String> {
+    fn infer(&self, inputs: &[ValueType]) -> InferResult {
         let x = one_input(inputs)?;
         let end = self.start + self.len;
         if x.shape.rank() == 0 || end > x.shape.last() {
             return Err(format!("takes channels {}..{end}, which {x} does not have", self.start));
         }
         Ok(vec![ValueType { shape: with_channels(x.shape, self.len), dtype: x.dtype }])
+    }
+
+    /// Of x, what is taken.
+    fn cost(&self, _inputs: &[ValueType], outputs: &[ValueType]) -> Cost {
+        Cost::traffic(outputs, outputs)
     }
 
     fn cpu(&self, args: &CpuArgs<'_>) {

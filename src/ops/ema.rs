@@ -4,7 +4,7 @@ use crate::device::cpu::{CpuArgs, Real, for_each_chunk, vectorized};
 use crate::device::kernels::{self, EmaUpdateArgs};
 use crate::device::{LaunchArgs, Launcher};
 use crate::error::Result;
-use crate::graph::{Op, ValueType};
+use crate::graph::{Cost, InferResult, Op, ValueType};
 use crate::ops::multi_tensor::Groups;
 use crate::ops::{CHUNK_ELEMS, dispatch_real};
 
@@ -27,9 +27,13 @@ impl Op for Ema {
         "ema_update"
     }
 
-    fn infer(&self, inputs: &[ValueType]) -> std::result::Result<Vec<ValueType>, String> {
+    fn infer(&self, inputs: &[ValueType]) -> InferResult {
         self.groups.check(inputs, "(average, value)")?;
         Ok(vec![])
+    }
+
+    fn cost(&self, inputs: &[ValueType], outputs: &[ValueType]) -> Cost {
+        self.groups.cost(3, inputs, outputs)
     }
 
     fn mutates(&self) -> &[usize] {

@@ -8,7 +8,7 @@ use crate::device::kernels::conv2d_tap_gemm::{SLAB, TILE};
 use crate::device::kernels::{self, Conv2dArgs, Conv2dWgradArgs, LinearDbArgs, SplitSumArgs};
 use crate::device::{DeviceKind, LaunchArgs, Launcher};
 use crate::error::Result;
-use crate::graph::{Backward, Cost, Graph, Init, Op, ValueId, ValueType};
+use crate::graph::{Backward, Cost, Graph, InferResult, Init, Op, ValueId, ValueType};
 use crate::ops::conv2d::{Operands, Split};
 use crate::ops::launch::only_f32;
 use crate::ops::{Case, dispatch_real};
@@ -57,7 +57,7 @@ fn dims(rows: usize, features: usize, classes: usize) -> Conv2dDims {
 }
 
 /// The problem of two rank-2 operands whose dimensions `common` must agree.
-fn matrices(a: &ValueType, b: &ValueType, common: (usize, usize)) -> std::result::Result<(), String> {
+fn matrices(a: &ValueType, b: &ValueType, common: (usize, usize)) -> InferResult<()> {
     if a.dtype == DType::Bf16 {
         return Err(format!("computes in f32, got {a}; pool or cast the features to f32"));
     }
@@ -89,7 +89,7 @@ impl Op for LinearFprop {
         "linear_fprop"
     }
 
-    fn infer(&self, inputs: &[ValueType]) -> std::result::Result<Vec<ValueType>, String> {
+    fn infer(&self, inputs: &[ValueType]) -> InferResult {
         let [x, w, b] = inputs else {
             return Err(format!("takes x, w and b, got {} operands", inputs.len()));
         };
@@ -102,7 +102,7 @@ impl Op for LinearFprop {
     }
 
     fn cost(&self, inputs: &[ValueType], outputs: &[ValueType]) -> Cost {
-        matmul_cost(inputs[0].shape.num_elems() * outputs[0].shape.last(), inputs, outputs)
+        Cost::traffic(inputs, outputs).with_flops(2 * inputs[0].shape.num_elems() * outputs[0].shape.last())
     }
 
     fn gradient(&self, backward: &mut Backward<'_>) -> Result<Vec<Option<ValueId>>> {
@@ -170,14 +170,14 @@ impl Op for LinearDgrad {
         "linear_dgrad"
     }
 
-    fn infer(&self, inputs: &[ValueType]) -> std::result::Result<Vec<ValueType>, String> {
+    fn infer(&self, inputs: &[ValueType]) -> InferResult {
         let [dy, w] = inputs else { return Err(format!("takes dy and w, got {} operands", inputs.len())) };
         matrices(dy, w, (1, 0))?;
         Ok(vec![ValueType { shape: [dy.shape.dims()[0], w.shape.last()].into(), dtype: dy.dtype }])
     }
 
     fn cost(&self, inputs: &[ValueType], outputs: &[ValueType]) -> Cost {
-        matmul_cost(inputs[0].shape.num_elems() * outputs[0].shape.last(), inputs, outputs)
+        Cost::traffic(inputs, outputs).with_flops(2 * inputs[0].shape.num_elems() * outputs[0].shape.last())
     }
 
     fn workspace_bytes(&self, device: DeviceKind, inputs: &[ValueType], outputs: &[ValueType]) -> usize {
@@ -218,7 +218,7 @@ impl Op for LinearWgrad {
         "linear_wgrad"
     }
 
-    fn infer(&self, inputs: &[ValueType]) -> std::result::Result<Vec<ValueType>, String> {
+    fn infer(&self, inputs: &[ValueType]) -> InferResult {
         let [x, dy] = inputs else { return Err(format!("takes x and dy, got {} operands", inputs.len())) };
         matrices(x, dy, (0, 0))?;
         let (classes, features) = (dy.shape.last(), x.shape.last());
@@ -232,8 +232,10 @@ impl Op for LinearWgrad {
         &["", "db"]
     }
 
+    /// dy is read for dw and for db.
     fn cost(&self, inputs: &[ValueType], outputs: &[ValueType]) -> Cost {
-        matmul_cost(inputs[0].shape.num_elems() * inputs[1].shape.last(), inputs, outputs)
+        let [of_dw, of_db] = [2 * inputs[0].shape.last(), 1].map(|flops| flops * inputs[1].shape.num_elems());
+        Cost::traffic(inputs, outputs).and_again(inputs, &[1]).with_flops(of_dw + of_db)
     }
 
     fn workspace_bytes(&self, device: DeviceKind, inputs: &[ValueType], _outputs: &[ValueType]) -> usize {
@@ -290,13 +292,6 @@ fn num_tiles(rows: usize, cols: usize) -> usize {
 /// How the features of an fprop are divided: a batch and a hundred classes alone would leave a GPU idle.
 fn fprop_split(dims: &Conv2dDims) -> Split {
     Split::new(dims.c, num_tiles(dims.n, dims.k), SLAB, 4 * SLAB)
-}
-
-fn matmul_cost(multiply_adds: usize, inputs: &[ValueType], outputs: &[ValueType]) -> Cost {
-    Cost {
-        flops: 2 * multiply_adds as u64,
-        bytes: inputs.iter().chain(outputs).map(|ty| ty.num_bytes() as u64).sum(),
-    }
 }
 
 /// Test cases of this operation.

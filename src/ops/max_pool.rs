@@ -7,7 +7,7 @@ use crate::device::cpu::{
 use crate::device::kernels::{self, Grid, MaxPoolBwdArgs, MaxPoolFwdArgs, PoolGeometry};
 use crate::device::{LaunchArgs, Launcher, Slot};
 use crate::error::{Error, Result};
-use crate::graph::{Backward, Cost, Graph, Op, ValueId, ValueType};
+use crate::graph::{Backward, Cost, Graph, InferResult, Op, ValueId, ValueType};
 use crate::ops::launch::vec_elems;
 use crate::ops::{Case, dispatch_real, float, one_input};
 use crate::tensor::{DType, Shape};
@@ -43,7 +43,7 @@ impl PoolWindow {
     }
 
     /// Extents P and Q of the result for an H x W image.
-    fn output_extents(&self, height: usize, width: usize) -> std::result::Result<(usize, usize), String> {
+    fn output_extents(&self, height: usize, width: usize) -> InferResult<(usize, usize)> {
         if self.stride_h == 0 || self.stride_w == 0 || !(1..=256).contains(&(self.kernel_h * self.kernel_w)) {
             return Err(format!("needs strides of at least 1 and windows of 1 to 256 pixels, got {self:?}"));
         }
@@ -87,7 +87,7 @@ impl Op for MaxPool {
         "max_pool_fwd"
     }
 
-    fn infer(&self, inputs: &[ValueType]) -> std::result::Result<Vec<ValueType>, String> {
+    fn infer(&self, inputs: &[ValueType]) -> InferResult {
         let x = one_input(inputs)?;
         let [n, h, w, c] = x.shape.as_4d().ok_or_else(|| format!("needs an NHWC image, got {x}"))?;
         let (p, q) = self.0.output_extents(h, w)?;
@@ -100,9 +100,8 @@ impl Op for MaxPool {
     }
 
     fn cost(&self, inputs: &[ValueType], outputs: &[ValueType]) -> Cost {
-        let bytes = inputs.iter().chain(outputs).map(|ty| ty.num_bytes() as u64).sum();
         let taps = self.0.kernel_h * self.0.kernel_w;
-        Cost { flops: (taps * outputs[0].shape.num_elems()) as u64, bytes }
+        Cost::traffic(inputs, outputs).with_flops(taps * outputs[0].shape.num_elems())
     }
 
     fn gradient(&self, backward: &mut Backward<'_>) -> Result<Vec<Option<ValueId>>> {
@@ -189,7 +188,7 @@ impl Op for MaxPoolBwd {
         "max_pool_bwd"
     }
 
-    fn infer(&self, inputs: &[ValueType]) -> std::result::Result<Vec<ValueType>, String> {
+    fn infer(&self, inputs: &[ValueType]) -> InferResult {
         let [dy, argmax] = inputs else {
             return Err(format!("takes 2 operands, got {}", inputs.len()));
         };
@@ -203,6 +202,11 @@ impl Op for MaxPoolBwd {
             }
             _ => Err(format!("needs dy of Nx{p}x{q}xC and u8 argmax of its shape, got {dy} and {argmax}")),
         }
+    }
+
+    fn cost(&self, inputs: &[ValueType], outputs: &[ValueType]) -> Cost {
+        let taps = self.window.kernel_h * self.window.kernel_w;
+        Cost::traffic(inputs, outputs).with_flops(2 * taps * inputs[0].shape.num_elems())
     }
 
     fn cpu(&self, args: &CpuArgs<'_>) {

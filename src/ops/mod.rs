@@ -59,7 +59,7 @@ pub use softmax_xent::{
 pub use stem::{SpaceToDepth, StemFilter, StemFilterBwd, stem_conv2d};
 
 use crate::error::Result;
-use crate::graph::{Cost, Graph, ValueId, ValueType};
+use crate::graph::{Cost, Graph, InferResult, ValueId, ValueType};
 use crate::tensor::DType;
 
 /// Elements that one task of an elementwise loop handles: 64 KiB of f32, well inside a second-level cache.
@@ -135,11 +135,10 @@ macro_rules! dispatch_real {
 }
 pub(crate) use dispatch_real;
 
-/// Compulsory traffic, and `flops` operations for each element of the largest operand.
-pub(crate) fn cost_per_elem(flops: u64, inputs: &[ValueType], outputs: &[ValueType]) -> Cost {
-    let elems = inputs.iter().map(|ty| ty.shape.num_elems() as u64).max().unwrap_or(0);
-    let bytes = inputs.iter().chain(outputs).map(|ty| ty.num_bytes() as u64).sum();
-    Cost { flops: flops * elems, bytes }
+/// Every operand and result once, and `flops` operations for each element of the largest operand.
+pub(crate) fn cost_per_elem(flops: usize, inputs: &[ValueType], outputs: &[ValueType]) -> Cost {
+    let elems = inputs.iter().map(|ty| ty.shape.num_elems()).max().unwrap_or(0);
+    Cost::traffic(inputs, outputs).with_flops(flops * elems)
 }
 
 /// The type of sums, statistics and parameters beside values of type `dtype`: bf16 is too narrow for them.
@@ -148,7 +147,7 @@ pub(crate) fn sum_dtype(dtype: DType) -> DType {
 }
 
 /// `ty`, if its elements are floating-point numbers.
-pub(crate) fn float(ty: ValueType) -> std::result::Result<ValueType, String> {
+pub(crate) fn float(ty: ValueType) -> InferResult<ValueType> {
     match ty.dtype {
         DType::F32 | DType::F64 | DType::Bf16 => Ok(ty),
         _ => Err(format!("needs floating-point numbers, got {ty}")),
@@ -156,7 +155,7 @@ pub(crate) fn float(ty: ValueType) -> std::result::Result<ValueType, String> {
 }
 
 /// The type of the only operand, which holds floating-point numbers.
-pub(crate) fn one_input(inputs: &[ValueType]) -> std::result::Result<ValueType, String> {
+pub(crate) fn one_input(inputs: &[ValueType]) -> InferResult<ValueType> {
     match inputs {
         [only] => float(*only),
         _ => Err(format!("takes 1 operand, got {}", inputs.len())),
@@ -164,7 +163,7 @@ pub(crate) fn one_input(inputs: &[ValueType]) -> std::result::Result<ValueType, 
 }
 
 /// The common type of exactly `count` operands, which hold floating-point numbers.
-pub(crate) fn same_shapes(inputs: &[ValueType], count: usize) -> std::result::Result<ValueType, String> {
+pub(crate) fn same_shapes(inputs: &[ValueType], count: usize) -> InferResult<ValueType> {
     if inputs.len() != count {
         return Err(format!("takes {count} operands, got {}", inputs.len()));
     }

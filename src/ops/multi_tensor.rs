@@ -9,7 +9,7 @@ use crate::device::kernels::TensorTable;
 use crate::device::kernels::multi_tensor::{CHUNK_ELEMS, MAX_TENSORS, PLACE_BYTES};
 use crate::device::{ALIGNMENT_BYTES, LaunchArgs, Slot};
 use crate::error::{Error, Result};
-use crate::graph::ValueType;
+use crate::graph::{Cost, InferResult, ValueType};
 use crate::ops::launch::only_f32;
 use crate::ops::{float, sum_dtype};
 use crate::tensor::Shape;
@@ -42,7 +42,7 @@ impl Groups {
     }
 
     /// Checks that the operands are whole groups of one shape and type each.
-    pub fn check(&self, inputs: &[ValueType], roles: &str) -> std::result::Result<(), String> {
+    pub fn check(&self, inputs: &[ValueType], roles: &str) -> InferResult<()> {
         let tensors = inputs.get(self.leading..).unwrap_or_default();
         if tensors.is_empty() || !tensors.len().is_multiple_of(self.arity) {
             return Err(format!(
@@ -58,6 +58,12 @@ impl Groups {
             None => Ok(()),
             Some(group) => Err(format!("needs {roles} of one type and shape, got {group:?}")),
         }
+    }
+
+    /// The cost of a pass over all groups with `flops` operations an element.
+    pub fn cost(&self, flops: usize, inputs: &[ValueType], outputs: &[ValueType]) -> Cost {
+        let elems: usize = self.starts(inputs.len()).map(|start| inputs[start].shape.num_elems()).sum();
+        Cost::traffic(inputs, outputs).and_again(inputs, &self.mutated).with_flops(flops * elems)
     }
 
     /// Calls `launch` with a table of the operands and the number of its blocks, as often as all groups need.

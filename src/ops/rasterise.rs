@@ -6,7 +6,7 @@ use crate::device::kernels::rasterise::{PIXELS, WORD_BITS};
 use crate::device::kernels::{self, RasteriseArgs};
 use crate::device::{LaunchArgs, Launcher};
 use crate::error::Result;
-use crate::graph::{Graph, Op, ValueId, ValueType};
+use crate::graph::{Graph, InferResult, Op, ValueId, ValueType};
 use crate::ops::dispatch_real;
 use crate::ops::launch::vec_elems;
 use crate::tensor::DType;
@@ -40,7 +40,7 @@ impl Paint {
         }
     }
 
-    fn check(self) -> std::result::Result<(), String> {
+    fn check(self) -> InferResult<()> {
         let (what, num_classes, most) = match self {
             Paint::Masks { num_classes } => ("masks", num_classes, MAX_MASKS),
             Paint::Codes { num_classes } => ("codes", num_classes, MAX_CODED_CLASSES),
@@ -90,7 +90,7 @@ impl Op for Rasterise {
         "rasterise"
     }
 
-    fn infer(&self, inputs: &[ValueType]) -> std::result::Result<Vec<ValueType>, String> {
+    fn infer(&self, inputs: &[ValueType]) -> InferResult {
         self.paint.check()?;
         let [params, points, objects] = inputs else {
             return Err(format!("takes params, points and objects, got {} operands", inputs.len()));

@@ -4,7 +4,7 @@ use crate::device::cpu::{CpuArgs, Real, for_each_chunk, vectorized};
 use crate::device::kernels::{self, FillArgs, ReduceBwdArgs, ReducePartialsArgs, ReduceTotalArgs};
 use crate::device::{DeviceKind, LaunchArgs, Launcher};
 use crate::error::Result;
-use crate::graph::{Backward, Cost, Graph, Op, ValueId, ValueType};
+use crate::graph::{Backward, Cost, Graph, InferResult, Op, ValueId, ValueType};
 use crate::ops::launch::{only_f32, vec_grid};
 use crate::ops::{CHUNK_ELEMS, Case, cast, cost_per_elem, dispatch_real, one_input, sum_dtype};
 use crate::tensor::{DType, Shape};
@@ -86,7 +86,7 @@ impl Op for Reduce {
         }
     }
 
-    fn infer(&self, inputs: &[ValueType]) -> std::result::Result<Vec<ValueType>, String> {
+    fn infer(&self, inputs: &[ValueType]) -> InferResult {
         let x = one_input(inputs)?;
         if self.0 == Reduction::Mean && x.shape.num_elems() == 0 {
             return Err(format!("has no mean over the no elements of {x}"));
@@ -175,7 +175,7 @@ impl Op for ReduceBwd {
         "reduce_bwd"
     }
 
-    fn infer(&self, inputs: &[ValueType]) -> std::result::Result<Vec<ValueType>, String> {
+    fn infer(&self, inputs: &[ValueType]) -> InferResult {
         let dy = one_input(inputs)?;
         if dy.shape.rank() != 0 || dy.dtype != sum_dtype(self.dtype) {
             return Err(format!("needs a scalar {} dy, got {dy}", sum_dtype(self.dtype)));
@@ -208,7 +208,7 @@ impl Op for Fill {
         "fill"
     }
 
-    fn infer(&self, inputs: &[ValueType]) -> std::result::Result<Vec<ValueType>, String> {
+    fn infer(&self, inputs: &[ValueType]) -> InferResult {
         if !inputs.is_empty() || !matches!(self.dtype, DType::F32 | DType::F64) {
             return Err(format!(
                 "takes no operand and makes f32 or f64, got {} and {}",

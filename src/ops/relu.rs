@@ -4,9 +4,9 @@ use crate::device::cpu::{CpuArgs, Real, for_each_chunk, vectorized};
 use crate::device::kernels::{self, ReluBwdArgs, ReluFwdArgs};
 use crate::device::{LaunchArgs, Launcher};
 use crate::error::Result;
-use crate::graph::{Backward, Graph, InPlace, Op, ValueId, ValueType};
+use crate::graph::{Backward, Cost, Graph, InPlace, InferResult, Op, ValueId, ValueType};
 use crate::ops::launch::vec_grid;
-use crate::ops::{CHUNK_ELEMS, Case, dispatch_real, one_input, same_shapes};
+use crate::ops::{CHUNK_ELEMS, Case, cost_per_elem, dispatch_real, one_input, same_shapes};
 
 /// `x -> y`, both of any shape.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -29,8 +29,12 @@ impl Op for Relu {
         "relu_fwd"
     }
 
-    fn infer(&self, inputs: &[ValueType]) -> std::result::Result<Vec<ValueType>, String> {
+    fn infer(&self, inputs: &[ValueType]) -> InferResult {
         Ok(vec![one_input(inputs)?])
+    }
+
+    fn cost(&self, inputs: &[ValueType], outputs: &[ValueType]) -> Cost {
+        cost_per_elem(1, inputs, outputs)
     }
 
     fn gradient(&self, backward: &mut Backward<'_>) -> Result<Vec<Option<ValueId>>> {
@@ -64,8 +68,12 @@ impl Op for ReluBwd {
         "relu_bwd"
     }
 
-    fn infer(&self, inputs: &[ValueType]) -> std::result::Result<Vec<ValueType>, String> {
+    fn infer(&self, inputs: &[ValueType]) -> InferResult {
         Ok(vec![same_shapes(inputs, 2)?])
+    }
+
+    fn cost(&self, inputs: &[ValueType], outputs: &[ValueType]) -> Cost {
+        cost_per_elem(1, inputs, outputs)
     }
 
     fn in_place(&self) -> &'static [InPlace] {

@@ -5,7 +5,7 @@ use crate::device::kernels::softmax_xent::ROWS_PER_BLOCK;
 use crate::device::kernels::{self, SoftmaxXentBwdArgs, SoftmaxXentRowsArgs, SoftmaxXentTotalsArgs};
 use crate::device::{DeviceKind, LaunchArgs, Launcher};
 use crate::error::{Error, Result};
-use crate::graph::{Backward, Cost, Graph, InPlace, Op, ValueId, ValueType};
+use crate::graph::{Backward, Cost, Graph, InPlace, InferResult, Op, ValueId, ValueType};
 use crate::ops::launch::only_f32;
 use crate::ops::{Case, cast, cost_per_elem, dispatch_real, fill, sum_dtype};
 use crate::tensor::DType;
@@ -93,7 +93,7 @@ impl Op for SoftmaxXent {
         "softmax_xent_fwd"
     }
 
-    fn infer(&self, inputs: &[ValueType]) -> std::result::Result<Vec<ValueType>, String> {
+    fn infer(&self, inputs: &[ValueType]) -> InferResult {
         let [logits, targets @ ..] = inputs else {
             return Err("takes 2 or 4 operands, got 0".into());
         };
@@ -204,7 +204,7 @@ impl Op for SoftmaxXentBwd {
         "softmax_xent_bwd"
     }
 
-    fn infer(&self, inputs: &[ValueType]) -> std::result::Result<Vec<ValueType>, String> {
+    fn infer(&self, inputs: &[ValueType]) -> InferResult {
         let [dloss, probs, targets @ ..] = inputs else {
             return Err(format!("takes 3 or 5 operands, got {}", inputs.len()));
         };
@@ -216,7 +216,7 @@ impl Op for SoftmaxXentBwd {
     }
 
     fn cost(&self, inputs: &[ValueType], outputs: &[ValueType]) -> Cost {
-        cost_per_elem(2, inputs, outputs)
+        cost_per_elem(3, inputs, outputs)
     }
 
     fn in_place(&self) -> &'static [InPlace] {
@@ -269,7 +269,7 @@ impl Op for SoftmaxXentBwd {
     }
 }
 
-fn check_rows(rows: &ValueType, targets: &[ValueType]) -> std::result::Result<(), String> {
+fn check_rows(rows: &ValueType, targets: &[ValueType]) -> InferResult<()> {
     let is_real = matches!(rows.dtype, DType::F32 | DType::F64);
     let &[n, classes] = rows.shape.dims() else {
         return Err(format!("needs rows of classes (N x C), got {rows}"));

@@ -14,7 +14,7 @@ use crate::device::kernels::stem_filter::{BLOCK_TAPS, PIXEL_TAPS};
 use crate::device::kernels::{self, Entry, SpaceToDepthArgs, StemFilterArgs};
 use crate::device::{LaunchArgs, Launcher};
 use crate::error::Result;
-use crate::graph::{Backward, Graph, Op, ValueId, ValueType};
+use crate::graph::{Backward, Graph, InferResult, Op, ValueId, ValueType};
 use crate::ops::launch::only_f32;
 use crate::ops::{CHUNK_ELEMS, Case, dispatch_real, one_input};
 use crate::tensor::{DType, Shape};
@@ -80,7 +80,7 @@ impl Op for SpaceToDepth {
         "space_to_depth"
     }
 
-    fn infer(&self, inputs: &[ValueType]) -> std::result::Result<Vec<ValueType>, String> {
+    fn infer(&self, inputs: &[ValueType]) -> InferResult {
         let x = one_input(inputs)?;
         let Some([n, h, w, c]) = x.shape.as_4d() else { return Err(format!("needs an NHWC image, got {x}")) };
         let blocks = |pixels: usize| pixels.div_ceil(BLOCK) + PADDING;
@@ -139,7 +139,7 @@ impl Op for StemFilter {
         "stem_filter_fwd"
     }
 
-    fn infer(&self, inputs: &[ValueType]) -> std::result::Result<Vec<ValueType>, String> {
+    fn infer(&self, inputs: &[ValueType]) -> InferResult {
         let w = one_input(inputs)?;
         match w.shape.as_4d() {
             Some([k, PIXEL_TAPS, PIXEL_TAPS, c]) => {
@@ -187,7 +187,7 @@ impl Op for StemFilterBwd {
         "stem_filter_bwd"
     }
 
-    fn infer(&self, inputs: &[ValueType]) -> std::result::Result<Vec<ValueType>, String> {
+    fn infer(&self, inputs: &[ValueType]) -> InferResult {
         let dv = one_input(inputs)?;
         match dv.shape.as_4d() {
             Some([k, BLOCK_TAPS, BLOCK_TAPS, d]) if d == depth(self.channels) => Ok(vec![ValueType {

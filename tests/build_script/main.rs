@@ -1,12 +1,14 @@
-//! The parts of `build.rs` that read text: architectures, kernel files, what the assembler says.
+//! The parts of `build.rs` that read text: architectures, kernel files, what the assembler says; and, by what they read, the
+//! costs in the headers of kernels.
 
-#[path = "../build/arch.rs"]
+#[path = "../../build/arch.rs"]
 mod arch;
-#[path = "../build/declared.rs"]
+mod costs;
+#[path = "../../build/declared.rs"]
 mod declared;
-#[path = "../build/ptxas.rs"]
+#[path = "../../build/ptxas.rs"]
 mod ptxas;
-#[path = "../build/source.rs"]
+#[path = "../../build/source.rs"]
 mod source;
 
 use std::fs;
