@@ -1,7 +1,7 @@
 //! What the page of a run says: `report.html`, made from the records of the run and nothing else, so that it
 //! can be made again at any time.
 
-use crate::report::{Align, Budget, Chart, Confusion, Figure, Page, Section, Series, Table, Tile};
+use crate::report::{Align, Body, Budget, Chart, Confusion, Figure, Page, Section, Series, Table, Tile};
 use crate::run::metrics::{Epoch, Records, Run, Step};
 use crate::run::run_dir::Env;
 
@@ -69,26 +69,23 @@ impl RunPage<'_> {
     /// The page.
     pub fn page(&self) -> Page {
         let run = self.records.runs.last();
-        let confusion = self.confusion.map(|confusion| Section::Confusion {
-            title: "Confusion matrix of the validation images".into(),
-            confusion: confusion.clone(),
+        let photos = |judged: &[JudgedPhoto]| Body::Figures(judged.iter().map(JudgedPhoto::photo).collect());
+        let judged = self.mistakes.iter().chain(self.hits);
+        let heats = Body::Figures(judged.filter_map(JudgedPhoto::photo_and_heat).collect());
+        let confusion = self.confusion.map(|confusion| {
+            let body = Body::Confusion(confusion.clone());
+            Section::new("Confusion matrix of the validation images", body)
         });
         let mut sections = Vec::from_iter(confusion);
-        let figures = |title: &str, figures| Section::Figures { title: title.into(), figures };
-        let photos = |judged: &[JudgedPhoto]| judged.iter().map(JudgedPhoto::photo).collect();
-        let judged = self.mistakes.iter().chain(self.hits);
         sections.extend([
-            figures("Surest mistakes", photos(self.mistakes)),
-            figures("Surest hits", photos(self.hits)),
-            figures(
-                "Where the guess was seen (Grad-CAM)",
-                judged.filter_map(JudgedPhoto::photo_and_heat).collect(),
-            ),
-            Section::Budget { title: "Time of a training step".into(), budget: self.budget() },
+            Section::new("Surest mistakes", photos(self.mistakes)),
+            Section::new("Surest hits", photos(self.hits)),
+            Section::new("Where the guess was seen (Grad-CAM)", heats),
+            Section::new("Time of a training step", Body::Budget(self.budget())),
+            Section::new("Epochs", Body::Table(self.epoch_table())),
+            Section::new("Events", Body::Table(self.event_table())),
+            Section::new("Setting and environment", Body::Facts(self.facts())),
         ]);
-        sections.push(Section::Table { title: "Epochs".into(), table: self.epoch_table() });
-        sections.push(Section::Table { title: "Events".into(), table: self.event_table() });
-        sections.push(Section::Facts { title: "Setting and environment".into(), facts: self.facts() });
         Page {
             title: run.map_or(self.name.to_string(), |run| format!("{} on {}", run.model, run.data)),
             subtitle: format!("{} · {} · {}", self.name, self.env.device, self.status),

@@ -239,7 +239,7 @@ fn a_full_disk_leaves_the_earlier_checkpoint_intact() {
     write_atomic(&path, &earlier, &json!(1)).unwrap();
 
     // Signal 25 (SIGXFSZ) must be ignored for the limit to show up as a failed write.
-    let this_test = "train::checkpoint::tests::a_full_disk_leaves_the_earlier_checkpoint_intact";
+    let this_test = "run::checkpoint::tests::a_full_disk_leaves_the_earlier_checkpoint_intact";
     let child = std::process::Command::new("sh")
         .args(["-c", "trap '' 25; ulimit -f 64; exec \"$0\" --exact \"$1\" --nocapture"])
         .arg(std::env::current_exe().unwrap())
