@@ -91,6 +91,7 @@
 //! ```
 
 pub mod error;
+pub mod prelude;
 pub mod reproduce;
 pub mod rng;
 pub mod tensor;

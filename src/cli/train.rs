@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use clap::builder::PossibleValuesParser;
 
 use super::flags::{open_device, parse_channels};
 use crate::error::{Error, Result};
@@ -53,7 +54,7 @@ pub(super) struct TrainArgs {
     std: Option<[f32; 3]>,
 
     /// Network [default: resnet18]
-    #[arg(long, value_name = "NAME", value_parser = models::NAMES, help_heading = "Model")]
+    #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(models::names()), help_heading = "Model")]
     model: Option<String>,
     /// Form of the blocks: He 2015, torchvision, pre-activation [default: v1.5]
     #[arg(long, value_name = "FORM", value_parser = ["v1", "v1.5", "v2"], help_heading = "Model")]

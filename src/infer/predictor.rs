@@ -37,7 +37,7 @@ pub struct Prepare {
 impl Prepare {
     /// As the model of `file` expects its images.
     pub fn new(file: &ModelFile) -> Prepare {
-        Prepare { collator: Collator::new(file.config(1).normalization()), image_size: file.card.img_size }
+        Prepare { collator: Collator::new(file.card.normalization()), image_size: file.card.img_size }
     }
 
     /// Writes `pixels`, HWC u8 as decoded at the model's size, to `image`, HWC f32 normalised.

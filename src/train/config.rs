@@ -1,6 +1,7 @@
 //! Every setting of a training run, as `config.toml` keeps it and the flags set it.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -8,9 +9,10 @@ use super::schedule::{Decay, Schedule, ScheduleConfig, Warmup};
 use crate::batch::{Augment, batches_per_epoch};
 use crate::data::annotations::Capacity;
 use crate::error::{Error, Result};
-use crate::models::{Form, Model, Objects, ObjectsKind};
+use crate::models::{Form, Model, Objects, ObjectsKind, Options};
 use crate::ops::{AdamConfig, SgdConfig};
-use crate::step::{Optimiser, PixelSource, StepConfig, Trained};
+use crate::run::model_card::ModelCard;
+use crate::step::{Optimiser, PixelSource, StepConfig, Trained, check_image_size};
 use crate::tensor::DType;
 use crate::transform::Normalization;
 
@@ -186,6 +188,20 @@ impl TrainConfig {
         }
     }
 
+    /// The settings that prepare images as the model of `card` expects them.
+    pub fn of_model(card: &ModelCard, batch_size: usize) -> TrainConfig {
+        TrainConfig {
+            model: card.model.clone(),
+            form: card.form.clone(),
+            objects: card.objects.as_ref().map_or("none", |objects| &objects.kind).into(),
+            img_size: card.img_size,
+            mean: card.mean,
+            std: card.std,
+            batch_size,
+            ..TrainConfig::defaults(None)
+        }
+    }
+
     /// What pixel values become.
     pub fn normalization(&self) -> Normalization {
         Normalization { mean: self.mean, std: self.std }
@@ -200,7 +216,7 @@ impl TrainConfig {
         let form = self.form.parse().map_err(|message| Error::Usage(format!("--form: {message}")))?;
         let objects = ObjectsKind::parse_optional(&self.objects)?
             .map(|kind| Objects { kind, num_classes: facts.num_object_classes });
-        Ok(Model { objects, ..Model::parse(&self.model, form, facts.num_classes)? })
+        Model::new(&self.model, Options { num_classes: facts.num_classes, form, objects })
     }
 
     /// What the training graph is made from.
@@ -211,7 +227,7 @@ impl TrainConfig {
         self.validate()?;
         let facts = facts.into();
         Ok(StepConfig {
-            model: self.model(facts)?,
+            network: Arc::new(self.model(facts)?),
             batch_size: self.batch_size,
             image_size: self.img_size,
             float: if self.precision == "bf16" { DType::Bf16 } else { DType::F32 },
@@ -223,13 +239,15 @@ impl TrainConfig {
             trained: match (self.freeze, self.backbone_lr_scale) {
                 (true, _) => Trained::LastLayer,
                 (false, 1.0) => Trained::All,
-                (false, _) => Trained::TwoRates,
+                (false, backbone_lr_scale) => Trained::TwoRates { backbone_lr_scale },
             },
             pixels: PixelSource::Host,
             normalization: self.normalization(),
             largest_annotation: facts.largest_annotation,
             mixes: self.augment.parse::<Augment>()?.mixes(),
             fuse: self.fuse,
+            seed: self.seed,
+            keep_inputs: false,
         })
     }
 
@@ -329,9 +347,7 @@ impl TrainConfig {
         if let Some((flag, _)) = at_least_one.iter().find(|(_, value)| *value == 0) {
             return Err(Error::Usage(format!("{flag} 0: must be at least 1")));
         }
-        if !(8..=1024).contains(&self.img_size) {
-            return Err(Error::Usage(format!("--img-size {}: must be from 8 to 1024 pixels", self.img_size)));
-        }
+        check_image_size(self.img_size)?;
         let shares = [
             ("--momentum", self.momentum),
             ("--smoothing", f64::from(self.smoothing)),

@@ -1,8 +1,9 @@
 //! What `plan` promises is what a run takes.
 
 use residuum::device::{Device, DeviceKind};
+use residuum::step::program;
 use residuum::train::config::TrainConfig;
-use residuum::train::trainer::{Trainer, program};
+use residuum::train::trainer::Trainer;
 use tempfile::TempDir;
 
 use crate::program::Program;

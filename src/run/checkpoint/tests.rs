@@ -179,11 +179,11 @@ fn the_first_difference_is_named_with_its_remedy() {
     .into();
     let zeros =
         |name: &str, shape: &[usize]| NamedTensor::f32(name, shape, vec![0.0; shape.iter().product()]);
-    let message = |found: &[NamedTensor]| check_names(&expected, found, path).unwrap_err().to_string();
+    let message = |found: &[NamedTensor]| check_names(&expected, found, "fc", path).unwrap_err().to_string();
 
     let conv1 = zeros("conv1.weight", &[64, 3, 7, 7]);
     let fc = [zeros("fc.weight", &[10, 512]), zeros("fc.bias", &[10])];
-    check_names(&expected, &[conv1.clone(), fc[0].clone(), fc[1].clone()], path).unwrap();
+    check_names(&expected, &[conv1.clone(), fc[0].clone(), fc[1].clone()], "fc", path).unwrap();
 
     assert_eq!(
         message(&[zeros("fc.bias", &[100]), conv1.clone(), zeros("fc.weight", &[100, 512])]),
