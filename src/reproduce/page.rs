@@ -6,7 +6,7 @@ use crate::data::{self, OpenOptions, Split, decode_image};
 use crate::error::Result;
 use crate::report::{Align, Body, Cell, Chart, Figure, Page, Section, Series, Table};
 use crate::run::metrics::Epoch;
-use crate::run::page::{duration, grouped};
+use crate::show::{show_count, show_seconds};
 use crate::transform::Image;
 
 /// Height and width of the photo of figure 4.
@@ -130,8 +130,10 @@ impl Results<'_> {
             table.row([
                 title_of(key).into(),
                 format!("{seconds:.0} s").into(),
-                self.linked(key, |done| mean_epoch_seconds(done).map(duration)),
-                of_epochs(|done, _| done.config.steps_per_epoch.map_or(String::new(), grouped)),
+                self.linked(key, |done| mean_epoch_seconds(done).map(show_seconds)),
+                of_epochs(|done, _| {
+                    done.config.steps_per_epoch.map_or(String::new(), |steps| show_count(steps as usize))
+                }),
                 of_epochs(|_, epoch| format!("{:.1}", epoch.img_s)),
             ]);
         }
@@ -211,8 +213,8 @@ impl Results<'_> {
                 "masks" => "a negligible difference",
                 _ => "proposed, not tried",
             };
-            let parameters =
-                self.linked(key, |done| done.records.runs.last().map(|run| grouped(run.parameters)));
+            let parameters = self
+                .linked(key, |done| done.records.runs.last().map(|run| show_count(run.parameters as usize)));
             table.row([title_of(key).into(), paper.into(), self.errors(key), parameters]);
         }
         table
@@ -243,8 +245,8 @@ impl Results<'_> {
                 Cell::link(folder_of(done), report_of(done)),
                 model.into(),
                 done.config.img_size.to_string().into(),
-                grouped(updates).into(),
-                duration(seconds).into(),
+                show_count(updates as usize).into(),
+                show_seconds(seconds).into(),
                 done.config.seed.to_string().into(),
                 done.env.device.clone().into(),
                 done.env.commit.clone().unwrap_or_else(|| "unknown".into()).into(),

@@ -5,18 +5,15 @@
 
 mod proto;
 
-use std::any::Any;
-
 use prost::Message;
 use proto::{AttributeType, Extent};
 
 use crate::error::{Error, Result};
-use crate::graph::{Graph, Node, Op, Role, Value, ValueId};
+use crate::graph::{Graph, Node, Role, Value, ValueId};
 use crate::ops::{
     Add, BatchNormInference, Concat, Conv2dFprop, GlobalAvgPool, LinearFprop, MaxPool, PoolWindow, Relu,
     Window,
 };
-use crate::tensor::{Layout, Shape};
 
 /// The operator set: the oldest in which every operation written here has its present form, read by all runtimes
 /// since 2020.
@@ -83,7 +80,7 @@ impl OnnxModel<'_> {
 
     fn tensor(&self, value: &Value) -> Result<proto::Tensor> {
         Ok(proto::Tensor {
-            dims: as_i64(&file_extents(value.layout, value.ty.shape)),
+            dims: as_i64(&value.layout.file_extents(value.ty.shape)),
             data_type: proto::FLOAT,
             name: value.name.clone(),
             raw_data: bytemuck::cast_slice((self.weights)(&value.name)?).to_vec(),
@@ -95,26 +92,26 @@ impl OnnxModel<'_> {
         let name = &node.name;
         let operands = node.inputs.iter().map(|&id| self.name(node, id)).collect::<Result<Vec<_>>>()?;
         let output = self.name(node, node.outputs[0])?;
-        let (op_type, attribute) = if let Some(Conv2dFprop { window }) = cast_op(node) {
-            let [_, r, s, _] = self.graph.shape(node.inputs[1]).as_4d().expect("a filter is KRSC");
+        let (op_type, attribute) = if let Some(Conv2dFprop { window }) = node.op_as() {
+            let [_, r, s, _] = self.graph.shape(node.inputs[1]).nhwc();
             ("Conv", conv_attributes([r, s], window))
-        } else if let Some(&BatchNormInference { eps, relu: false, residual: false }) = cast_op(node) {
+        } else if let Some(&BatchNormInference { eps, relu: false, residual: false }) = node.op_as() {
             ("BatchNormalization", vec![float("epsilon", eps)])
-        } else if cast_op::<Relu>(node).is_some() {
+        } else if node.op_as::<Relu>().is_some() {
             ("Relu", vec![])
-        } else if let Some(MaxPool(window)) = cast_op(node) {
+        } else if let Some(MaxPool(window)) = node.op_as() {
             ("MaxPool", pool_attributes(window))
-        } else if cast_op::<Add>(node).is_some() {
+        } else if node.op_as::<Add>().is_some() {
             ("Add", vec![])
-        } else if cast_op::<Concat>(node).is_some() {
+        } else if node.op_as::<Concat>().is_some() {
             ("Concat", vec![int("axis", 1)])
-        } else if cast_op::<GlobalAvgPool>(node).is_some() {
+        } else if node.op_as::<GlobalAvgPool>().is_some() {
             // ONNX keeps the height and width of 1.
             let pooled = format!("{output}.pooled");
             let pool = onnx_node("GlobalAveragePool", name, operands, &pooled, vec![]);
             let name = format!("{name}.flatten");
             return Ok(vec![pool, onnx_node("Flatten", &name, vec![pooled], &output, vec![int("axis", 1)])]);
-        } else if cast_op::<LinearFprop>(node).is_some() {
+        } else if node.op_as::<LinearFprop>().is_some() {
             ("Gemm", vec![int("transB", 1)])
         } else {
             return Err(self.unsupported(node.op.name(), name, "has no counterpart in the ONNX export"));
@@ -172,10 +169,6 @@ fn as_i64(extents: &[usize]) -> Vec<i64> {
     extents.iter().map(|&extent| extent as i64).collect()
 }
 
-fn cast_op<T: Op>(node: &Node) -> Option<&T> {
-    (node.op.as_ref() as &dyn Any).downcast_ref()
-}
-
 fn conv_attributes(kernel: [usize; 2], window: &Window) -> Vec<proto::Attribute> {
     let &Window { stride_h, stride_w, pad_h, pad_w } = window;
     window_attributes(kernel, [stride_h, stride_w], [pad_h, pad_w])
@@ -197,14 +190,6 @@ fn window_attributes(
         // Above, left, below, right.
         ints("pads", &[pad_h, pad_w, pad_h, pad_w]),
     ]
-}
-
-/// The extents of a persistent value in weight files.
-fn file_extents(layout: Layout, shape: Shape) -> Vec<usize> {
-    match (layout, shape.as_4d()) {
-        (Layout::Krsc, Some([k, r, s, c])) => vec![k, c, r, s],
-        _ => shape.dims().to_vec(),
-    }
 }
 
 /// Says that `name` is f32 `[batch, extents...]`.
