@@ -107,7 +107,7 @@ impl Explainer {
         };
         seed[category] = 1.0;
         self.run(image, &seed)?;
-        let [_, rows, columns, _] = self.features.shape.as_4d().expect("features are an image");
+        let [_, rows, columns, _] = self.features.shape.nhwc();
         let (features, gradient) = (self.session.read(&self.features)?, self.session.read(&self.gradient)?);
         Ok(Explanation {
             category,
