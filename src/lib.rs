@@ -91,6 +91,7 @@
 //! ```
 
 pub mod error;
+mod named;
 pub mod reproduce;
 pub mod rng;
 pub mod tensor;

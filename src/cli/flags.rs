@@ -1,14 +1,36 @@
 //! Flag values that several subcommands read.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
 
 use crate::device::{Device, DeviceChoice};
 use crate::error::{Error, Result};
 use crate::run::replace;
+use crate::train::config::TrainConfig;
+use crate::train::recipe::Recipe;
+use crate::train::setting::SettingFlags;
+
+/// The settings of a training run: a recipe, and flags that override it.
+#[derive(Debug, Args)]
+pub(super) struct SettingArgs {
+    /// Recipe: a TOML file with the settings of config.toml; flags override it
+    #[arg(short, long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    flags: SettingFlags,
+}
+
+impl SettingArgs {
+    pub(super) fn read(&self) -> Result<TrainConfig> {
+        let recipe = self.config.as_deref().map(Recipe::read).transpose()?;
+        TrainConfig::layered(recipe.as_ref(), &self.flags)
+    }
+}
 
 /// Takes the device that `--device` names, saying on stderr why `auto` did not take a GPU.
-pub(super) fn open_device(text: &str) -> Result<Device> {
-    let (device, remark) = text.parse::<DeviceChoice>()?.open()?;
+pub(super) fn open_device(choice: DeviceChoice) -> Result<Device> {
+    let (device, remark) = choice.open()?;
     if let Some(remark) = remark {
         eprintln!("{remark}");
     }
@@ -41,13 +63,6 @@ pub(super) fn check_picture(flag: &str, path: &Path) -> Result<()> {
 /// Replaces the file at `path` as a whole.
 pub(super) fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
     replace::replace(path, |writer| writer.write_all(bytes)).map_err(Error::io("write", path))
-}
-
-/// Three comma-separated numbers, one a channel.
-pub(super) fn parse_channels(text: &str) -> std::result::Result<[f32; 3], String> {
-    let numbers: std::result::Result<Vec<f32>, _> = text.split(',').map(|part| part.trim().parse()).collect();
-    let expected = || format!("`{text}`: give three numbers, red, green and blue, as in 0.485,0.456,0.406");
-    numbers.map_err(|_| expected())?.try_into().map_err(|_| expected())
 }
 
 /// A size in bytes, as in `24GiB`, `512MiB`, `8GB` or `1000000`.
@@ -114,12 +129,5 @@ mod tests {
         assert_eq!(show_count(12), "12");
         assert_eq!(show_bytes(3 << 29), "1.50 GiB");
         assert_eq!(show_bytes(100), "100 B");
-    }
-
-    #[test]
-    fn channels_are_three_numbers() {
-        assert_eq!(parse_channels("0.5, 0.25,1"), Ok([0.5, 0.25, 1.0]));
-        assert!(parse_channels("0.5,0.5").is_err());
-        assert!(parse_channels("a,b,c").is_err());
     }
 }

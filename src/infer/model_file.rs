@@ -90,7 +90,7 @@ impl ModelFile {
     /// # Errors
     /// [`Error::Usage`] if its name or form are unknown.
     pub fn network(&self) -> Result<Model> {
-        self.config(1).model(self.facts())
+        self.config(1)?.model(self.facts())
     }
 
     /// Reads the weights into a session of their network.
@@ -131,7 +131,7 @@ impl ModelFile {
     /// # Errors
     /// [`Error::Usage`] if its name or form are unknown.
     pub fn step_config(&self, batch_size: usize) -> Result<StepConfig> {
-        self.config(batch_size).step_config(self.facts())
+        self.config(batch_size)?.step_config(self.facts())
     }
 
     fn facts(&self) -> DataFacts {
@@ -167,17 +167,23 @@ impl ModelFile {
     }
 
     /// Settings that prepare images as these weights expect them.
-    pub fn config(&self, batch_size: usize) -> TrainConfig {
-        TrainConfig {
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if the file says something of its model that is unknown.
+    pub fn config(&self, batch_size: usize) -> Result<TrainConfig> {
+        let objects = self.card.objects.as_ref().map(|objects| objects.kind.parse()).transpose()?;
+        let config = TrainConfig {
             model: self.card.model.clone(),
-            form: self.card.form.clone(),
-            objects: self.card.objects.as_ref().map_or("none", |objects| &objects.kind).into(),
+            form: self.card.form.parse()?,
+            objects,
             img_size: self.card.img_size,
             mean: self.card.mean,
             std: self.card.std,
             batch_size,
             ..TrainConfig::defaults(None)
-        }
+        };
+        config.validate()?;
+        Ok(config)
     }
 }
 
@@ -195,7 +201,7 @@ fn foreign_card(file: &checkpoint::Checkpoint, overrides: &CardOverrides, path: 
     let defaults = TrainConfig::defaults(Some(PathBuf::new()));
     Ok(ModelCard {
         model,
-        form: overrides.form.clone().unwrap_or(defaults.form),
+        form: overrides.form.clone().unwrap_or_else(|| defaults.form.to_string()),
         img_size: overrides.img_size.unwrap_or(224),
         objects: None,
         categories: (0..num_classes).map(|label: usize| label.to_string()).collect(),

@@ -1,7 +1,8 @@
 //! What `plan` promises is what a run takes.
 
 use residuum::device::{Device, DeviceKind};
-use residuum::train::config::TrainConfig;
+use residuum::models::Form;
+use residuum::train::config::{OptimiserKind, TrainConfig};
 use residuum::train::trainer::{Trainer, program};
 use tempfile::TempDir;
 
@@ -40,13 +41,13 @@ fn a_run_allocates_what_the_plan_says() {
         ..TrainConfig::defaults(None)
     };
     let averaged = TrainConfig {
-        opt: "adamw".into(),
+        opt: OptimiserKind::AdamW,
         clip_grad: Some(0.5),
         grad_accum_steps: 2,
         model_ema_decay: Some(0.99),
         ..base.clone()
     };
-    let textbook = TrainConfig { fuse: false, form: "v2".into(), ..base.clone() };
+    let textbook = TrainConfig { fuse: false, form: Form::V2, ..base.clone() };
     let cases = [
         (base, ""),
         (averaged, "--opt adamw --clip-grad --grad-accum-steps 2 --model-ema"),
