@@ -1,5 +1,5 @@
-//! Compiles the kernels, for the GPU where there is nvcc and for the emulator where there is a C++ compiler, and
-//! tells the program which commit it was built from.
+//! Compiles the kernels, for the GPU where there is nvcc and for the emulator where there is a C++ compiler; writes their
+//! argument structs, shared constants and launches in Rust; and tells the program which commit it was built from.
 //!
 //! `RESIDUUM_CUDA_ARCH` lists the architectures (`none` leaves the GPU out); `RESIDUUM_REQUIRE_CUDA=1` makes a
 //! build without kernels for the GPU an error.
@@ -10,8 +10,12 @@ use std::{env, fs};
 
 #[path = "build/arch.rs"]
 mod arch;
+#[path = "build/bindings.rs"]
+mod bindings;
 #[path = "build/cuda.rs"]
 mod cuda;
+#[path = "build/declared.rs"]
+mod declared;
 #[path = "build/host.rs"]
 mod host;
 #[path = "build/jobs.rs"]
@@ -62,7 +66,9 @@ fn build_kernels() -> Result<(), String> {
     if cuda.is_none() {
         without_cuda()?;
     }
-    table::Listing::new(&files)?.write_table(cuda.as_ref(), &out_dir)?;
+    let listing = table::Listing::new(&files)?;
+    listing.write_table(cuda.as_ref(), &out_dir)?;
+    bindings::write(&files, &listing, &out_dir)?;
 
     // Kernels with planted faults, on which the emulator is tested; a packaged crate comes without them.
     let mut tests = kernel_files(Path::new("tests/kernels"), folder)?;

@@ -13,15 +13,15 @@ mod common;
 use std::collections::HashMap;
 use std::time::Duration;
 
-use common::{CLASSES, FITS, RUNS, Row, median_and_spread, open_device, parse_precision};
+use common::{CLASSES, RUNS, Row, median_and_spread, open_device, parse_precision};
 use half::bf16;
 use residuum::device::{Device, DeviceKind, Slot};
-use residuum::exec::Session;
+use residuum::exec::{Session, Start};
 use residuum::graph::{Graph, Init};
 use residuum::ops::Clear;
 use residuum::plan::{Step, plan};
 use residuum::rng::{Stream, Use};
-use residuum::step::weights::initialise;
+use residuum::step::{evaluation_graph, training_graph};
 use residuum::tensor::{DType, Layout};
 
 const GPU_ROWS: &[Row] = &[
@@ -147,13 +147,14 @@ fn open(options: &Options, row: &Row) -> Session {
     let elems = if options.device == Device::Simt { 1 } else { FLUSH_ELEMS };
     let filler = flush.state("flush", [elems], Layout::Flat, Init::Constant(0.0));
     flush.apply("clear", Clear::new(1), &[filler]).expect("a state can be cleared");
-    let program = plan(&[&row.graph(options.float), &flush], options.device.kind()).expect("both verify");
-    let mut session = Session::open(program, options.device).unwrap_or_else(|error| {
+    let config = row.config(options.float);
+    let graph = if row.train { training_graph(&config) } else { evaluation_graph(&config, "") };
+    let program = plan(&[&graph.expect("the rows fit their models"), &flush], options.device.kind())
+        .expect("both verify");
+    Session::open(program, options.device, Start::Seed(1)).unwrap_or_else(|error| {
         eprintln!("{}: {error}", row.title());
         std::process::exit(error.exit_code().into())
-    });
-    initialise(&mut session, 1).expect(FITS);
-    session
+    })
 }
 
 /// In order of their first step.
@@ -184,7 +185,7 @@ fn shapes(step: &Step, most: usize) -> String {
 /// Prints a row; the median in microseconds.
 fn measure_kind(options: &Options, row: &Row, session: &mut Session, kind: &Kind) -> f64 {
     let step = session.plan(NETWORK).steps[kind.step].clone();
-    fill_operands(session, &step);
+    fill_operands(session, kind.step);
     let mut times = vec![Duration::ZERO; 1 + options.runs];
     session.time_step(NETWORK, kind.step, FLUSH, &mut times).expect(RUNS);
     // The first run also loads code.
@@ -221,24 +222,27 @@ fn measure_kind(options: &Options, row: &Row, session: &mut Session, kind: &Kind
 }
 
 /// Random values for the operands that a step would have computed; weights and statistics stay as they are.
-fn fill_operands(session: &mut Session, step: &Step) {
+fn fill_operands(session: &mut Session, step: usize) {
     const BLOCK: usize = 1 << 16;
     let mut stream = Stream::new(1, 0, 0, Use::Augment);
     let normals: Vec<f32> = (0..BLOCK).map(|_| stream.normal()).collect();
     let persistent_bytes = session.program().persistent_bytes;
-    for slot in step.inputs.iter().filter(|slot| slot.offset_bytes >= persistent_bytes) {
+    for (operand, slot) in session.plan(NETWORK).steps[step].inputs.clone().into_iter().enumerate() {
+        if slot.offset_bytes < persistent_bytes {
+            continue;
+        }
+        let place = (NETWORK, step, operand);
         let cycle = || normals.iter().copied().cycle().take(slot.shape.num_elems());
         // Integers are labels, or places within a pooling window of at least four pixels.
         let mut below = |most: u32| stream.below(most);
         match slot.dtype {
-            DType::F32 => session.write(slot, &cycle().collect::<Vec<_>>()),
-            DType::Bf16 => session.write(slot, &cycle().map(bf16::from_f32).collect::<Vec<_>>()),
-            DType::I32 => {
-                session.write(slot, &cycle().map(|_| below(CLASSES as u32) as i32).collect::<Vec<_>>())
-            }
-            DType::U8 => session.write(slot, &cycle().map(|_| below(4) as u8).collect::<Vec<_>>()),
+            DType::F32 => session.write_operand(place, &cycle().collect::<Vec<_>>()),
+            DType::Bf16 => session.write_operand(place, &cycle().map(bf16::from_f32).collect::<Vec<_>>()),
+            DType::I32 => session
+                .write_operand(place, &cycle().map(|_| below(CLASSES as u32) as i32).collect::<Vec<_>>()),
+            DType::U8 => session.write_operand(place, &cycle().map(|_| below(4) as u8).collect::<Vec<_>>()),
             other => panic!("no step reads {other}"),
         }
-        .expect(FITS);
+        .expect("the device takes a copy");
     }
 }

@@ -12,15 +12,18 @@ mod common;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use common::{CLASSES, FITS, RUNS, Row, median_and_spread, open_device, parse_precision};
-use residuum::device::{Device, DeviceKind, Slot};
-use residuum::exec::Session;
+use common::{CLASSES, RUNS, Row, median_and_spread, open_device, parse_precision};
+use residuum::batch::Batch;
+use residuum::device::{Device, DeviceKind};
+use residuum::exec::{Session, Start};
 use residuum::plan::plan;
 use residuum::rng::{Stream, Use};
-use residuum::step::weights::initialise;
-use residuum::step::{hyper_parameters, values};
+use residuum::step::feed::Feed;
+use residuum::step::{StepConfig, Training, evaluation_graph};
 use residuum::tensor::DType;
 
+/// Learning rate of the steps.
+const LR: f64 = 1e-3;
 /// Groups of steps before those that count, and the least number that count.
 const WARM_UP: usize = 2;
 const LEAST: usize = 3;
@@ -70,7 +73,7 @@ fn main() {
     for row in rows.iter().filter(|row| row.title().contains(&options.rows)) {
         let mut bench = Bench::new(&options, *row);
         let times = rayon::scope(|_| bench.measure(options.seconds));
-        report(&options, &bench, times);
+        report(&options, &mut bench, times);
         if options.profile {
             rayon::scope(|_| bench.profile());
         }
@@ -124,107 +127,96 @@ fn usage(message: &str) -> ! {
     std::process::exit(2)
 }
 
-/// The names of the values that the host writes before a step.
-const INPUTS: [&str; 3] = [values::IMAGES, values::LABELS, values::HYPER];
-
-/// Random images and labels and the numbers of an update, for plan 0 of a session.
-struct Inputs {
-    images: (Slot, Vec<f32>),
-    labels: (Slot, Vec<i32>),
-    hyper: Option<(Slot, [f32; 4])>,
+/// What a row runs.
+enum Work {
+    Training(Box<Training>),
+    Inference { session: Box<Session>, feed: Box<Feed> },
 }
 
-impl Inputs {
-    fn new(session: &Session, row: &Row) -> Inputs {
-        let slot = |name| session.plan(0).slot(name).expect("a step has its inputs");
-        let (images, labels) = (slot(values::IMAGES), slot(values::LABELS));
-        let optimiser = row.config(DType::F32).optimiser;
-        let hyper = row.train.then(|| (slot(values::HYPER), hyper_parameters(&optimiser, 1e-3, 1)));
-        let mut stream = Stream::new(1, 0, 0, Use::Augment);
-        let pixels = (0..images.shape.num_elems()).map(|_| stream.normal()).collect();
-        let categories = (0..row.batch).map(|_| stream.below(CLASSES as u32) as i32).collect();
-        Inputs { images: (images, pixels), labels: (labels, categories), hyper }
-    }
-
-    fn write(&self, session: &mut Session) {
-        session.write(&self.images.0, &self.images.1).expect(FITS);
-        session.write(&self.labels.0, &self.labels.1).expect(FITS);
-        if let Some((slot, numbers)) = self.hyper {
-            session.write(&slot, &numbers).expect(FITS);
-        }
-    }
-}
-
-/// Runs a whole step of plan 0; on a GPU it is then under way.
-fn run_step(session: &mut Session, row: &Row) {
-    session.run_micro_batch(0).expect(RUNS);
-    if row.train {
-        session.run_update(0).expect(RUNS);
-    }
-}
-
-/// A session and what the host writes before each step, unless it stays there.
+/// A row with its random batch, which is copied before every step, unless it stays on the device.
 struct Bench {
     row: Row,
-    session: Session,
-    inputs: Inputs,
+    work: Work,
+    batch: Batch,
     copies: bool,
 }
 
 impl Bench {
     fn new(options: &Options, row: Row) -> Bench {
-        let mut graph = row.graph(options.float);
-        if !options.copy {
-            // Inputs give up their memory once they are used, unless they are kept.
-            let ids: Vec<_> = INPUTS.iter().filter_map(|name| graph.find(name)).collect();
-            ids.into_iter().for_each(|id| graph.keep(id));
-        }
-        let program = plan(&[&graph], options.device.kind()).expect("the graph verifies");
-        let mut session = Session::open(program, options.device).unwrap_or_else(|error| {
+        let config =
+            StepConfig { keep_inputs: !options.copy || options.profile, ..row.config(options.float) };
+        let mut stream = Stream::new(1, 0, 0, Use::Augment);
+        let images = (0..row.batch * row.size * row.size * 3).map(|_| stream.normal()).collect();
+        let labels = (0..row.batch).map(|_| stream.below(CLASSES as u32) as i32).collect();
+        let work = Bench::open(options.device, &row, config).unwrap_or_else(|error| {
             eprintln!("{}: {error}", row.title());
             std::process::exit(error.exit_code().into())
         });
-        initialise(&mut session, 1).expect(FITS);
-        let inputs = Inputs::new(&session, &row);
-        inputs.write(&mut session);
-        Bench { row, session, inputs, copies: options.copy }
+        let mut bench = Bench { row, work, batch: Batch::new(images, labels), copies: true };
+        bench.run_step();
+        bench.copies = options.copy;
+        bench
+    }
+
+    fn open(device: Device, row: &Row, config: StepConfig) -> residuum::Result<Work> {
+        if row.train {
+            return Ok(Work::Training(Box::new(Training::new(config, device)?)));
+        }
+        let program = plan(&[&evaluation_graph(&config, "")?], device.kind())?;
+        let feed = Box::new(Feed::new(&program.plans[0]));
+        let session = Box::new(Session::open(program, device, Start::Seed(config.seed))?);
+        Ok(Work::Inference { session, feed })
+    }
+
+    fn session(&mut self) -> &mut Session {
+        match &mut self.work {
+            Work::Training(training) => training.session_mut(),
+            Work::Inference { session, .. } => session,
+        }
+    }
+
+    /// Runs a whole step; on a GPU it is then under way.
+    fn run_step(&mut self) {
+        let done = match &mut self.work {
+            Work::Training(training) if self.copies => training.step(&self.batch, LR),
+            Work::Training(training) => training.repeat(LR),
+            Work::Inference { session, feed } => {
+                let written = if self.copies { feed.write(session, &self.batch, None) } else { Ok(()) };
+                written.and_then(|()| session.run_micro_batch(0))
+            }
+        };
+        done.expect(RUNS);
     }
 
     /// Steps between two looks at the clock: a GPU is waited for at each look.
-    fn group(&self) -> usize {
-        if self.session.device() == DeviceKind::Cuda { 10 } else { 1 }
+    fn group(&mut self) -> usize {
+        if self.session().device() == DeviceKind::Cuda { 10 } else { 1 }
     }
 
     fn measure(&mut self, seconds: f64) -> Vec<f64> {
-        let is_emulated = self.session.device() == DeviceKind::Simt;
+        let (is_emulated, group) = (self.session().device() == DeviceKind::Simt, self.group());
         let (warm_up, least) = if is_emulated { (0, 1) } else { (WARM_UP, LEAST) };
         let mut times = Vec::new();
         let begin = Instant::now();
         while times.len() < warm_up + least || begin.elapsed().as_secs_f64() < seconds {
             let start = Instant::now();
-            for _ in 0..self.group() {
-                if self.copies {
-                    self.inputs.write(&mut self.session);
-                }
-                run_step(&mut self.session, &self.row);
-            }
-            // Nothing was noted, but the device has come to its end.
-            self.session.take_notes(|_| ()).expect(RUNS);
-            times.push(start.elapsed().as_secs_f64() / self.group() as f64);
+            (0..group).for_each(|_| self.run_step());
+            // Waits for the device.
+            self.session().take_notes(|_| ()).expect(RUNS);
+            times.push(start.elapsed().as_secs_f64() / group as f64);
         }
         times.split_off(warm_up)
     }
 
     /// Time by operation over a few steps, slowest first.
     fn profile(&mut self) {
-        let steps = if self.session.device() == DeviceKind::Simt { 1 } else { 5 };
-        let mut times = vec![Duration::ZERO; self.session.plan(0).steps.len()];
+        let steps = if self.session().device() == DeviceKind::Simt { 1 } else { 5 };
+        let mut times = vec![Duration::ZERO; self.session().plan(0).steps.len()];
         for _ in 0..steps {
-            self.inputs.write(&mut self.session);
-            self.session.run_timed(0, &mut times).expect(RUNS);
+            self.session().run_timed(0, &mut times).expect(RUNS);
         }
         let mut by_op: BTreeMap<&str, (Duration, u64, u64)> = BTreeMap::new();
-        for (step, time) in self.session.plan(0).steps.iter().zip(&times) {
+        for (step, time) in self.session().plan(0).steps.iter().zip(&times) {
             let entry = by_op.entry(step.op.name()).or_default();
             *entry = (entry.0 + *time / steps, entry.1 + step.cost.flops, entry.2 + step.cost.bytes);
         }
@@ -242,7 +234,7 @@ impl Bench {
     }
 }
 
-fn report(options: &Options, bench: &Bench, mut times: Vec<f64>) {
+fn report(options: &Options, bench: &mut Bench, mut times: Vec<f64>) {
     times.sort_by(f64::total_cmp);
     let (median, spread) = median_and_spread(&times);
     let Row { model, size, batch, .. } = bench.row;
@@ -256,7 +248,7 @@ fn report(options: &Options, bench: &Bench, mut times: Vec<f64>) {
             times.len() * bench.group(),
             options.device,
             if options.copy { "copied" } else { "resident" },
-            bench.session.arena_bytes() >> 20
+            bench.session().arena_bytes() >> 20
         );
     } else {
         println!(

@@ -6,6 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
+use crate::declared::Layout;
 use crate::jobs::{self, Job};
 use crate::source::{self, KernelFile};
 
@@ -47,19 +48,22 @@ pub fn compile(files: &[KernelFile], folder: &Path, out_dir: &Path) -> Result<bo
     };
 
     let unit = folder.join("host_unit.cpp");
-    let unit_text = source::with_headers(&unit, folder)?;
+    let unit_text = source::joined(&source::with_headers(&unit, folder)?);
     let mut all = Vec::new();
     for file in files {
         let define = format!("-DKERNEL_FILE={:?}", file.path);
         let text = format!("{unit_text}{}", file.text_with_headers);
         let checked: Vec<String> = [define.as_str()].into_iter().chain(CHECKED).map(str::to_string).collect();
         let prefix = if file.path.starts_with(folder) { "" } else { "test-" };
-        all.push(job(format!("{prefix}{}", file.stem), &unit, &[define], &text));
+        let layout: String = file.declared.layouts.iter().map(Layout::assertions).collect();
+        let plain = [define, format!("-DKERNEL_LAYOUT={layout}")];
+        all.push(job(format!("{prefix}{}", file.stem), &unit, &plain, &text));
         all.push(job(format!("{prefix}{}-checked", file.stem), &unit, &checked, &text));
     }
     for path in runtime_sources(folder)?.iter().filter(|path| **path != unit) {
         let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        all.push(job(stem, path, &[], &source::with_headers(path, folder)?));
+        let text = source::joined(&source::with_headers(path, folder)?);
+        all.push(job(stem, path, &[], &text));
     }
     // Planted faults are meant to be there, and the checked compilation repeats what the plain one says.
     let is_quiet = |job: &Job| job.name.ends_with("-checked") || job.name.starts_with("test-");

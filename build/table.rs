@@ -6,23 +6,29 @@ use std::fs;
 use std::path::Path;
 
 use crate::cuda::Cuda;
+use crate::declared::Place;
 use crate::ptxas::Usage;
 use crate::source::{Entry, KernelFile};
 
 /// All kernels of some files, by name, each with the file it stands in.
-pub struct Listing<'a>(Vec<(&'a str, &'a Entry)>);
+pub struct Listing<'a>(pub Vec<(&'a KernelFile, &'a Entry)>);
 
 impl<'a> Listing<'a> {
     /// Fails if two kernels have one name.
     pub fn new(files: &'a [KernelFile]) -> Result<Listing<'a>, String> {
-        let in_file = |file: &'a KernelFile| file.entries.iter().map(|entry| (file.stem.as_str(), entry));
+        let in_file = |file: &'a KernelFile| file.entries.iter().map(move |entry| (file, entry));
         let mut kernels: Vec<_> = files.iter().flat_map(in_file).collect();
         kernels.sort_by_key(|(_, entry)| &entry.name);
         match kernels.windows(2).find(|pair| pair[0].1.name == pair[1].1.name) {
             None => Ok(Listing(kernels)),
             Some(pair) => {
                 let [(first, entry), (second, _)] = [pair[0], pair[1]];
-                Err(format!("kernel `{}` is in both {first}.cu and {second}.cu", entry.name))
+                Err(format!(
+                    "kernel `{}` is in both {} and {}",
+                    entry.name,
+                    first.path.display(),
+                    second.path.display()
+                ))
             }
         }
     }
@@ -47,10 +53,11 @@ impl<'a> Listing<'a> {
 
     fn write_code(&self, code: &mut String, cuda: Option<&Cuda>, out_dir: &Path) -> fmt::Result {
         writeln!(code, "/// Every kernel, by name.\npub static KERNELS: [Kernel; {}] = [", self.0.len())?;
-        for (index, (file, Entry { name, block_threads })) in self.0.iter().enumerate() {
+        for (index, (file, Entry { name, block_threads, .. })) in self.0.iter().enumerate() {
+            let stem = &file.stem;
             writeln!(
                 code,
-                "    Kernel {{ name: {name:?}, file: {file:?}, block_threads: {block_threads}, index: {index} }},"
+                "    Kernel {{ name: {name:?}, file: {stem:?}, block_threads: {block_threads}, index: {index} }},"
             )?;
         }
         let images = cuda.map_or(&[][..], |cuda| &cuda.images);
@@ -83,22 +90,32 @@ impl<'a> Listing<'a> {
         for (_, Entry { name, .. }) in &self.0 {
             writeln!(code, "    fn {name}(arguments: *const u8);")?;
             writeln!(code, "    fn {name}_checked(arguments: *const u8);")?;
-            writeln!(code, "    fn {name}_layout(layout: *mut {simt}::ArgsLayout);")?;
         }
         writeln!(code, "}}\n/// The kernels compiled for the host, by name.")?;
         writeln!(code, "pub static {table}: [{simt}::HostKernel; {}] = [", self.0.len())?;
-        for (_, Entry { name, .. }) in &self.0 {
+        for (file, Entry { name, args, .. }) in &self.0 {
+            let layout = file.declared.layout(args).expect("read with the kernels");
             writeln!(
                 code,
                 "    {simt}::HostKernel {{ name: {name:?}, plain: {name}, checked: {name}_checked,"
             )?;
-            writeln!(code, "        layout: {name}_layout }},")?;
+            write!(
+                code,
+                "        arguments: {simt}::ArgsLayout {{ num_bytes: {}, members: &[",
+                layout.num_bytes
+            )?;
+            for Place { name, offset_bytes, num_bytes, is_pointer } in &layout.members {
+                write!(code, "{simt}::Member {{ name: {name:?}, offset_bytes: {offset_bytes}, ")?;
+                write!(code, "num_bytes: {num_bytes}, is_pointer: {is_pointer} }}, ")?;
+            }
+            writeln!(code, "] }} }},")?;
         }
         writeln!(code, "];")
     }
 }
 
-fn write(out_dir: &Path, name: &str, text: &str) -> Result<(), String> {
+/// Writes one of the generated files.
+pub fn write(out_dir: &Path, name: &str, text: &str) -> Result<(), String> {
     let path = out_dir.join(name);
     fs::write(&path, text).map_err(|error| format!("cannot write {}: {error}", path.display()))
 }

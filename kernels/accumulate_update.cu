@@ -2,7 +2,7 @@
 // Math      sum += term
 // Layout    groups (sum, term) of f32 tensors in the arena (multi_tensor.cuh)
 // Mapping   block -> chunk of 4096 elements of one group; thread -> 16 bytes a tensor and turn
-// Cost      1 flop per element; DRAM floor = 3 * 4 bytes per element
+// Cost      1 flop per element of tensors; DRAM floor = 3*4 bytes per element of tensors
 // Numerics  f32, each element by itself
 // Requires  tensors aligned to 64 bytes; grid.x = chunks of all groups
 // Reference Accumulate in src/ops/accumulate.rs
@@ -12,7 +12,6 @@ struct AccumulateUpdateArgs {
     uint64_t arena;
     TensorTable<2> tensors;
 };
-KERNEL_ARGS(AccumulateUpdateArgs, arena, tensors)
 
 KERNEL(accumulate_update, AccumulateUpdateArgs, 256) {
     const uint32_t tensor = args.tensors.find();

@@ -5,7 +5,7 @@
 // Layout    groups (param, grad, moment1, moment2) of f32 tensors in the arena (multi_tensor.cuh); hyper f32 [lr,
 //           correction1, correction2, ..]; grad_scale one f32
 // Mapping   block -> chunk of 4096 elements of one group; thread -> 16 bytes a tensor and turn
-// Cost      about 14 flop per element; DRAM floor = 7 * 4 bytes per element
+// Cost      14 flop per element of tensors; DRAM floor = 7*4 bytes per element of tensors
 // Numerics  f32, each element by itself; IEEE square root and division
 // Requires  tensors aligned to 64 bytes; grid.x = chunks of all groups
 // Reference Adam in src/ops/adam.rs
@@ -18,7 +18,6 @@ struct AdamUpdateArgs {
     TensorTable<4> tensors;
     float share1, share2, beta2, eps, l2, decay;
 };
-KERNEL_ARGS(AdamUpdateArgs, arena, hyper, grad_scale, tensors, share1, share2, beta2, eps, l2, decay)
 
 KERNEL(adam_update, AdamUpdateArgs, 256) {
     const uint32_t tensor = args.tensors.find();

@@ -2,7 +2,7 @@
 // Math      y[i] = a[i] + b[i]
 // Layout    a, b, y: num_elems elements of any shape; y may lie over a
 // Mapping   grid-stride loop, 16 bytes a thread, operand and turn; the last few elements one by one
-// Cost      1 flop per element; DRAM floor = bytes(a) + bytes(b) + bytes(y)
+// Cost      1 flop per element of y; DRAM floor = bytes(a) + bytes(b) + bytes(y)
 // Numerics  one addition in f32, rounded once to the type of y
 // Requires  a, b and y aligned to 16 bytes; grid.x >= 1
 // Reference Add in src/ops/add.rs
@@ -14,7 +14,6 @@ struct AddFwdArgs {
     void* y;
     uint64_t num_elems;
 };
-KERNEL_ARGS(AddFwdArgs, a, b, y, num_elems)
 
 template <class T>
 static __device__ void add_fwd(const AddFwdArgs& args) {

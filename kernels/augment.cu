@@ -5,8 +5,8 @@
 // Layout    pixels u8 M,H,W,3; rows i32 N, -1 is padding; params N rows of SampleParams; y N,H,W,3
 // Mapping   grid.y -> sample; thread -> 4 neighbouring pixels, whose 12 values leave in vectors, or 1 pixel where H*W is
 //           no multiple of 4
-// Cost      about 60 flop a pixel; DRAM floor = bytes of the photos shown + bytes(y). Taps of neighbouring pixels meet in
-//           the cache; where samples mix, both photos are read
+// Cost      20 flop per element of y; DRAM floor = 1 byte of pixels per element of y + bytes(y). Taps of
+//           neighbouring pixels meet in the cache; where samples mix, both photos are read
 // Numerics  places bit for bit as on the CPU (no contraction), values to rounding; noise is Philox of (pixel, epoch,
 //           image, use) under the seed, the same numbers as on the CPU
 // Requires  pixels aligned to 4 bytes, y to 16; rows below M; partners below N; H*W below 2^31; width 4 only if H*W is a
@@ -26,10 +26,9 @@ struct AugmentArgs {
     float scale[3];
     float offset[3];
 };
-KERNEL_ARGS(AugmentArgs, pixels, rows, params, y, height, width, is_wide, noise_use, scale, offset)
 
-// As in src/transform.rs.
-struct SampleParams {
+// What happens to one sample: a row of `params`.
+FOR_RUST struct SampleParams {
     float inverse_x[3], inverse_y[3];
     float colour[3][4];
     float noise_probability;
@@ -38,6 +37,9 @@ struct SampleParams {
     float weight;
     int32_t left, top, right, bottom;
 };
+
+// Pixels of a thread where the image can be cut into such groups.
+FOR_RUST constexpr uint32_t kWidePixels = 4;
 
 static __device__ __forceinline__ float place(const float (&row)[3], float x, float y) {
     return __fadd_rn(__fadd_rn(__fmul_rn(row[0], x), __fmul_rn(row[1], y)), row[2]);
@@ -145,7 +147,7 @@ static __device__ void augment_pixels(const AugmentArgs& a) {
 template <class T>
 static __device__ void augment(const AugmentArgs& a) {
     if (a.is_wide) {
-        augment_pixels<T, 4>(a);
+        augment_pixels<T, kWidePixels>(a);
     } else {
         augment_pixels<T, 1>(a);
     }

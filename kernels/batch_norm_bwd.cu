@@ -5,7 +5,7 @@
 //           over x, dz over dy
 // Mapping   block -> block_rows rows of a channel tile (channels.cuh); a thread keeps mean, scale, slope and shift of
 //           its channels in registers
-// Cost      6 flop per element; DRAM floor = bytes(dy) + bytes(x) + bytes(y) + bytes(dx) + bytes(dz)
+// Cost      6 flop per element of x; DRAM floor = bytes(dy) + bytes(x) + bytes(y) + bytes(dx) + bytes(dz)
 // Numerics  f32, rounded once to the type of dx; a y that is not a number lets the gradient through
 // Requires  dy, x, y, dx and dz aligned to 16 bytes; is_wide only if C is a multiple of 16 / sizeof(T); grid =
 //           (ceil(M / block_rows), channel tiles)
@@ -25,7 +25,6 @@ struct BatchNormBwdArgs {
     void* dz;
     uint32_t rows, channels, block_rows, is_wide;
 };
-KERNEL_ARGS(BatchNormBwdArgs, dy, x, y, gamma, mean, rstd, dgamma, dbeta, dx, dz, rows, channels, block_rows, is_wide)
 
 template <class T, bool kIsWide>
 static __device__ void input_gradient(const BatchNormBwdArgs& a) {

@@ -6,7 +6,7 @@
 //           rest f32 [C]
 // Mapping   partials: block -> block_rows rows of a channel tile (channels.cuh)
 //           finalize: block -> 8 channels, 32 threads a channel
-// Cost      5 flop per element; DRAM floor = bytes(dy) + bytes(x) + bytes(y)
+// Cost      5 flop per element of x; DRAM floor = bytes(dy) + bytes(x) + bytes(y)
 // Numerics  a thread adds in f32, at most block_rows / 32 rows; blocks are added in f64. The order depends on the shape
 //           alone, no atomics: the same bits every run
 // Requires  dy, x and y aligned to 16 bytes; is_wide only if C is a multiple of 16 / sizeof(T); grid =
@@ -22,7 +22,6 @@ struct BatchNormBwdPartialsArgs {
     float* partials;
     uint32_t rows, channels, block_rows, is_wide;
 };
-KERNEL_ARGS(BatchNormBwdPartialsArgs, dy, x, y, mean, partials, rows, channels, block_rows, is_wide)
 
 struct BatchNormBwdFinalizeArgs {
     const float* partials;
@@ -34,7 +33,6 @@ struct BatchNormBwdFinalizeArgs {
     uint32_t channels;
     float eps;
 };
-KERNEL_ARGS(BatchNormBwdFinalizeArgs, partials, save_rstd, running_var, dgamma, dbeta, num_blocks, channels, eps)
 
 template <class T, bool kIsWide>
 static __device__ void partials(const BatchNormBwdPartialsArgs& a) {

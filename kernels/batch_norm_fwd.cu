@@ -4,7 +4,7 @@
 // Layout    x, residual (null: none), y: M rows of C channels; the rest f32 [C]; y may lie over x
 // Mapping   block -> block_rows rows of a channel tile (channels.cuh); a thread keeps mean, scale and shift of its
 //           channels in registers
-// Cost      4 flop per element; DRAM floor = bytes(x) + bytes(residual) + bytes(y)
+// Cost      4 flop per element of x; DRAM floor = bytes(x) + bytes(residual) + bytes(y)
 // Numerics  f32, rounded once to the type of y; a NaN passes the ReLU, so that a diverged run shows
 // Requires  x, residual and y aligned to 16 bytes; is_wide only if C is a multiple of 16 / sizeof(T); grid =
 //           (ceil(M / block_rows), channel tiles)
@@ -23,7 +23,6 @@ struct BatchNormFwdArgs {
     uint32_t rows, channels, block_rows, is_wide, relu;
     float eps;
 };
-KERNEL_ARGS(BatchNormFwdArgs, x, residual, y, gamma, beta, mean, save_rstd, running_var, rows, channels, block_rows, is_wide, relu, eps)
 
 template <class T, bool kIsWide>
 static __device__ void normalize(const BatchNormFwdArgs& a) {

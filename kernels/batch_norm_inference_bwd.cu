@@ -2,7 +2,7 @@
 // Math      dx[m,c] = gamma[c] / sqrt(running_var[c] + eps) * dy[m,c]
 // Layout    dy, dx: M rows of C channels; gamma, running_var f32 [C]
 // Mapping   block -> block_rows rows of a channel tile (channels.cuh)
-// Cost      1 flop per element; DRAM floor = bytes(dy) + bytes(dx)
+// Cost      1 flop per element of dy; DRAM floor = bytes(dy) + bytes(dx)
 // Numerics  f32, rounded once to the type of dx
 // Requires  dy and dx aligned to 16 bytes; is_wide only if C is a multiple of 16 / sizeof(T); grid =
 //           (ceil(M / block_rows), channel tiles)
@@ -18,7 +18,6 @@ struct BatchNormInferenceBwdArgs {
     uint32_t channels, block_rows, is_wide;
     float eps;
 };
-KERNEL_ARGS(BatchNormInferenceBwdArgs, dy, gamma, running_var, dx, rows, channels, block_rows, is_wide, eps)
 
 template <class T, bool kIsWide>
 static __device__ void scale_rows(const BatchNormInferenceBwdArgs& a) {

@@ -5,7 +5,7 @@
 // Mapping   partials: block -> block_rows rows of a channel tile (channels.cuh); thread -> every 32nd row (8th where
 //           rows are not whole vectors)
 //           finalize: block -> 8 channels, 32 threads a channel
-// Cost      3 flop per element; DRAM floor = bytes(x)
+// Cost      4 flop per element of x; DRAM floor = bytes(x)
 // Numerics  Sums are taken of x - pivot, the pivot being the channel's value in the block's first row: a mean that dwarfs
 //           the deviation does not cancel it. A thread adds in f32, at most block_rows / 32 rows; the blocks' means and
 //           centred sums of squares (m2) combine in f64 by Chan, Golub and LeVeque, "Updating formulae and a pairwise
@@ -21,7 +21,6 @@ struct BatchNormPartialsArgs {
     float* partials;
     uint32_t rows, channels, block_rows, is_wide;
 };
-KERNEL_ARGS(BatchNormPartialsArgs, x, partials, rows, channels, block_rows, is_wide)
 
 struct BatchNormFinalizeArgs {
     const float* partials;
@@ -32,7 +31,6 @@ struct BatchNormFinalizeArgs {
     uint32_t num_blocks, rows, channels, block_rows;
     float eps, bn_momentum;
 };
-KERNEL_ARGS(BatchNormFinalizeArgs, partials, running_mean, running_var, save_mean, save_rstd, num_blocks, rows, channels, block_rows, eps, bn_momentum)
 
 template <class T, bool kIsWide>
 static __device__ void partials(const BatchNormPartialsArgs& a) {

@@ -14,12 +14,14 @@ struct CastArgs {
     void* y;
     uint64_t num_elems;
 };
-KERNEL_ARGS(CastArgs, x, y, num_elems)
+
+// Elements that a thread casts a turn.
+FOR_RUST constexpr int kTurnElems = 8;
 
 KERNEL(cast_f32_to_bf16, CastArgs, 256) {
     const float* x = static_cast<const float*>(args.x);
     bf16* y = static_cast<bf16*>(args.y);
-    for_each_vec<8>(args.num_elems, [=](auto width, uint64_t at) {
+    for_each_vec<kTurnElems>(args.num_elems, [=](auto width, uint64_t at) {
         constexpr int kWidth = decltype(width)::value;
         float from[kWidth];
         load_floats(from, x + at);
@@ -33,7 +35,7 @@ KERNEL(cast_f32_to_bf16, CastArgs, 256) {
 KERNEL(cast_bf16_to_f32, CastArgs, 256) {
     const bf16* x = static_cast<const bf16*>(args.x);
     float* y = static_cast<float*>(args.y);
-    for_each_vec<8>(args.num_elems, [=](auto width, uint64_t at) {
+    for_each_vec<kTurnElems>(args.num_elems, [=](auto width, uint64_t at) {
         constexpr int kWidth = decltype(width)::value;
         const Vec<bf16, kWidth> from = load_vec<kWidth>(x + at);
         float to[kWidth];

@@ -2,7 +2,7 @@
 // Math      y[i] = x[i]
 // Layout    groups (x f32, y bf16) of tensors in the arena (multi_tensor.cuh)
 // Mapping   block -> chunk of 4096 elements of one group; thread -> 16 bytes of x, 8 of y a turn
-// Cost      no flop; DRAM floor = 6 bytes per element
+// Cost      no flop; DRAM floor = 6 bytes per element of tensors
 // Numerics  rounds to nearest even, as cast.cu
 // Requires  tensors aligned to 64 bytes; grid.x = chunks of all groups
 // Reference CastTensors in src/ops/cast.rs
@@ -12,7 +12,6 @@ struct CastTensorsArgs {
     uint64_t arena;
     TensorTable<2> tensors;
 };
-KERNEL_ARGS(CastTensorsArgs, arena, tensors)
 
 KERNEL(cast_tensors_bf16, CastTensorsArgs, 256) {
     const uint32_t tensor = args.tensors.find();

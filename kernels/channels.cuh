@@ -13,11 +13,18 @@
 
 #include "elementwise.cuh"
 
+// Threads of a block.
+FOR_RUST constexpr int kChannelThreads = 256;
+// Threads side by side in a row, where each takes 16 bytes of channels.
+FOR_RUST constexpr int kWideColumns = 8;
+// Threads side by side in a row, where each takes one channel.
+FOR_RUST constexpr int kNarrowColumns = 32;
+
 template <class T, bool kIsWide>
 struct ChannelTile {
-    static constexpr int kThreads = 256;
+    static constexpr int kThreads = kChannelThreads;
     static constexpr int kWidth = kIsWide ? kVecElems<T> : 1;
-    static constexpr int kColumns = kIsWide ? 8 : 32;
+    static constexpr int kColumns = kIsWide ? kWideColumns : kNarrowColumns;
     static constexpr int kRows = kThreads / kColumns;
     static constexpr int kChannels = kColumns * kWidth;
 
@@ -62,7 +69,9 @@ static __device__ void sum_rows(float (&values)[N][Tile::kWidth], float (&totals
 
 // The second step of such sums: blocks of 256 threads of which 8 side by side take neighbouring channels (a 32-byte
 // sector of partial sums) and 32 one below another share the row blocks.
-constexpr int kTotalColumns = 8;
+//
+// Channels that a block of the second step takes.
+FOR_RUST constexpr int kTotalColumns = 8;
 constexpr int kTotalRows = 32;
 
 // Sum of `value` over the threads of a column, in each of them. Every thread of the block must call it.

@@ -2,7 +2,7 @@
 // Math      tensor = 0
 // Layout    f32 tensors in the arena (multi_tensor.cuh)
 // Mapping   block -> chunk of 4096 elements of one tensor; thread -> 16 bytes a turn
-// Cost      no flop; DRAM floor = 4 bytes per element
+// Cost      no flop; DRAM floor = 4 bytes per element of tensors
 // Numerics  exact
 // Requires  tensors aligned to 64 bytes; grid.x = chunks of all tensors
 // Reference Clear in src/ops/accumulate.rs
@@ -12,7 +12,6 @@ struct ClearUpdateArgs {
     uint64_t arena;
     TensorTable<1> tensors;
 };
-KERNEL_ARGS(ClearUpdateArgs, arena, tensors)
 
 KERNEL(clear_update, ClearUpdateArgs, 256) {
     const uint32_t tensor = args.tensors.find();

@@ -4,7 +4,7 @@
 //           scale, norm one f32 each
 // Mapping   partials: block -> chunk of one tensor; thread -> 16 bytes a turn
 //           total: one block, thread t takes partials t, t+256, ...
-// Cost      2 flop per element; DRAM floor = 4 bytes per element
+// Cost      2 flop per element of tensors; DRAM floor = 4 bytes per element of tensors
 // Numerics  a thread adds its 16 squares in f32, threads and chunks are added in f64; the order depends on the shapes
 //           alone, no atomics: the same bits every run. A norm that is not a number gives a scale that is none, so that
 //           it reaches the weights, where the divergence check sees it
@@ -18,7 +18,6 @@ struct ClipNormPartialsArgs {
     double* partials;
     TensorTable<1> tensors;
 };
-KERNEL_ARGS(ClipNormPartialsArgs, arena, partials, tensors)
 
 struct ClipNormTotalArgs {
     const double* partials;
@@ -27,7 +26,6 @@ struct ClipNormTotalArgs {
     uint64_t num_partials;
     double max_norm;
 };
-KERNEL_ARGS(ClipNormTotalArgs, partials, scale, norm, num_partials, max_norm)
 
 KERNEL(clip_norm_partials, ClipNormPartialsArgs, 256) {
     const uint32_t tensor = args.tensors.find();

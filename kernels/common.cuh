@@ -7,8 +7,8 @@
 #ifdef __CUDACC__
 #include <cuda_bf16.h>
 
-// Argument structs are compared with their Rust twins on the host only.
-#define KERNEL_ARGS(Args, ...)
+// Stands before a constant or a struct that Rust needs, too: build.rs reads it here and writes it for Rust.
+#define FOR_RUST
 
 // The head of a kernel: symbol, argument struct `args`, threads per block. The body follows in braces.
 #define KERNEL(symbol, Args, threads) \
@@ -24,7 +24,8 @@ static __device__ __forceinline__ T* dynamic_shared() {
 #include "host.h"
 #endif
 
-constexpr int kWarpThreads = 32;
+// Threads of a warp.
+FOR_RUST constexpr int kWarpThreads = 32;
 
 // The upper half of an IEEE single. Conversion to it rounds to nearest even; arithmetic is done in float.
 struct alignas(2) bf16 {

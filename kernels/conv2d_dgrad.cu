@@ -8,7 +8,8 @@
 // Mapping   conv2d_tap_gemm.cuh on CUDA cores, conv2d_tap_mma.cuh on tensor cores; blockIdx.y = class. The filters are
 //           read as they lie, C along the lines of shared memory: `ldmatrix.trans` costs what `ldmatrix` does, and a
 //           transposed copy would cost a launch and a workspace
-// Cost      2*R*S*K/(stride_h*stride_w) flop per output; DRAM floor = bytes(dy) + bytes(w) + bytes(dx) [+ addend]
+// Cost      2*kernel_h*kernel_w*out_c flop per element of src; DRAM floor = bytes(src) + bytes(weights) + bytes(addend)
+//           + bytes(out)
 // Tuned for as conv2d_fprop.cu
 // Requires  per row of VARIANTS in src/ops/conv2d/variants.rs; the rows without a tile take anything
 // Numerics  one ascending sum over gemm_k per output, then the addend, rounded once; no atomics, repeatable

@@ -3,7 +3,7 @@
 // Layout    x NHWC, w KRSC, y NPQK, all f32 or all bf16; f32 accumulation
 // GEMM      gemm_m = N*P*Q, gemm_n = K, gemm_k = R*S*C
 // Mapping   conv2d_tap_gemm.cuh on CUDA cores, conv2d_tap_mma.cuh on tensor cores
-// Cost      2*R*S*C flop per output; DRAM floor = bytes(x) + bytes(w) + bytes(y)
+// Cost      2*kernel_h*kernel_w*src_c flop per element of out; DRAM floor = bytes(src) + bytes(weights) + bytes(out)
 // Tuned for tile128x128: N256 32x32 C128 K128 3x3 s1: 2048 tiles, 77 GFLOP, 134 MB; tile128x64: 64 channels;
 //           tile64x64: layers of few tiles
 // Requires  per row of VARIANTS in src/ops/conv2d/variants.rs; the rows without a tile take anything

@@ -11,8 +11,10 @@
 
 namespace tap_gemm {
 
-constexpr int kTile = 64;
-constexpr int kSlab = 16;
+// Edge of the square tile of a block.
+FOR_RUST constexpr int kTile = 64;
+// Positions of gemm_k that a block takes at once.
+FOR_RUST constexpr int kSlab = 16;
 constexpr int kThreads = 256;
 // Elements of each operand that a thread stages per slab, and the edge of its square of outputs.
 constexpr int kPerThread = kTile * kSlab / kThreads;

@@ -24,8 +24,6 @@ struct Conv2dArgs {
     int32_t pad_h, pad_w;
     int32_t k_per_split;  // gemm_k positions per blockIdx.z, whose results lie one behind the other in out
 };
-KERNEL_ARGS(Conv2dArgs, src, weights, addend, out, batch, src_h, src_w, src_c, out_h, out_w, out_c, kernel_h, kernel_w,
-            stride_h, stride_w, pad_h, pad_w, k_per_split)
 
 enum class Pass { kFprop, kDgrad };
 

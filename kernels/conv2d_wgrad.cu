@@ -4,7 +4,8 @@
 // GEMM      gemm_m = K, gemm_n = R*S*C, gemm_k = N*P*Q
 // Mapping   conv2d_wgrad_gemm.cuh on CUDA cores, conv2d_wgrad_mma.cuh on tensor cores. dw is small and gemm_k long, so
 //           gemm_k is split over blocks; conv2d_wgrad_split_sum adds their results
-// Cost      2*N*P*Q flop per output; DRAM floor = bytes(x) + bytes(dy) + bytes(dw), and each part once out and in
+// Cost      2*r*s*c flop per element of dy; DRAM floor = bytes(x) + bytes(dy) + bytes(dw). Each part of a split besides
+//           once out and in
 // Tuned for tile128x128: N256 32x32 C128 K128 3x3 s1: 9 tiles times 29 splits; tile64x128 and tile64x64: 64 filters
 // Requires  per row of VARIANTS in src/ops/conv2d/variants.rs; the rows without a tile take anything
 // Numerics  each part one ascending sum over pixels, then the parts in their order; the split depends on the shape alone;

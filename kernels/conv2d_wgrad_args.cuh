@@ -15,4 +15,3 @@ struct Conv2dWgradArgs {
     int32_t pad_h, pad_w;
     int32_t pixels_per_split;  // of the n * p * q positions of dy, for each blockIdx.y
 };
-KERNEL_ARGS(Conv2dWgradArgs, x, dy, dw, n, h, w, c, k, r, s, p, q, stride_h, stride_w, pad_h, pad_w, pixels_per_split)

@@ -3,7 +3,7 @@
 // Layout    from, to: rows of from_stride and of to_stride words
 // Mapping   grid-stride loop over the words copied; a word is 16 bytes where strides, firsts and len are all multiples of
 //           that, else 4 or 2, whatever the elements are
-// Cost      no flop; DRAM floor = 2 * rows * len words
+// Cost      no flop; DRAM floor = 2 * min(bytes(from), bytes(to))
 // Numerics  exact
 // Requires  from and to aligned to a word; fewer than 2^32 words copied; grid.x >= 1
 // Reference copy_channels in src/ops/concat.rs
@@ -14,7 +14,6 @@ struct CopyChannelsArgs {
     void* to;
     uint32_t rows, len, from_stride, from_first, to_stride, to_first;
 };
-KERNEL_ARGS(CopyChannelsArgs, from, to, rows, len, from_stride, from_first, to_stride, to_first)
 
 template <class Word>
 static __device__ void copy_channels(const CopyChannelsArgs& a) {

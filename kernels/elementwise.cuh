@@ -3,9 +3,12 @@
 
 #include "common.cuh"
 
-// Elements of a 16-byte access.
+// Bytes that a thread reads or writes in one access.
+FOR_RUST constexpr int kAccessBytes = 16;
+
+// Elements of such an access.
 template <class T>
-constexpr int kVecElems = 16 / static_cast<int>(sizeof(T));
+constexpr int kVecElems = kAccessBytes / static_cast<int>(sizeof(T));
 
 // A number of elements as a type, so that a generic lambda can use it as a constant.
 template <int N>

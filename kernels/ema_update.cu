@@ -2,7 +2,7 @@
 // Math      average = decay*average + (1 - decay)*value
 // Layout    groups (average, value) of f32 tensors in the arena (multi_tensor.cuh)
 // Mapping   block -> chunk of 4096 elements of one group; thread -> 16 bytes a tensor and turn
-// Cost      3 flop per element; DRAM floor = 3 * 4 bytes per element
+// Cost      3 flop per element of tensors; DRAM floor = 3*4 bytes per element of tensors
 // Numerics  f32, each element by itself
 // Requires  tensors aligned to 64 bytes; grid.x = chunks of all groups
 // Reference Ema in src/ops/ema.rs
@@ -13,7 +13,6 @@ struct EmaUpdateArgs {
     TensorTable<2> tensors;
     double decay;
 };
-KERNEL_ARGS(EmaUpdateArgs, arena, tensors, decay)
 
 KERNEL(ema_update, EmaUpdateArgs, 256) {
     const uint32_t tensor = args.tensors.find();

@@ -14,6 +14,5 @@ struct FillArgs {
     float value;
     uint32_t reserved;  // keeps the struct free of padding
 };
-KERNEL_ARGS(FillArgs, y, num_elems, value, reserved)
 
 KERNEL(fill_f32, FillArgs, 256) { fill_vecs(static_cast<float*>(args.y), args.num_elems, args.value); }

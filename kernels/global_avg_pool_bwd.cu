@@ -3,7 +3,7 @@
 // Layout    dy NC, f32; dx NHWC
 // Mapping   blockIdx.x -> image, blockIdx.y -> tile of channels (channels.cuh); a thread keeps its channels' shares in
 //           registers
-// Cost      1 flop per image and channel; DRAM floor = bytes(dy) + bytes(dx)
+// Cost      1 flop per element of dy; DRAM floor = bytes(dy) + bytes(dx)
 // Numerics  dy times 1/P in f32, rounded once to the type of dx
 // Requires  dx aligned to 16 bytes; is_wide only if C is a multiple of 16 / sizeof(T); grid = (images, channel tiles)
 // Reference GlobalAvgPoolBwd in src/ops/avg_pool.rs
@@ -15,7 +15,6 @@ struct GlobalAvgPoolBwdArgs {
     uint64_t pixels;
     uint32_t channels, is_wide;
 };
-KERNEL_ARGS(GlobalAvgPoolBwdArgs, dy, dx, pixels, channels, is_wide)
 
 template <class T, bool kIsWide>
 static __device__ void spread(const GlobalAvgPoolBwdArgs& a) {

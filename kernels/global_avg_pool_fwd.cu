@@ -2,7 +2,7 @@
 // Math      y[n,c] = sum_p x[n,p,c] / P, p over the P = H*W pixels
 // Layout    x NHWC; y NC, f32
 // Mapping   blockIdx.x -> image, blockIdx.y -> tile of channels (channels.cuh)
-// Cost      1 flop per element; DRAM floor = bytes(x)
+// Cost      1 flop per element of x; DRAM floor = bytes(x)
 // Numerics  sums in f32, the order depending on P alone: threads take every 32nd pixel (8th where pixels are not whole
 //           vectors), then lanes, then warps; no atomics, the same bits every run
 // Requires  x aligned to 16 bytes; is_wide only if C is a multiple of 16 / sizeof(T); grid = (images, channel tiles)
@@ -15,7 +15,6 @@ struct GlobalAvgPoolFwdArgs {
     uint64_t pixels;
     uint32_t channels, is_wide;
 };
-KERNEL_ARGS(GlobalAvgPoolFwdArgs, x, y, pixels, channels, is_wide)
 
 template <class T, bool kIsWide>
 static __device__ void image_mean(const GlobalAvgPoolFwdArgs& a) {

@@ -5,7 +5,7 @@
 // Each kernel file is compiled twice through host_unit.cpp: plain, and with RESIDUUM_SIMT_CHECKED and the compiler's
 // -fsanitize=thread,bounds,alignment. The compiler then announces every memory access to the emulator, which judges it
 // before it happens; no kernel says anything about checking. The sanitizers' own run-time libraries are not linked:
-// src/device/simt/sanitizer.cpp answers their calls.
+// kernels/host_runtime.cpp answers their calls.
 #pragma once
 
 #include <math.h>
@@ -74,22 +74,6 @@ struct WarpCall {
     uint64_t value = 0;
     const void* pointers[4] = {};
 };
-
-struct Member {
-    const char* name;
-    uint32_t offset_bytes, size_bytes, is_pointer;
-};
-
-struct ArgsLayout {
-    const char* name;
-    uint32_t size_bytes, num_members;
-    const Member* members;
-};
-
-template <class T>
-struct is_pointer { static constexpr bool value = false; };
-template <class T>
-struct is_pointer<T*> { static constexpr bool value = true; };
 
 }  // namespace simt
 
@@ -271,40 +255,19 @@ SIMT_HOOK T atomicMin(T* address, T value) {
     return seen;
 }
 
-// The layout of an argument struct, for the emulator and for the comparison with its Rust twin.
-#define SIMT_MEMBER(Args, member)                                                                      \
-    simt::Member{#member, static_cast<uint32_t>(offsetof(Args, member)), static_cast<uint32_t>(sizeof(Args::member)), \
-                 simt::is_pointer<decltype(Args::member)>::value},
-#define SIMT_EVAL(...) SIMT_EVAL2(SIMT_EVAL2(SIMT_EVAL2(__VA_ARGS__)))
-#define SIMT_EVAL2(...) SIMT_EVAL1(SIMT_EVAL1(SIMT_EVAL1(__VA_ARGS__)))
-#define SIMT_EVAL1(...) SIMT_EVAL0(SIMT_EVAL0(SIMT_EVAL0(__VA_ARGS__)))
-#define SIMT_EVAL0(...) __VA_ARGS__
-#define SIMT_PARENS ()
-#define SIMT_MEMBERS(Args, member, ...) SIMT_MEMBER(Args, member) __VA_OPT__(SIMT_MEMBERS_AGAIN SIMT_PARENS(Args, __VA_ARGS__))
-#define SIMT_MEMBERS_AGAIN() SIMT_MEMBERS
+// Marks what build.rs writes for Rust; see common.cuh.
+#define FOR_RUST
 
-#define KERNEL_ARGS(Args, ...)                                                                     \
-    static inline simt::ArgsLayout simt_layout(const Args*) {                                      \
-        static const simt::Member members[] = {SIMT_EVAL(SIMT_MEMBERS(Args, __VA_ARGS__))};        \
-        return {#Args, sizeof(Args), static_cast<uint32_t>(sizeof members / sizeof members[0]), members}; \
-    }
-
-// The plain compilation defines `symbol` and `symbol_layout`, the checked one `symbol_checked`.
+// The plain compilation defines `symbol`, the checked one `symbol_checked`.
 #ifdef RESIDUUM_SIMT_CHECKED
 #define SIMT_ENTRY(symbol) symbol##_checked
-#define SIMT_LAYOUT(symbol, Args)
 #else
 #define SIMT_ENTRY(symbol) symbol
-#define SIMT_LAYOUT(symbol, Args)                                 \
-    extern "C" void symbol##_layout(simt::ArgsLayout* layout) { \
-        *layout = simt_layout(static_cast<const Args*>(nullptr)); \
-    }
 #endif
 
 // Each thread has its own copy of the arguments, as on the GPU.
 #define KERNEL(symbol, Args, threads)                                                        \
     static void symbol##_body(const Args& args);                                             \
-    SIMT_LAYOUT(symbol, Args)                                                                \
     extern "C" __attribute__((no_sanitize("thread"))) void SIMT_ENTRY(symbol)(const void* arguments) { \
         const Args args = *static_cast<const Args*>(arguments);                              \
         symbol##_body(args);                                                                 \

@@ -8,4 +8,9 @@ namespace simt_checked {
 namespace simt_plain {
 #endif
 #include KERNEL_FILE
+
+// What build.rs says about the argument structs: Rust fills them in by that.
+#ifdef KERNEL_LAYOUT
+KERNEL_LAYOUT
+#endif
 }

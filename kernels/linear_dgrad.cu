@@ -3,7 +3,7 @@
 // Layout    dy [N, classes], w [classes, features], dx [N, features], all f32
 // GEMM      gemm_m = N, gemm_n = features, gemm_k = classes
 // Mapping   conv2d_tap_gemm.cuh
-// Cost      2*classes flop per output; DRAM floor = bytes(dy) + bytes(w) + bytes(dx)
+// Cost      2*out_c flop per element of src; DRAM floor = bytes(src) + bytes(weights) + bytes(out)
 // Requires  any shape; grid = (row tiles * column tiles, 1, 1)
 // Numerics  one ascending sum over gemm_k per output; no atomics, repeatable
 // Reference LinearDgrad::cpu in src/ops/linear.rs

@@ -4,8 +4,8 @@
 // GEMM      gemm_m = N, gemm_n = classes, gemm_k = features
 // Mapping   conv2d_tap_gemm.cuh; a batch and a hundred classes make few tiles, so features are split over blockIdx.z into a workspace
 //           [splits][N][classes]; the second kernel adds the parts in their order, then the bias
-// Cost      2*features flop per output; DRAM floor = bytes(x) + bytes(w) + bytes(b) + bytes(y), and each part once out
-//           and in
+// Cost      2*out_c flop per element of src; DRAM floor = bytes(src) + bytes(weights) + bytes(addend) + bytes(out). Each part
+//           of a split besides once out and in
 // Requires  any shape; grid = (row tiles * column tiles, 1, splits) for the first kernel, ceil(N * classes / 256) for the
 //           second
 // Numerics  each part one ascending sum, then the parts in their order, then the bias; no atomics, repeatable

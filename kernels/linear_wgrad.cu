@@ -4,7 +4,7 @@
 // GEMM      gemm_m = classes, gemm_n = features, gemm_k = N
 // Mapping   dw as the wgrad of a 1x1 convolution (conv2d_wgrad_gemm.cuh). db: block -> 32 classes, warp -> every eighth
 //           sample, lane -> class
-// Cost      2*N flop per element of dw, N per element of db; DRAM floor = bytes(x) + bytes(dy) + bytes(dw)
+// Cost      2*n flop per element of dw, num_rows flop per element of db; DRAM floor = bytes(x) + bytes(dy) + bytes(dw)
 // Requires  any shape; grid = (row tiles * column tiles, 1) for dw, ceil(classes / 32) for db
 // Numerics  dw: one ascending sum over the batch. db: each warp adds ascending samples, then the warps are added in their order; no atomics, repeatable
 // Reference LinearWgrad::cpu in src/ops/linear.rs
@@ -16,7 +16,6 @@ struct LinearDbArgs {
     uint64_t num_rows;
     uint64_t num_classes;
 };
-KERNEL_ARGS(LinearDbArgs, dy, db, num_rows, num_classes)
 
 static __device__ __forceinline__ void linear_db(const LinearDbArgs& a) {
     constexpr uint32_t kWarps = 256 / kWarpThreads;

@@ -3,8 +3,8 @@
 // Layout    dx NHWC, dy and argmax (u8) NPQC
 // Mapping   grid-stride loop over (n,h,w, vector of channels): 16 bytes of channels a thread, or one channel where C is
 //           no multiple of that
-// Cost      one comparison and addition per pixel and window that covers it; DRAM floor = bytes(dy) + bytes(argmax) +
-//           bytes(dx)
+// Cost      2*kernel_h*kernel_w flop per element of dy; DRAM floor = bytes(dy) + bytes(argmax) + bytes(dx). A flop is a
+//           comparison or an addition
 // Numerics  a gather in order of p, then q: no atomics, the same bits every run; f32, rounded once to the type of dx
 // Requires  dy, argmax and dx aligned to 16 bytes; is_wide only if C is a multiple of 16 / sizeof(T); fewer than 2^32
 //           elements; grid.x >= 1
@@ -18,7 +18,6 @@ struct MaxPoolBwdArgs {
     uint64_t num_pixels;
     PoolGeometry geometry;
 };
-KERNEL_ARGS(MaxPoolBwdArgs, dy, argmax, dx, num_pixels, geometry)
 
 template <class T, int kWidth>
 static __device__ void gather_gradients(const MaxPoolBwdArgs& a) {

@@ -5,8 +5,8 @@
 // Layout    x NHWC, y and argmax (u8) NPQC
 // Mapping   grid-stride loop over (n,p,q, vector of channels): 16 bytes of channels a thread, or one channel where C is
 //           no multiple of that
-// Cost      kernel_h*kernel_w comparisons per output; DRAM floor = bytes(x) + bytes(y) + bytes(argmax); windows that
-//           overlap meet in the cache
+// Cost      kernel_h*kernel_w flop per element of y; DRAM floor = bytes(x) + bytes(y) + bytes(argmax). A flop is a
+//           comparison; windows that overlap meet in the cache
 // Numerics  exact
 // Requires  x, y and argmax aligned to 16 bytes; is_wide only if C is a multiple of 16 / sizeof(T); fewer than 2^32
 //           elements; windows of at most 256 taps, padding at most half of a window; grid.x >= 1
@@ -20,7 +20,6 @@ struct MaxPoolFwdArgs {
     uint64_t num_windows;
     PoolGeometry geometry;
 };
-KERNEL_ARGS(MaxPoolFwdArgs, x, y, argmax, num_windows, geometry)
 
 template <class T, int kWidth>
 static __device__ void largest_of_windows(const MaxPoolFwdArgs& a) {

@@ -11,10 +11,12 @@
 
 namespace mma_tile {
 
-constexpr int kDepth = 64;
-constexpr int kChunkElems = 8;
+// Positions of gemm_k in a stage.
+FOR_RUST constexpr int kDepth = 64;
+// Elements of one 16-byte copy.
+FOR_RUST constexpr int kChunkElems = 8;
 // Copies of two stages are under way while the third is multiplied: 96 KiB for 128x128, two blocks on an SM of 228 KiB.
-constexpr int kStages = 3;
+FOR_RUST constexpr int kStages = 3;
 // Floats added to a line of the result, so that the eight lines a warp writes together start in different banks.
 constexpr int kResultPad = 8;
 

@@ -13,10 +13,13 @@
 
 #include "elementwise.cuh"
 
-constexpr int kMaxTensors = 164;
-constexpr uint32_t kAlignmentBytes = 64;  // ALIGNMENT_BYTES in src/device/mod.rs
+// Groups of tensors that one launch takes.
+FOR_RUST constexpr int kMaxTensors = 164;
+// Unit in which places in the arena are counted; every value starts at a multiple of it.
+FOR_RUST constexpr uint32_t kPlaceBytes = 64;
+// Elements of each tensor that one block takes.
+FOR_RUST constexpr uint32_t kChunkElems = 4096;
 constexpr uint32_t kTensorThreads = 256;
-constexpr uint32_t kChunkElems = 4096;
 
 // Groups of kArity tensors of one size, f32 unless said otherwise; a parameter, its gradient and its velocity, say.
 template <int kArity>
@@ -39,7 +42,7 @@ struct TensorTable {
     // Member `which` of group `tensor`.
     template <class T = float>
     __device__ __forceinline__ T* tensor(uint64_t arena, int which, uint32_t tensor) const {
-        return reinterpret_cast<T*>(arena + uint64_t{places[which][tensor]} * kAlignmentBytes);
+        return reinterpret_cast<T*>(arena + uint64_t{places[which][tensor]} * kPlaceBytes);
     }
 };
 

@@ -8,7 +8,7 @@
 //           that in shared memory (masks: a bit a class; codes: a word), then the block writes 16 bytes a thread and turn.
 //           Blocks without polygons write zeros at once
 // Smem      masks: 32 bytes per 256 classes and pixel; codes: 4 bytes a pixel
-// Cost      9 flop per pixel and edge of the sample; DRAM floor = bytes(y): nearly all samples have no objects
+// Cost      no flop; DRAM floor = bytes(y). Besides, 9 flop per pixel and edge of a sample with objects: nearly all have none
 // Numerics  each product and sum is rounded on its own, as on the CPU: both give the same bits
 // Requires  y aligned to 16 bytes; is_wide only if H*W*C is a multiple of 16 / sizeof(T); classes below num_classes; fewer
 //           than 2^32 elements a sample; grid.x = samples * ceil(H*W / 256)
@@ -23,10 +23,15 @@ struct RasteriseArgs {
     uint32_t num_objects, params_stride, width, pixels;
     uint32_t channels, is_wide;
 };
-KERNEL_ARGS(RasteriseArgs, params, points, objects, y, num_objects, params_stride, width, pixels, channels, is_wide)
 
-constexpr uint32_t kPixels = 256;  // of a block, one a thread
-constexpr uint32_t kObjectElems = 4;
+// Pixels of a block, one a thread.
+FOR_RUST constexpr uint32_t kPixels = 256;
+// Classes whose bits a word of shared memory holds.
+FOR_RUST constexpr uint32_t kWordBits = 32;
+// Symbols of the alphabet of codes: a prime, so that a line over it has one solution for every value.
+FOR_RUST constexpr uint32_t kSymbols = 17;
+// Numbers in a row of objects.
+FOR_RUST constexpr uint32_t kObjectElems = 4;
 
 static __device__ __forceinline__ float difference(float a, float b) { return __fadd_rn(a, -b); }
 
@@ -69,7 +74,6 @@ static __device__ bool covers(const float* points, int32_t num_points, float x, 
 
 // A bit for each class that covers the pixel.
 struct Masks {
-    static constexpr uint32_t kWordBits = 32;
     uint32_t* words;  // [words of a pixel][kPixels]
     uint32_t num_words;
 
@@ -89,7 +93,6 @@ struct Masks {
 
 // The word of the last object that covers the pixel, 0 where there is none.
 struct Codes {
-    static constexpr uint32_t kSymbols = 17;
     uint32_t* words;  // [kPixels]
 
     __device__ explicit Codes(const RasteriseArgs&) : words(dynamic_shared<uint32_t>()) {}

@@ -2,7 +2,7 @@
 // Math      dx[i] = scale * dy
 // Layout    dy: one f32; dx: num_elems elements of any shape
 // Mapping   grid-stride loop, 16 bytes a thread and turn; the last few elements one by one
-// Cost      no flop per element; DRAM floor = bytes(dx)
+// Cost      no flop; DRAM floor = bytes(dx)
 // Numerics  one multiplication in f32, one rounding to the type of dx
 // Requires  dx aligned to 16 bytes; grid.x >= 1
 // Reference ReduceBwd in src/ops/reduce.rs
@@ -14,7 +14,6 @@ struct ReduceBwdArgs {
     uint64_t num_elems;
     double scale;
 };
-KERNEL_ARGS(ReduceBwdArgs, dy, dx, num_elems, scale)
 
 template <class T>
 static __device__ void reduce_bwd(const ReduceBwdArgs& a) {

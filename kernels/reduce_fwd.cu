@@ -3,7 +3,7 @@
 // Layout    x: num_elems elements of any shape; partials: one f64 a chunk of 4096 elements; y: one f32
 // Mapping   partials: block -> chunk; thread -> 16 bytes, then the 16 bytes 256 threads further on, and so on
 //           total: one block, thread t takes partials t, t+256, ...
-// Cost      1 flop per element; DRAM floor = bytes(x)
+// Cost      1 flop per element of x; DRAM floor = bytes(x)
 // Numerics  a thread adds its 16 elements in f32, threads and chunks are added in f64; the order depends on num_elems
 //           alone, no atomics: the same bits every run
 // Requires  x aligned to 16 bytes; grid.x = ceil(num_elems / 4096) for the first kernel, 1 for the second
@@ -11,14 +11,14 @@
 #include "elementwise.cuh"
 
 constexpr int kThreads = 256;
-constexpr int kChunkElems = 4096;
+// Elements that one block sums.
+FOR_RUST constexpr int kChunkElems = 4096;
 
 struct ReducePartialsArgs {
     const void* x;
     double* partials;
     uint64_t num_elems;
 };
-KERNEL_ARGS(ReducePartialsArgs, x, partials, num_elems)
 
 struct ReduceTotalArgs {
     const double* partials;
@@ -26,7 +26,6 @@ struct ReduceTotalArgs {
     uint64_t num_partials;
     double scale;
 };
-KERNEL_ARGS(ReduceTotalArgs, partials, y, num_partials, scale)
 
 template <class T>
 static __device__ void reduce_partials(const ReducePartialsArgs& a) {

@@ -2,7 +2,7 @@
 // Math      dx[i] = y[i] <= 0 ? 0 : dy[i]; a y that is not a number lets the gradient through
 // Layout    dy, y, dx: num_elems elements of any shape; dx may lie over dy
 // Mapping   grid-stride loop, 16 bytes a thread, operand and turn; the last few elements one by one
-// Cost      1 flop per element; DRAM floor = bytes(dy) + bytes(y) + bytes(dx)
+// Cost      1 flop per element of dx; DRAM floor = bytes(dy) + bytes(y) + bytes(dx)
 // Numerics  exact
 // Requires  dy, y and dx aligned to 16 bytes; grid.x >= 1
 // Reference ReluBwd in src/ops/relu.rs
@@ -14,7 +14,6 @@ struct ReluBwdArgs {
     void* dx;
     uint64_t num_elems;
 };
-KERNEL_ARGS(ReluBwdArgs, dy, y, dx, num_elems)
 
 template <class T>
 static __device__ void relu_bwd(const ReluBwdArgs& a) {

@@ -2,7 +2,7 @@
 // Math      y[i] = x[i] <= 0 ? 0 : x[i]
 // Layout    x, y: num_elems elements of any shape; y may lie over x
 // Mapping   grid-stride loop, 16 bytes a thread and turn; the last few elements one by one
-// Cost      1 flop per element; DRAM floor = bytes(x) + bytes(y)
+// Cost      1 flop per element of y; DRAM floor = bytes(x) + bytes(y)
 // Numerics  exact
 // Requires  x and y aligned to 16 bytes; grid.x >= 1
 // Reference Relu in src/ops/relu.rs
@@ -13,7 +13,6 @@ struct ReluFwdArgs {
     void* y;
     uint64_t num_elems;
 };
-KERNEL_ARGS(ReluFwdArgs, x, y, num_elems)
 
 template <class T>
 static __device__ void relu_fwd(const ReluFwdArgs& a) {

@@ -4,7 +4,7 @@
 // Layout    groups (param, grad, velocity) of f32 tensors in the arena (multi_tensor.cuh); hyper f32 [lr, ..]; grad_scale
 //           one f32
 // Mapping   block -> chunk of 4096 elements of one group; thread -> 16 bytes a tensor and turn
-// Cost      6 flop per element; DRAM floor = 5 * 4 bytes per element
+// Cost      6 flop per element of tensors; DRAM floor = 5*4 bytes per element of tensors
 // Numerics  f32, each element by itself
 // Requires  tensors aligned to 64 bytes; grid.x = chunks of all groups
 // Reference Sgd in src/ops/sgd.rs
@@ -18,7 +18,6 @@ struct SgdUpdateArgs {
     float momentum, weight_decay;
     uint64_t nesterov;
 };
-KERNEL_ARGS(SgdUpdateArgs, arena, hyper, grad_scale, tensors, momentum, weight_decay, nesterov)
 
 KERNEL(sgd_update, SgdUpdateArgs, 256) {
     const uint32_t tensor = args.tensors.find();

@@ -5,7 +5,7 @@
 // Layout    probs, dlogits: rows of `classes` f32; labels i32 [rows]; partners i32, weights f32 [rows] or both null; dloss
 //           one f32; dlogits may lie over probs
 // Mapping   warp -> row, lane -> every 32nd class; every block counts the labels itself
-// Cost      3 flop per logit; DRAM floor = bytes(probs) + bytes(dlogits)
+// Cost      3 flop per element of probs; DRAM floor = bytes(probs) + bytes(dlogits)
 // Numerics  f32; no atomics
 // Requires  grid.x = ceil(rows / 8)
 // Reference SoftmaxXentBwd in src/ops/softmax_xent.rs
@@ -21,7 +21,6 @@ struct SoftmaxXentBwdArgs {
     uint32_t rows, classes;
     double label_smoothing;
 };
-KERNEL_ARGS(SoftmaxXentBwdArgs, dloss, probs, labels, partners, weights, dlogits, rows, classes, label_smoothing)
 
 KERNEL(softmax_xent_bwd, SoftmaxXentBwdArgs, 256) {
     uint32_t counted = 0;

@@ -6,7 +6,7 @@
 //           ranks before another if its logit is larger, or equal and its number lower. Label -1 is padding
 // Layout    logits, probs: rows of `classes` f32; labels i32 [rows]; partners i32, weights f32 [rows] or both null; losses f32, ranks u32 [rows]; loss f32; hits i32 [3]
 // Mapping   rows: warp -> row, lane -> every 32nd class; totals: one block, thread t takes rows t, t+256, ...
-// Cost      about 6 flop per logit; DRAM floor = bytes(logits) + bytes(probs)
+// Cost      6 flop per element of logits; DRAM floor = bytes(logits) + bytes(probs)
 // Numerics  rows in f32, exponentials summed lane by lane, then a butterfly; losses added in f64 in an order that depends
 //           on the number of rows alone; no float atomics, the same bits every run. A row with a NaN has a NaN loss and
 //           is no hit; so has one whose label is neither padding nor a class
@@ -25,7 +25,6 @@ struct SoftmaxXentRowsArgs {
     uint32_t rows, classes;
     double label_smoothing;
 };
-KERNEL_ARGS(SoftmaxXentRowsArgs, logits, labels, partners, weights, probs, losses, ranks, rows, classes, label_smoothing)
 
 struct SoftmaxXentTotalsArgs {
     const float* losses;
@@ -35,7 +34,6 @@ struct SoftmaxXentTotalsArgs {
     int32_t* hits;
     uint64_t rows;
 };
-KERNEL_ARGS(SoftmaxXentTotalsArgs, losses, ranks, labels, loss, hits, rows)
 
 // Behind every class: rows that are no hit.
 constexpr uint32_t kNoRank = 0xffffffffu;

@@ -15,7 +15,6 @@ struct SpaceToDepthArgs {
     uint64_t num_elems;
     uint32_t height, width, channels, rows, columns, depth;
 };
-KERNEL_ARGS(SpaceToDepthArgs, x, y, num_elems, height, width, channels, rows, columns, depth)
 
 template <class T>
 static __device__ void space_to_depth(const SpaceToDepthArgs& a) {

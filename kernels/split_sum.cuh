@@ -11,7 +11,6 @@ struct SplitSumArgs {
     uint64_t num_splits;
     uint64_t addend_elems;
 };
-KERNEL_ARGS(SplitSumArgs, parts, addend, out, num_elems, num_splits, addend_elems)
 
 // out = the sum of the parts, in their order, then the addend. Thread -> element.
 static __device__ __forceinline__ void split_sum(const SplitSumArgs& a) {

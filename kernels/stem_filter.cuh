@@ -9,7 +9,8 @@ struct StemFilterArgs {
     uint64_t num_elems;
     uint32_t channels, depth;
 };
-KERNEL_ARGS(StemFilterArgs, from, to, num_elems, channels, depth)
 
-constexpr uint32_t kPixelTaps = 7;
-constexpr uint32_t kBlockTaps = 4;
+// Extent of the filter in pixels.
+FOR_RUST constexpr uint32_t kPixelTaps = 7;
+// Extent of the filter in blocks.
+FOR_RUST constexpr uint32_t kBlockTaps = 4;

@@ -2,7 +2,7 @@
 // Math      dw[k,r,s,c] = dv[k,(r+1)/2,(s+1)/2,(2((r+1)%2)+(s+1)%2)*C+c]
 // Layout    dw: KRSC, 7 x 7 x channels; dv: KRSC, 4 x 4 x depth; f32
 // Mapping   grid-stride loop, an element of dw a thread and turn
-// Cost      no flop; a filter is small
+// Cost      no flop; DRAM floor = bytes(from) + bytes(to)
 // Numerics  exact
 // Requires  fewer than 2^32 elements; grid.x >= 1
 // Reference StemFilterBwd in src/ops/stem.rs

@@ -2,7 +2,7 @@
 // Math      v[k,t,u,(2a+b)*C+c] = w[k,2t+a-1,2u+b-1,c] inside the filter, else 0; 0 from channel 4C on
 // Layout    w: KRSC, 7 x 7 x channels; v: KRSC, 4 x 4 x depth
 // Mapping   grid-stride loop, an element of v a thread and turn
-// Cost      no flop; a filter is small
+// Cost      no flop; DRAM floor = bytes(from) + bytes(to)
 // Numerics  exact
 // Requires  fewer than 2^32 elements; depth >= 4C; grid.x >= 1
 // Reference StemFilter in src/ops/stem.rs

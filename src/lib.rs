@@ -92,6 +92,7 @@
 
 pub mod error;
 mod named;
+pub mod prelude;
 pub mod reproduce;
 pub mod rng;
 pub mod tensor;

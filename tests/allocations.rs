@@ -12,14 +12,11 @@ use counting::NUM_ALLOCATIONS;
 use residuum::batch::{Deliver, Loader, LoaderOptions, Normalization};
 use residuum::data::scenes::SceneOptions;
 use residuum::data::{Pack, Split};
-use residuum::device::{DeviceKind, Slot};
-use residuum::exec::Session;
+use residuum::device::Device;
 use residuum::models::Form;
-use residuum::step::weights;
-use residuum::step::{Optimiser, hyper_parameters, values};
+use residuum::step::Training;
 use residuum::train::config::{OptimiserKind, TrainConfig};
 use residuum::train::schedule::Schedule;
-use residuum::train::trainer::program;
 
 const BATCH_SIZE: usize = 4;
 const IMAGE_SIZE: usize = 24;
@@ -28,25 +25,15 @@ const NUM_CATEGORIES: usize = 7;
 const WARM_UP_STEPS: u64 = 12;
 const COUNTED_STEPS: u64 = 12;
 
-/// What a step touches.
+/// A training with the batches that it takes.
 struct Run {
-    session: Session,
+    training: Training,
     loader: Loader,
     schedule: Schedule,
-    grad_accum_steps: usize,
-    optimiser: Optimiser,
-    images: Slot,
-    labels: Slot,
-    loss: Slot,
-    hits: Slot,
-    hyper: Slot,
 }
 
 impl Run {
     fn new(config: TrainConfig) -> Run {
-        let step = config.step_config(NUM_CATEGORIES).unwrap();
-        let mut session = Session::new(program(&step, DeviceKind::Cpu).unwrap()).unwrap();
-        weights::initialise(&mut session, config.seed).unwrap();
         let scenes = SceneOptions {
             split: Split::Train,
             num_images: 50,
@@ -63,36 +50,21 @@ impl Run {
             workers: 1,
             prefetch: 4,
         };
-        let slot = |name| session.plan(0).slot(name).unwrap();
         Run {
-            images: slot(values::IMAGES),
-            labels: slot(values::LABELS),
-            loss: slot(values::LOSS),
-            hits: slot(values::HITS),
-            hyper: slot(values::HYPER),
+            training: Training::new(config.step_config(NUM_CATEGORIES).unwrap(), Device::Cpu).unwrap(),
             loader: Loader::train(Arc::new(Pack::from_scenes(&scenes)), &options, 0, 0).unwrap(),
             schedule: config.schedule(12, 2 * (WARM_UP_STEPS + COUNTED_STEPS)).unwrap(),
-            session,
-            grad_accum_steps: config.grad_accum_steps,
-            optimiser: step.optimiser,
         }
     }
 
-    /// One update as the trainer makes it, with the reading of its notes; returns the loss of its first batch.
+    /// One update, with the reading of its results; returns its loss.
     fn step(&mut self, number: u64) -> f32 {
-        for _ in 0..self.grad_accum_steps {
+        for _ in 0..self.training.config().grad_accum_steps {
             let batch = self.loader.next().unwrap().unwrap();
-            self.session.write(&self.images, &batch.images).unwrap();
-            self.session.write(&self.labels, &batch.labels).unwrap();
+            self.training.step(&batch, self.schedule.lr(number)).unwrap();
             self.loader.recycle(batch);
-            self.session.run_micro_batch(0).unwrap();
-            self.session.note(&self.loss).unwrap();
-            self.session.note(&self.hits).unwrap();
         }
-        let hyper = hyper_parameters(&self.optimiser, self.schedule.lr(number), number + 1);
-        self.session.write(&self.hyper, &hyper).unwrap();
-        self.session.run_update(0).unwrap();
-        self.session.take_notes(|notes| bytemuck::pod_read_unaligned(&notes[..4])).unwrap()
+        self.training.loss().unwrap()
     }
 }
 

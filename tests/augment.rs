@@ -10,8 +10,8 @@ use half::bf16;
 use residuum::batch::{Augment, Batch, Deliver, Loader, LoaderOptions, Normalization};
 use residuum::data::scenes::SceneOptions;
 use residuum::data::{Pack, Split};
-use residuum::device::{Device, DeviceKind, Slot};
-use residuum::exec::Session;
+use residuum::device::{Device, DeviceKind};
+use residuum::exec::{Session, Start};
 use residuum::graph::Graph;
 use residuum::ops::{AugmentFwd, augment};
 use residuum::plan::plan;
@@ -137,9 +137,8 @@ fn on_device(
 ) -> Vec<f64> {
     let device = open(watch);
     let program = plan(&[&recorded(dims, dtype)], device.kind()).unwrap();
-    let everything = Slot { offset_bytes: 0, shape: [program.peak_bytes].into(), dtype: DType::U8 };
-    let mut session = Session::on(program, device).unwrap();
-    session.write(&everything, &vec![0xFFu8; everything.num_bytes()]).unwrap();
+    let mut session = Session::on(program, device, Start::Zeros).unwrap();
+    session.fill_memory(0xFF).unwrap();
     run(&mut session, pixels, rows, params);
     let slot = session.plan(0).slot("images").unwrap();
     match dtype {

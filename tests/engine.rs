@@ -1,16 +1,16 @@
 //! The passes over whole training graphs: what differentiation, fusion and accumulation make of them.
 
 use residuum::autodiff::differentiate;
-use residuum::device::DeviceKind;
+use residuum::batch::Batch;
+use residuum::device::{Device, DeviceKind};
 use residuum::exec::Session;
 use residuum::fuse::{Rewrite, fuse};
 use residuum::graph::{Graph, Init, Role};
-use residuum::models::{Form, Model};
-use residuum::ops::{SgdConfig, add, relu};
+use residuum::models::{Model, Options};
+use residuum::ops::{AdamConfig, SgdConfig, add, relu};
 use residuum::plan::plan;
 use residuum::rng::{Stream, Use};
-use residuum::step::weights::initialise;
-use residuum::step::{Optimiser, StepConfig, evaluation_graph, hyper_parameters, training_graph, values};
+use residuum::step::{EVAL, Optimiser, StepConfig, Training, evaluation_graph, training_graph};
 use residuum::tensor::{DType, Layout};
 
 fn step_config(name: &str) -> StepConfig {
@@ -18,7 +18,8 @@ fn step_config(name: &str) -> StepConfig {
         optimiser: Optimiser::Sgd(SgdConfig { momentum: 0.9, nesterov: true, weight_decay: 1e-4 }),
         smoothing: 0.1,
         fuse: false,
-        ..StepConfig::new(Model::parse(name, Form::V1_5, 5).unwrap(), 3, 32)
+        seed: 3,
+        ..StepConfig::new(Model::new(name, Options::new(5)).unwrap(), 3, 32)
     }
 }
 
@@ -95,30 +96,21 @@ fn a_parameter_the_loss_does_not_depend_on_is_named() {
 /// The weights after one update from `batches`, all micro-batches of it.
 fn weights_after_one_update(config: &StepConfig, batches: &[u64]) -> Vec<f32> {
     assert_eq!(batches.len(), config.grad_accum_steps);
-    let graph = training_graph(config).unwrap();
-    let mut session = Session::new(plan(&[&graph], DeviceKind::Cpu).unwrap()).unwrap();
-    initialise(&mut session, 3).unwrap();
-    let slot = |session: &Session, name: &str| session.plan(0).slot(name).unwrap();
-    let (images, labels) = (slot(&session, values::IMAGES), slot(&session, values::LABELS));
+    let mut training = Training::new(config.clone(), Device::Cpu).unwrap();
     for &seed in batches {
         let mut stream = Stream::new(seed, 0, 0, Use::Augment);
-        let pixels: Vec<f32> = (0..images.shape.num_elems()).map(|_| stream.normal()).collect();
-        session.write(&images, &pixels).unwrap();
-        session.write(&labels, &[0i32, 3, 4]).unwrap();
-        session.run_micro_batch(0).unwrap();
+        let images = (0..3 * 32 * 32 * 3).map(|_| stream.normal()).collect();
+        training.step(&Batch::new(images, vec![0, 3, 4]), 0.1).unwrap();
     }
-    let hyper = slot(&session, values::HYPER);
-    session.write(&hyper, &hyper_parameters(&config.optimiser, 0.1, 1)).unwrap();
-    session.run_update(0).unwrap();
-    let persistent = session.program().persistent.iter();
-    let parameters = persistent.filter(|p| p.value.role == Role::Parameter);
+    let session = training.session();
+    let parameters = session.program().persistent.iter().filter(|p| p.value.role == Role::Parameter);
     parameters.flat_map(|p| session.read::<f32>(&p.slot).unwrap().into_owned()).collect()
 }
 
 #[test]
 fn accumulating_a_batch_twice_is_the_update_of_that_batch() {
     let once = step_config("resnet18");
-    let twice = StepConfig { grad_accum_steps: 2, ..once };
+    let twice = StepConfig { grad_accum_steps: 2, ..once.clone() };
     let expected = weights_after_one_update(&once, &[1]);
     let got = weights_after_one_update(&twice, &[1, 1]);
     let other = weights_after_one_update(&twice, &[1, 2]);
@@ -131,29 +123,83 @@ fn accumulating_a_batch_twice_is_the_update_of_that_batch() {
 #[test]
 fn averaged_weights_follow_the_trained_ones() {
     let config = StepConfig { ema_decay: Some(0.75), ..step_config("resnet18") };
-    let graph = training_graph(&config).unwrap();
-    let eval = evaluation_graph(&config, "ema.").unwrap();
-    let mut session = Session::new(plan(&[&graph, &eval], DeviceKind::Cpu).unwrap()).unwrap();
-    initialise(&mut session, 3).unwrap();
-    let place = |session: &Session, name: &str| {
-        let found = session.program().persistent.iter().find(|p| p.value.name == name);
-        found.unwrap_or_else(|| panic!("no {name}")).slot
+    let mut training = Training::new(config, Device::Cpu).unwrap();
+    let bias = |training: &Training, name: &str| {
+        let session = training.session();
+        let slot = session.program().persistent(name).unwrap().slot;
+        session.read::<f32>(&slot).unwrap().into_owned()
     };
-    let (bias, average) = (place(&session, "fc.bias"), place(&session, "ema.fc.bias"));
-    assert_eq!(session.read::<f32>(&bias).unwrap(), session.read::<f32>(&average).unwrap());
-    assert_eq!(session.plan(1).slot("ema.fc.bias").unwrap(), average, "evaluation reads the average");
-    let before = session.read::<f32>(&bias).unwrap().into_owned();
-    let images = session.plan(0).slot(values::IMAGES).unwrap();
-    session.write(&images, &vec![0.5f32; images.shape.num_elems()]).unwrap();
-    let labels = session.plan(0).slot(values::LABELS).unwrap();
-    session.write(&labels, &[1i32, 1, 2]).unwrap();
-    session.run_micro_batch(0).unwrap();
-    let hyper = session.plan(0).slot(values::HYPER).unwrap();
-    session.write(&hyper, &hyper_parameters(&config.optimiser, 0.5, 1)).unwrap();
-    session.run_update(0).unwrap();
-    let (after, average) = (session.read::<f32>(&bias).unwrap(), session.read::<f32>(&average).unwrap());
-    for ((before, after), average) in before.iter().zip(&*after).zip(&*average) {
+    assert_eq!(bias(&training, "fc.bias"), bias(&training, "ema.fc.bias"));
+    let average = training.session().program().persistent("ema.fc.bias").unwrap().slot;
+    let evaluated = training.session().plan(EVAL).slot("ema.fc.bias").unwrap();
+    assert_eq!(evaluated, average, "evaluation reads the average");
+    let before = bias(&training, "fc.bias");
+    training.step(&Batch::new(vec![0.5; 3 * 32 * 32 * 3], vec![1, 1, 2]), 0.5).unwrap();
+    let (after, average) = (bias(&training, "fc.bias"), bias(&training, "ema.fc.bias"));
+    for ((before, after), average) in before.iter().zip(&after).zip(&average) {
         assert_ne!(before, after);
         assert!((average - (0.75 * before + 0.25 * after)).abs() <= 1e-6);
     }
+    let exported = training.weights().unwrap();
+    let exported = exported.iter().find(|tensor| tensor.name == "fc.bias").unwrap();
+    assert_eq!(exported.as_f32().unwrap(), average, "averages are what is exported");
+}
+
+#[test]
+fn a_training_goes_on_from_its_file_with_the_same_bits() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("training.safetensors");
+    let config = StepConfig {
+        optimiser: Optimiser::Adam(AdamConfig {
+            beta1: 0.9,
+            beta2: 0.999,
+            eps: 1e-8,
+            weight_decay: 0.01,
+            decoupled: true,
+        }),
+        ema_decay: Some(0.75),
+        grad_accum_steps: 2,
+        ..step_config("resnet18")
+    };
+    let batch = |seed: u64| {
+        let mut stream = Stream::new(seed, 0, 0, Use::Augment);
+        Batch::new((0..3 * 32 * 32 * 3).map(|_| stream.normal()).collect(), vec![0, 3, 4])
+    };
+    let mut whole = Training::new(config.clone(), Device::Cpu).unwrap();
+    (0..4).for_each(|step| whole.step(&batch(step), 0.01).unwrap());
+    whole.save(&path).unwrap();
+    whole.step(&batch(4), 0.01).unwrap();
+    let message = whole.save(&path).unwrap_err().to_string();
+    assert!(message.contains("1 of 2 batches"), "{message}");
+    whole.step(&batch(5), 0.01).unwrap();
+
+    let mut resumed = Training::new(StepConfig { seed: 99, ..config }, Device::Cpu).unwrap();
+    resumed.load(&path).unwrap();
+    assert_eq!(resumed.num_updates(), 2);
+    (4..6).for_each(|step| resumed.step(&batch(step), 0.01).unwrap());
+    for (a, b) in whole.state().unwrap().iter().zip(&resumed.state().unwrap()) {
+        assert!(a.name == b.name && a.as_f32() == b.as_f32(), "{} differs", a.name);
+    }
+}
+
+#[test]
+fn values_whose_memory_is_shared_are_refused_with_what_to_do() {
+    let mut graph = Graph::new(DType::F32);
+    let x = graph.input("x", [6], DType::F32);
+    let h = relu(&mut graph, "h", x).unwrap();
+    let y = add(&mut graph, "y", h, h).unwrap();
+    graph.keep(y);
+    let mut session = Session::new(plan(&[&graph, &graph], DeviceKind::Cpu).unwrap()).unwrap();
+    let message = |error: residuum::Error| error.to_string();
+    let text = message(session.value::<f32>(0, "h").unwrap_err());
+    assert!(text.contains("`h`") && text.contains("Graph::keep"), "{text}");
+    assert!(message(session.value::<f32>(0, "z").unwrap_err()).contains("`z`"));
+    let text = message(session.set(0, "x", &[1.0f32; 5]).unwrap_err());
+    assert!(text.contains("`x`") && text.contains("takes 6 elements") && text.contains("got 5"), "{text}");
+    assert!(message(session.set(0, "x", &[1i32; 6]).unwrap_err()).contains("holds f32, not i32"));
+    session.set(0, "x", &[1.0f32, 2.0, 3.0, 4.0, 5.0, 6.0]).unwrap();
+    session.run_micro_batch(0).unwrap();
+    assert_eq!(*session.value::<f32>(0, "y").unwrap(), [2.0, 4.0, 6.0, 8.0, 10.0, 12.0]);
+    let text = message(session.value::<f32>(0, "x").unwrap_err());
+    assert!(text.contains("`x`") && text.contains("Graph::keep"), "an input is gone after the run: {text}");
 }

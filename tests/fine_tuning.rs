@@ -2,32 +2,29 @@
 
 use std::path::Path;
 
-use residuum::device::DeviceKind;
+use residuum::batch::Batch;
+use residuum::device::{Device, DeviceKind};
 use residuum::exec::Session;
-use residuum::models::{Form, Model, Objects, ObjectsKind};
+use residuum::models::{Form, Model, Network, Objects, ObjectsKind, Options};
 use residuum::plan::plan;
 use residuum::run::checkpoint::{self, NamedTensor};
-use residuum::step::pretrained;
-use residuum::step::weights::{initialise, model_tensors};
-use residuum::step::{StepConfig, Trained, evaluation_graph, hyper_parameters, training_graph, values};
+use residuum::step::weights::{Weights, model_tensors};
+use residuum::step::{StepConfig, Trained, Training, evaluation_graph, pretrained};
 
 const SIZE: usize = 32;
 const BATCH: usize = 3;
 
 fn model(categories: usize) -> Model {
-    Model::parse("resnet18", Form::V1_5, categories).unwrap()
+    Model::new("resnet18", Options::new(categories)).unwrap()
 }
 
-fn session(config: &StepConfig, seed: u64) -> Session {
-    let graph = training_graph(config).unwrap();
-    let mut session = Session::new(plan(&[&graph], DeviceKind::Cpu).unwrap()).unwrap();
-    initialise(&mut session, seed).unwrap();
-    session
+fn training(config: StepConfig, seed: u64) -> Training {
+    Training::new(StepConfig { seed, ..config }, Device::Cpu).unwrap()
 }
 
 /// The weights of a ResNet-18 for 7 categories in a file, but for those `drop` names.
 fn weight_file(dir: &Path, drop: &str) -> std::path::PathBuf {
-    let mut tensors = model_tensors(&session(&StepConfig::new(model(7), BATCH, SIZE), 5), "", 9).unwrap();
+    let mut tensors = training(StepConfig::new(model(7), BATCH, SIZE), 5).weights().unwrap();
     tensors.retain(|tensor| tensor.name != drop);
     let path = dir.join("weights.safetensors");
     checkpoint::write_atomic(&path, &tensors, &serde_json::json!({})).unwrap();
@@ -35,7 +32,7 @@ fn weight_file(dir: &Path, drop: &str) -> std::path::PathBuf {
 }
 
 fn tensors(session: &Session) -> Vec<NamedTensor<'static>> {
-    model_tensors(session, "", 0).unwrap()
+    model_tensors(session, Weights::Trained, 0).unwrap()
 }
 
 fn same(a: &NamedTensor<'_>, b: &NamedTensor<'_>) -> bool {
@@ -43,37 +40,28 @@ fn same(a: &NamedTensor<'_>, b: &NamedTensor<'_>) -> bool {
 }
 
 /// Names of the tensors that a step of training changes.
-fn changed(trained: Trained, backbone_lr: f64) -> Vec<String> {
+fn changed(trained: Trained) -> Vec<String> {
     let config = StepConfig { trained, ..StepConfig::new(model(4), BATCH, SIZE) };
-    let mut session = session(&config, 1);
-    let before = tensors(&session);
-    let slot = |name: &str| session.plan(0).slot(name).unwrap();
-    let (images, labels, hyper) = (slot(values::IMAGES), slot(values::LABELS), slot(values::HYPER));
-    let backbone = session.plan(0).slot(values::HYPER_BACKBONE).ok();
-    let pixels: Vec<f32> = (0..images.shape.num_elems()).map(|i| (i as f32 * 0.7).sin()).collect();
-    session.write(&images, &pixels).unwrap();
-    session.write(&labels, &[0, 2, 3]).unwrap();
-    session.write(&hyper, &hyper_parameters(&config.optimiser, 0.1, 1)).unwrap();
-    if let Some(backbone) = backbone {
-        session.write(&backbone, &hyper_parameters(&config.optimiser, backbone_lr, 1)).unwrap();
-    }
-    session.run_micro_batch(0).unwrap();
-    session.run_update(0).unwrap();
+    let mut training = training(config, 1);
+    let before = tensors(training.session());
+    let images = (0..BATCH * SIZE * SIZE * 3).map(|i| (i as f32 * 0.7).sin()).collect();
+    training.step(&Batch::new(images, vec![0, 2, 3]), 0.1).unwrap();
     let differs = |(a, b): &(&NamedTensor<'_>, &NamedTensor<'_>)| a.as_f32().is_some() && !same(a, b);
-    before.iter().zip(&tensors(&session)).filter(differs).map(|(a, _)| a.name.to_string()).collect()
+    let after = tensors(training.session());
+    before.iter().zip(&after).filter(differs).map(|(a, _)| a.name.to_string()).collect()
 }
 
 #[test]
 fn frozen_layers_keep_weights_and_statistics() {
-    assert_eq!(changed(Trained::LastLayer, 0.0), ["fc.weight", "fc.bias"]);
+    assert_eq!(changed(Trained::LastLayer), ["fc.weight", "fc.bias"]);
 }
 
 #[test]
 fn a_backbone_has_a_rate_of_its_own() {
-    let all = changed(Trained::All, 0.0);
+    let all = changed(Trained::All);
     assert_eq!(all.len(), 62 + 2 * 20, "every parameter and every running statistic");
-    assert_eq!(changed(Trained::TwoRates, 0.01), all);
-    let only_statistics = changed(Trained::TwoRates, 0.0);
+    assert_eq!(changed(Trained::TwoRates { backbone_lr_scale: 0.1 }), all);
+    let only_statistics = changed(Trained::TwoRates { backbone_lr_scale: 0.0 });
     assert!(only_statistics.iter().all(|name| name.starts_with("fc.") || name.contains("running")));
     assert_eq!(only_statistics.len(), 2 + 2 * 20);
 }
@@ -84,20 +72,24 @@ fn all_but_the_last_layer_is_taken_over() {
     let path = weight_file(dir.path(), "");
     let source = checkpoint::read(&path).unwrap();
     let config = StepConfig { ema_decay: Some(0.9), ..StepConfig::new(model(4), BATCH, SIZE) };
-    let mut session = session(&config, 1);
-    let before = tensors(&session);
-    pretrained::load(&mut session, &config.model, &path).unwrap();
-    for (before, after) in before.iter().zip(&tensors(&session)).filter(|(a, _)| a.as_f32().is_some()) {
+    let mut training = training(config, 1);
+    let before = tensors(training.session());
+    pretrained::load(training.session_mut(), &model(4), Form::V1_5, &path).unwrap();
+    let trained = tensors(training.session());
+    for (before, after) in before.iter().zip(&trained).filter(|(a, _)| a.as_f32().is_some()) {
         if after.name.starts_with("fc.") {
             assert!(same(before, after), "{}", after.name);
         } else {
             assert!(same(source.get(&after.name).unwrap(), after), "{}", after.name);
         }
     }
-    let trained = tensors(&session);
-    for average in model_tensors(&session, "ema.", 0).unwrap() {
+    for average in training.weights().unwrap() {
         let source = trained.iter().find(|tensor| tensor.name == average.name).unwrap();
-        assert!(same(&average, source), "the average of {} starts there too", average.name);
+        assert!(
+            average.as_f32().is_none() || same(&average, source),
+            "the average of {} starts there too",
+            average.name
+        );
     }
 }
 
@@ -107,11 +99,11 @@ fn a_second_head_starts_fresh_behind_a_known_backbone() {
     let path = weight_file(dir.path(), "");
     let source = checkpoint::read(&path).unwrap();
     let objects = Some(Objects { kind: ObjectsKind::Masks, num_classes: 6 });
-    let two_heads = Model { objects, ..model(7) };
+    let two_heads = model(7).with(Options { objects, ..Options::new(7) }).unwrap();
     let graph = two_head_graph(&two_heads);
     let mut session = Session::new(plan(&[&graph], DeviceKind::Cpu).unwrap()).unwrap();
-    initialise(&mut session, 1).unwrap();
-    pretrained::load(&mut session, &two_heads, &path).unwrap();
+    session.initialise(1).unwrap();
+    pretrained::load(&mut session, &two_heads, Form::V1_5, &path).unwrap();
     let taken: Vec<String> = tensors(&session)
         .iter()
         .filter(|tensor| tensor.as_f32().is_some())
@@ -142,9 +134,9 @@ fn files_of_another_layout_are_refused_by_name() {
     let dir = tempfile::tempdir().unwrap();
     let path = weight_file(dir.path(), "layer3.1.conv2.weight");
     let message = |name: &str, path: &Path| {
-        let model = Model::parse(name, Form::V1_5, 4).unwrap();
-        let mut session = session(&StepConfig::new(model, BATCH, SIZE), 1);
-        let error = pretrained::load(&mut session, &model, path).unwrap_err();
+        let model = Model::new(name, Options::new(4)).unwrap();
+        let mut training = training(StepConfig::new(model.clone(), BATCH, SIZE), 1);
+        let error = pretrained::load(training.session_mut(), &model, Form::V1_5, path).unwrap_err();
         assert_eq!(error.exit_code(), 1);
         error.to_string()
     };

@@ -6,7 +6,7 @@ mod devices;
 use devices::{Open, Watch, on_each_device};
 use residuum::autodiff::differentiate;
 use residuum::check::run;
-use residuum::exec::Session;
+use residuum::exec::{Session, Start};
 use residuum::graph::{Graph, ValueId};
 use residuum::ops::{Case, LinearFprop, linear};
 use residuum::plan::plan;
@@ -49,7 +49,7 @@ fn linear_gradients(open: Open, seed: u64) -> Vec<Vec<f32>> {
         })
         .collect();
     let device = open(Watch { seed, judged: false });
-    let mut session = Session::on(plan(&[&graph], device.kind()).unwrap(), device).unwrap();
+    let mut session = Session::on(plan(&[&graph], device.kind()).unwrap(), device, Start::Seed(0)).unwrap();
     let mut stream = Stream::new(3, 0, 0, Use::Init);
     for name in ["x", "dy", "fc.weight", "fc.bias"] {
         let slot = session.plan(0).slot(name).unwrap();

@@ -4,7 +4,7 @@ use residuum::autodiff::differentiate;
 use residuum::device::{Device, DeviceKind};
 use residuum::exec::Session;
 use residuum::graph::{Graph, Role};
-use residuum::models::{Form, Inputs, Model, Objects, ObjectsKind};
+use residuum::models::{Inputs, Model, Network, Objects, ObjectsKind, Options};
 use residuum::ops::{CODE_CHANNELS, Mode, fill, softmax_xent};
 use residuum::plan::plan;
 use residuum::rng::{Stream, Use};
@@ -26,10 +26,8 @@ struct Loss {
 
 impl Loss {
     fn new(kind: ObjectsKind, names: &[&str]) -> Loss {
-        let model = Model {
-            objects: Some(Objects { kind, num_classes: OBJECT_CLASSES }),
-            ..Model::parse("resnet18", Form::V1_5, 4).unwrap()
-        };
+        let objects = Some(Objects { kind, num_classes: OBJECT_CLASSES });
+        let model = Model::new("resnet18", Options { objects, ..Options::new(4) }).unwrap();
         let mut graph = Graph::new(DType::F64);
         let images = graph.input("images", [BATCH, SIZE, SIZE, 3], DType::F64);
         let objects = match kind {

@@ -3,8 +3,11 @@
 #[path = "common/runner.rs"]
 mod runner;
 
+use std::collections::BTreeSet;
+
+use residuum::check::random;
 use residuum::device::cpu::Real;
-use residuum::graph::{Graph, Init, ValueId};
+use residuum::graph::{Graph, Init, ValueId, ValueType};
 use residuum::ops::{
     self, BatchNormBwd, BatchNormInference, BatchNormTrain, BnConfig, Mode, PoolWindow, ReluBwd, add, relu,
 };
@@ -386,4 +389,32 @@ fn reductions_are_exact_in_f64_and_the_same_on_any_number_of_threads() {
     let exact: f64 = x.iter().map(|v| v.to_f64()).sum();
     assert_eq!(totals[0], (exact as f32, (exact / len as f64) as f32));
     assert_eq!(totals[0], totals[1]);
+}
+
+/// Every node that the random trials of the kernels' checks record: all operations, their attributes varied.
+#[test]
+fn no_operation_panics_on_operands_it_does_not_take() {
+    let shapes: [&[usize]; 7] = [&[], &[3], &[2, 3], &[2, 4, 5, 3], &[4, 3, 3, 3], &[4, 7, 7, 3], &[0, 3]];
+    let dtypes = [DType::F32, DType::F64, DType::Bf16, DType::I32, DType::U8];
+    let types: Vec<ValueType> = shapes
+        .iter()
+        .flat_map(|shape| dtypes.map(|dtype| ValueType { shape: Shape::new(shape), dtype }))
+        .collect();
+    let mut names = BTreeSet::new();
+    for trial in (0..3).flat_map(random) {
+        let graph = trial.graph(DType::F32).unwrap();
+        for node in graph.nodes() {
+            names.insert(node.op.name());
+            for count in 0..=6 {
+                for (i, &first) in types.iter().enumerate() {
+                    // All of one type, and a mixture that another number starts.
+                    let _ = node.op.infer(&vec![first; count]);
+                    let mixed: Vec<ValueType> =
+                        (0..count).map(|j| types[(i + j * (i + 3)) % types.len()]).collect();
+                    let _ = node.op.infer(&mixed);
+                }
+            }
+        }
+    }
+    assert!(names.len() > 30 && names.contains("conv2d_dgrad"), "only {names:?}");
 }

@@ -6,18 +6,14 @@ use std::sync::Arc;
 
 use residuum::batch::{Deliver, Loader, LoaderOptions, Normalization};
 use residuum::data::Split;
-use residuum::data::annotations::Annotations;
+use residuum::data::annotations::{Annotations, SplitAnnotations};
 use residuum::data::pack::Pack;
 use residuum::data::scenes::SceneOptions;
+use residuum::device::DeviceKind;
 use residuum::device::simt::{Checks, SimtDevice};
-use residuum::device::{DeviceKind, Slot};
-use residuum::exec::Session;
-use residuum::models::{Form, Model, Objects, ObjectsKind};
-use residuum::plan::plan;
-use residuum::step::feed::Feed;
-use residuum::step::weights::initialise;
-use residuum::step::{PixelSource, StepConfig, hyper_parameters, training_graph, values};
-use residuum::tensor::Shape;
+use residuum::exec::{Session, Start};
+use residuum::models::{Model, Objects, ObjectsKind, Options};
+use residuum::step::{PixelSource, StepConfig, Training, program};
 
 const BATCH: usize = 4;
 const SIZE: usize = 32;
@@ -35,22 +31,20 @@ fn losses(pixels: PixelSource, deliver: Deliver, kind: ObjectsKind) -> Vec<f32> 
     };
     let (pack, annotations) = (Arc::new(Pack::from_scenes(&scenes)), Annotations::from_scenes(&scenes));
     let objects = Some(Objects { kind, num_classes: annotations.num_classes() });
-    let model = Model { objects, ..Model::parse("resnet18", Form::V1_5, CATEGORIES).unwrap() };
+    let model = Model::new("resnet18", Options { objects, ..Options::new(CATEGORIES) }).unwrap();
     let config = StepConfig {
         pixels,
         largest_annotation: annotations.capacity(1),
+        seed: 1,
         ..StepConfig::new(model, BATCH, SIZE)
     };
-    let graph = training_graph(&config).unwrap();
-    let program = plan(&[&graph], DeviceKind::Simt).unwrap();
-    let mut session = Session::on(program, Box::new(SimtDevice::new(3, Checks::Off).unwrap())).unwrap();
-    initialise(&mut session, 1).unwrap();
-    if let Ok(resident) = session.plan(0).slot(values::TRAIN_PIXELS) {
-        let image = Shape::new(&resident.shape.dims()[1..]);
-        for index in 0..pack.len() {
-            let offset_bytes = resident.offset_bytes + index * image.num_elems();
-            session.write(&Slot { offset_bytes, shape: image, ..resident }, pack.pixels(index)).unwrap();
-        }
+    let device = Box::new(SimtDevice::new(3, Checks::Off).unwrap());
+    let session = Session::on(program(&config, DeviceKind::Simt).unwrap(), device, Start::Seed(1)).unwrap();
+    let mut training = Training::in_session(config, session).unwrap();
+    let annotations = Arc::new(annotations);
+    training.set_annotations(Some(SplitAnnotations { train: annotations.clone(), val: annotations }));
+    if matches!(pixels, PixelSource::Resident { .. }) {
+        training.upload_pixels(&pack, &pack).unwrap();
     }
     let options = LoaderOptions {
         batch_size: BATCH,
@@ -62,26 +56,18 @@ fn losses(pixels: PixelSource, deliver: Deliver, kind: ObjectsKind) -> Vec<f32> 
         prefetch: 2,
     };
     let mut loader = Loader::train(Arc::clone(&pack), &options, 0, 0).unwrap();
-    let mut feed = Feed::new(session.plan(0));
-    let slot = |session: &Session, name: &str| session.plan(0).slot(name).unwrap();
-    (1..=2)
-        .map(|update| {
-            let batch = loader.next().unwrap().unwrap();
-            feed.write(&mut session, &batch, Some(&annotations)).unwrap();
-            loader.recycle(batch);
-            session.run_micro_batch(0).unwrap();
-            let hyper = slot(&session, values::HYPER);
-            session.write(&hyper, &hyper_parameters(&config.optimiser, 0.01, update)).unwrap();
-            session.run_update(0).unwrap();
-            session.read::<f32>(&slot(&session, values::LOSS)).unwrap()[0]
-        })
-        .collect()
+    for _ in 0..2 {
+        let batch = loader.next().unwrap().unwrap();
+        training.step(&batch, 0.01).unwrap();
+        loader.recycle(batch);
+    }
+    training.take_results(|results| results.map(|result| result.loss).collect()).unwrap()
 }
 
 fn check(kind: ObjectsKind) {
     let by_host = losses(PixelSource::Host, Deliver::Images, kind);
     let of_batch = losses(PixelSource::Batch, Deliver::Pixels, kind);
-    let held = losses(PixelSource::Resident { train: NUM_IMAGES, val: 1 }, Deliver::Indices, kind);
+    let held = losses(PixelSource::Resident { train: NUM_IMAGES, val: NUM_IMAGES }, Deliver::Indices, kind);
     assert_eq!(of_batch, held, "the same kernel on the same pixels");
     for (host, device) in by_host.iter().zip(&of_batch) {
         let error = (host - device).abs() / host;

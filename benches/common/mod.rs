@@ -1,14 +1,11 @@
 //! What the benchmarks of whole networks share: their rows, their flags, their statistics.
 
 use residuum::device::{Device, DeviceChoice};
-use residuum::graph::Graph;
-use residuum::models::{Form, Model};
-use residuum::step::{StepConfig, evaluation_graph, training_graph};
+use residuum::models::{Model, Options};
+use residuum::step::StepConfig;
 use residuum::tensor::DType;
 
 pub const CLASSES: usize = 100;
-/// Why a copy to memory that was allocated cannot fail.
-pub const FITS: &str = "the device takes a copy";
 /// Why a step of a graph that was planned for the device cannot fail.
 pub const RUNS: &str = "the device runs every operation";
 
@@ -36,14 +33,8 @@ impl Row {
     }
 
     pub fn config(&self, float: DType) -> StepConfig {
-        let model = Model::parse(self.model, Form::V1_5, CLASSES).expect("the rows name known models");
-        StepConfig { float, ..StepConfig::new(model, self.batch, self.size) }
-    }
-
-    pub fn graph(&self, float: DType) -> Graph {
-        let config = self.config(float);
-        let graph = if self.train { training_graph(&config) } else { evaluation_graph(&config, "") };
-        graph.expect("the rows fit their models")
+        let model = Model::new(self.model, Options::new(CLASSES)).expect("the rows name known models");
+        StepConfig { float, seed: 1, ..StepConfig::new(model, self.batch, self.size) }
     }
 }
 

@@ -68,6 +68,14 @@ pub struct Batch {
     pub index_in_epoch: usize,
 }
 
+impl Batch {
+    /// A batch of normalised images, NHWC with three channels, and their categories, -1 for an image without one.
+    pub fn new(images: Vec<f32>, labels: Vec<i32>) -> Batch {
+        let (params, weights) = (vec![SampleParams::NONE; labels.len()], vec![1.0; labels.len()]);
+        Batch { images, params, partner_labels: labels.clone(), weights, labels, ..Batch::default() }
+    }
+}
+
 /// Delivers batches in a fixed order while threads make the next ones.
 #[derive(Debug)]
 pub struct Loader {

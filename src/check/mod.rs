@@ -19,7 +19,7 @@ use half::bf16;
 use crate::autodiff::differentiate;
 use crate::device::{DeviceKind, KernelDevice, Slot};
 use crate::error::Result;
-use crate::exec::Session;
+use crate::exec::{Session, Start};
 use crate::fuse::{Rewrite, fuse};
 use crate::graph::{Graph, Init, ValueId};
 use crate::ops::{BnConfig, Case, Conv2dConfig, Mode, Window, add, batch_norm, conv2d, registry, relu};
@@ -201,10 +201,9 @@ impl Recorded {
 
 /// A session on a device whose memory is filled with NaN.
 fn poisoned(program: Program, device: Box<dyn KernelDevice>) -> Result<Session> {
-    let everything = Slot { offset_bytes: 0, shape: [program.peak_bytes].into(), dtype: DType::U8 };
-    let mut session = Session::on(program, device)?;
+    let mut session = Session::on(program, device, Start::Zeros)?;
     // All bits set is NaN in f32 and in bf16.
-    session.write(&everything, &vec![0xFFu8; everything.num_bytes()])?;
+    session.fill_memory(0xFF)?;
     Ok(session)
 }
 

@@ -142,7 +142,11 @@ impl Trial {
         self.compute(&graph, &mut session, map)
     }
 
-    fn graph(&self, float: DType) -> Result<Graph> {
+    /// The graph in which activations are of type `float`; everything made in it is kept.
+    ///
+    /// # Errors
+    /// What recording the operations returns.
+    pub fn graph(&self, float: DType) -> Result<Graph> {
         let mut graph = Graph::new(float);
         (self.record)(&mut graph)?;
         let made: Vec<_> = graph.nodes().iter().flat_map(|node| node.outputs.clone()).collect();

@@ -32,7 +32,7 @@ pub(super) struct ModelArgs {
     #[arg(long, alias = "checkpoint", value_name = "FILE", group = "source")]
     weights: Option<PathBuf>,
     /// Network, where the file does not say
-    #[arg(long, value_name = "NAME", value_parser = models::NAMES)]
+    #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(models::names()))]
     model: Option<String>,
     /// Form of the blocks, where the file does not say
     #[arg(long, value_name = "FORM", value_parser = PossibleValuesParser::new(Form::NAMES))]
@@ -102,7 +102,7 @@ impl EvalArgs {
             limit_val: run.limit_val,
             allow_missing: self.allow_missing || run.allow_missing,
             cache_dir: self.cache_dir.or(run.cache_dir),
-            ..file.config(self.batch_size)?
+            ..TrainConfig::of_model(&file.card, self.batch_size)?
         };
         // Weights that do not fit are found before the data set is read.
         file.session(1, Device::Cpu)?;

@@ -1,6 +1,7 @@
 //! `residuum plan`: layers, cost and memory of a training run, without touching a device.
 
 use clap::Args;
+use clap::builder::PossibleValuesParser;
 
 use super::flags::{parse_bytes, show_bytes, show_count};
 use crate::device::DeviceKind;
@@ -9,16 +10,15 @@ use crate::graph::{Graph, Node, Phase, Role};
 use crate::models::{self, ObjectsKind};
 use crate::plan::Program;
 use crate::report::{Align, Table};
-use crate::step::{OPTIMISER_PREFIX, StepConfig, evaluation_graph};
+use crate::step::{StepConfig, evaluation_graph, program};
 use crate::train::capacity::{LargestBatch, largest_batch};
 use crate::train::config::TrainConfig;
-use crate::train::trainer::program;
 
 /// Show layers, cost and memory of a training run before any device is touched
 #[derive(Debug, Args)]
 pub(super) struct PlanArgs {
     /// Network
-    #[arg(long, value_name = "NAME", default_value = "resnet18", value_parser = models::NAMES)]
+    #[arg(long, value_name = "NAME", default_value = "resnet18", value_parser = PossibleValuesParser::new(models::names()))]
     model: String,
     /// Form of the blocks
     #[arg(long, value_name = "FORM", default_value = "v1.5", value_parser = ["v1", "v1.5", "v2"])]
@@ -91,7 +91,7 @@ impl PlanArgs {
             _ => DeviceKind::Cpu,
         };
         let planned = program(&step, device)?;
-        let layers = evaluation_graph(&StepConfig { fuse: false, ..step }, "")?;
+        let layers = evaluation_graph(&StepConfig { fuse: false, ..step.clone() }, "")?;
         print!("{}", layer_table(&layers));
         println!();
         print!("{}", memory_table(&planned));
@@ -161,8 +161,9 @@ fn memory_table(program: &Program) -> Table {
     let mut table = Table::new([("memory", Align::Left), ("bytes", Align::Right), ("", Align::Right)]);
     let mut row = |what: &str, bytes: usize| table.row([what, &show_count(bytes), &show_bytes(bytes)]);
     let parameters = program.persistent_bytes_where(|v| v.role == Role::Parameter);
-    let optimiser = program.persistent_bytes_where(|v| v.name.starts_with(OPTIMISER_PREFIX));
-    let state = program.persistent_bytes_where(|v| v.role == Role::State) - optimiser;
+    let optimiser = program.persistent_bytes_where(|v| v.role == Role::Optimiser);
+    let state =
+        program.persistent_bytes_where(|v| matches!(v.role, Role::State | Role::Average | Role::Accumulated));
     row("parameters", parameters);
     row("running statistics and averages", state);
     row("optimiser state", optimiser);

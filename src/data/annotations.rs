@@ -6,6 +6,7 @@
 use std::io;
 use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 
 use rayon::prelude::*;
 
@@ -273,6 +274,15 @@ fn with_remedy(error: Error, num_faults: usize) -> Error {
         }
         other => other,
     }
+}
+
+/// The objects of both splits.
+#[derive(Debug, Clone)]
+pub struct SplitAnnotations {
+    /// Those of the training images.
+    pub train: Arc<Annotations>,
+    /// Those of the validation images.
+    pub val: Arc<Annotations>,
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ pub mod kernels;
 pub mod simt;
 
 pub use choice::{Device, DeviceChoice, NO_EMULATOR};
-pub use kernels::{Kernel, kernel};
+pub use kernels::Kernel;
 
 use std::time::Duration;
 
@@ -68,6 +68,33 @@ pub struct LaunchArgs<'a> {
     pub outputs: &'a [Slot],
     /// Scratch memory.
     pub workspace: Slot,
+}
+
+impl LaunchArgs<'_> {
+    /// Address of `slot` on the device.
+    pub fn address(&self, slot: &Slot) -> u64 {
+        self.arena_address + slot.offset_bytes as u64
+    }
+
+    /// Address of operand `index`.
+    pub fn input(&self, index: usize) -> u64 {
+        self.address(&self.inputs[index])
+    }
+
+    /// Address of operand `index`; 0, which kernels take for none, where there are not as many.
+    pub fn optional_input(&self, index: usize) -> u64 {
+        self.inputs.get(index).map_or(0, |slot| self.address(slot))
+    }
+
+    /// Address of result `index`.
+    pub fn output(&self, index: usize) -> u64 {
+        self.address(&self.outputs[index])
+    }
+
+    /// Address of the scratch memory.
+    pub fn workspace(&self) -> u64 {
+        self.address(&self.workspace)
+    }
 }
 
 /// Runs kernels; implemented by every kernel device.

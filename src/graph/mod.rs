@@ -10,7 +10,7 @@ mod verify;
 
 use std::sync::Arc;
 
-pub use op::{Backward, Cost, InPlace, Op, ValueType};
+pub use op::{Backward, Cost, InPlace, InferResult, Op, ValueType};
 
 use crate::error::{Error, Result};
 use crate::tensor::{DType, Layout, Shape};
@@ -33,8 +33,14 @@ pub enum Role {
     Input,
     /// Learned; lives as long as the run.
     Parameter,
-    /// Kept from step to step but not learned: running statistics, optimiser state, averages.
+    /// Part of the model, kept from step to step but not learned: running statistics.
     State,
+    /// Kept by the optimiser from step to step: velocities and moments.
+    Optimiser,
+    /// Gradients summed over the micro-batches of an update.
+    Accumulated,
+    /// A moving average of a parameter or of state.
+    Average,
     /// Written by the host before the first step and never changed: the pixels of a data set. Neither learned nor saved.
     Data,
     /// Made by the forward pass.
@@ -48,7 +54,12 @@ pub enum Role {
 impl Role {
     /// Whether values of this role keep their contents between steps.
     pub fn is_persistent(self) -> bool {
-        matches!(self, Role::Parameter | Role::State | Role::Data)
+        !matches!(self, Role::Input | Role::Activation | Role::Gradient | Role::Workspace)
+    }
+
+    /// Whether values of this role are the model: what a weight file holds.
+    pub fn is_model(self) -> bool {
+        matches!(self, Role::Parameter | Role::State)
     }
 
     /// The lower-case name used in dumps.
@@ -57,6 +68,9 @@ impl Role {
             Role::Input => "input",
             Role::Parameter => "parameter",
             Role::State => "state",
+            Role::Optimiser => "optimiser",
+            Role::Accumulated => "accumulated",
+            Role::Average => "average",
             Role::Data => "data",
             Role::Activation => "activation",
             Role::Gradient => "gradient",
@@ -66,7 +80,7 @@ impl Role {
 }
 
 /// How a persistent value starts.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Init {
     /// Every element the same.
     Constant(f32),
@@ -74,6 +88,8 @@ pub enum Init {
     Normal { std: f32 },
     /// Uniform in `-bound..bound`.
     Uniform { bound: f32 },
+    /// As the persistent value of this name.
+    CopyOf(String),
 }
 
 /// Which part of a training step a node belongs to.
@@ -124,6 +140,7 @@ pub struct Graph {
     values: Vec<Value>,
     nodes: Vec<Node>,
     results: Vec<ValueId>,
+    aliases: Vec<(String, ValueId)>,
     scope: String,
     persistent_prefix: String,
     phase: Phase,
@@ -137,6 +154,7 @@ impl Graph {
             values: Vec::new(),
             nodes: Vec::new(),
             results: Vec::new(),
+            aliases: Vec::new(),
             scope: String::new(),
             persistent_prefix: String::new(),
             phase: Phase::Forward,
@@ -181,6 +199,16 @@ impl Graph {
         })
     }
 
+    /// The input called `name` outside any scope, recorded at its first use: one that several layers share.
+    pub fn shared_input(&mut self, name: &str, shape: impl Into<Shape>, dtype: DType) -> ValueId {
+        self.find(name).unwrap_or_else(|| {
+            let scope = std::mem::take(&mut self.scope);
+            let id = self.input(name, shape, dtype);
+            self.scope = scope;
+            id
+        })
+    }
+
     /// A learned value: f32, or f64 in a graph of f64.
     pub fn parameter(&mut self, name: &str, shape: impl Into<Shape>, layout: Layout, init: Init) -> ValueId {
         self.persistent(name, shape.into(), Role::Parameter, layout, init)
@@ -189,6 +217,22 @@ impl Graph {
     /// A value kept between steps that is not learned.
     pub fn state(&mut self, name: &str, shape: impl Into<Shape>, layout: Layout, init: Init) -> ValueId {
         self.persistent(name, shape.into(), Role::State, layout, init)
+    }
+
+    /// A persistent value called `<prefix><name of value>` for each of `values`, of the same shape: state of an optimiser,
+    /// sums of gradients, averages.
+    pub fn companions(
+        &mut self,
+        prefix: &str,
+        values: &[ValueId],
+        role: Role,
+        init: impl Fn(&str) -> Init,
+    ) -> Vec<ValueId> {
+        let mut companion = |&id: &ValueId| {
+            let Value { name, ty, layout, .. } = self.value(id).clone();
+            self.persistent(&format!("{prefix}{name}"), ty.shape, role, layout, init(&name))
+        };
+        values.iter().map(&mut companion).collect()
     }
 
     /// A value the host writes once, before the first step.
@@ -254,6 +298,17 @@ impl Graph {
         }
     }
 
+    /// [`Graph::keep`], and lets the host ask for the value under a second name.
+    pub fn keep_as(&mut self, alias: &str, value: ValueId) {
+        self.keep(value);
+        self.aliases.push((alias.to_string(), value));
+    }
+
+    /// The second names of kept values.
+    pub fn aliases(&self) -> impl Iterator<Item = (&str, ValueId)> {
+        self.aliases.iter().map(|(alias, id)| (alias.as_str(), *id))
+    }
+
     /// The values the host reads after a step.
     pub fn results(&self) -> &[ValueId] {
         &self.results
@@ -299,7 +354,8 @@ impl Graph {
         self.nodes = nodes;
     }
 
-    fn path(&self, name: &str) -> String {
+    /// `name` with the scopes that are open before it.
+    pub fn path(&self, name: &str) -> String {
         format!("{}{name}", self.scope)
     }
 

@@ -31,13 +31,36 @@ impl fmt::Display for ValueType {
     }
 }
 
+/// What a shape rule finds out, by default the types of the results; or a sentence saying what was got, what was expected
+/// and what to change.
+pub type InferResult<T = Vec<ValueType>> = std::result::Result<T, String>;
+
 /// What a node has to do and to move, whatever runs it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Cost {
     /// Floating-point operations, a multiply-add counting as two.
     pub flops: u64,
-    /// Bytes that must cross memory at least once: every operand read, every result written.
+    /// Bytes that cross memory at least: every operand as often as the operation passes over it, every result, and what
+    /// is changed in place once more.
     pub bytes: u64,
+}
+
+impl Cost {
+    /// Every operand read once, every result written once, no arithmetic.
+    pub fn traffic(inputs: &[ValueType], outputs: &[ValueType]) -> Cost {
+        Cost { flops: 0, bytes: inputs.iter().chain(outputs).map(|ty| ty.num_bytes() as u64).sum() }
+    }
+
+    /// This cost with so many floating-point operations.
+    pub fn with_flops(self, flops: usize) -> Cost {
+        Cost { flops: flops as u64, ..self }
+    }
+
+    /// This cost and once more the bytes of the operands at `positions`: a second pass reads them, or they are changed.
+    pub fn and_again(self, inputs: &[ValueType], positions: &[usize]) -> Cost {
+        let bytes: usize = positions.iter().map(|&i| inputs[i].num_bytes()).sum();
+        Cost { bytes: self.bytes + bytes as u64, ..self }
+    }
 }
 
 /// A result that may be written over an operand whose last use this is.
@@ -60,17 +83,17 @@ pub trait Op: Any + fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// A sentence saying what was got, what was expected and what to change; the caller adds operation and node.
-    fn infer(&self, inputs: &[ValueType]) -> std::result::Result<Vec<ValueType>, String>;
+    fn infer(&self, inputs: &[ValueType]) -> InferResult;
 
     /// Suffixes of the results' names; the first is usually empty.
     fn output_names(&self) -> &'static [&'static str] {
         &[""]
     }
 
-    /// Work and compulsory traffic. The default counts every operand and result once and no arithmetic.
+    /// Work and compulsory traffic. The default counts every operand and result once, what the operation changes once
+    /// more, and no arithmetic.
     fn cost(&self, inputs: &[ValueType], outputs: &[ValueType]) -> Cost {
-        let bytes = inputs.iter().chain(outputs).map(|ty| ty.num_bytes() as u64).sum();
-        Cost { flops: 0, bytes }
+        Cost::traffic(inputs, outputs).and_again(inputs, self.mutates())
     }
 
     /// Records the gradient of the operands, one entry each; `None` where the operand gets none.

@@ -7,9 +7,10 @@ use super::onnx::{self, OnnxModel};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::graph::Graph;
+use crate::models::Network;
 use crate::ops::Mode;
 use crate::run::replace;
-use crate::step::weights;
+use crate::step::weights::{self, Weights};
 use crate::tensor::DType;
 
 const NUM_BATCHES_SUFFIX: &str = ".num_batches_tracked";
@@ -27,7 +28,7 @@ pub fn write_safetensors(file: &ModelFile, path: &Path) -> Result<()> {
         }
         _ => 0,
     };
-    let tensors = weights::model_tensors(&session, "", num_batches)?;
+    let tensors = weights::model_tensors(&session, Weights::Trained, num_batches)?;
     ModelFile::new(path, file.card.clone(), tensors).write(path)
 }
 
@@ -51,7 +52,7 @@ pub fn write_onnx(file: &ModelFile, path: &Path) -> Result<()> {
     file.session(1, Device::Cpu)?;
     let mut graph = Graph::new(DType::F32);
     let images = graph.input(onnx::IMAGES, [1, card.img_size, card.img_size, 3], DType::F32);
-    let logits = file.network()?.forward(&mut graph, images.into(), Mode::Eval)?;
+    let logits = file.model()?.forward(&mut graph, images.into(), Mode::Eval)?;
     let metadata = [
         ("model", card.model.clone()),
         ("form", card.form.clone()),

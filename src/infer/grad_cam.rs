@@ -12,9 +12,10 @@ use super::predictor::photos_batch;
 use crate::autodiff::differentiate;
 use crate::device::{Device, Slot};
 use crate::error::{Error, Result};
-use crate::exec::Session;
+use crate::exec::{Session, Start};
 use crate::fuse::{Rewrite, fuse};
 use crate::graph::{Graph, Phase, ValueId};
+use crate::models::Network;
 use crate::ops::{GlobalAvgPool, Mode};
 use crate::plan::plan;
 use crate::step;
@@ -65,7 +66,7 @@ impl Explainer {
     pub fn new(file: &ModelFile, device: Device) -> Result<Explainer> {
         let mut graph = Graph::new(DType::F32);
         let inputs = step::inputs(&mut graph, &file.step_config(1)?, Mode::Eval)?;
-        let logits = file.network()?.forward(&mut graph, inputs, Mode::Eval)?;
+        let logits = file.model()?.forward(&mut graph, inputs, Mode::Eval)?;
         let seed = graph.input(SEED, graph.shape(logits), DType::F32);
         let features = last_features(&graph)?;
         graph.set_phase(Phase::Backward);
@@ -75,7 +76,7 @@ impl Explainer {
         let [logits, features, gradient] = kept.map(|id| graph.value(id).name.clone());
         let graph = fuse(&graph, &Rewrite::ALL)?;
 
-        let mut session = Session::open(plan(&[&graph], device.kind())?, device)?;
+        let mut session = Session::open(plan(&[&graph], device.kind())?, device, Start::Zeros)?;
         file.load_into(&mut session)?;
         let slot = |name: &str| session.plan(0).slot(name);
         Ok(Explainer {

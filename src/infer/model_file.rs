@@ -5,15 +5,15 @@ use std::path::{Path, PathBuf};
 use crate::data::annotations::Capacity;
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::exec::Session;
-use crate::models::Model;
+use crate::exec::{Session, Start};
+use crate::models::{Form, Model, Network, Objects, Options};
 use crate::plan::plan;
 use crate::run::checkpoint::{self, NamedTensor};
 use crate::run::model_card::ModelCard;
 use crate::run::run_dir::RunDir;
 use crate::step::weights;
-use crate::step::{StepConfig, evaluation_graph};
-use crate::train::config::{DataFacts, TrainConfig};
+use crate::step::{StepConfig, check_image_size, evaluation_graph};
+use crate::transform::Normalization;
 
 /// Weights in memory, and what they are.
 #[derive(Debug)]
@@ -85,12 +85,12 @@ impl ModelFile {
         &self.tensors
     }
 
-    /// The network these weights are for.
+    /// The model that these weights are for.
     ///
     /// # Errors
     /// [`Error::Usage`] if its name or form are unknown.
-    pub fn network(&self) -> Result<Model> {
-        self.config(1)?.model(self.facts())
+    pub fn model(&self) -> Result<Model> {
+        model_of(&self.card)
     }
 
     /// Reads the weights into a session of their network.
@@ -98,7 +98,7 @@ impl ModelFile {
     /// # Errors
     /// [`Error::Checkpoint`] naming the first tensor that does not fit the model.
     pub fn load_into(&self, session: &mut Session) -> Result<()> {
-        weights::load_model(session, "", &self.tensors, &self.path)
+        weights::load_model(session, self.model()?.last_layer(), &self.tensors, &self.path)
     }
 
     /// An inference session on `device` for batches of `batch_size` images with these weights.
@@ -121,7 +121,7 @@ impl ModelFile {
     ) -> Result<Session> {
         let step = StepConfig { largest_annotation, ..self.step_config(batch_size)? };
         let graph = evaluation_graph(&step, "")?;
-        let mut session = Session::open(plan(&[&graph], device.kind())?, device)?;
+        let mut session = Session::open(plan(&[&graph], device.kind())?, device, Start::Zeros)?;
         self.load_into(&mut session)?;
         Ok(session)
     }
@@ -129,17 +129,11 @@ impl ModelFile {
     /// What its evaluation graph is made from, without room for annotations.
     ///
     /// # Errors
-    /// [`Error::Usage`] if its name or form are unknown.
+    /// [`Error::Usage`] if its name or form are unknown, or its images have a size that no network takes.
     pub fn step_config(&self, batch_size: usize) -> Result<StepConfig> {
-        self.config(batch_size)?.step_config(self.facts())
-    }
-
-    fn facts(&self) -> DataFacts {
-        let plain = DataFacts::from(self.card.categories.len());
-        self.card
-            .objects
-            .as_ref()
-            .map_or(plain, |objects| DataFacts { num_object_classes: objects.num_classes, ..plain })
+        check_image_size(self.card.img_size)?;
+        let normalization = self.card.normalization();
+        Ok(StepConfig { normalization, ..StepConfig::new(self.model()?, batch_size, self.card.img_size) })
     }
 
     /// Fails if a label means something else in a data set of these `categories`, which may go on after the model's.
@@ -165,26 +159,16 @@ impl ModelFile {
             None => Ok(()),
         }
     }
+}
 
-    /// Settings that prepare images as these weights expect them.
-    ///
-    /// # Errors
-    /// [`Error::Usage`] if the file says something of its model that is unknown.
-    pub fn config(&self, batch_size: usize) -> Result<TrainConfig> {
-        let objects = self.card.objects.as_ref().map(|objects| objects.kind.parse()).transpose()?;
-        let config = TrainConfig {
-            model: self.card.model.clone(),
-            form: self.card.form.parse()?,
-            objects,
-            img_size: self.card.img_size,
-            mean: self.card.mean,
-            std: self.card.std,
-            batch_size,
-            ..TrainConfig::defaults(None)
-        };
-        config.validate()?;
-        Ok(config)
-    }
+/// The model that a card describes.
+fn model_of(card: &ModelCard) -> Result<Model> {
+    let form: Form = card.form.parse()?;
+    let objects = card.objects.as_ref().map(|objects| {
+        Ok::<_, Error>(Objects { kind: objects.kind.parse()?, num_classes: objects.num_classes })
+    });
+    let options = Options { num_classes: card.categories.len(), form, objects: objects.transpose()? };
+    Model::new(&card.model, options)
 }
 
 /// The card of a file without one: the last layer tells the number of categories, the flags the rest.
@@ -195,17 +179,20 @@ fn foreign_card(file: &checkpoint::Checkpoint, overrides: &CardOverrides, path: 
             "does not say which model it is for; name it with --model, as in --model resnet50",
         )
     })?;
-    let num_classes = file.get("fc.bias").map(|bias| bias.shape.iter().product()).ok_or_else(|| {
-        Error::checkpoint(path, "has no tensor `fc.bias`; it is no weight file of a residual network")
-    })?;
-    let defaults = TrainConfig::defaults(Some(PathBuf::new()));
-    Ok(ModelCard {
+    let Normalization { mean, std } = Normalization::default();
+    let mut card = ModelCard {
         model,
-        form: overrides.form.clone().unwrap_or_else(|| defaults.form.to_string()),
+        form: overrides.form.clone().unwrap_or_else(|| Form::V1_5.to_string()),
         img_size: overrides.img_size.unwrap_or(224),
         objects: None,
-        categories: (0..num_classes).map(|label: usize| label.to_string()).collect(),
-        mean: defaults.mean,
-        std: defaults.std,
-    })
+        categories: Vec::new(),
+        mean,
+        std,
+    };
+    let bias = format!("{}.bias", model_of(&card)?.last_layer());
+    let num_classes = file.get(&bias).map(|bias| bias.shape.iter().product()).ok_or_else(|| {
+        Error::checkpoint(path, format!("has no tensor `{bias}`; it is not a weight file of {}", card.model))
+    })?;
+    card.categories = (0..num_classes).map(|label: usize| label.to_string()).collect();
+    Ok(card)
 }

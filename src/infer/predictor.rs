@@ -12,7 +12,7 @@ use crate::ops::PADDING_LABEL;
 use crate::step::evaluate::{Views, mirror};
 use crate::step::feed::Feed;
 use crate::step::values;
-use crate::transform::{Normalization, SampleParams};
+use crate::transform::SampleParams;
 
 /// Images run at once.
 pub const BATCH_SIZE: usize = 16;
@@ -37,8 +37,7 @@ pub struct Prepare {
 impl Prepare {
     /// As the model of `file` expects its images.
     pub fn new(file: &ModelFile) -> Prepare {
-        let normalization = Normalization { mean: file.card.mean, std: file.card.std };
-        Prepare { collator: Collator::new(normalization), image_size: file.card.img_size }
+        Prepare { collator: Collator::new(file.card.normalization()), image_size: file.card.img_size }
     }
 
     /// Writes `pixels`, HWC u8 as decoded at the model's size, to `image`, HWC f32 normalised.

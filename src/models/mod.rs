@@ -1,82 +1,167 @@
-//! The networks: ordinary Rust that records a graph.
+//! The networks: ordinary Rust that records a graph, and the table of those that have a name.
 //!
-//! [`resnet`] holds the residual networks, [`objects`] the ways in which a network takes in where objects are.
+//! [`Network`] is anything that records a forward pass. [`MODELS`] lists the networks of the program: [`resnet`] holds the
+//! residual ones and [`objects`] the ways in which they take in where objects are.
 
+mod network;
 pub mod objects;
 pub mod resnet;
 
-use crate::error::{Error, Result};
-use crate::graph::{Graph, ValueId};
-use crate::ops::{Mode, linear};
+use std::fmt;
+use std::sync::Arc;
 
+use crate::error::{Error, Result, nearest};
+use crate::graph::{Graph, ValueId};
+use crate::ops::Mode;
+
+pub(crate) use network::is_of_layer;
+pub use network::{Inputs, Network};
 pub use objects::{Objects, ObjectsKind};
 pub use resnet::{Form, ResNet};
 
-/// Every name that [`Model::parse`] takes.
-pub const NAMES: [&str; 5] = ["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"];
+/// A row of the table of models.
+#[derive(Clone, Copy)]
+pub struct Row {
+    /// Name for `--model`.
+    pub name: &'static str,
+    /// Whether the model exists in several forms and takes objects in.
+    pub has_variants: bool,
+    build: fn(&Options) -> Arc<dyn Network>,
+}
 
-/// Prefix of the last layer's tensors.
-pub const LAST_LAYER: &str = "fc.";
+/// Every model that has a name.
+pub const MODELS: [Row; 5] = [
+    Row { name: "resnet18", has_variants: true, build: |options| resnet::build(18, options) },
+    Row { name: "resnet34", has_variants: true, build: |options| resnet::build(34, options) },
+    Row { name: "resnet50", has_variants: true, build: |options| resnet::build(50, options) },
+    Row { name: "resnet101", has_variants: true, build: |options| resnet::build(101, options) },
+    Row { name: "resnet152", has_variants: true, build: |options| resnet::build(152, options) },
+];
 
-/// A network to record: which, in which form, for how many categories.
+/// The names of [`MODELS`].
+pub fn names() -> impl Iterator<Item = &'static str> {
+    MODELS.iter().map(|row| row.name)
+}
+
+/// What a model is built from, besides its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Model {
-    /// The residual network.
-    pub resnet: ResNet,
+pub struct Options {
     /// Number of categories.
     pub num_classes: usize,
-    /// How it takes in objects, if it does.
+    /// Variant of a residual network; models without variants have [`Form::V1_5`].
+    pub form: Form,
+    /// How the model takes objects in, if it does.
     pub objects: Option<Objects>,
 }
 
-/// The values a network is applied to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Inputs {
-    /// NHWC, 3 channels, normalised.
-    pub images: ValueId,
-    /// What [`Objects`] says, for a network that takes objects in.
-    pub objects: Option<ValueId>,
-}
-
-impl From<ValueId> for Inputs {
-    /// Images alone.
-    fn from(images: ValueId) -> Inputs {
-        Inputs { images, objects: None }
+impl Options {
+    /// Images alone, in form v1.5.
+    pub fn new(num_classes: usize) -> Options {
+        Options { num_classes, form: Form::V1_5, objects: None }
     }
 }
 
+/// A model of the table, built.
+#[derive(Clone)]
+pub struct Model {
+    row: Row,
+    options: Options,
+    network: Arc<dyn Network>,
+}
+
 impl Model {
-    /// The network called `name` in the given form, without objects.
+    /// The model called `name`.
     ///
     /// # Errors
-    /// [`Error::Usage`] listing the known names.
-    pub fn parse(name: &str, form: Form, num_classes: usize) -> Result<Model> {
-        let depth = name.strip_prefix("resnet").and_then(|depth| depth.parse().ok());
-        let resnet = depth.and_then(|depth| ResNet::new(depth, form)).ok_or_else(|| {
-            Error::Usage(format!("--model `{name}` is unknown; take one of {}", NAMES.join(", ")))
-        })?;
-        Ok(Model { resnet, num_classes, objects: None })
+    /// [`Error::Usage`] with the nearest name if there is none, and if `options` ask for a variant that it does not have.
+    pub fn new(name: &str, options: Options) -> Result<Model> {
+        let Some(row) = MODELS.iter().find(|row| row.name == name) else {
+            let all: Vec<&str> = names().collect();
+            let hint = match nearest(name, &all) {
+                Some(near) => format!("did you mean `{near}`?"),
+                None => format!("take one of {}", all.join(", ")),
+            };
+            return Err(Error::Usage(format!("--model `{name}` is unknown; {hint}")));
+        };
+        if !row.has_variants && options.form != Form::V1_5 {
+            return Err(Error::Usage(format!(
+                "--form {}: {name} has one form; leave --form out",
+                options.form
+            )));
+        }
+        if let Some(objects) = options.objects.filter(|_| !row.has_variants) {
+            let kind = objects.kind;
+            return Err(Error::Usage(format!("--objects {kind}: {name} takes images alone; take a ResNet")));
+        }
+        Ok(Model { row: *row, options, network: (row.build)(&options) })
     }
 
     /// `resnet18`; other forms than v1.5 append theirs, as in `resnet50-v2`, and so does what takes objects in, as in
     /// `resnet50-masks`.
-    pub fn name(&self) -> String {
-        let mut name = format!("resnet{}", self.resnet.depth);
-        if self.resnet.form != Form::V1_5 {
-            name += &format!("-{}", self.resnet.form);
+    pub fn title(&self) -> String {
+        let mut title = self.row.name.to_string();
+        if self.options.form != Form::V1_5 {
+            title += &format!("-{}", self.options.form);
         }
-        if let Some(objects) = self.objects {
-            name += &format!("-{}", objects.kind);
+        if let Some(objects) = self.options.objects {
+            title += &format!("-{}", objects.kind);
         }
-        name
+        title
     }
 
-    /// Records the forward pass and returns the logits `[N, num_classes]`.
+    /// What the model was built from.
+    pub fn options(&self) -> &Options {
+        &self.options
+    }
+
+    /// The same model with other options.
     ///
     /// # Errors
-    /// [`Error::Graph`] if the inputs do not fit the network.
-    pub fn forward(&self, graph: &mut Graph, inputs: Inputs, mode: Mode) -> Result<ValueId> {
-        let features = objects::features(self, graph, inputs, mode)?;
-        linear(graph, "fc", features, self.num_classes)
+    /// As [`Model::new`].
+    pub fn with(&self, options: Options) -> Result<Model> {
+        Model::new(self.row.name, options)
+    }
+}
+
+impl fmt::Debug for Model {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Model").field("name", &self.row.name).field("options", &self.options).finish()
+    }
+}
+
+impl Network for Model {
+    fn forward(&self, graph: &mut Graph, inputs: Inputs, mode: Mode) -> Result<ValueId> {
+        self.network.forward(graph, inputs, mode)
+    }
+
+    fn last_layer(&self) -> &str {
+        self.network.last_layer()
+    }
+
+    fn objects(&self) -> Option<Objects> {
+        self.options.objects
+    }
+
+    fn backbone(&self) -> Option<Arc<dyn Network>> {
+        self.network.backbone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unknown_names_and_variants_that_a_model_lacks_are_refused() {
+        let message = |name: &str, options| Model::new(name, options).unwrap_err().to_string();
+        assert!(message("resnet8", Options::new(3)).contains("did you mean `resnet18`"));
+        assert!(message("transformer", Options::new(3)).contains("resnet18, resnet34"));
+    }
+
+    #[test]
+    fn every_model_of_the_table_is_found_by_its_name() {
+        for name in names() {
+            assert_eq!(Model::new(name, Options::new(3)).unwrap().title(), name);
+        }
     }
 }

@@ -3,8 +3,8 @@
 //! Source: section 5 of the MiniPlaces paper. The numbers of the two heads are its own: a stem of 50 channels, heads that
 //! end at a quarter of the image's height and width with 128 channels each, the rest of the network behind both.
 
-use super::resnet::HeadWidths;
-use super::{Inputs, Model};
+use super::Inputs;
+use super::resnet::{HeadWidths, ResNet};
 use crate::error::Result;
 use crate::graph::{Graph, ValueId};
 use crate::named::named;
@@ -54,10 +54,15 @@ named! {
 /// Records everything before the last layer, objects included where the model takes them in.
 ///
 /// # Panics
-/// If a model that takes objects in is not given any: whoever records the graph knows the model.
-pub(super) fn features(model: &Model, graph: &mut Graph, inputs: Inputs, mode: Mode) -> Result<ValueId> {
-    let Model { resnet, .. } = model;
-    let Some(Objects { kind, .. }) = model.objects else {
+/// If a network that takes objects in is not given any: whoever records the graph asks [`super::Network::objects`].
+pub(super) fn features(
+    resnet: &ResNet,
+    taken_in: Option<Objects>,
+    graph: &mut Graph,
+    inputs: Inputs,
+    mode: Mode,
+) -> Result<ValueId> {
+    let Some(Objects { kind, .. }) = taken_in else {
         return resnet.features(graph, inputs.images, mode);
     };
     let objects = inputs.objects.expect("a network that takes objects in is given objects");
@@ -84,15 +89,15 @@ pub(super) fn features(model: &Model, graph: &mut Graph, inputs: Inputs, mode: M
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::models::Form;
+    use crate::models::{Form, Model, Network, Options};
     use crate::tensor::DType;
 
     /// The graph of a model for 10 categories and 175 classes of objects, and its logits.
     fn recorded(name: &str, form: Form, kind: ObjectsKind) -> Graph {
         let (num_images, size, num_classes) = (2, 128, 175);
-        let mut model = Model::parse(name, form, 10).unwrap();
-        model.objects = Some(Objects { kind, num_classes });
-        assert!(model.name().ends_with(&format!("-{kind}")), "{}", model.name());
+        let objects = Some(Objects { kind, num_classes });
+        let model = Model::new(name, Options { form, objects, ..Options::new(10) }).unwrap();
+        assert!(model.title().ends_with(&format!("-{kind}")), "{}", model.title());
         let mut graph = Graph::new(DType::F32);
         let images = graph.input("images", [num_images, size, size, 3], DType::F32);
         let objects = match kind {

@@ -4,11 +4,14 @@
 //! Ren, Sun, "Deep residual learning for image recognition" (2015) for v1; torchvision for v1.5; the same authors'
 //! "Identity mappings in deep residual networks" (2016) for v2.
 
+use std::sync::Arc;
+
+use super::{Inputs, Network, Objects, Options, objects};
 use crate::error::Result;
 use crate::graph::{Graph, ValueId};
 use crate::named::named;
 use crate::ops::{
-    BnConfig, Conv2dConfig, Mode, PoolWindow, Window, add, batch_norm, conv2d, global_avg_pool, max_pool,
+    BnConfig, Conv2dConfig, Mode, PoolWindow, add, batch_norm, conv2d, global_avg_pool, linear, max_pool,
     relu, stem_conv2d,
 };
 
@@ -33,6 +36,36 @@ pub struct ResNet {
     pub form: Form,
     blocks: [usize; 4],
     bottleneck: bool,
+}
+
+/// A residual network with its last layer.
+#[derive(Debug, Clone, Copy)]
+struct Classifier {
+    resnet: ResNet,
+    num_classes: usize,
+    objects: Option<Objects>,
+}
+
+/// The model of `depth` layers, one of those that [`ResNet::new`] knows.
+pub(super) fn build(depth: usize, options: &Options) -> Arc<dyn Network> {
+    let Options { num_classes, form, objects } = *options;
+    let resnet = ResNet::new(depth, form).expect("the table lists depths that exist");
+    Arc::new(Classifier { resnet, num_classes, objects })
+}
+
+impl Network for Classifier {
+    fn forward(&self, graph: &mut Graph, inputs: Inputs, mode: Mode) -> Result<ValueId> {
+        let features = objects::features(&self.resnet, self.objects, graph, inputs, mode)?;
+        linear(graph, self.last_layer(), features, self.num_classes)
+    }
+
+    fn objects(&self) -> Option<Objects> {
+        self.objects
+    }
+
+    fn backbone(&self) -> Option<Arc<dyn Network>> {
+        self.objects.map(|_| -> Arc<dyn Network> { Arc::new(Classifier { objects: None, ..*self }) })
+    }
 }
 
 const WIDTHS: [usize; 4] = [64, 128, 256, 512];
@@ -176,11 +209,7 @@ impl ResNet {
 
     fn convolutions(&self, block: Block) -> Vec<Conv2dConfig> {
         let Block { width, out_channels, stride } = block;
-        let conv = |out_channels, size, stride| Conv2dConfig {
-            out_channels,
-            kernel: [size, size],
-            window: Window::square(stride, size / 2),
-        };
+        let conv = Conv2dConfig::square;
         match (self.bottleneck, self.form) {
             (false, _) => vec![conv(width, 3, stride), conv(out_channels, 3, 1)],
             (true, Form::V1) => vec![conv(width, 1, stride), conv(width, 3, 1), conv(out_channels, 1, 1)],
@@ -191,11 +220,8 @@ impl ResNet {
 
 /// The 1x1 convolution of a shortcut whose shape changes.
 fn projection(graph: &Graph, x: ValueId, block: Block) -> Option<Conv2dConfig> {
-    (block.stride != 1 || graph.shape(x).last() != block.out_channels).then_some(Conv2dConfig {
-        out_channels: block.out_channels,
-        kernel: [1, 1],
-        window: Window::square(block.stride, 0),
-    })
+    (block.stride != 1 || graph.shape(x).last() != block.out_channels)
+        .then(|| Conv2dConfig::square(block.out_channels, 1, block.stride))
 }
 
 #[cfg(test)]
@@ -208,7 +234,7 @@ mod tests {
     fn recorded(depth: usize, form: Form, classes: usize, size: usize) -> (Graph, ValueId) {
         let mut graph = Graph::new(DType::F32);
         let images = graph.input("images", [2, size, size, 3], DType::F32);
-        let model = Model { resnet: ResNet::new(depth, form).unwrap(), num_classes: classes, objects: None };
+        let model = Model::new(&format!("resnet{depth}"), Options { form, ..Options::new(classes) }).unwrap();
         let logits = model.forward(&mut graph, images.into(), Mode::Train).unwrap();
         graph.keep(logits);
         graph.verify().unwrap();

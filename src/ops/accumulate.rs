@@ -1,11 +1,11 @@
 //! Gradient accumulation over micro-batches: sums that live as state between them.
 
 use crate::device::cpu::{CpuArgs, Real, for_each_chunk, vectorized};
+use crate::device::kernels::{self, AccumulateUpdateArgs, ClearUpdateArgs};
 use crate::device::{LaunchArgs, Launcher};
 use crate::error::Result;
-use crate::graph::{Op, ValueType};
-use crate::ops::launch::{ArgsTwin, kernel_args, launch_kernel};
-use crate::ops::multi_tensor::{Groups, table_words};
+use crate::graph::{Cost, InferResult, Op, ValueType};
+use crate::ops::multi_tensor::Groups;
 use crate::ops::{CHUNK_ELEMS, dispatch_real};
 
 /// `((sum, term)...)`, changing the sums: sum += term.
@@ -39,9 +39,13 @@ impl Op for Accumulate {
         "accumulate_update"
     }
 
-    fn infer(&self, inputs: &[ValueType]) -> std::result::Result<Vec<ValueType>, String> {
+    fn infer(&self, inputs: &[ValueType]) -> InferResult {
         self.groups.check(inputs, "(sum, term)")?;
         Ok(vec![])
+    }
+
+    fn cost(&self, inputs: &[ValueType], outputs: &[ValueType]) -> Cost {
+        self.groups.cost(1, inputs, outputs)
     }
 
     fn mutates(&self) -> &[usize] {
@@ -64,7 +68,7 @@ impl Op for Accumulate {
     fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
         self.groups.launch_tables(args, |tensors, num_blocks| {
             let arguments = AccumulateUpdateArgs { arena: args.arena_address, tensors };
-            launch_kernel(launcher, "accumulate_update", [num_blocks, 1, 1], &arguments)
+            kernels::ACCUMULATE_UPDATE.launch(launcher, num_blocks, &arguments)
         })
     }
 }
@@ -74,9 +78,14 @@ impl Op for Clear {
         "clear_update"
     }
 
-    fn infer(&self, inputs: &[ValueType]) -> std::result::Result<Vec<ValueType>, String> {
+    fn infer(&self, inputs: &[ValueType]) -> InferResult {
         self.groups.check(inputs, "a tensor")?;
         Ok(vec![])
+    }
+
+    /// Nothing is read.
+    fn cost(&self, inputs: &[ValueType], _outputs: &[ValueType]) -> Cost {
+        Cost::traffic(&[], inputs)
     }
 
     fn mutates(&self) -> &[usize] {
@@ -95,20 +104,7 @@ impl Op for Clear {
     fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
         self.groups.launch_tables(args, |tensors, num_blocks| {
             let arguments = ClearUpdateArgs { arena: args.arena_address, tensors };
-            launch_kernel(launcher, "clear_update", [num_blocks, 1, 1], &arguments)
+            kernels::CLEAR_UPDATE.launch(launcher, num_blocks, &arguments)
         })
     }
 }
-
-kernel_args! {
-    /// kernels/accumulate_update.cu
-    AccumulateUpdateArgs for ["accumulate_update"] { arena: u64, tensors: [u32; table_words(2)] }
-}
-
-kernel_args! {
-    /// kernels/clear_update.cu
-    ClearUpdateArgs for ["clear_update"] { arena: u64, tensors: [u32; table_words(1)] }
-}
-
-/// Argument structs of this file's kernels.
-pub(super) const TWINS: &[ArgsTwin] = &[AccumulateUpdateArgs::TWIN, ClearUpdateArgs::TWIN];

@@ -1,11 +1,11 @@
 //! Adam (Kingma and Ba 2015) and AdamW (Loshchilov and Hutter 2019), with PyTorch's order of operations.
 
 use crate::device::cpu::{CpuArgs, Real, for_each_chunk_triple, vectorized};
+use crate::device::kernels::{self, AdamUpdateArgs};
 use crate::device::{LaunchArgs, Launcher};
 use crate::error::Result;
-use crate::graph::{Op, ValueType};
-use crate::ops::launch::{ArgsTwin, address, kernel_args, launch_kernel};
-use crate::ops::multi_tensor::{Groups, table_words};
+use crate::graph::{Cost, InferResult, Op, ValueType};
+use crate::ops::multi_tensor::Groups;
 use crate::ops::{CHUNK_ELEMS, dispatch_real};
 
 /// The constants of the update.
@@ -44,9 +44,13 @@ impl Op for Adam {
         "adam_update"
     }
 
-    fn infer(&self, inputs: &[ValueType]) -> std::result::Result<Vec<ValueType>, String> {
+    fn infer(&self, inputs: &[ValueType]) -> InferResult {
         self.groups.check(inputs, "(param, grad, moment1, moment2)")?;
         Ok(vec![])
+    }
+
+    fn cost(&self, inputs: &[ValueType], outputs: &[ValueType]) -> Cost {
+        self.groups.cost(14, inputs, outputs)
     }
 
     fn mutates(&self) -> &[usize] {
@@ -98,8 +102,8 @@ impl Op for Adam {
         self.groups.launch_tables(args, |tensors, num_blocks| {
             let arguments = AdamUpdateArgs {
                 arena: args.arena_address,
-                hyper: address(args, &args.inputs[0]),
-                grad_scale: address(args, &args.inputs[1]),
+                hyper: args.input(0),
+                grad_scale: args.input(1),
                 tensors,
                 share1: (1.0 - beta1) as f32,
                 share2: (1.0 - beta2) as f32,
@@ -108,26 +112,7 @@ impl Op for Adam {
                 l2,
                 decay,
             };
-            launch_kernel(launcher, "adam_update", [num_blocks, 1, 1], &arguments)
+            kernels::ADAM_UPDATE.launch(launcher, num_blocks, &arguments)
         })
     }
 }
-
-kernel_args! {
-    /// kernels/adam_update.cu
-    AdamUpdateArgs for ["adam_update"] {
-        arena: u64,
-        hyper: u64,
-        grad_scale: u64,
-        tensors: [u32; table_words(4)],
-        share1: f32,
-        share2: f32,
-        beta2: f32,
-        eps: f32,
-        l2: f32,
-        decay: f32,
-    }
-}
-
-/// Argument structs of this file's kernels.
-pub(super) const TWINS: &[ArgsTwin] = &[AdamUpdateArgs::TWIN];

@@ -1,11 +1,12 @@
 //! The residual add: y = a + b, elementwise.
 
 use crate::device::cpu::{CpuArgs, Real, for_each_chunk, vectorized};
+use crate::device::kernels::{self, AddFwdArgs};
 use crate::device::{LaunchArgs, Launcher};
 use crate::error::Result;
-use crate::graph::{Backward, Cost, Graph, InPlace, Op, ValueId, ValueType};
-use crate::ops::launch::{ArgsTwin, address, for_float, kernel_args, launch_kernel, vec_grid};
-use crate::ops::{CHUNK_ELEMS, Case, dispatch_real, same_shapes};
+use crate::graph::{Backward, Cost, Graph, InPlace, InferResult, Op, ValueId, ValueType};
+use crate::ops::launch::vec_grid;
+use crate::ops::{CHUNK_ELEMS, Case, cost_per_elem, dispatch_real, same_shapes};
 
 /// `(a, b) -> y`, all of one shape.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -24,13 +25,12 @@ impl Op for Add {
         "add_fwd"
     }
 
-    fn infer(&self, inputs: &[ValueType]) -> std::result::Result<Vec<ValueType>, String> {
+    fn infer(&self, inputs: &[ValueType]) -> InferResult {
         Ok(vec![same_shapes(inputs, 2)?])
     }
 
     fn cost(&self, inputs: &[ValueType], outputs: &[ValueType]) -> Cost {
-        let bytes = inputs.iter().chain(outputs).map(|ty| ty.num_bytes() as u64).sum();
-        Cost { flops: outputs[0].shape.num_elems() as u64, bytes }
+        cost_per_elem(1, inputs, outputs)
     }
 
     /// The sum hands its gradient to both sides unchanged.
@@ -57,23 +57,14 @@ impl Op for Add {
     fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
         let y = &args.outputs[0];
         let arguments = AddFwdArgs {
-            a: address(args, &args.inputs[0]),
-            b: address(args, &args.inputs[1]),
-            y: address(args, y),
+            a: args.input(0),
+            b: args.input(1),
+            y: args.address(y),
             num_elems: y.shape.num_elems() as u64,
         };
-        let name = for_float(y.dtype, ["add_fwd_f32", "add_fwd_bf16"])?;
-        launch_kernel(launcher, name, vec_grid(y), &arguments)
+        kernels::add_fwd(y.dtype)?.launch(launcher, vec_grid(y), &arguments)
     }
 }
-
-kernel_args! {
-    /// kernels/add_fwd.cu
-    AddFwdArgs for ["add_fwd_f32", "add_fwd_bf16"] { a: u64, b: u64, y: u64, num_elems: u64 }
-}
-
-/// Argument structs of this file's kernels.
-pub(super) const TWINS: &[ArgsTwin] = &[AddFwdArgs::TWIN];
 
 /// Test cases of this operation.
 pub fn cases() -> Vec<Case> {

@@ -1,18 +1,32 @@
 //! From the pixels of photos to the network's input, on the device: sampled, coloured, mixed and normalised.
 
+use std::mem::offset_of;
+
 use crate::device::cpu::{CpuArgs, for_each_chunk};
+use crate::device::kernels::augment::WIDE_PIXELS;
+use crate::device::kernels::{self, AugmentArgs};
 use crate::device::{LaunchArgs, Launcher};
 use crate::error::Result;
-use crate::graph::{Cost, Graph, Op, ValueId, ValueType};
-use crate::ops::launch::{ArgsTwin, address, for_float, kernel_args, launch_kernel};
+use crate::graph::{Cost, Graph, InferResult, Op, ValueId, ValueType};
 use crate::rng::Use;
 use crate::tensor::{DType, Shape};
 use crate::transform::{Image, NUM_CHANNELS, Normalization, SampleParams};
 
-/// Threads of a block of kernels/augment.cu.
-const BLOCK_THREADS: usize = 256;
-/// Pixels of a thread where the image can be cut into such groups.
-const WIDE_PIXELS: usize = 4;
+/// A row of `params` lies as the kernel reads it.
+const _: () = {
+    use kernels::SampleParams as Read;
+    macro_rules! same_place {
+        ($($member:ident: $($field:ident).+),+) => {
+            $(assert!(offset_of!(Read, $member) == offset_of!(SampleParams, $($field).+));)+
+        };
+    }
+    assert!(size_of::<Read>() == size_of::<SampleParams>());
+    same_place!(inverse_x: inverse.x, inverse_y: inverse.y, colour: colour.rows);
+    same_place!(noise_probability: noise.probability, noise_key: noise.key);
+    same_place!(noise_epoch: noise.epoch, noise_sample: noise.sample);
+    same_place!(partner: mix.partner, weight: mix.weight);
+    same_place!(left: mix.left, top: mix.top, right: mix.right, bottom: mix.bottom);
+};
 
 /// `(pixels u8 [M,H,W,3], rows i32 [N], params f32 [N,P]) -> images [N,H,W,3]`.
 ///
@@ -45,7 +59,7 @@ impl Op for AugmentFwd {
         "augment"
     }
 
-    fn infer(&self, inputs: &[ValueType]) -> std::result::Result<Vec<ValueType>, String> {
+    fn infer(&self, inputs: &[ValueType]) -> InferResult {
         let [pixels, rows, params] = inputs else {
             return Err(format!("takes 3 operands, got {}", inputs.len()));
         };
@@ -68,9 +82,9 @@ impl Op for AugmentFwd {
 
     /// Of the photos, those that are shown.
     fn cost(&self, inputs: &[ValueType], outputs: &[ValueType]) -> Cost {
-        let images = outputs[0].shape.num_elems() as u64;
-        let bytes: usize = [&inputs[1], &inputs[2], &outputs[0]].into_iter().map(ValueType::num_bytes).sum();
-        Cost { flops: 20 * images, bytes: images + bytes as u64 }
+        let elems = outputs[0].shape.num_elems();
+        let shown = ValueType { shape: outputs[0].shape, dtype: DType::U8 };
+        Cost::traffic(&[shown, inputs[1], inputs[2]], outputs).with_flops(20 * elems)
     }
 
     fn cpu(&self, args: &CpuArgs<'_>) {
@@ -112,16 +126,16 @@ impl Op for AugmentFwd {
     fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
         let [pixels, rows, params] = args.inputs else { unreachable!("inferred") };
         let images = &args.outputs[0];
-        let name = for_float(images.dtype, ["augment_f32", "augment_bf16"])?;
+        let kernel = kernels::augment(images.dtype)?;
         let &[num_samples, height, width, _] = images.shape.dims() else { unreachable!("inferred") };
         let is_wide = (height * width).is_multiple_of(WIDE_PIXELS);
-        let pixels_per_block = BLOCK_THREADS * if is_wide { WIDE_PIXELS } else { 1 };
+        let pixels_per_block = kernel.block_threads() * if is_wide { WIDE_PIXELS } else { 1 };
         let channels = self.normalization.scale_and_offset();
         let arguments = AugmentArgs {
-            pixels: address(args, pixels),
-            rows: address(args, rows),
-            params: address(args, params),
-            y: address(args, images),
+            pixels: args.address(pixels),
+            rows: args.address(rows),
+            params: args.address(params),
+            y: args.address(images),
             height: height as u32,
             width: width as u32,
             is_wide: is_wide.into(),
@@ -130,25 +144,6 @@ impl Op for AugmentFwd {
             offset: channels.map(|(_, offset)| offset),
         };
         let blocks = (height * width).div_ceil(pixels_per_block);
-        launch_kernel(launcher, name, [blocks, num_samples, 1], &arguments)
+        kernel.launch(launcher, [blocks, num_samples, 1], &arguments)
     }
 }
-
-kernel_args! {
-    /// kernels/augment.cu
-    AugmentArgs for ["augment_f32", "augment_bf16"] {
-        pixels: u64,
-        rows: u64,
-        params: u64,
-        y: u64,
-        height: u32,
-        width: u32,
-        is_wide: u32,
-        noise_use: u32,
-        scale: [f32; 3],
-        offset: [f32; 3],
-    }
-}
-
-/// Argument structs of this file's kernels.
-pub(super) const TWINS: &[ArgsTwin] = &[AugmentArgs::TWIN];

@@ -3,10 +3,11 @@
 use crate::device::cpu::{
     ChannelTile, CpuArgs, Real, for_each_channel_tile, for_each_chunk, lanes, lanes_mut, vectorized,
 };
+use crate::device::kernels::{self, GlobalAvgPoolBwdArgs, GlobalAvgPoolFwdArgs};
 use crate::device::{LaunchArgs, Launcher};
 use crate::error::Result;
-use crate::graph::{Backward, Cost, Graph, Op, ValueId, ValueType};
-use crate::ops::launch::{ArgsTwin, ChannelGrid, address, for_float, kernel_args, launch_kernel};
+use crate::graph::{Backward, Cost, Graph, InferResult, Op, ValueId, ValueType};
+use crate::ops::launch::ChannelGrid;
 use crate::ops::{Case, cost_per_elem, dispatch_real, one_input, sum_dtype};
 use crate::tensor::DType;
 
@@ -38,7 +39,7 @@ impl Op for GlobalAvgPool {
         "global_avg_pool_fwd"
     }
 
-    fn infer(&self, inputs: &[ValueType]) -> std::result::Result<Vec<ValueType>, String> {
+    fn infer(&self, inputs: &[ValueType]) -> InferResult {
         let x = one_input(inputs)?;
         match x.shape.as_4d() {
             Some([n, h, w, c]) if h * w > 0 => {
@@ -77,14 +78,13 @@ impl Op for GlobalAvgPool {
         let grid = ChannelGrid::rows(x.shape, x.dtype).checked()?;
         let images = x.shape.dims()[0];
         let arguments = GlobalAvgPoolFwdArgs {
-            x: address(args, x),
-            y: address(args, &args.outputs[0]),
+            x: args.address(x),
+            y: args.output(0),
             pixels: (grid.rows / images.max(1)) as u64,
             channels: grid.channels as u32,
             is_wide: grid.is_wide.into(),
         };
-        let name = for_float(x.dtype, ["global_avg_pool_fwd_f32", "global_avg_pool_fwd_bf16"])?;
-        launch_kernel(launcher, name, grid.image_grid(images), &arguments)
+        kernels::global_avg_pool_fwd(x.dtype)?.launch(launcher, grid.image_grid(images), &arguments)
     }
 }
 
@@ -114,7 +114,7 @@ impl Op for GlobalAvgPoolBwd {
         "global_avg_pool_bwd"
     }
 
-    fn infer(&self, inputs: &[ValueType]) -> std::result::Result<Vec<ValueType>, String> {
+    fn infer(&self, inputs: &[ValueType]) -> InferResult {
         let dy = one_input(inputs)?;
         match *dy.shape.dims() {
             [n, c] if dy.dtype == sum_dtype(self.dtype) => {
@@ -122,6 +122,10 @@ impl Op for GlobalAvgPoolBwd {
             }
             _ => Err(format!("needs {} dy of NxC for {} dx, got {dy}", sum_dtype(self.dtype), self.dtype)),
         }
+    }
+
+    fn cost(&self, inputs: &[ValueType], outputs: &[ValueType]) -> Cost {
+        cost_per_elem(1, inputs, outputs)
     }
 
     fn cpu(&self, args: &CpuArgs<'_>) {
@@ -145,41 +149,19 @@ impl Op for GlobalAvgPoolBwd {
         let dx = &args.outputs[0];
         let grid = ChannelGrid::rows(dx.shape, dx.dtype).checked()?;
         let arguments = GlobalAvgPoolBwdArgs {
-            dy: address(args, &args.inputs[0]),
-            dx: address(args, dx),
+            dy: args.input(0),
+            dx: args.address(dx),
             pixels: (self.height * self.width) as u64,
             channels: grid.channels as u32,
             is_wide: grid.is_wide.into(),
         };
-        let name = for_float(dx.dtype, ["global_avg_pool_bwd_f32", "global_avg_pool_bwd_bf16"])?;
-        launch_kernel(launcher, name, grid.image_grid(dx.shape.dims()[0]), &arguments)
+        kernels::global_avg_pool_bwd(dx.dtype)?.launch(
+            launcher,
+            grid.image_grid(dx.shape.dims()[0]),
+            &arguments,
+        )
     }
 }
-
-kernel_args! {
-    /// kernels/global_avg_pool_fwd.cu
-    GlobalAvgPoolFwdArgs for ["global_avg_pool_fwd_f32", "global_avg_pool_fwd_bf16"] {
-        x: u64,
-        y: u64,
-        pixels: u64,
-        channels: u32,
-        is_wide: u32,
-    }
-}
-
-kernel_args! {
-    /// kernels/global_avg_pool_bwd.cu
-    GlobalAvgPoolBwdArgs for ["global_avg_pool_bwd_f32", "global_avg_pool_bwd_bf16"] {
-        dy: u64,
-        dx: u64,
-        pixels: u64,
-        channels: u32,
-        is_wide: u32,
-    }
-}
-
-/// Argument structs of this file's kernels.
-pub(super) const TWINS: &[ArgsTwin] = &[GlobalAvgPoolFwdArgs::TWIN, GlobalAvgPoolBwdArgs::TWIN];
 
 /// Test cases of this operation.
 pub fn cases() -> Vec<Case> {

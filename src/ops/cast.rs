@@ -3,11 +3,12 @@
 use half::bf16;
 
 use crate::device::cpu::{CpuArgs, Element, for_each_chunk};
+use crate::device::kernels::cast::TURN_ELEMS;
+use crate::device::kernels::{self, CastArgs, CastTensorsArgs};
 use crate::device::{LaunchArgs, Launcher};
 use crate::error::Result;
-use crate::graph::{Backward, Graph, Op, ValueId, ValueType};
-use crate::ops::launch::{ArgsTwin, address, kernel_args, launch_kernel, loop_grid};
-use crate::ops::multi_tensor::{launch_tables, table_words};
+use crate::graph::{Backward, Graph, InferResult, Op, ValueId, ValueType};
+use crate::ops::multi_tensor::launch_tables;
 use crate::ops::{CHUNK_ELEMS, one_input};
 use crate::tensor::DType;
 
@@ -35,7 +36,7 @@ impl Op for Cast {
         "cast"
     }
 
-    fn infer(&self, inputs: &[ValueType]) -> std::result::Result<Vec<ValueType>, String> {
+    fn infer(&self, inputs: &[ValueType]) -> InferResult {
         let x = one_input(inputs)?;
         match (x.dtype, self.0) {
             (DType::F32, DType::Bf16) | (DType::Bf16, DType::F32) => {
@@ -63,15 +64,11 @@ impl Op for Cast {
     }
 
     fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
-        const ELEMS_PER_TURN: usize = 8;
-        let name = if self.0 == DType::Bf16 { "cast_f32_to_bf16" } else { "cast_bf16_to_f32" };
+        let kernel =
+            if self.0 == DType::Bf16 { &kernels::CAST_F32_TO_BF16 } else { &kernels::CAST_BF16_TO_F32 };
         let num_elems = args.inputs[0].shape.num_elems();
-        let arguments = CastArgs {
-            x: address(args, &args.inputs[0]),
-            y: address(args, &args.outputs[0]),
-            num_elems: num_elems as u64,
-        };
-        launch_kernel(launcher, name, loop_grid(num_elems, ELEMS_PER_TURN), &arguments)
+        let arguments = CastArgs { x: args.input(0), y: args.output(0), num_elems: num_elems as u64 };
+        kernel.launch(launcher, kernels::loop_grid(num_elems, TURN_ELEMS), &arguments)
     }
 }
 
@@ -80,7 +77,7 @@ impl Op for CastTensors {
         "cast_tensors"
     }
 
-    fn infer(&self, inputs: &[ValueType]) -> std::result::Result<Vec<ValueType>, String> {
+    fn infer(&self, inputs: &[ValueType]) -> InferResult {
         match inputs.iter().find(|x| x.dtype != DType::F32) {
             None => Ok(inputs.iter().map(|x| ValueType { shape: x.shape, dtype: DType::Bf16 }).collect()),
             Some(other) => Err(format!("casts f32 to bf16, got {other}")),
@@ -95,7 +92,7 @@ impl Op for CastTensors {
         let groups = args.inputs.iter().zip(args.outputs).map(|(x, y)| [*x, *y]);
         launch_tables(groups, |tensors, num_blocks| {
             let arguments = CastTensorsArgs { arena: args.arena_address, tensors };
-            launch_kernel(launcher, "cast_tensors_bf16", [num_blocks, 1, 1], &arguments)
+            kernels::CAST_TENSORS_BF16.launch(launcher, num_blocks, &arguments)
         })
     }
 }
@@ -107,16 +104,3 @@ fn convert<From: Element, To: Element>(args: &CpuArgs<'_>, tensor: usize, one: i
         y.iter_mut().zip(&x[start..]).for_each(|(y, &x)| *y = one(x));
     });
 }
-
-kernel_args! {
-    /// kernels/cast.cu
-    CastArgs for ["cast_f32_to_bf16", "cast_bf16_to_f32"] { x: u64, y: u64, num_elems: u64 }
-}
-
-kernel_args! {
-    /// kernels/cast_tensors.cu
-    CastTensorsArgs for ["cast_tensors_bf16"] { arena: u64, tensors: [u32; table_words(2)] }
-}
-
-/// Argument structs of this file's kernels.
-pub(super) const TWINS: &[ArgsTwin] = &[CastArgs::TWIN, CastTensorsArgs::TWIN];

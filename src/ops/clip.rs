@@ -1,11 +1,11 @@
 //! Gradient clipping by global norm, as PyTorch's `clip_grad_norm_`.
 
 use crate::device::cpu::{CpuArgs, Real, for_each_chunk, vectorized};
+use crate::device::kernels::{self, ClipNormPartialsArgs, ClipNormTotalArgs};
 use crate::device::{DeviceKind, LaunchArgs, Launcher};
 use crate::error::Result;
-use crate::graph::{Cost, Op, ValueType};
-use crate::ops::launch::{ArgsTwin, address, kernel_args, launch_kernel};
-use crate::ops::multi_tensor::{Groups, num_blocks, table_words};
+use crate::graph::{Cost, InferResult, Op, ValueType};
+use crate::ops::multi_tensor::{Groups, num_blocks};
 use crate::ops::{CHUNK_ELEMS, dispatch_real};
 use crate::tensor::Shape;
 
@@ -36,7 +36,7 @@ impl Op for ClipNorm {
         "clip_norm"
     }
 
-    fn infer(&self, inputs: &[ValueType]) -> std::result::Result<Vec<ValueType>, String> {
+    fn infer(&self, inputs: &[ValueType]) -> InferResult {
         self.groups.check(inputs, "a gradient")?;
         let scalar = ValueType { shape: Shape::from([]), dtype: inputs[0].dtype };
         Ok(vec![scalar; 2])
@@ -46,9 +46,8 @@ impl Op for ClipNorm {
         &["", "norm"]
     }
 
-    fn cost(&self, inputs: &[ValueType], _outputs: &[ValueType]) -> Cost {
-        let elems: u64 = inputs.iter().map(|ty| ty.shape.num_elems() as u64).sum();
-        Cost { flops: 2 * elems, bytes: inputs.iter().map(|ty| ty.num_bytes() as u64).sum() }
+    fn cost(&self, inputs: &[ValueType], outputs: &[ValueType]) -> Cost {
+        self.groups.cost(2, inputs, outputs)
     }
 
     fn workspace_bytes(&self, device: DeviceKind, inputs: &[ValueType], _outputs: &[ValueType]) -> usize {
@@ -83,7 +82,7 @@ impl Op for ClipNorm {
     }
 
     fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
-        let partials = address(args, &args.workspace);
+        let partials = args.workspace();
         let mut num_partials = 0;
         self.groups.launch_tables(args, |tensors, num_blocks| {
             let arguments = ClipNormPartialsArgs {
@@ -92,16 +91,16 @@ impl Op for ClipNorm {
                 tensors,
             };
             num_partials += num_blocks;
-            launch_kernel(launcher, "clip_norm_partials", [num_blocks, 1, 1], &arguments)
+            kernels::CLIP_NORM_PARTIALS.launch(launcher, num_blocks, &arguments)
         })?;
         let arguments = ClipNormTotalArgs {
             partials,
-            scale: address(args, &args.outputs[0]),
-            norm: address(args, &args.outputs[1]),
+            scale: args.output(0),
+            norm: args.output(1),
             num_partials: num_partials as u64,
             max_norm: f64::from(self.max_norm),
         };
-        launch_kernel(launcher, "clip_norm_total", [1; 3], &arguments)
+        kernels::CLIP_NORM_TOTAL.launch(launcher, 1, &arguments)
     }
 }
 
@@ -115,26 +114,3 @@ fn sum_of_squares<T: Real>(values: &[T]) -> f64 {
         sums.iter().sum::<f64>() + rows.remainder().iter().map(|v| v.to_f64() * v.to_f64()).sum::<f64>()
     })
 }
-
-kernel_args! {
-    /// kernels/clip_norm.cu
-    ClipNormPartialsArgs for ["clip_norm_partials"] {
-        arena: u64,
-        partials: u64,
-        tensors: [u32; table_words(1)],
-    }
-}
-
-kernel_args! {
-    /// kernels/clip_norm.cu
-    ClipNormTotalArgs for ["clip_norm_total"] {
-        partials: u64,
-        scale: u64,
-        norm: u64,
-        num_partials: u64,
-        max_norm: f64,
-    }
-}
-
-/// Argument structs of this file's kernels.
-pub(super) const TWINS: &[ArgsTwin] = &[ClipNormPartialsArgs::TWIN, ClipNormTotalArgs::TWIN];

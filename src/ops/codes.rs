@@ -5,8 +5,10 @@
 //! two differ in exactly 17 of their 18 symbols. Word (a, b) is the line a + b*t at t = 0 to 16 and, last, its slope b:
 //! two lines meet once, or have one slope in common. Word 0 is all zeros and means that there is no object.
 
+use crate::device::kernels::rasterise::SYMBOLS;
+
 /// Symbols of the alphabet: a prime, so that the line has one solution for every value.
-const NUM_SYMBOLS: u32 = 17;
+const NUM_SYMBOLS: u32 = SYMBOLS as u32;
 
 /// Channels of a code.
 pub const CODE_CHANNELS: usize = NUM_SYMBOLS as usize + 1;

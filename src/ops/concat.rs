@@ -3,10 +3,10 @@
 use std::ops::Range;
 
 use crate::device::cpu::{CpuArgs, Real, for_each_chunk};
+use crate::device::kernels::{self, CopyChannelsArgs};
 use crate::device::{LaunchArgs, Launcher, Slot};
 use crate::error::{Error, Result};
-use crate::graph::{Backward, Graph, Op, ValueId, ValueType};
-use crate::ops::launch::{ArgsTwin, address, kernel_args, launch_kernel, loop_grid};
+use crate::graph::{Backward, Cost, Graph, InferResult, Op, ValueId, ValueType};
 use crate::ops::{CHUNK_ELEMS, Case, dispatch_real, float, one_input};
 use crate::tensor::Shape;
 
@@ -36,7 +36,7 @@ impl Op for Concat {
         "concat_fwd"
     }
 
-    fn infer(&self, inputs: &[ValueType]) -> std::result::Result<Vec<ValueType>, String> {
+    fn infer(&self, inputs: &[ValueType]) -> InferResult {
         let Some(first) = inputs.first().filter(|ty| ty.shape.rank() > 0) else {
             return Err("needs at least one operand, each with channels".into());
         };
@@ -98,13 +98,18 @@ impl Op for SliceChannels {
         "slice_channels"
     }
 
-    fn infer(&self, inputs: &[ValueType]) -> std::result::Result<Vec<ValueType>, String> {
+    fn infer(&self, inputs: &[ValueType]) -> InferResult {
         let x = one_input(inputs)?;
         let end = self.start + self.len;
         if x.shape.rank() == 0 || end > x.shape.last() {
             return Err(format!("takes channels {}..{end}, which {x} does not have", self.start));
         }
         Ok(vec![ValueType { shape: with_channels(x.shape, self.len), dtype: x.dtype }])
+    }
+
+    /// Of x, what is taken.
+    fn cost(&self, _inputs: &[ValueType], outputs: &[ValueType]) -> Cost {
+        Cost::traffic(outputs, outputs)
     }
 
     fn cpu(&self, args: &CpuArgs<'_>) {
@@ -148,12 +153,15 @@ fn launch_copy(
     (to, to_first): (&Slot, usize),
     len: usize,
 ) -> Result<()> {
-    const KERNELS: [(usize, &str); 3] =
-        [(16, "copy_channels_16_bytes"), (4, "copy_channels_4_bytes"), (2, "copy_channels_2_bytes")];
+    let variants = [
+        (16, &kernels::COPY_CHANNELS_16_BYTES),
+        (4, &kernels::COPY_CHANNELS_4_BYTES),
+        (2, &kernels::COPY_CHANNELS_2_BYTES),
+    ];
     let elems = [from.shape.last(), from_first, to.shape.last(), to_first, len];
     let bytes = elems.map(|count| count * from.dtype.size_bytes());
     let fits = |word: &usize| bytes.iter().all(|count| count.is_multiple_of(*word));
-    let Some((word, name)) = KERNELS.into_iter().find(|(word, _)| fits(word)) else {
+    let Some((word, kernel)) = variants.into_iter().find(|(word, _)| fits(word)) else {
         return Err(Error::Device(format!("no kernel copies channels of {}", from.dtype)));
     };
     let [from_stride, from_first, to_stride, to_first, len] = bytes.map(|count| (count / word) as u32);
@@ -163,8 +171,8 @@ fn launch_copy(
         return Err(Error::Device(format!("copies {num_words} words of {word} bytes; use a smaller batch")));
     }
     let arguments = CopyChannelsArgs {
-        from: address(args, from),
-        to: address(args, to),
+        from: args.address(from),
+        to: args.address(to),
         rows: rows as u32,
         len,
         from_stride,
@@ -172,25 +180,8 @@ fn launch_copy(
         to_stride,
         to_first,
     };
-    launch_kernel(launcher, name, loop_grid(num_words, 1), &arguments)
+    kernel.launch(launcher, kernels::loop_grid(num_words, 1), &arguments)
 }
-
-kernel_args! {
-    /// kernels/copy_channels.cu
-    CopyChannelsArgs for ["copy_channels_16_bytes", "copy_channels_4_bytes", "copy_channels_2_bytes"] {
-        from: u64,
-        to: u64,
-        rows: u32,
-        len: u32,
-        from_stride: u32,
-        from_first: u32,
-        to_stride: u32,
-        to_first: u32,
-    }
-}
-
-/// Argument structs of this file's kernels.
-pub(super) const TWINS: &[ArgsTwin] = &[CopyChannelsArgs::TWIN];
 
 fn with_channels(shape: Shape, channels: usize) -> Shape {
     let outer = &shape.dims()[..shape.rank().saturating_sub(1)];

@@ -1,11 +1,11 @@
 //! Exponential moving average of weights and running statistics.
 
 use crate::device::cpu::{CpuArgs, Real, for_each_chunk, vectorized};
+use crate::device::kernels::{self, EmaUpdateArgs};
 use crate::device::{LaunchArgs, Launcher};
 use crate::error::Result;
-use crate::graph::{Op, ValueType};
-use crate::ops::launch::{ArgsTwin, kernel_args, launch_kernel};
-use crate::ops::multi_tensor::{Groups, table_words};
+use crate::graph::{Cost, InferResult, Op, ValueType};
+use crate::ops::multi_tensor::Groups;
 use crate::ops::{CHUNK_ELEMS, dispatch_real};
 
 /// `((average, value)...)`, changing the averages: average = decay*average + (1-decay)*value.
@@ -27,9 +27,13 @@ impl Op for Ema {
         "ema_update"
     }
 
-    fn infer(&self, inputs: &[ValueType]) -> std::result::Result<Vec<ValueType>, String> {
+    fn infer(&self, inputs: &[ValueType]) -> InferResult {
         self.groups.check(inputs, "(average, value)")?;
         Ok(vec![])
+    }
+
+    fn cost(&self, inputs: &[ValueType], outputs: &[ValueType]) -> Cost {
+        self.groups.cost(3, inputs, outputs)
     }
 
     fn mutates(&self) -> &[usize] {
@@ -57,15 +61,7 @@ impl Op for Ema {
         self.groups.launch_tables(args, |tensors, num_blocks| {
             let arguments =
                 EmaUpdateArgs { arena: args.arena_address, tensors, decay: f64::from(self.decay) };
-            launch_kernel(launcher, "ema_update", [num_blocks, 1, 1], &arguments)
+            kernels::EMA_UPDATE.launch(launcher, num_blocks, &arguments)
         })
     }
 }
-
-kernel_args! {
-    /// kernels/ema_update.cu
-    EmaUpdateArgs for ["ema_update"] { arena: u64, tensors: [u32; table_words(2)], decay: f64 }
-}
-
-/// Argument structs of this file's kernels.
-pub(super) const TWINS: &[ArgsTwin] = &[EmaUpdateArgs::TWIN];

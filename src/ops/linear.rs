@@ -3,11 +3,14 @@
 
 use crate::device::cpu::conv::{self, Conv2dDims};
 use crate::device::cpu::{CpuArgs, Real, vectorized};
+use crate::device::kernels::common::WARP_THREADS;
+use crate::device::kernels::conv2d_tap_gemm::{SLAB, TILE};
+use crate::device::kernels::{self, Conv2dArgs, Conv2dWgradArgs, LinearDbArgs, SplitSumArgs};
 use crate::device::{DeviceKind, LaunchArgs, Launcher};
 use crate::error::Result;
-use crate::graph::{Backward, Cost, Graph, Init, Op, ValueId, ValueType};
-use crate::ops::conv2d::{Conv2dArgs, Conv2dWgradArgs, Operands, Split, SplitSumArgs, split_sum};
-use crate::ops::launch::{ArgsTwin, address, kernel_args, launch_kernel, only_f32};
+use crate::graph::{Backward, Cost, Graph, InferResult, Init, Op, ValueId, ValueType};
+use crate::ops::conv2d::{Operands, Split};
+use crate::ops::launch::only_f32;
 use crate::ops::{Case, dispatch_real};
 use crate::tensor::{DType, Layout, Shape};
 
@@ -31,7 +34,8 @@ pub struct LinearWgrad;
 pub fn linear(graph: &mut Graph, name: &str, x: ValueId, out_features: usize) -> Result<ValueId> {
     let features = graph.shape(x).last();
     let init = Init::Uniform { bound: 1.0 / (features as f32).sqrt() };
-    let weight = graph.parameter(&format!("{name}.weight"), [out_features, features], Layout::Flat, init);
+    let weight =
+        graph.parameter(&format!("{name}.weight"), [out_features, features], Layout::Flat, init.clone());
     let bias = graph.parameter(&format!("{name}.bias"), [out_features], Layout::Flat, init);
     graph.apply_one(name, LinearFprop, &[x, weight, bias])
 }
@@ -53,7 +57,7 @@ fn dims(rows: usize, features: usize, classes: usize) -> Conv2dDims {
 }
 
 /// The problem of two rank-2 operands whose dimensions `common` must agree.
-fn matrices(a: &ValueType, b: &ValueType, common: (usize, usize)) -> std::result::Result<(), String> {
+fn matrices(a: &ValueType, b: &ValueType, common: (usize, usize)) -> InferResult<()> {
     if a.dtype == DType::Bf16 {
         return Err(format!("computes in f32, got {a}; pool or cast the features to f32"));
     }
@@ -85,7 +89,7 @@ impl Op for LinearFprop {
         "linear_fprop"
     }
 
-    fn infer(&self, inputs: &[ValueType]) -> std::result::Result<Vec<ValueType>, String> {
+    fn infer(&self, inputs: &[ValueType]) -> InferResult {
         let [x, w, b] = inputs else {
             return Err(format!("takes x, w and b, got {} operands", inputs.len()));
         };
@@ -98,7 +102,7 @@ impl Op for LinearFprop {
     }
 
     fn cost(&self, inputs: &[ValueType], outputs: &[ValueType]) -> Cost {
-        matmul_cost(inputs[0].shape.num_elems() * outputs[0].shape.last(), inputs, outputs)
+        Cost::traffic(inputs, outputs).with_flops(2 * inputs[0].shape.num_elems() * outputs[0].shape.last())
     }
 
     fn gradient(&self, backward: &mut Backward<'_>) -> Result<Vec<Option<ValueId>>> {
@@ -144,25 +148,20 @@ impl Op for LinearFprop {
         let (rows, features) = extents(args.inputs[0].shape);
         let dims = dims(rows, features, args.outputs[0].shape.last());
         let split = fprop_split(&dims);
-        let parts = address(args, &args.workspace);
-        let operands = Operands {
-            src: address(args, &args.inputs[0]),
-            weights: address(args, &args.inputs[1]),
-            addend: 0,
-            out: parts,
-        };
+        let parts = args.workspace();
+        let operands = Operands { src: args.input(0), weights: args.input(1), addend: 0, out: parts };
         let grid = [num_tiles(dims.n, dims.k), 1, split.parts];
         let arguments = Conv2dArgs::fprop(&dims, operands, split.depth)?;
-        launch_kernel(launcher, "linear_fprop_f32", grid, &arguments)?;
+        kernels::LINEAR_FPROP_F32.launch(launcher, grid, &arguments)?;
         let sum = SplitSumArgs {
             parts,
-            addend: address(args, &args.inputs[2]),
-            out: address(args, &args.outputs[0]),
+            addend: args.input(2),
+            out: args.output(0),
             num_elems: dims.y_elems() as u64,
             num_splits: split.parts as u64,
             addend_elems: dims.k as u64,
         };
-        split_sum(launcher, "linear_fprop_bias_f32", &sum)
+        kernels::LINEAR_FPROP_BIAS_F32.launch(launcher, kernels::thread_grid(dims.y_elems()), &sum)
     }
 }
 
@@ -171,14 +170,14 @@ impl Op for LinearDgrad {
         "linear_dgrad"
     }
 
-    fn infer(&self, inputs: &[ValueType]) -> std::result::Result<Vec<ValueType>, String> {
+    fn infer(&self, inputs: &[ValueType]) -> InferResult {
         let [dy, w] = inputs else { return Err(format!("takes dy and w, got {} operands", inputs.len())) };
         matrices(dy, w, (1, 0))?;
         Ok(vec![ValueType { shape: [dy.shape.dims()[0], w.shape.last()].into(), dtype: dy.dtype }])
     }
 
     fn cost(&self, inputs: &[ValueType], outputs: &[ValueType]) -> Cost {
-        matmul_cost(inputs[0].shape.num_elems() * outputs[0].shape.last(), inputs, outputs)
+        Cost::traffic(inputs, outputs).with_flops(2 * inputs[0].shape.num_elems() * outputs[0].shape.last())
     }
 
     fn workspace_bytes(&self, device: DeviceKind, inputs: &[ValueType], outputs: &[ValueType]) -> usize {
@@ -207,14 +206,10 @@ impl Op for LinearDgrad {
         only_f32(self.name(), args.inputs[0].dtype)?;
         let (rows, classes) = extents(args.inputs[0].shape);
         let dims = dims(rows, args.outputs[0].shape.last(), classes);
-        let operands = Operands {
-            src: address(args, &args.inputs[0]),
-            weights: address(args, &args.inputs[1]),
-            addend: 0,
-            out: address(args, &args.outputs[0]),
-        };
+        let operands =
+            Operands { src: args.input(0), weights: args.input(1), addend: 0, out: args.output(0) };
         let arguments = Conv2dArgs::dgrad(&dims, operands)?;
-        launch_kernel(launcher, "linear_dgrad_f32", [num_tiles(dims.n, dims.c), 1, 1], &arguments)
+        kernels::LINEAR_DGRAD_F32.launch(launcher, [num_tiles(dims.n, dims.c), 1, 1], &arguments)
     }
 }
 
@@ -223,7 +218,7 @@ impl Op for LinearWgrad {
         "linear_wgrad"
     }
 
-    fn infer(&self, inputs: &[ValueType]) -> std::result::Result<Vec<ValueType>, String> {
+    fn infer(&self, inputs: &[ValueType]) -> InferResult {
         let [x, dy] = inputs else { return Err(format!("takes x and dy, got {} operands", inputs.len())) };
         matrices(x, dy, (0, 0))?;
         let (classes, features) = (dy.shape.last(), x.shape.last());
@@ -237,8 +232,10 @@ impl Op for LinearWgrad {
         &["", "db"]
     }
 
+    /// dy is read for dw and for db.
     fn cost(&self, inputs: &[ValueType], outputs: &[ValueType]) -> Cost {
-        matmul_cost(inputs[0].shape.num_elems() * inputs[1].shape.last(), inputs, outputs)
+        let [of_dw, of_db] = [2 * inputs[0].shape.last(), 1].map(|flops| flops * inputs[1].shape.num_elems());
+        Cost::traffic(inputs, outputs).and_again(inputs, &[1]).with_flops(of_dw + of_db)
     }
 
     fn workspace_bytes(&self, device: DeviceKind, inputs: &[ValueType], _outputs: &[ValueType]) -> usize {
@@ -277,26 +274,16 @@ impl Op for LinearWgrad {
         only_f32(self.name(), args.inputs[0].dtype)?;
         let (rows, features) = extents(args.inputs[0].shape);
         let dims = dims(rows, features, args.inputs[1].shape.last());
-        let (x, dy) = (address(args, &args.inputs[0]), address(args, &args.inputs[1]));
+        let (x, dy) = (args.input(0), args.input(1));
         let whole = Split { depth: rows, parts: 1 };
-        let arguments = Conv2dWgradArgs::new(&dims, [x, dy, address(args, &args.outputs[0])], whole)?;
+        let arguments = Conv2dWgradArgs::new(&dims, [x, dy, args.output(0)], whole)?;
         let grid = [num_tiles(dims.k, dims.c), 1, 1];
-        launch_kernel(launcher, "linear_wgrad_f32", grid, &arguments)?;
-        let db = LinearDbArgs {
-            dy,
-            db: address(args, &args.outputs[1]),
-            num_rows: rows as u64,
-            num_classes: dims.k as u64,
-        };
-        const CLASSES_PER_BLOCK: usize = 32;
-        let grid = [dims.k.div_ceil(CLASSES_PER_BLOCK), 1, 1];
-        launch_kernel(launcher, "linear_wgrad_db_f32", grid, &db)
+        kernels::LINEAR_WGRAD_F32.launch(launcher, grid, &arguments)?;
+        let db = LinearDbArgs { dy, db: args.output(1), num_rows: rows as u64, num_classes: dims.k as u64 };
+        let grid = dims.k.div_ceil(WARP_THREADS);
+        kernels::LINEAR_WGRAD_DB_F32.launch(launcher, grid, &db)
     }
 }
-
-/// Edge of the square tile of the f32 kernels, and the positions of a reduction that they take at once.
-const TILE: usize = 64;
-const SLAB: usize = 16;
 
 fn num_tiles(rows: usize, cols: usize) -> usize {
     rows.div_ceil(TILE) * cols.div_ceil(TILE)
@@ -305,21 +292,6 @@ fn num_tiles(rows: usize, cols: usize) -> usize {
 /// How the features of an fprop are divided: a batch and a hundred classes alone would leave a GPU idle.
 fn fprop_split(dims: &Conv2dDims) -> Split {
     Split::new(dims.c, num_tiles(dims.n, dims.k), SLAB, 4 * SLAB)
-}
-
-kernel_args! {
-    /// kernels/linear_wgrad.cu
-    LinearDbArgs for ["linear_wgrad_db_f32"] { dy: u64, db: u64, num_rows: u64, num_classes: u64 }
-}
-
-/// Argument structs of this file's kernels.
-pub(super) const TWINS: &[ArgsTwin] = &[LinearDbArgs::TWIN];
-
-fn matmul_cost(multiply_adds: usize, inputs: &[ValueType], outputs: &[ValueType]) -> Cost {
-    Cost {
-        flops: 2 * multiply_adds as u64,
-        bytes: inputs.iter().chain(outputs).map(|ty| ty.num_bytes() as u64).sum(),
-    }
 }
 
 /// Test cases of this operation.

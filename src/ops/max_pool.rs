@@ -4,10 +4,11 @@
 use crate::device::cpu::{
     ChannelTile, CpuArgs, Real, for_each_channel_tile, for_each_chunk, for_each_chunk_pair, lanes, lanes_mut,
 };
-use crate::device::{LaunchArgs, Launcher};
+use crate::device::kernels::{self, Grid, MaxPoolBwdArgs, MaxPoolFwdArgs, PoolGeometry};
+use crate::device::{LaunchArgs, Launcher, Slot};
 use crate::error::{Error, Result};
-use crate::graph::{Backward, Cost, Graph, Op, ValueId, ValueType};
-use crate::ops::launch::{ArgsTwin, address, for_float, kernel_args, launch_kernel, loop_grid, vec_elems};
+use crate::graph::{Backward, Cost, Graph, InferResult, Op, ValueId, ValueType};
+use crate::ops::launch::vec_elems;
 use crate::ops::{Case, dispatch_real, float, one_input};
 use crate::tensor::{DType, Shape};
 
@@ -42,7 +43,7 @@ impl PoolWindow {
     }
 
     /// Extents P and Q of the result for an H x W image.
-    fn output_extents(&self, height: usize, width: usize) -> std::result::Result<(usize, usize), String> {
+    fn output_extents(&self, height: usize, width: usize) -> InferResult<(usize, usize)> {
         if self.stride_h == 0 || self.stride_w == 0 || !(1..=256).contains(&(self.kernel_h * self.kernel_w)) {
             return Err(format!("needs strides of at least 1 and windows of 1 to 256 pixels, got {self:?}"));
         }
@@ -86,7 +87,7 @@ impl Op for MaxPool {
         "max_pool_fwd"
     }
 
-    fn infer(&self, inputs: &[ValueType]) -> std::result::Result<Vec<ValueType>, String> {
+    fn infer(&self, inputs: &[ValueType]) -> InferResult {
         let x = one_input(inputs)?;
         let [n, h, w, c] = x.shape.as_4d().ok_or_else(|| format!("needs an NHWC image, got {x}"))?;
         let (p, q) = self.0.output_extents(h, w)?;
@@ -99,9 +100,8 @@ impl Op for MaxPool {
     }
 
     fn cost(&self, inputs: &[ValueType], outputs: &[ValueType]) -> Cost {
-        let bytes = inputs.iter().chain(outputs).map(|ty| ty.num_bytes() as u64).sum();
         let taps = self.0.kernel_h * self.0.kernel_w;
-        Cost { flops: (taps * outputs[0].shape.num_elems()) as u64, bytes }
+        Cost::traffic(inputs, outputs).with_flops(taps * outputs[0].shape.num_elems())
     }
 
     fn gradient(&self, backward: &mut Backward<'_>) -> Result<Vec<Option<ValueId>>> {
@@ -130,14 +130,13 @@ impl Op for MaxPool {
     fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
         let (x, y) = (&args.inputs[0], &args.outputs[0]);
         let arguments = MaxPoolFwdArgs {
-            x: address(args, x),
-            y: address(args, y),
-            argmax: address(args, &args.outputs[1]),
+            x: args.address(x),
+            y: args.address(y),
+            argmax: args.output(1),
             num_windows: (y.shape.num_elems() / y.shape.last().max(1)) as u64,
-            geometry: Geometry::new(self.0, x.shape, y.shape, x.dtype)?,
+            geometry: geometry(self.0, x, y)?,
         };
-        let name = for_float(x.dtype, ["max_pool_fwd_f32", "max_pool_fwd_bf16"])?;
-        launch_kernel(launcher, name, arguments.geometry.grid(y.shape, y.dtype), &arguments)
+        kernels::max_pool_fwd(x.dtype)?.launch(launcher, grid(&arguments.geometry, y), &arguments)
     }
 }
 
@@ -189,7 +188,7 @@ impl Op for MaxPoolBwd {
         "max_pool_bwd"
     }
 
-    fn infer(&self, inputs: &[ValueType]) -> std::result::Result<Vec<ValueType>, String> {
+    fn infer(&self, inputs: &[ValueType]) -> InferResult {
         let [dy, argmax] = inputs else {
             return Err(format!("takes 2 operands, got {}", inputs.len()));
         };
@@ -203,6 +202,11 @@ impl Op for MaxPoolBwd {
             }
             _ => Err(format!("needs dy of Nx{p}x{q}xC and u8 argmax of its shape, got {dy} and {argmax}")),
         }
+    }
+
+    fn cost(&self, inputs: &[ValueType], outputs: &[ValueType]) -> Cost {
+        let taps = self.window.kernel_h * self.window.kernel_w;
+        Cost::traffic(inputs, outputs).with_flops(2 * taps * inputs[0].shape.num_elems())
     }
 
     fn cpu(&self, args: &CpuArgs<'_>) {
@@ -225,14 +229,13 @@ impl Op for MaxPoolBwd {
     fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
         let (dy, dx) = (&args.inputs[0], &args.outputs[0]);
         let arguments = MaxPoolBwdArgs {
-            dy: address(args, dy),
-            argmax: address(args, &args.inputs[1]),
-            dx: address(args, dx),
+            dy: args.address(dy),
+            argmax: args.input(1),
+            dx: args.address(dx),
             num_pixels: (dx.shape.num_elems() / dx.shape.last().max(1)) as u64,
-            geometry: Geometry::new(self.window, dx.shape, dy.shape, dx.dtype)?,
+            geometry: geometry(self.window, dx, dy)?,
         };
-        let name = for_float(dx.dtype, ["max_pool_bwd_f32", "max_pool_bwd_bf16"])?;
-        launch_kernel(launcher, name, arguments.geometry.grid(dx.shape, dx.dtype), &arguments)
+        kernels::max_pool_bwd(dx.dtype)?.launch(launcher, grid(&arguments.geometry, dx), &arguments)
     }
 }
 
@@ -280,79 +283,41 @@ fn windows(position: usize, kernel: usize, stride: usize, count: usize) -> std::
     (position + 1).saturating_sub(kernel).div_ceil(stride)..(position / stride + 1).min(count)
 }
 
-/// `PoolGeometry` of kernels/pool.cuh: image, result and window, as both kernels take them.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-pub(crate) struct Geometry {
-    channels: u32,
-    height: u32,
-    width: u32,
-    out_height: u32,
-    out_width: u32,
-    kernel_h: u32,
-    kernel_w: u32,
-    stride_h: u32,
-    stride_w: u32,
-    pad_h: u32,
-    pad_w: u32,
-    is_wide: u32,
+/// Image, result and window, as both kernels take them.
+///
+/// # Errors
+/// [`Error::Device`] if there are more elements than kernels count.
+fn geometry(window: PoolWindow, image: &Slot, result: &Slot) -> Result<PoolGeometry> {
+    let most = image.shape.num_elems().max(result.shape.num_elems());
+    if most > u32::MAX as usize {
+        return Err(Error::Device(format!(
+            "max pooling of {} has more than 2^32 elements; use a smaller batch",
+            image.shape
+        )));
+    }
+    let [_, height, width, channels] = nhwc(image.shape).map(|extent| extent as u32);
+    let [_, out_height, out_width, _] = nhwc(result.shape).map(|extent| extent as u32);
+    Ok(PoolGeometry {
+        channels,
+        height,
+        width,
+        out_height,
+        out_width,
+        kernel_h: window.kernel_h as u32,
+        kernel_w: window.kernel_w as u32,
+        stride_h: window.stride_h as u32,
+        stride_w: window.stride_w as u32,
+        pad_h: window.pad_h as u32,
+        pad_w: window.pad_w as u32,
+        is_wide: image.shape.last().is_multiple_of(vec_elems(image.dtype)).into(),
+    })
 }
 
-impl Geometry {
-    fn new(window: PoolWindow, image: Shape, result: Shape, dtype: DType) -> Result<Geometry> {
-        let ([_, height, width, channels], [_, out_height, out_width, _]) = (nhwc(image), nhwc(result));
-        if image.num_elems().max(result.num_elems()) > u32::MAX as usize {
-            return Err(Error::Device(format!(
-                "max pooling of {image} has more than 2^32 elements; use a smaller batch"
-            )));
-        }
-        Ok(Geometry {
-            channels: channels as u32,
-            height: height as u32,
-            width: width as u32,
-            out_height: out_height as u32,
-            out_width: out_width as u32,
-            kernel_h: window.kernel_h as u32,
-            kernel_w: window.kernel_w as u32,
-            stride_h: window.stride_h as u32,
-            stride_w: window.stride_w as u32,
-            pad_h: window.pad_h as u32,
-            pad_w: window.pad_w as u32,
-            is_wide: channels.is_multiple_of(vec_elems(dtype)).into(),
-        })
-    }
-
-    /// A thread for each vector, or each element, of `written`.
-    fn grid(&self, written: Shape, dtype: DType) -> [usize; 3] {
-        let elems_per_turn = if self.is_wide == 1 { vec_elems(dtype) } else { 1 };
-        loop_grid(written.num_elems(), elems_per_turn)
-    }
+/// A thread for each vector, or each element, of `written`.
+fn grid(geometry: &PoolGeometry, written: &Slot) -> Grid {
+    let elems_per_turn = if geometry.is_wide == 1 { vec_elems(written.dtype) } else { 1 };
+    kernels::loop_grid(written.shape.num_elems(), elems_per_turn)
 }
-
-kernel_args! {
-    /// kernels/max_pool_fwd.cu
-    MaxPoolFwdArgs for ["max_pool_fwd_f32", "max_pool_fwd_bf16"] {
-        x: u64,
-        y: u64,
-        argmax: u64,
-        num_windows: u64,
-        geometry: Geometry,
-    }
-}
-
-kernel_args! {
-    /// kernels/max_pool_bwd.cu
-    MaxPoolBwdArgs for ["max_pool_bwd_f32", "max_pool_bwd_bf16"] {
-        dy: u64,
-        argmax: u64,
-        dx: u64,
-        num_pixels: u64,
-        geometry: Geometry,
-    }
-}
-
-/// Argument structs of this file's kernels.
-pub(super) const TWINS: &[ArgsTwin] = &[MaxPoolFwdArgs::TWIN, MaxPoolBwdArgs::TWIN];
 
 fn nhwc(shape: Shape) -> [usize; 4] {
     shape.as_4d().expect("inferred as a rank-4 image")

@@ -4,16 +4,20 @@
 
 mod accumulate;
 mod adam;
+mod adaptive_avg_pool;
 mod add;
 mod augment;
 mod avg_pool;
 mod batch_norm;
+mod bias;
 mod cast;
 mod clip;
 mod codes;
 mod concat;
 mod conv2d;
+mod dropout;
 mod ema;
+mod flatten;
 pub mod launch;
 mod linear;
 mod max_pool;
@@ -27,18 +31,22 @@ mod stem;
 
 pub use accumulate::{Accumulate, Clear};
 pub use adam::{Adam, AdamConfig};
+pub use adaptive_avg_pool::{AdaptiveAvgPool, AdaptiveAvgPoolBwd, adaptive_avg_pool};
 pub use add::{Add, add};
 pub use augment::{AugmentFwd, augment};
 pub use avg_pool::{GlobalAvgPool, GlobalAvgPoolBwd, global_avg_pool};
 pub use batch_norm::{
     BatchNormBwd, BatchNormInference, BatchNormInferenceBwd, BatchNormTrain, BnConfig, Mode, batch_norm,
 };
+pub use bias::{AddBias, AddBiasBwd, add_bias};
 pub use cast::{Cast, CastTensors, cast};
 pub use clip::ClipNorm;
 pub use codes::{CODE_CHANNELS, MAX_CODED_CLASSES, code};
 pub use concat::{Concat, SliceChannels, concat};
 pub use conv2d::{Conv2dConfig, Conv2dDgrad, Conv2dFprop, Conv2dWgrad, Window, conv2d, conv2d_with};
+pub use dropout::{DRAWS, Dropout, dropout};
 pub use ema::Ema;
+pub use flatten::{Flatten, FlattenBwd, flatten};
 pub use linear::{LinearDgrad, LinearFprop, LinearWgrad, linear};
 pub use max_pool::{MaxPool, MaxPoolBwd, PoolWindow, max_pool};
 pub use rasterise::{Paint, Rasterise, rasterise};
@@ -51,7 +59,7 @@ pub use softmax_xent::{
 pub use stem::{SpaceToDepth, StemFilter, StemFilterBwd, stem_conv2d};
 
 use crate::error::Result;
-use crate::graph::{Cost, Graph, ValueId, ValueType};
+use crate::graph::{Cost, Graph, InferResult, ValueId, ValueType};
 use crate::tensor::DType;
 
 /// Elements that one task of an elementwise loop handles: 64 KiB of f32, well inside a second-level cache.
@@ -97,11 +105,15 @@ impl Case {
 /// The test cases of every operation, by operation.
 pub fn registry() -> Vec<(&'static str, Vec<Case>)> {
     vec![
+        ("adaptive_avg_pool", adaptive_avg_pool::cases()),
         ("add", add::cases()),
         ("avg_pool", avg_pool::cases()),
         ("batch_norm", batch_norm::cases()),
+        ("bias", bias::cases()),
         ("concat", concat::cases()),
         ("conv2d", conv2d::cases()),
+        ("dropout", dropout::cases()),
+        ("flatten", flatten::cases()),
         ("linear", linear::cases()),
         ("max_pool", max_pool::cases()),
         ("reduce", reduce::cases()),
@@ -109,32 +121,6 @@ pub fn registry() -> Vec<(&'static str, Vec<Case>)> {
         ("softmax_xent", softmax_xent::cases()),
         ("stem", stem::cases()),
     ]
-}
-
-/// The argument structs of the kernels, by operation.
-pub fn args_twins() -> Vec<launch::ArgsTwin> {
-    [
-        accumulate::TWINS,
-        adam::TWINS,
-        add::TWINS,
-        augment::TWINS,
-        avg_pool::TWINS,
-        batch_norm::TWINS,
-        cast::TWINS,
-        clip::TWINS,
-        concat::TWINS,
-        conv2d::TWINS,
-        ema::TWINS,
-        linear::TWINS,
-        max_pool::TWINS,
-        rasterise::TWINS,
-        reduce::TWINS,
-        relu::TWINS,
-        sgd::TWINS,
-        softmax_xent::TWINS,
-        stem::TWINS,
-    ]
-    .concat()
 }
 
 /// Calls `run::<f32>(args)` or `run::<f64>(args)` by the element type.
@@ -149,11 +135,10 @@ macro_rules! dispatch_real {
 }
 pub(crate) use dispatch_real;
 
-/// Compulsory traffic, and `flops` operations for each element of the largest operand.
-pub(crate) fn cost_per_elem(flops: u64, inputs: &[ValueType], outputs: &[ValueType]) -> Cost {
-    let elems = inputs.iter().map(|ty| ty.shape.num_elems() as u64).max().unwrap_or(0);
-    let bytes = inputs.iter().chain(outputs).map(|ty| ty.num_bytes() as u64).sum();
-    Cost { flops: flops * elems, bytes }
+/// Every operand and result once, and `flops` operations for each element of the largest operand.
+pub(crate) fn cost_per_elem(flops: usize, inputs: &[ValueType], outputs: &[ValueType]) -> Cost {
+    let elems = inputs.iter().map(|ty| ty.shape.num_elems()).max().unwrap_or(0);
+    Cost::traffic(inputs, outputs).with_flops(flops * elems)
 }
 
 /// The type of sums, statistics and parameters beside values of type `dtype`: bf16 is too narrow for them.
@@ -162,7 +147,7 @@ pub(crate) fn sum_dtype(dtype: DType) -> DType {
 }
 
 /// `ty`, if its elements are floating-point numbers.
-pub(crate) fn float(ty: ValueType) -> std::result::Result<ValueType, String> {
+pub(crate) fn float(ty: ValueType) -> InferResult<ValueType> {
     match ty.dtype {
         DType::F32 | DType::F64 | DType::Bf16 => Ok(ty),
         _ => Err(format!("needs floating-point numbers, got {ty}")),
@@ -170,7 +155,7 @@ pub(crate) fn float(ty: ValueType) -> std::result::Result<ValueType, String> {
 }
 
 /// The type of the only operand, which holds floating-point numbers.
-pub(crate) fn one_input(inputs: &[ValueType]) -> std::result::Result<ValueType, String> {
+pub(crate) fn one_input(inputs: &[ValueType]) -> InferResult<ValueType> {
     match inputs {
         [only] => float(*only),
         _ => Err(format!("takes 1 operand, got {}", inputs.len())),
@@ -178,7 +163,7 @@ pub(crate) fn one_input(inputs: &[ValueType]) -> std::result::Result<ValueType, 
 }
 
 /// The common type of exactly `count` operands, which hold floating-point numbers.
-pub(crate) fn same_shapes(inputs: &[ValueType], count: usize) -> std::result::Result<ValueType, String> {
+pub(crate) fn same_shapes(inputs: &[ValueType], count: usize) -> InferResult<ValueType> {
     if inputs.len() != count {
         return Err(format!("takes {count} operands, got {}", inputs.len()));
     }

@@ -3,9 +3,13 @@
 //! Their operands are a few leading scalars and then one group of equally shaped tensors per parameter, so that a
 //! whole model is updated by one node.
 
+use bytemuck::Zeroable;
+
+use crate::device::kernels::TensorTable;
+use crate::device::kernels::multi_tensor::{CHUNK_ELEMS, MAX_TENSORS, PLACE_BYTES};
 use crate::device::{ALIGNMENT_BYTES, LaunchArgs, Slot};
 use crate::error::{Error, Result};
-use crate::graph::ValueType;
+use crate::graph::{Cost, InferResult, ValueType};
 use crate::ops::launch::only_f32;
 use crate::ops::{float, sum_dtype};
 use crate::tensor::Shape;
@@ -38,7 +42,7 @@ impl Groups {
     }
 
     /// Checks that the operands are whole groups of one shape and type each.
-    pub fn check(&self, inputs: &[ValueType], roles: &str) -> std::result::Result<(), String> {
+    pub fn check(&self, inputs: &[ValueType], roles: &str) -> InferResult<()> {
         let tensors = inputs.get(self.leading..).unwrap_or_default();
         if tensors.is_empty() || !tensors.len().is_multiple_of(self.arity) {
             return Err(format!(
@@ -56,16 +60,23 @@ impl Groups {
         }
     }
 
+    /// The cost of a pass over all groups with `flops` operations an element.
+    pub fn cost(&self, flops: usize, inputs: &[ValueType], outputs: &[ValueType]) -> Cost {
+        let elems: usize = self.starts(inputs.len()).map(|start| inputs[start].shape.num_elems()).sum();
+        Cost::traffic(inputs, outputs).and_again(inputs, &self.mutated).with_flops(flops * elems)
+    }
+
     /// Calls `launch` with a table of the operands and the number of its blocks, as often as all groups need.
     ///
     /// # Errors
     /// [`Error::Device`] if a tensor is of a type or a size that the kernels cannot take, and what `launch` returns.
-    pub fn launch_tables<const WORDS: usize>(
+    pub fn launch_tables<const ARITY: usize>(
         &self,
         args: &LaunchArgs<'_>,
-        launch: impl FnMut([u32; WORDS], usize) -> Result<()>,
+        launch: impl FnMut(TensorTable<ARITY>, usize) -> Result<()>,
     ) -> Result<()> {
-        launch_tables(args.inputs[self.leading..].chunks_exact(self.arity), launch)
+        let (groups, _) = args.inputs[self.leading..].as_chunks();
+        launch_tables(groups.iter().copied(), launch)
     }
 }
 
@@ -73,91 +84,38 @@ impl Groups {
 ///
 /// # Errors
 /// As there.
-pub(crate) fn launch_tables<const WORDS: usize>(
-    groups: impl Iterator<Item: AsRef<[Slot]>>,
-    mut launch: impl FnMut([u32; WORDS], usize) -> Result<()>,
+pub(crate) fn launch_tables<const ARITY: usize>(
+    groups: impl Iterator<Item = [Slot; ARITY]>,
+    mut launch: impl FnMut(TensorTable<ARITY>, usize) -> Result<()>,
 ) -> Result<()> {
-    let mut table = Table::<WORDS>::empty();
-    for group in groups {
-        let group = group.as_ref();
-        assert_eq!(WORDS, table_words(group.len()), "a table for another number of tensors a group");
+    let (mut table, mut table_blocks) = (TensorTable::zeroed(), 0);
+    for group in groups.filter(|group| group[0].shape.num_elems() > 0) {
         only_f32("an operation on many tensors", group[0].dtype)?;
-        if table.num_tensors == MAX_TENSORS {
-            launch(table.words, table.num_blocks)?;
-            table = Table::empty();
+        if table.num_tensors as usize == MAX_TENSORS {
+            launch(table, table_blocks)?;
+            (table, table_blocks) = (TensorTable::zeroed(), 0);
         }
-        table.push(group)?;
+        let tensor = table.num_tensors as usize;
+        table.first_block[tensor] = word(table_blocks, &group)?;
+        table.num_elems[tensor] = word(group[0].shape.num_elems(), &group)?;
+        for (places, slot) in table.places.iter_mut().zip(&group) {
+            assert_eq!(slot.offset_bytes % PLACE_BYTES, 0, "the planner aligns every value");
+            places[tensor] = word(slot.offset_bytes / PLACE_BYTES, &group)?;
+        }
+        table.num_tensors += 1;
+        table_blocks += num_blocks(group[0].shape);
     }
-    if table.num_tensors > 0 { launch(table.words, table.num_blocks) } else { Ok(()) }
+    if table.num_tensors > 0 { launch(table, table_blocks) } else { Ok(()) }
 }
 
-/// Groups that one launch takes; kMaxTensors of kernels/multi_tensor.cuh.
-const MAX_TENSORS: usize = 164;
-
-/// Elements that one block takes; kChunkElems there.
-const KERNEL_CHUNK_ELEMS: usize = 4096;
-
-/// Words of a table of groups of `arity` tensors.
-pub(crate) const fn table_words(arity: usize) -> usize {
-    2 + MAX_TENSORS * (2 + arity)
+fn word(value: usize, group: &[Slot]) -> Result<u32> {
+    u32::try_from(value)
+        .map_err(|_| Error::Device(format!("an update of {} is more than a kernel counts", group[0].shape)))
 }
+
+const _: () = assert!(ALIGNMENT_BYTES.is_multiple_of(PLACE_BYTES), "tables count places in this unit");
 
 /// Blocks that a tensor takes.
 pub(crate) fn num_blocks(shape: Shape) -> usize {
-    shape.num_elems().div_ceil(KERNEL_CHUNK_ELEMS)
-}
-
-/// `TensorTable` of kernels/multi_tensor.cuh: the number of tensors and a word unused, then by tensor its first block,
-/// its elements, and the place of each member.
-struct Table<const WORDS: usize> {
-    words: [u32; WORDS],
-    num_tensors: usize,
-    num_blocks: usize,
-}
-
-impl<const WORDS: usize> Table<WORDS> {
-    fn empty() -> Table<WORDS> {
-        Table { words: [0; WORDS], num_tensors: 0, num_blocks: 0 }
-    }
-
-    /// Adds a group, unless its tensors are empty.
-    fn push(&mut self, group: &[Slot]) -> Result<()> {
-        let num_elems = group[0].shape.num_elems();
-        if num_elems == 0 {
-            return Ok(());
-        }
-        let too_large =
-            || Error::Device(format!("an update of {} is more than a kernel counts", group[0].shape));
-        let word = |value: usize| u32::try_from(value).map_err(|_| too_large());
-        let columns = [self.num_blocks, num_elems].into_iter().map(word);
-        let places = group.iter().map(|slot| {
-            assert_eq!(slot.offset_bytes % ALIGNMENT_BYTES, 0, "the planner aligns every value");
-            word(slot.offset_bytes / ALIGNMENT_BYTES)
-        });
-        for (column, value) in columns.chain(places).enumerate() {
-            self.words[2 + column * MAX_TENSORS + self.num_tensors] = value?;
-        }
-        self.num_tensors += 1;
-        self.num_blocks += num_blocks(group[0].shape);
-        self.words[0] = self.num_tensors as u32;
-        Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::ops::launch::kernel_constant;
-
-    #[test]
-    fn the_kernels_count_in_the_same_units() {
-        let source = include_str!("../../kernels/multi_tensor.cuh");
-        for (name, value) in [
-            ("kMaxTensors", MAX_TENSORS),
-            ("kChunkElems", KERNEL_CHUNK_ELEMS),
-            ("kAlignmentBytes", ALIGNMENT_BYTES),
-        ] {
-            assert_eq!(kernel_constant(source, name), value, "{name}");
-        }
-    }
+    shape.num_elems().div_ceil(CHUNK_ELEMS)
 }

@@ -2,21 +2,19 @@
 
 use super::codes::{CODE_CHANNELS, MAX_CODED_CLASSES, code};
 use crate::device::cpu::{CpuArgs, Real, for_each_chunk};
+use crate::device::kernels::rasterise::{PIXELS, WORD_BITS};
+use crate::device::kernels::{self, RasteriseArgs};
 use crate::device::{LaunchArgs, Launcher};
 use crate::error::Result;
-use crate::graph::{Graph, Op, ValueId, ValueType};
+use crate::graph::{Graph, InferResult, Op, ValueId, ValueType};
 use crate::ops::dispatch_real;
-use crate::ops::launch::{ArgsTwin, address, for_float, kernel_args, launch_with_shared, vec_elems};
+use crate::ops::launch::vec_elems;
 use crate::tensor::DType;
 
 /// Leading elements of a row of `params`: the x row and the y row of the inverse affine map.
 const MAP_ELEMS: usize = 6;
-/// Pixels of a block of the kernel.
-const BLOCK_PIXELS: usize = 256;
-/// Bits of a word in the kernel's shared memory.
-const WORD_BITS: usize = 32;
-/// Classes whose bits for a block of pixels fill the shared memory that every GPU gives a block, 48 KiB.
-const MAX_MASKS: usize = 1536;
+/// Classes whose bits for a block of pixels fill the shared memory that every GPU gives a block.
+const MAX_MASKS: usize = 48 * 1024 / (PIXELS * size_of::<u32>()) * WORD_BITS;
 
 /// What the channels say about the polygons over a pixel. The classes of objects are below `num_classes`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,7 +40,7 @@ impl Paint {
         }
     }
 
-    fn check(self) -> std::result::Result<(), String> {
+    fn check(self) -> InferResult<()> {
         let (what, num_classes, most) = match self {
             Paint::Masks { num_classes } => ("masks", num_classes, MAX_MASKS),
             Paint::Codes { num_classes } => ("codes", num_classes, MAX_CODED_CLASSES),
@@ -92,7 +90,7 @@ impl Op for Rasterise {
         "rasterise"
     }
 
-    fn infer(&self, inputs: &[ValueType]) -> std::result::Result<Vec<ValueType>, String> {
+    fn infer(&self, inputs: &[ValueType]) -> InferResult {
         self.paint.check()?;
         let [params, points, objects] = inputs else {
             return Err(format!("takes params, points and objects, got {} operands", inputs.len()));
@@ -121,14 +119,14 @@ impl Op for Rasterise {
     }
 
     fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
-        let (params, points, objects) = (&args.inputs[0], &args.inputs[1], &args.inputs[2]);
+        let (params, objects) = (&args.inputs[0], &args.inputs[2]);
         let y = &args.outputs[0];
         let (pixels, channels) = (self.height * self.width, self.paint.channels());
         let arguments = RasteriseArgs {
-            params: address(args, params),
-            points: address(args, points),
-            objects: address(args, objects),
-            y: address(args, y),
+            params: args.input(0),
+            points: args.input(1),
+            objects: args.input(2),
+            y: args.output(0),
             num_objects: objects.shape.dims()[0] as u32,
             params_stride: params.shape.last() as u32,
             width: self.width as u32,
@@ -136,15 +134,13 @@ impl Op for Rasterise {
             channels: channels as u32,
             is_wide: u32::from((pixels * channels).is_multiple_of(vec_elems(y.dtype))),
         };
-        let (names, words) = match self.paint {
-            Paint::Masks { .. } => {
-                (["rasterise_masks_f32", "rasterise_masks_bf16"], channels.div_ceil(WORD_BITS))
-            }
-            Paint::Codes { .. } => (["rasterise_codes_f32", "rasterise_codes_bf16"], 1),
+        let (kernel, words) = match self.paint {
+            Paint::Masks { .. } => (kernels::rasterise_masks(y.dtype)?, channels.div_ceil(WORD_BITS)),
+            Paint::Codes { .. } => (kernels::rasterise_codes(y.dtype)?, 1),
         };
-        let shared_bytes = words * BLOCK_PIXELS * size_of::<u32>();
-        let grid = [params.shape.dims()[0] * pixels.div_ceil(BLOCK_PIXELS), 1, 1];
-        launch_with_shared(launcher, for_float(y.dtype, names)?, grid, shared_bytes as u32, &arguments)
+        let shared_bytes = words * PIXELS * size_of::<u32>();
+        let blocks = params.shape.dims()[0] * pixels.div_ceil(PIXELS);
+        kernel.launch_with_shared(launcher, blocks, shared_bytes as u32, &arguments)
     }
 }
 
@@ -247,15 +243,3 @@ impl Bounds {
         x >= self.low[0] - 1.0 && x < self.high[0]
     }
 }
-
-kernel_args! {
-    /// kernels/rasterise.cu
-    RasteriseArgs for ["rasterise_masks_f32", "rasterise_masks_bf16", "rasterise_codes_f32", "rasterise_codes_bf16"] {
-        params: u64, points: u64, objects: u64, y: u64,
-        num_objects: u32, params_stride: u32, width: u32, pixels: u32,
-        channels: u32, is_wide: u32,
-    }
-}
-
-/// Argument structs of this file's kernels.
-pub(super) const TWINS: &[ArgsTwin] = &[RasteriseArgs::TWIN];

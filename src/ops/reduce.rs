@@ -1,10 +1,11 @@
 //! Reductions of a whole tensor to a scalar, and the constant that starts a backward pass.
 
 use crate::device::cpu::{CpuArgs, Real, for_each_chunk, vectorized};
+use crate::device::kernels::{self, FillArgs, ReduceBwdArgs, ReducePartialsArgs, ReduceTotalArgs};
 use crate::device::{DeviceKind, LaunchArgs, Launcher};
 use crate::error::Result;
-use crate::graph::{Backward, Cost, Graph, Op, ValueId, ValueType};
-use crate::ops::launch::{ArgsTwin, address, for_float, kernel_args, launch_kernel, only_f32, vec_grid};
+use crate::graph::{Backward, Cost, Graph, InferResult, Op, ValueId, ValueType};
+use crate::ops::launch::{only_f32, vec_grid};
 use crate::ops::{CHUNK_ELEMS, Case, cast, cost_per_elem, dispatch_real, one_input, sum_dtype};
 use crate::tensor::{DType, Shape};
 
@@ -85,7 +86,7 @@ impl Op for Reduce {
         }
     }
 
-    fn infer(&self, inputs: &[ValueType]) -> std::result::Result<Vec<ValueType>, String> {
+    fn infer(&self, inputs: &[ValueType]) -> InferResult {
         let x = one_input(inputs)?;
         if self.0 == Reduction::Mean && x.shape.num_elems() == 0 {
             return Err(format!("has no mean over the no elements of {x}"));
@@ -132,26 +133,24 @@ impl Op for Reduce {
         let x = &args.inputs[0];
         let num_partials = num_kernel_chunks(x.shape);
         let arguments = ReducePartialsArgs {
-            x: address(args, x),
-            partials: address(args, &args.workspace),
+            x: args.address(x),
+            partials: args.workspace(),
             num_elems: x.shape.num_elems() as u64,
         };
-        let name = for_float(x.dtype, ["reduce_partials_f32", "reduce_partials_bf16"])?;
-        launch_kernel(launcher, name, [num_partials, 1, 1], &arguments)?;
+        kernels::reduce_partials(x.dtype)?.launch(launcher, num_partials, &arguments)?;
         let arguments = ReduceTotalArgs {
             partials: arguments.partials,
-            y: address(args, &args.outputs[0]),
+            y: args.output(0),
             num_partials: num_partials as u64,
             scale: self.scale(x.shape),
         };
-        launch_kernel(launcher, "reduce_total", [1; 3], &arguments)
+        kernels::REDUCE_TOTAL.launch(launcher, 1, &arguments)
     }
 }
 
 /// The blocks of kernels/reduce_fwd.cu.
 fn num_kernel_chunks(shape: Shape) -> usize {
-    const KERNEL_CHUNK_ELEMS: usize = 4096;
-    shape.num_elems().div_ceil(KERNEL_CHUNK_ELEMS)
+    shape.num_elems().div_ceil(kernels::reduce_fwd::CHUNK_ELEMS)
 }
 
 fn num_chunks(shape: Shape) -> usize {
@@ -176,7 +175,7 @@ impl Op for ReduceBwd {
         "reduce_bwd"
     }
 
-    fn infer(&self, inputs: &[ValueType]) -> std::result::Result<Vec<ValueType>, String> {
+    fn infer(&self, inputs: &[ValueType]) -> InferResult {
         let dy = one_input(inputs)?;
         if dy.shape.rank() != 0 || dy.dtype != sum_dtype(self.dtype) {
             return Err(format!("needs a scalar {} dy, got {dy}", sum_dtype(self.dtype)));
@@ -195,13 +194,12 @@ impl Op for ReduceBwd {
     fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
         let dx = &args.outputs[0];
         let arguments = ReduceBwdArgs {
-            dy: address(args, &args.inputs[0]),
-            dx: address(args, dx),
+            dy: args.input(0),
+            dx: args.address(dx),
             num_elems: dx.shape.num_elems() as u64,
             scale: self.scale,
         };
-        let name = for_float(dx.dtype, ["reduce_bwd_f32", "reduce_bwd_bf16"])?;
-        launch_kernel(launcher, name, vec_grid(dx), &arguments)
+        kernels::reduce_bwd(dx.dtype)?.launch(launcher, vec_grid(dx), &arguments)
     }
 }
 
@@ -210,7 +208,7 @@ impl Op for Fill {
         "fill"
     }
 
-    fn infer(&self, inputs: &[ValueType]) -> std::result::Result<Vec<ValueType>, String> {
+    fn infer(&self, inputs: &[ValueType]) -> InferResult {
         if !inputs.is_empty() || !matches!(self.dtype, DType::F32 | DType::F64) {
             return Err(format!(
                 "takes no operand and makes f32 or f64, got {} and {}",
@@ -233,38 +231,10 @@ impl Op for Fill {
         let y = &args.outputs[0];
         only_f32(self.name(), y.dtype)?;
         let num_elems = y.shape.num_elems() as u64;
-        let arguments = FillArgs { y: address(args, y), num_elems, value: self.value, reserved: 0 };
-        launch_kernel(launcher, "fill_f32", vec_grid(y), &arguments)
+        let arguments = FillArgs { y: args.address(y), num_elems, value: self.value, reserved: 0 };
+        kernels::FILL_F32.launch(launcher, vec_grid(y), &arguments)
     }
 }
-
-kernel_args! {
-    /// kernels/reduce_fwd.cu
-    ReducePartialsArgs for ["reduce_partials_f32", "reduce_partials_bf16"] {
-        x: u64,
-        partials: u64,
-        num_elems: u64,
-    }
-}
-
-kernel_args! {
-    /// kernels/reduce_fwd.cu
-    ReduceTotalArgs for ["reduce_total"] { partials: u64, y: u64, num_partials: u64, scale: f64 }
-}
-
-kernel_args! {
-    /// kernels/reduce_bwd.cu
-    ReduceBwdArgs for ["reduce_bwd_f32", "reduce_bwd_bf16"] { dy: u64, dx: u64, num_elems: u64, scale: f64 }
-}
-
-kernel_args! {
-    /// kernels/fill.cu
-    FillArgs for ["fill_f32"] { y: u64, num_elems: u64, value: f32, reserved: u32 }
-}
-
-/// Argument structs of this file's kernels.
-pub(super) const TWINS: &[ArgsTwin] =
-    &[ReducePartialsArgs::TWIN, ReduceTotalArgs::TWIN, ReduceBwdArgs::TWIN, FillArgs::TWIN];
 
 /// Test cases of these operations.
 pub fn cases() -> Vec<Case> {

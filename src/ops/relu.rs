@@ -1,11 +1,12 @@
 //! ReLU: y = max(x, 0), a NaN staying one. Its gradient needs only the sign of y, so x need not be kept.
 
 use crate::device::cpu::{CpuArgs, Real, for_each_chunk, vectorized};
+use crate::device::kernels::{self, ReluBwdArgs, ReluFwdArgs};
 use crate::device::{LaunchArgs, Launcher};
 use crate::error::Result;
-use crate::graph::{Backward, Graph, InPlace, Op, ValueId, ValueType};
-use crate::ops::launch::{ArgsTwin, address, for_float, kernel_args, launch_kernel, vec_grid};
-use crate::ops::{CHUNK_ELEMS, Case, dispatch_real, one_input, same_shapes};
+use crate::graph::{Backward, Cost, Graph, InPlace, InferResult, Op, ValueId, ValueType};
+use crate::ops::launch::vec_grid;
+use crate::ops::{CHUNK_ELEMS, Case, cost_per_elem, dispatch_real, one_input, same_shapes};
 
 /// `x -> y`, both of any shape.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -28,8 +29,12 @@ impl Op for Relu {
         "relu_fwd"
     }
 
-    fn infer(&self, inputs: &[ValueType]) -> std::result::Result<Vec<ValueType>, String> {
+    fn infer(&self, inputs: &[ValueType]) -> InferResult {
         Ok(vec![one_input(inputs)?])
+    }
+
+    fn cost(&self, inputs: &[ValueType], outputs: &[ValueType]) -> Cost {
+        cost_per_elem(1, inputs, outputs)
     }
 
     fn gradient(&self, backward: &mut Backward<'_>) -> Result<Vec<Option<ValueId>>> {
@@ -53,9 +58,8 @@ impl Op for Relu {
     fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
         let (x, y) = (&args.inputs[0], &args.outputs[0]);
         let arguments =
-            ReluFwdArgs { x: address(args, x), y: address(args, y), num_elems: y.shape.num_elems() as u64 };
-        let name = for_float(y.dtype, ["relu_fwd_f32", "relu_fwd_bf16"])?;
-        launch_kernel(launcher, name, vec_grid(y), &arguments)
+            ReluFwdArgs { x: args.address(x), y: args.address(y), num_elems: y.shape.num_elems() as u64 };
+        kernels::relu_fwd(y.dtype)?.launch(launcher, vec_grid(y), &arguments)
     }
 }
 
@@ -64,8 +68,12 @@ impl Op for ReluBwd {
         "relu_bwd"
     }
 
-    fn infer(&self, inputs: &[ValueType]) -> std::result::Result<Vec<ValueType>, String> {
+    fn infer(&self, inputs: &[ValueType]) -> InferResult {
         Ok(vec![same_shapes(inputs, 2)?])
+    }
+
+    fn cost(&self, inputs: &[ValueType], outputs: &[ValueType]) -> Cost {
+        cost_per_elem(1, inputs, outputs)
     }
 
     fn in_place(&self) -> &'static [InPlace] {
@@ -88,28 +96,14 @@ impl Op for ReluBwd {
     fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
         let dx = &args.outputs[0];
         let arguments = ReluBwdArgs {
-            dy: address(args, &args.inputs[0]),
-            y: address(args, &args.inputs[1]),
-            dx: address(args, dx),
+            dy: args.input(0),
+            y: args.input(1),
+            dx: args.address(dx),
             num_elems: dx.shape.num_elems() as u64,
         };
-        let name = for_float(dx.dtype, ["relu_bwd_f32", "relu_bwd_bf16"])?;
-        launch_kernel(launcher, name, vec_grid(dx), &arguments)
+        kernels::relu_bwd(dx.dtype)?.launch(launcher, vec_grid(dx), &arguments)
     }
 }
-
-kernel_args! {
-    /// kernels/relu_fwd.cu
-    ReluFwdArgs for ["relu_fwd_f32", "relu_fwd_bf16"] { x: u64, y: u64, num_elems: u64 }
-}
-
-kernel_args! {
-    /// kernels/relu_bwd.cu
-    ReluBwdArgs for ["relu_bwd_f32", "relu_bwd_bf16"] { dy: u64, y: u64, dx: u64, num_elems: u64 }
-}
-
-/// Argument structs of this file's kernels.
-pub(super) const TWINS: &[ArgsTwin] = &[ReluFwdArgs::TWIN, ReluBwdArgs::TWIN];
 
 /// Test cases of this operation.
 pub fn cases() -> Vec<Case> {

@@ -1,11 +1,11 @@
 //! Stochastic gradient descent with momentum, Nesterov momentum and weight decay, as PyTorch's `SGD` (dampening 0).
 
 use crate::device::cpu::{CpuArgs, Real, for_each_chunk_pair, vectorized};
+use crate::device::kernels::{self, SgdUpdateArgs};
 use crate::device::{LaunchArgs, Launcher};
 use crate::error::Result;
-use crate::graph::{Op, ValueType};
-use crate::ops::launch::{ArgsTwin, address, kernel_args, launch_kernel};
-use crate::ops::multi_tensor::{Groups, table_words};
+use crate::graph::{Cost, InferResult, Op, ValueType};
+use crate::ops::multi_tensor::Groups;
 use crate::ops::{CHUNK_ELEMS, dispatch_real};
 
 /// The constants of the update.
@@ -40,9 +40,13 @@ impl Op for Sgd {
         "sgd_update"
     }
 
-    fn infer(&self, inputs: &[ValueType]) -> std::result::Result<Vec<ValueType>, String> {
+    fn infer(&self, inputs: &[ValueType]) -> InferResult {
         self.groups.check(inputs, "(param, grad, velocity)")?;
         Ok(vec![])
+    }
+
+    fn cost(&self, inputs: &[ValueType], outputs: &[ValueType]) -> Cost {
+        self.groups.cost(6, inputs, outputs)
     }
 
     fn mutates(&self) -> &[usize] {
@@ -78,30 +82,14 @@ impl Op for Sgd {
         self.groups.launch_tables(args, |tensors, num_blocks| {
             let arguments = SgdUpdateArgs {
                 arena: args.arena_address,
-                hyper: address(args, &args.inputs[0]),
-                grad_scale: address(args, &args.inputs[1]),
+                hyper: args.input(0),
+                grad_scale: args.input(1),
                 tensors,
                 momentum,
                 weight_decay,
                 nesterov: nesterov.into(),
             };
-            launch_kernel(launcher, "sgd_update", [num_blocks, 1, 1], &arguments)
+            kernels::SGD_UPDATE.launch(launcher, num_blocks, &arguments)
         })
     }
 }
-
-kernel_args! {
-    /// kernels/sgd_update.cu
-    SgdUpdateArgs for ["sgd_update"] {
-        arena: u64,
-        hyper: u64,
-        grad_scale: u64,
-        tensors: [u32; table_words(3)],
-        momentum: f32,
-        weight_decay: f32,
-        nesterov: u64,
-    }
-}
-
-/// Argument structs of this file's kernels.
-pub(super) const TWINS: &[ArgsTwin] = &[SgdUpdateArgs::TWIN];

@@ -1,15 +1,16 @@
 //! Softmax, mean cross-entropy with label smoothing, and the hits that accuracies are made of, in one pass.
 
 use crate::device::cpu::{CpuArgs, Real, for_each_chunk, for_each_chunk_pair, vectorized};
+use crate::device::kernels::softmax_xent::ROWS_PER_BLOCK;
+use crate::device::kernels::{self, SoftmaxXentBwdArgs, SoftmaxXentRowsArgs, SoftmaxXentTotalsArgs};
 use crate::device::{DeviceKind, LaunchArgs, Launcher};
 use crate::error::{Error, Result};
-use crate::graph::{Backward, Cost, Graph, InPlace, Op, ValueId, ValueType};
-use crate::ops::launch::{ArgsTwin, address, kernel_args, launch_kernel, only_f32};
+use crate::graph::{Backward, Cost, Graph, InPlace, InferResult, Op, ValueId, ValueType};
+use crate::ops::launch::only_f32;
 use crate::ops::{Case, cast, cost_per_elem, dispatch_real, fill, sum_dtype};
 use crate::tensor::DType;
 
-/// A row with this label is padding: no loss, no gradient, no hit, not counted.
-pub const PADDING_LABEL: i32 = -1;
+pub use crate::device::kernels::softmax_xent::PADDING_LABEL;
 
 /// `(logits [N,C], labels i32 [N][, partners i32 [N], weights [N]]) -> (loss [], probs [N,C], hits i32 [3])`.
 ///
@@ -92,7 +93,7 @@ impl Op for SoftmaxXent {
         "softmax_xent_fwd"
     }
 
-    fn infer(&self, inputs: &[ValueType]) -> std::result::Result<Vec<ValueType>, String> {
+    fn infer(&self, inputs: &[ValueType]) -> InferResult {
         let [logits, targets @ ..] = inputs else {
             return Err("takes 2 or 4 operands, got 0".into());
         };
@@ -172,30 +173,29 @@ impl Op for SoftmaxXent {
         let logits = &args.inputs[0];
         only_f32(self.name(), logits.dtype)?;
         let (rows, classes) = (args.inputs[1].shape.num_elems(), logits.shape.last());
-        let losses = address(args, &args.workspace);
-        let [partners, weights] = mix_addresses(args, 2);
+        let losses = args.workspace();
         let arguments = SoftmaxXentRowsArgs {
-            logits: address(args, logits),
-            labels: address(args, &args.inputs[1]),
-            partners,
-            weights,
-            probs: address(args, &args.outputs[1]),
+            logits: args.address(logits),
+            labels: args.input(1),
+            partners: args.optional_input(2),
+            weights: args.optional_input(3),
+            probs: args.output(1),
             losses,
             ranks: losses + (rows * size_of::<f32>()) as u64,
             rows: rows as u32,
             classes: classes as u32,
             label_smoothing: f64::from(self.label_smoothing),
         };
-        launch_kernel(launcher, "softmax_xent_rows", [rows.div_ceil(ROWS_PER_BLOCK), 1, 1], &arguments)?;
+        kernels::SOFTMAX_XENT_ROWS.launch(launcher, rows.div_ceil(ROWS_PER_BLOCK), &arguments)?;
         let arguments = SoftmaxXentTotalsArgs {
             losses,
             ranks: arguments.ranks,
             labels: arguments.labels,
-            loss: address(args, &args.outputs[0]),
-            hits: address(args, &args.outputs[2]),
+            loss: args.output(0),
+            hits: args.output(2),
             rows: rows as u64,
         };
-        launch_kernel(launcher, "softmax_xent_totals", [1; 3], &arguments)
+        kernels::SOFTMAX_XENT_TOTALS.launch(launcher, 1, &arguments)
     }
 }
 
@@ -204,7 +204,7 @@ impl Op for SoftmaxXentBwd {
         "softmax_xent_bwd"
     }
 
-    fn infer(&self, inputs: &[ValueType]) -> std::result::Result<Vec<ValueType>, String> {
+    fn infer(&self, inputs: &[ValueType]) -> InferResult {
         let [dloss, probs, targets @ ..] = inputs else {
             return Err(format!("takes 3 or 5 operands, got {}", inputs.len()));
         };
@@ -216,7 +216,7 @@ impl Op for SoftmaxXentBwd {
     }
 
     fn cost(&self, inputs: &[ValueType], outputs: &[ValueType]) -> Cost {
-        cost_per_elem(2, inputs, outputs)
+        cost_per_elem(3, inputs, outputs)
     }
 
     fn in_place(&self) -> &'static [InPlace] {
@@ -254,78 +254,22 @@ impl Op for SoftmaxXentBwd {
         let probs = &args.inputs[1];
         only_f32(self.name(), probs.dtype)?;
         let (rows, classes) = (args.inputs[2].shape.num_elems(), probs.shape.last());
-        let [partners, weights] = mix_addresses(args, 3);
         let arguments = SoftmaxXentBwdArgs {
-            dloss: address(args, &args.inputs[0]),
-            probs: address(args, probs),
-            labels: address(args, &args.inputs[2]),
-            partners,
-            weights,
-            dlogits: address(args, &args.outputs[0]),
+            dloss: args.input(0),
+            probs: args.address(probs),
+            labels: args.input(2),
+            partners: args.optional_input(3),
+            weights: args.optional_input(4),
+            dlogits: args.output(0),
             rows: rows as u32,
             classes: classes as u32,
             label_smoothing: f64::from(self.label_smoothing),
         };
-        launch_kernel(launcher, "softmax_xent_bwd", [rows.div_ceil(ROWS_PER_BLOCK), 1, 1], &arguments)
+        kernels::SOFTMAX_XENT_BWD.launch(launcher, rows.div_ceil(ROWS_PER_BLOCK), &arguments)
     }
 }
 
-/// Rows of a block of kernels/softmax_xent.cuh: a warp each.
-const ROWS_PER_BLOCK: usize = 8;
-
-kernel_args! {
-    /// kernels/softmax_xent_fwd.cu
-    SoftmaxXentRowsArgs for ["softmax_xent_rows"] {
-        logits: u64,
-        labels: u64,
-        partners: u64,
-        weights: u64,
-        probs: u64,
-        losses: u64,
-        ranks: u64,
-        rows: u32,
-        classes: u32,
-        label_smoothing: f64,
-    }
-}
-
-kernel_args! {
-    /// kernels/softmax_xent_fwd.cu
-    SoftmaxXentTotalsArgs for ["softmax_xent_totals"] {
-        losses: u64,
-        ranks: u64,
-        labels: u64,
-        loss: u64,
-        hits: u64,
-        rows: u64,
-    }
-}
-
-kernel_args! {
-    /// kernels/softmax_xent_bwd.cu
-    SoftmaxXentBwdArgs for ["softmax_xent_bwd"] {
-        dloss: u64,
-        probs: u64,
-        labels: u64,
-        partners: u64,
-        weights: u64,
-        dlogits: u64,
-        rows: u32,
-        classes: u32,
-        label_smoothing: f64,
-    }
-}
-
-/// Argument structs of this file's kernels.
-pub(super) const TWINS: &[ArgsTwin] =
-    &[SoftmaxXentRowsArgs::TWIN, SoftmaxXentTotalsArgs::TWIN, SoftmaxXentBwdArgs::TWIN];
-
-/// Addresses of partners and weights from operand `first` on; 0 where rows are not mixed.
-fn mix_addresses(args: &LaunchArgs<'_>, first: usize) -> [u64; 2] {
-    [first, first + 1].map(|operand| args.inputs.get(operand).map_or(0, |slot| address(args, slot)))
-}
-
-fn check_rows(rows: &ValueType, targets: &[ValueType]) -> std::result::Result<(), String> {
+fn check_rows(rows: &ValueType, targets: &[ValueType]) -> InferResult<()> {
     let is_real = matches!(rows.dtype, DType::F32 | DType::F64);
     let &[n, classes] = rows.shape.dims() else {
         return Err(format!("needs rows of classes (N x C), got {rows}"));

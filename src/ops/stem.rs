@@ -10,21 +10,20 @@
 
 use super::conv2d::{Conv2dConfig, Window, conv2d, conv2d_filter, conv2d_with};
 use crate::device::cpu::{CpuArgs, Real, for_each_chunk};
+use crate::device::kernels::stem_filter::{BLOCK_TAPS, PIXEL_TAPS};
+use crate::device::kernels::{self, Entry, SpaceToDepthArgs, StemFilterArgs};
 use crate::device::{LaunchArgs, Launcher};
 use crate::error::Result;
-use crate::graph::{Backward, Graph, Op, ValueId, ValueType};
-use crate::ops::launch::{ArgsTwin, address, for_float, kernel_args, launch_kernel, loop_grid, only_f32};
+use crate::graph::{Backward, Graph, InferResult, Op, ValueId, ValueType};
+use crate::ops::launch::only_f32;
 use crate::ops::{CHUNK_ELEMS, Case, dispatch_real, one_input};
 use crate::tensor::{DType, Shape};
 
-/// Extents of the filter in pixels and in blocks.
-const KERNEL: usize = 7;
-const BLOCK_KERNEL: usize = 4;
 /// Pixels of a block in each direction.
 const BLOCK: usize = 2;
 /// Rows of blocks of padding before the image, and before and behind it together.
 const PADDING_BEFORE: usize = 2;
-const PADDING: usize = BLOCK_KERNEL - 1;
+const PADDING: usize = BLOCK_TAPS - 1;
 /// Channels that one access of a tensor core's operand holds, in bf16.
 const CHANNELS_ALIGNED: usize = 8;
 
@@ -50,7 +49,7 @@ pub struct StemFilterBwd {
 /// # Errors
 /// If `x` is no NHWC image.
 pub fn stem_conv2d(graph: &mut Graph, name: &str, x: ValueId, out_channels: usize) -> Result<ValueId> {
-    let config = Conv2dConfig { out_channels, kernel: [KERNEL; 2], window: Window::square(2, 3) };
+    let config = Conv2dConfig { out_channels, kernel: [PIXEL_TAPS; 2], window: Window::square(2, 3) };
     if graph.float() == DType::Bf16 {
         over_blocks(graph, name, x, config)
     } else {
@@ -81,7 +80,7 @@ impl Op for SpaceToDepth {
         "space_to_depth"
     }
 
-    fn infer(&self, inputs: &[ValueType]) -> std::result::Result<Vec<ValueType>, String> {
+    fn infer(&self, inputs: &[ValueType]) -> InferResult {
         let x = one_input(inputs)?;
         let Some([n, h, w, c]) = x.shape.as_4d() else { return Err(format!("needs an NHWC image, got {x}")) };
         let blocks = |pixels: usize| pixels.div_ceil(BLOCK) + PADDING;
@@ -117,8 +116,8 @@ impl Op for SpaceToDepth {
         let (x, y) = (&args.inputs[0], &args.outputs[0]);
         let ([_, height, width, channels], [_, rows, columns, depth]) = (dims(x.shape), dims(y.shape));
         let arguments = SpaceToDepthArgs {
-            x: address(args, x),
-            y: address(args, y),
+            x: args.address(x),
+            y: args.address(y),
             num_elems: y.shape.num_elems() as u64,
             height: height as u32,
             width: width as u32,
@@ -127,8 +126,11 @@ impl Op for SpaceToDepth {
             columns: columns as u32,
             depth: depth as u32,
         };
-        let name = for_float(x.dtype, ["space_to_depth_f32", "space_to_depth_bf16"])?;
-        launch_kernel(launcher, name, loop_grid(y.shape.num_elems(), 1), &arguments)
+        kernels::space_to_depth(x.dtype)?.launch(
+            launcher,
+            kernels::loop_grid(y.shape.num_elems(), 1),
+            &arguments,
+        )
     }
 }
 
@@ -137,14 +139,14 @@ impl Op for StemFilter {
         "stem_filter_fwd"
     }
 
-    fn infer(&self, inputs: &[ValueType]) -> std::result::Result<Vec<ValueType>, String> {
+    fn infer(&self, inputs: &[ValueType]) -> InferResult {
         let w = one_input(inputs)?;
         match w.shape.as_4d() {
-            Some([k, KERNEL, KERNEL, c]) => {
-                let shape = [k, BLOCK_KERNEL, BLOCK_KERNEL, depth(c)].into();
+            Some([k, PIXEL_TAPS, PIXEL_TAPS, c]) => {
+                let shape = [k, BLOCK_TAPS, BLOCK_TAPS, depth(c)].into();
                 Ok(vec![ValueType { shape, dtype: w.dtype }])
             }
-            _ => Err(format!("needs a filter of {KERNEL}x{KERNEL}, got {w}")),
+            _ => Err(format!("needs a filter of {PIXEL_TAPS}x{PIXEL_TAPS}, got {w}")),
         }
     }
 
@@ -161,14 +163,11 @@ impl Op for StemFilter {
             for_each_chunk(args.output::<T>(0), CHUNK_ELEMS, |start, v| {
                 for (i, v) in v.iter_mut().enumerate() {
                     let (tap, at) = ((start + i) / depth, (start + i) % depth);
-                    let [filter, t, u] = [
-                        tap / BLOCK_KERNEL / BLOCK_KERNEL,
-                        tap / BLOCK_KERNEL % BLOCK_KERNEL,
-                        tap % BLOCK_KERNEL,
-                    ];
+                    let [filter, t, u] =
+                        [tap / BLOCK_TAPS / BLOCK_TAPS, tap / BLOCK_TAPS % BLOCK_TAPS, tap % BLOCK_TAPS];
                     let place = in_block(at, channels).and_then(|[a, b, channel]| {
                         let (r, s) = ((BLOCK * t + a).checked_sub(1)?, (BLOCK * u + b).checked_sub(1)?);
-                        Some(((filter * KERNEL + r) * KERNEL + s) * channels + channel)
+                        Some(((filter * PIXEL_TAPS + r) * PIXEL_TAPS + s) * channels + channel)
                     });
                     *v = place.map_or(T::ZERO, |place| w[place]);
                 }
@@ -179,8 +178,7 @@ impl Op for StemFilter {
 
     fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
         let w = &args.inputs[0];
-        let name = for_float(w.dtype, ["stem_filter_fwd_f32", "stem_filter_fwd_bf16"])?;
-        launch_filter(args, launcher, name, w.shape.last())
+        launch_filter(args, launcher, kernels::stem_filter_fwd(w.dtype)?, w.shape.last())
     }
 }
 
@@ -189,12 +187,13 @@ impl Op for StemFilterBwd {
         "stem_filter_bwd"
     }
 
-    fn infer(&self, inputs: &[ValueType]) -> std::result::Result<Vec<ValueType>, String> {
+    fn infer(&self, inputs: &[ValueType]) -> InferResult {
         let dv = one_input(inputs)?;
         match dv.shape.as_4d() {
-            Some([k, BLOCK_KERNEL, BLOCK_KERNEL, d]) if d == depth(self.channels) => {
-                Ok(vec![ValueType { shape: [k, KERNEL, KERNEL, self.channels].into(), dtype: dv.dtype }])
-            }
+            Some([k, BLOCK_TAPS, BLOCK_TAPS, d]) if d == depth(self.channels) => Ok(vec![ValueType {
+                shape: [k, PIXEL_TAPS, PIXEL_TAPS, self.channels].into(),
+                dtype: dv.dtype,
+            }]),
             _ => Err(format!("needs a filter over blocks of {} channels, got {dv}", self.channels)),
         }
     }
@@ -206,8 +205,12 @@ impl Op for StemFilterBwd {
             for_each_chunk(args.output::<T>(0), CHUNK_ELEMS, |start, dw| {
                 for (i, dw) in dw.iter_mut().enumerate() {
                     let (tap, channel) = ((start + i) / channels, (start + i) % channels);
-                    let [filter, r, s] = [tap / KERNEL / KERNEL, tap / KERNEL % KERNEL + 1, tap % KERNEL + 1];
-                    let block = (filter * BLOCK_KERNEL + r / BLOCK) * BLOCK_KERNEL + s / BLOCK;
+                    let [filter, r, s] = [
+                        tap / PIXEL_TAPS / PIXEL_TAPS,
+                        tap / PIXEL_TAPS % PIXEL_TAPS + 1,
+                        tap % PIXEL_TAPS + 1,
+                    ];
+                    let block = (filter * BLOCK_TAPS + r / BLOCK) * BLOCK_TAPS + s / BLOCK;
                     *dw = dv[block * depth + (r % BLOCK * BLOCK + s % BLOCK) * channels + channel];
                 }
             });
@@ -217,7 +220,7 @@ impl Op for StemFilterBwd {
 
     fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
         only_f32(self.name(), args.inputs[0].dtype)?;
-        launch_filter(args, launcher, "stem_filter_bwd", self.channels)
+        launch_filter(args, launcher, &kernels::STEM_FILTER_BWD, self.channels)
     }
 }
 
@@ -225,52 +228,23 @@ impl Op for StemFilterBwd {
 fn launch_filter(
     args: &LaunchArgs<'_>,
     launcher: &mut dyn Launcher,
-    name: &'static str,
+    kernel: &Entry<StemFilterArgs>,
     channels: usize,
 ) -> Result<()> {
     let (from, to) = (&args.inputs[0], &args.outputs[0]);
     let arguments = StemFilterArgs {
-        from: address(args, from),
-        to: address(args, to),
+        from: args.address(from),
+        to: args.address(to),
         num_elems: to.shape.num_elems() as u64,
         channels: channels as u32,
         depth: depth(channels) as u32,
     };
-    launch_kernel(launcher, name, loop_grid(to.shape.num_elems(), 1), &arguments)
+    kernel.launch(launcher, kernels::loop_grid(to.shape.num_elems(), 1), &arguments)
 }
 
 fn dims(shape: Shape) -> [usize; 4] {
     shape.as_4d().expect("infer accepted operands of rank 4")
 }
-
-kernel_args! {
-    /// kernels/space_to_depth.cu
-    SpaceToDepthArgs for ["space_to_depth_f32", "space_to_depth_bf16"] {
-        x: u64,
-        y: u64,
-        num_elems: u64,
-        height: u32,
-        width: u32,
-        channels: u32,
-        rows: u32,
-        columns: u32,
-        depth: u32,
-    }
-}
-
-kernel_args! {
-    /// kernels/stem_filter_fwd.cu and kernels/stem_filter_bwd.cu
-    StemFilterArgs for ["stem_filter_fwd_f32", "stem_filter_fwd_bf16", "stem_filter_bwd"] {
-        from: u64,
-        to: u64,
-        num_elems: u64,
-        channels: u32,
-        depth: u32,
-    }
-}
-
-/// Argument structs of this file's kernels.
-pub(super) const TWINS: &[ArgsTwin] = &[SpaceToDepthArgs::TWIN, StemFilterArgs::TWIN];
 
 /// Test cases of this operation.
 pub fn cases() -> Vec<Case> {
@@ -298,7 +272,7 @@ mod tests {
 
     /// Result and filter gradient of the stem in f64.
     fn computed(blocks: bool, [height, width]: [usize; 2], channels: usize) -> [Vec<f64>; 2] {
-        let config = Conv2dConfig { out_channels: 5, kernel: [KERNEL; 2], window: Window::square(2, 3) };
+        let config = Conv2dConfig { out_channels: 5, kernel: [PIXEL_TAPS; 2], window: Window::square(2, 3) };
         let mut graph = Graph::new(DType::F64);
         let x = graph.input("x", [2, height, width, channels], DType::F64);
         let y = if blocks { over_blocks } else { conv2d }(&mut graph, "conv1", x, config).unwrap();

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use crate::device::{ALIGNMENT_BYTES, DeviceKind, Slot};
 use crate::error::{Error, Result};
 use crate::graph::{Cost, Graph, Op, Phase, Role, Value, ValueId};
-use crate::tensor::DType;
+use crate::tensor::{DType, Shape};
 
 pub use memory::LiveBytes;
 
@@ -45,7 +45,32 @@ pub struct Plan {
     pub first_update: usize,
     /// Bytes of the transient part, and what fills it where it is fullest.
     pub live: LiveBytes,
-    slots: HashMap<String, Slot>,
+    places: HashMap<String, (Slot, Access)>,
+}
+
+/// When the host may use the memory of a value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// At any time between runs: parameters, state and data.
+    Always,
+    /// Before a run, for writing: an input, whose memory serves other values after its last use.
+    BeforeRun,
+    /// Before a run, for writing, and after it, for reading: a value that the graph keeps.
+    Kept,
+    /// Never: the value shares its memory with others during the run.
+    Never,
+}
+
+impl Access {
+    /// Whether the value can be read after a run.
+    pub fn is_readable(self) -> bool {
+        matches!(self, Access::Always | Access::Kept)
+    }
+
+    /// Whether the value can be written before a run.
+    pub fn is_writable(self) -> bool {
+        self != Access::Never
+    }
 }
 
 /// A value that outlives a step.
@@ -71,16 +96,44 @@ pub struct Program {
 }
 
 impl Plan {
-    /// The slot of the value called `name`.
+    /// The slot of the value called `name`, which the host may write before a run or read after it.
     ///
     /// # Errors
-    /// [`Error::Graph`] if the graph has no such value, or fusion removed it.
+    /// [`Error::Graph`] if the graph has no such value, fusion removed it, or its memory is shared during a run because
+    /// the graph does not keep it ([`Graph::keep`]).
     pub fn slot(&self, name: &str) -> Result<Slot> {
-        self.slots.get(name).copied().ok_or_else(|| Error::Graph {
-            op: "plan",
-            node: name.to_string(),
-            message: "the planned graph has no value of this name".into(),
-        })
+        match self.places.get(name) {
+            Some((slot, access)) if access.is_writable() => Ok(*slot),
+            Some(_) => Err(Error::Graph {
+                op: "plan",
+                node: name.to_string(),
+                message:
+                    "shares its memory with other values during a run; call Graph::keep on it before planning"
+                        .into(),
+            }),
+            None => Err(no_value(name)),
+        }
+    }
+
+    /// The shape of the value called `name`, whoever may use it.
+    ///
+    /// # Errors
+    /// [`Error::Graph`] if the graph has no such value or fusion removed it.
+    pub fn shape(&self, name: &str) -> Result<Shape> {
+        match self.places.get(name) {
+            Some((slot, _)) => Ok(slot.shape),
+            None => Err(no_value(name)),
+        }
+    }
+
+    /// Whether `slot` is that of a transient value which the host may use as `allowed` says.
+    pub(crate) fn reaches(&self, slot: &Slot, allowed: impl Fn(Access) -> bool) -> bool {
+        self.places.values().any(|(place, access)| place == slot && allowed(*access))
+    }
+
+    /// The name of a value at `slot`.
+    pub(crate) fn name_of(&self, slot: &Slot) -> Option<&str> {
+        self.places.iter().find(|(_, (place, _))| place == slot).map(|(name, _)| name.as_str())
     }
 
     /// Work and compulsory traffic of all steps.
@@ -93,10 +146,27 @@ impl Plan {
 }
 
 impl Program {
+    /// The persistent value called `name`.
+    ///
+    /// # Errors
+    /// [`Error::Graph`] if there is none.
+    pub fn persistent(&self, name: &str) -> Result<&Persistent> {
+        self.persistent.iter().find(|p| p.value.name == name).ok_or_else(|| Error::Graph {
+            op: "plan",
+            node: name.to_string(),
+            message: "is not a persistent value of the program".into(),
+        })
+    }
+
     /// Bytes of persistent values for which `select` holds.
     pub fn persistent_bytes_where(&self, select: impl Fn(&Value) -> bool) -> usize {
         self.persistent.iter().filter(|p| select(&p.value)).map(|p| p.slot.num_bytes()).sum()
     }
+}
+
+fn no_value(name: &str) -> Error {
+    let message = "is not a value of the planned graph".into();
+    Error::Graph { op: "plan", node: name.to_string(), message }
 }
 
 /// Lays out `graphs` for `device`.
@@ -182,13 +252,22 @@ fn lay_out(graph: &Graph, device: DeviceKind, persistent: &HashMap<&str, Slot>, 
             }
         })
         .collect();
-    let slots = graph
-        .value_ids()
-        .filter(|&id| graph.value(id).role.is_persistent() || transient.value_offsets[id.index()].is_some())
-        .map(|id| (graph.value(id).name.clone(), slot(id)))
+    let access = |id: ValueId| match graph.value(id).role {
+        role if role.is_persistent() => Access::Always,
+        _ if graph.results().contains(&id) => Access::Kept,
+        Role::Input => Access::BeforeRun,
+        _ => Access::Never,
+    };
+    let has_place =
+        |id: &ValueId| graph.value(*id).role.is_persistent() || transient.value_offsets[id.index()].is_some();
+    let named = graph.value_ids().map(|id| (graph.value(id).name.as_str(), id));
+    let places = named
+        .chain(graph.aliases())
+        .filter(|(_, id)| has_place(id))
+        .map(|(name, id)| (name.to_string(), (slot(id), access(id))))
         .collect();
     let first_update = steps.iter().position(|step| step.phase == Phase::Update).unwrap_or(steps.len());
-    Plan { steps, first_update, live: transient.live, slots }
+    Plan { steps, first_update, live: transient.live, places }
 }
 
 impl fmt::Display for Plan {

@@ -339,7 +339,7 @@ mod tests {
             assert_eq!(config.augment.to_string(), if key == "baseline" { "none" } else { "paper" }, "{key}");
         }
         let tuned = config("pretrained", &options).step_config(100).unwrap();
-        assert_eq!(tuned.trained, Trained::TwoRates);
+        assert_eq!(tuned.trained, Trained::TwoRates { backbone_lr_scale: 0.1 });
         let objects = ["masks", "vector", "codes"].map(|key| config(key, &options).objects);
         assert_eq!(objects, [ObjectsKind::Masks, ObjectsKind::Vector, ObjectsKind::Codes].map(Some));
     }

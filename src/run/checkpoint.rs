@@ -370,7 +370,12 @@ fn read_elems(
 /// # Errors
 /// [`Error::Checkpoint`] naming the first tensor that differs (in the order of `expected`, then of the file),
 /// how many differ, and the flag to change.
-pub fn check_names(expected: &[(String, Vec<usize>)], found: &[NamedTensor], path: &Path) -> Result<()> {
+pub fn check_names(
+    expected: &[(String, Vec<usize>)],
+    found: &[NamedTensor],
+    last_layer: &str,
+    path: &Path,
+) -> Result<()> {
     let shapes: HashMap<&str, &[usize]> =
         found.iter().map(|tensor| (tensor.name.as_str(), tensor.shape.as_slice())).collect();
     let names: HashSet<&str> = expected.iter().map(|(name, _)| name.as_str()).collect();
@@ -392,9 +397,12 @@ pub fn check_names(expected: &[(String, Vec<usize>)], found: &[NamedTensor], pat
         1 => "the only tensor that differs".to_string(),
         count => format!("the first of {count} tensors that differ"),
     };
-    let categories = shapes.get("fc.weight").and_then(|shape| shape.first());
+    let weight = format!("{last_layer}.weight");
+    let is_of_last_layer =
+        |name: &str| name.strip_prefix(last_layer).is_some_and(|rest| rest.starts_with('.'));
+    let categories = shapes.get(weight.as_str()).and_then(|shape| shape.first());
     let remedy = match categories {
-        Some(categories) if differences.iter().all(|(name, _)| name.starts_with("fc.")) => {
+        Some(categories) if differences.iter().all(|(name, _)| is_of_last_layer(name)) => {
             format!("the file has {categories} categories: give --categories {categories}")
         }
         _ => "give the --model (and --categories) that the file was saved from".to_string(),

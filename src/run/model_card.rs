@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::transform::Normalization;
+
 /// What a weight file says of itself, in its metadata: enough to predict with it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ModelCard {
@@ -20,6 +22,13 @@ pub struct ModelCard {
     pub mean: [f32; 3],
     /// Standard deviation of each channel that was divided by.
     pub std: [f32; 3],
+}
+
+impl ModelCard {
+    /// What pixel values become before the model sees them.
+    pub fn normalization(&self) -> Normalization {
+        Normalization { mean: self.mean, std: self.std }
+    }
 }
 
 /// How a network takes objects in.

@@ -89,6 +89,7 @@ pub struct Evaluator {
     loss: Slot,
     hits: Slot,
     probs: Slot,
+    logits: Slot,
     views: Views,
 }
 
@@ -111,10 +112,11 @@ impl Evaluator {
         Ok(Evaluator {
             plan,
             feed: Feed::new(session.plan(plan)),
-            width: slot(values::IMAGES)?.shape.dims()[2],
+            width: session.plan(plan).shape(values::IMAGES)?.dims()[2],
             loss: slot(values::LOSS)?,
             hits: slot(values::HITS)?,
             probs: slot(values::PROBS)?,
+            logits: slot(values::LOGITS)?,
             views: Views::One,
         })
     }
@@ -166,6 +168,15 @@ impl Evaluator {
         sums.loss /= sums.num_images as f64;
         sums.elapsed = start.elapsed();
         Ok(sums)
+    }
+
+    /// The scores of a batch, row by row.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if the device fails.
+    pub fn logits(&mut self, session: &mut Session, batch: &Batch) -> Result<Vec<f32>> {
+        self.run_view(session, batch, None)?;
+        Ok(session.read::<f32>(&self.logits)?.into_owned())
     }
 
     /// One forward pass. All inputs are written: a pass may have put something else where they lay.

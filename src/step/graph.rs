@@ -1,15 +1,20 @@
 //! The graphs of a run: one training step, and the forward pass of evaluation.
 
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+
 use crate::autodiff::differentiate;
 use crate::data::annotations::Capacity;
-use crate::error::Result;
+use crate::device::DeviceKind;
+use crate::error::{Error, Result};
 use crate::fuse::{Rewrite, fuse};
 use crate::graph::{Graph, Init, Phase, Role, ValueId};
-use crate::models::{Inputs, LAST_LAYER, Model, Objects};
+use crate::models::{Inputs, Network, Objects, is_of_layer};
 use crate::ops::{
     Accumulate, Adam, AdamConfig, AugmentFwd, Clear, ClipNorm, Ema, Mix, Mode, Rasterise, Sgd, SgdConfig,
     Targets, augment, cast, fill, rasterise, softmax_xent,
 };
+use crate::plan::{Program, plan};
 use crate::tensor::{DType, Shape};
 use crate::transform::{Normalization, SampleParams};
 
@@ -47,8 +52,8 @@ pub mod values {
     pub const LOSS: &str = "loss";
     /// Top-1 hits, top-5 hits and images counted.
     pub const HITS: &str = "loss.hits";
-    /// Class scores.
-    pub const LOGITS: &str = "fc";
+    /// Scores of the categories, in an evaluation graph.
+    pub const LOGITS: &str = "logits";
     /// Probabilities.
     pub const PROBS: &str = "loss.probs";
     /// Norm of all gradients, where they are clipped.
@@ -57,9 +62,13 @@ pub mod values {
 
 /// Prefix of the averaged weights' names.
 pub const EMA_PREFIX: &str = "ema.";
-/// Prefix of the optimiser state's names.
-pub const OPTIMISER_PREFIX: &str = "optimiser.";
-pub(crate) const ACCUMULATED_PREFIX: &str = "accumulated.";
+const OPTIMISER_PREFIX: &str = "optimiser.";
+const ACCUMULATED_PREFIX: &str = "accumulated.";
+
+/// Plans of a training program: the step, and the forward pass of evaluation.
+pub const TRAIN: usize = 0;
+/// See [`TRAIN`].
+pub const EVAL: usize = 1;
 
 /// The update rule with its constants.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -71,10 +80,10 @@ pub enum Optimiser {
 }
 
 /// Everything that decides the graph of a step.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct StepConfig {
-    /// The network.
-    pub model: Model,
+    /// What is trained.
+    pub network: Arc<dyn Network>,
     /// Images of one micro-batch.
     pub batch_size: usize,
     /// Height and width of the images.
@@ -91,7 +100,7 @@ pub struct StepConfig {
     pub grad_accum_steps: usize,
     /// Decay of the averaged weights.
     pub ema_decay: Option<f32>,
-    /// What is trained.
+    /// Which layers learn, and how fast.
     pub trained: Trained,
     /// Where the images come from.
     pub pixels: PixelSource,
@@ -103,13 +112,33 @@ pub struct StepConfig {
     pub mixes: bool,
     /// Run the fused graph; the textbook graph otherwise.
     pub fuse: bool,
+    /// Seed of the initial values and of random numbers within a step.
+    pub seed: u64,
+    /// Batches keep their memory through a step, so that [`super::Training::repeat`] runs the last one again without a copy;
+    /// for benchmarks.
+    pub keep_inputs: bool,
+}
+
+/// Heights and widths of images that networks are meant for.
+pub const IMAGE_SIZES: RangeInclusive<u32> = 8..=1024;
+
+/// Fails on a height and width of images that is not in [`IMAGE_SIZES`].
+///
+/// # Errors
+/// [`Error::Setting`] with the range.
+pub fn check_image_size(size: usize) -> Result<()> {
+    let (least, most) = (*IMAGE_SIZES.start() as usize, *IMAGE_SIZES.end() as usize);
+    if (least..=most).contains(&size) {
+        return Ok(());
+    }
+    Err(Error::setting("img_size", size, format!("must be from {least} to {most}")))
 }
 
 impl StepConfig {
-    /// Plain training of `model` in f32: SGD with momentum 0.9 and weight decay 1e-4, fused, and nothing more.
-    pub fn new(model: Model, batch_size: usize, image_size: usize) -> StepConfig {
+    /// Plain training of `network` in f32: SGD with momentum 0.9 and weight decay 1e-4, fused, and nothing more.
+    pub fn new(network: impl Network + 'static, batch_size: usize, image_size: usize) -> StepConfig {
         StepConfig {
-            model,
+            network: Arc::new(network),
             batch_size,
             image_size,
             float: DType::F32,
@@ -124,7 +153,18 @@ impl StepConfig {
             largest_annotation: Capacity { points: 1, objects: 1 },
             mixes: false,
             fuse: true,
+            seed: 0,
+            keep_inputs: false,
         }
+    }
+
+    fn is_of_last_layer(&self, name: &str) -> bool {
+        is_of_layer(name, self.network.last_layer())
+    }
+
+    /// Prefix of the weights that are evaluated and exported: the averaged ones where there are some.
+    pub fn evaluated_prefix(&self) -> &'static str {
+        if self.ema_decay.is_some() { EMA_PREFIX } else { "" }
     }
 }
 
@@ -146,21 +186,18 @@ pub enum PixelSource {
 }
 
 /// Which layers learn, and how fast.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub enum Trained {
     /// All at one rate.
     #[default]
     All,
-    /// The last at [`values::HYPER`], those before it at [`values::HYPER_BACKBONE`].
-    TwoRates,
+    /// The last layer at the step's rate, those before it at that rate times this factor.
+    TwoRates {
+        /// Factor of the learning rate before the last layer.
+        backbone_lr_scale: f64,
+    },
     /// The last alone; the batch norms before it keep their statistics.
     LastLayer,
-}
-
-impl Trained {
-    fn includes(self, name: &str) -> bool {
-        self != Trained::LastLayer || name.starts_with(LAST_LAYER)
-    }
 }
 
 /// The block of numbers that change from step to step: `[lr, 1-beta1^t, 1-beta2^t, 0]`, t counting updates from 1.
@@ -172,14 +209,29 @@ pub fn hyper_parameters(optimiser: &Optimiser, lr: f64, update: u64) -> [f32; 4]
     }
 }
 
+/// Plans the training and the evaluation graph of `config` into one arena on a kind of device.
+///
+/// # Errors
+/// [`Error::Graph`] if the images do not fit the network, [`Error::Usage`] if the device has no such precision.
+pub fn program(config: &StepConfig, device: DeviceKind) -> Result<Program> {
+    if config.float == DType::Bf16 && device == DeviceKind::Cpu {
+        return Err(Error::Usage("--precision bf16: the CPU computes in f32; take --precision f32".into()));
+    }
+    let train = training_graph(config)?;
+    let eval = evaluation_graph(config, config.evaluated_prefix())?;
+    plan(&[&train, &eval], device)
+}
+
 /// Forward, loss, backward and update of one batch.
 ///
 /// # Errors
 /// [`crate::Error::Graph`] if the images do not fit the model.
 pub fn training_graph(config: &StepConfig) -> Result<Graph> {
     let mut graph = Graph::new(config.float);
-    let loss = loss_graph(&mut graph, config, Mode::Train)?;
-    let learns = |id: &ValueId| config.trained.includes(&graph.value(*id).name);
+    let (loss, _) = loss_graph(&mut graph, config, Mode::Train)?;
+    let learns = |id: &ValueId| {
+        config.trained != Trained::LastLayer || config.is_of_last_layer(&graph.value(*id).name)
+    };
     let parameters: Vec<ValueId> = graph.parameters().filter(learns).collect();
     graph.set_phase(Phase::Backward);
     let share = 1.0 / config.grad_accum_steps as f32;
@@ -214,15 +266,14 @@ pub fn training_graph(config: &StepConfig) -> Result<Graph> {
 pub fn evaluation_graph(config: &StepConfig, prefix: &str) -> Result<Graph> {
     let mut graph = Graph::new(config.float);
     graph.set_persistent_prefix(prefix);
-    loss_graph(&mut graph, config, Mode::Eval)?;
-    for name in [values::LOGITS, values::PROBS] {
-        let id = graph.find(name).expect("the loss graph records logits and probabilities");
-        graph.keep(id);
-    }
+    let (_, logits) = loss_graph(&mut graph, config, Mode::Eval)?;
+    graph.keep_as(values::LOGITS, logits);
+    graph.keep(graph.find(values::PROBS).expect("the loss makes probabilities"));
     finish(graph, config)
 }
 
-fn loss_graph(graph: &mut Graph, config: &StepConfig, mode: Mode) -> Result<ValueId> {
+/// Records the loss and the scores that it is taken of.
+fn loss_graph(graph: &mut Graph, config: &StepConfig, mode: Mode) -> Result<(ValueId, ValueId)> {
     let inputs = inputs(graph, config, mode)?;
     let batch = [config.batch_size];
     let labels = graph.input(values::LABELS, batch, DType::I32);
@@ -231,12 +282,12 @@ fn loss_graph(graph: &mut Graph, config: &StepConfig, mode: Mode) -> Result<Valu
         weights: graph.input(values::WEIGHTS, batch, DType::F32),
     });
     let frozen = config.trained == Trained::LastLayer;
-    let logits = config.model.forward(graph, inputs, if frozen { Mode::Eval } else { mode })?;
+    let logits = config.network.forward(graph, inputs, if frozen { Mode::Eval } else { mode })?;
     let smoothing = if mode == Mode::Train { config.smoothing } else { 0.0 };
     let loss = softmax_xent(graph, values::LOSS, logits, Targets { labels, mix }, smoothing)?;
     graph.keep(loss.loss);
     graph.keep(loss.hits);
-    Ok(loss.loss)
+    Ok((loss.loss, logits))
 }
 
 /// What the network is applied to: images, and objects where it takes them in.
@@ -244,7 +295,7 @@ pub(crate) fn inputs(graph: &mut Graph, config: &StepConfig, mode: Mode) -> Resu
     let StepConfig { batch_size, image_size, float: dtype, .. } = *config;
     let image = [image_size, image_size, 3];
     let images_of = |count: usize| [&[count][..], &image].concat();
-    let paint = config.model.objects.and_then(Objects::paint);
+    let paint = config.network.objects().and_then(Objects::paint);
     let params = (config.pixels != PixelSource::Host || paint.is_some())
         .then(|| graph.input(values::PARAMS, [batch_size, SampleParams::NUM_ELEMS], DType::F32));
     let pixels = match config.pixels {
@@ -269,7 +320,7 @@ pub(crate) fn inputs(graph: &mut Graph, config: &StepConfig, mode: Mode) -> Resu
             if dtype == DType::Bf16 { cast(graph, "images.bf16", images, dtype)? } else { images }
         }
     };
-    let objects = match (config.model.objects, paint, params) {
+    let objects = match (config.network.objects(), paint, params) {
         (None, ..) => None,
         (Some(_), Some(paint), Some(params)) => {
             let Capacity { points, objects } = config.largest_annotation;
@@ -285,7 +336,12 @@ pub(crate) fn inputs(graph: &mut Graph, config: &StepConfig, mode: Mode) -> Resu
     Ok(Inputs { images, objects })
 }
 
-fn finish(graph: Graph, config: &StepConfig) -> Result<Graph> {
+fn finish(mut graph: Graph, config: &StepConfig) -> Result<Graph> {
+    if config.keep_inputs {
+        let inputs: Vec<ValueId> =
+            graph.value_ids().filter(|&id| graph.value(id).role == Role::Input).collect();
+        inputs.into_iter().for_each(|id| graph.keep(id));
+    }
     if config.fuse {
         return fuse(&graph, &Rewrite::ALL);
     }
@@ -293,14 +349,8 @@ fn finish(graph: Graph, config: &StepConfig) -> Result<Graph> {
     Ok(graph)
 }
 
-/// A state beside each value, called `<prefix><name>`, zero at first.
-fn states_beside(graph: &mut Graph, prefix: &str, ids: &[ValueId]) -> Vec<ValueId> {
-    ids.iter()
-        .map(|&id| {
-            let value = graph.value(id).clone();
-            graph.state(&format!("{prefix}{}", value.name), value.ty.shape, value.layout, Init::Constant(0.0))
-        })
-        .collect()
+fn zero(_: &str) -> Init {
+    Init::Constant(0.0)
 }
 
 /// Operands of a multi-tensor operation: the leading ones, then `columns` interleaved.
@@ -311,7 +361,7 @@ fn interleave(leading: &[ValueId], columns: &[&[ValueId]]) -> Vec<ValueId> {
 }
 
 fn accumulate(graph: &mut Graph, parameters: &[ValueId], gradients: &[ValueId]) -> Result<Vec<ValueId>> {
-    let sums = states_beside(graph, ACCUMULATED_PREFIX, parameters);
+    let sums = graph.companions(ACCUMULATED_PREFIX, parameters, Role::Accumulated, zero);
     let operands = interleave(&[], &[&sums, gradients]);
     graph.apply("accumulate", Accumulate::new(sums.len()), &operands)?;
     Ok(sums)
@@ -325,12 +375,12 @@ fn update(
     scale: ValueId,
 ) -> Result<()> {
     let hyper = graph.input(values::HYPER, [4], DType::F32);
-    if config.trained != Trained::TwoRates {
+    if !matches!(config.trained, Trained::TwoRates { .. }) {
         return update_group(graph, config, "", [hyper, scale], parameters, gradients);
     }
     let hyper_backbone = graph.input(values::HYPER_BACKBONE, [4], DType::F32);
     for (suffix, hyper, of_last) in [(".backbone", hyper_backbone, false), ("", hyper, true)] {
-        let is_member = |id: ValueId| graph.value(id).name.starts_with(LAST_LAYER) == of_last;
+        let is_member = |id: ValueId| config.is_of_last_layer(&graph.value(id).name) == of_last;
         let members = parameters.iter().zip(gradients).filter(|(parameter, _)| is_member(**parameter));
         let (parameters, gradients): (Vec<ValueId>, Vec<ValueId>) = members.unzip();
         update_group(graph, config, suffix, [hyper, scale], &parameters, &gradients)?;
@@ -347,15 +397,18 @@ fn update_group(
     parameters: &[ValueId],
     gradients: &[ValueId],
 ) -> Result<()> {
+    let mut state = |what: &str| {
+        graph.companions(&format!("{OPTIMISER_PREFIX}{what}."), parameters, Role::Optimiser, zero)
+    };
     match config.optimiser {
         Optimiser::Sgd(sgd) => {
-            let velocity = states_beside(graph, &format!("{OPTIMISER_PREFIX}velocity."), parameters);
+            let velocity = state("velocity");
             let operands = interleave(&leading, &[parameters, gradients, &velocity]);
             graph.apply(&format!("sgd{suffix}"), Sgd::new(sgd, parameters.len()), &operands)?;
         }
         Optimiser::Adam(adam) => {
-            let moment1 = states_beside(graph, &format!("{OPTIMISER_PREFIX}moment1."), parameters);
-            let moment2 = states_beside(graph, &format!("{OPTIMISER_PREFIX}moment2."), parameters);
+            let moment1 = state("moment1");
+            let moment2 = state("moment2");
             let operands = interleave(&leading, &[parameters, gradients, &moment1, &moment2]);
             graph.apply(&format!("adam{suffix}"), Adam::new(adam, parameters.len()), &operands)?;
         }
@@ -365,16 +418,9 @@ fn update_group(
 
 /// Averages parameters and running statistics, the model's whole state.
 fn average(graph: &mut Graph, decay: f32) -> Result<()> {
-    let model_state: Vec<ValueId> = graph
-        .value_ids()
-        .filter(|&id| {
-            let value = graph.value(id);
-            let bookkeeping =
-                [OPTIMISER_PREFIX, ACCUMULATED_PREFIX].iter().any(|p| value.name.starts_with(p));
-            value.role == Role::Parameter || (value.role == Role::State && !bookkeeping)
-        })
-        .collect();
-    let averages = states_beside(graph, EMA_PREFIX, &model_state);
-    graph.apply("ema", Ema::new(decay, averages.len()), &interleave(&[], &[&averages, &model_state]))?;
+    let model: Vec<ValueId> = graph.value_ids().filter(|&id| graph.value(id).role.is_model()).collect();
+    let copy = |name: &str| Init::CopyOf(name.to_string());
+    let averages = graph.companions(EMA_PREFIX, &model, Role::Average, copy);
+    graph.apply("ema", Ema::new(decay, averages.len()), &interleave(&[], &[&averages, &model]))?;
     Ok(())
 }

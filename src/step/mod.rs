@@ -1,13 +1,17 @@
 //! The graph of a training step, and what goes in and out of it: batches, weights, the error on a data set.
+//!
+//! [`Training`] is all of it in one: a network with its weights and its optimiser on a device.
 
 pub mod evaluate;
 pub mod feed;
 mod graph;
 pub mod pretrained;
+mod training;
 pub mod weights;
 
-pub(crate) use graph::{ACCUMULATED_PREFIX, inputs};
+pub(crate) use graph::inputs;
 pub use graph::{
-    EMA_PREFIX, OPTIMISER_PREFIX, Optimiser, PixelSource, StepConfig, Trained, evaluation_graph,
-    hyper_parameters, training_graph, values,
+    EMA_PREFIX, EVAL, IMAGE_SIZES, Optimiser, PixelSource, StepConfig, TRAIN, Trained, check_image_size,
+    evaluation_graph, hyper_parameters, program, training_graph, values,
 };
+pub use training::{BatchResult, Training};

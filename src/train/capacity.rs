@@ -2,13 +2,11 @@
 
 use super::config::TrainConfig;
 use super::source::Source;
-use super::trainer::{EVAL, TRAIN, program};
-use crate::device::{Device, DeviceKind, Slot};
+use crate::device::{Device, DeviceKind};
 use crate::error::{Error, Result};
-use crate::exec::Session;
+use crate::exec::{Session, Start};
 use crate::plan::Program;
-use crate::step::{PixelSource, StepConfig, values};
-use crate::tensor::Shape;
+use crate::step::{PixelSource, StepConfig, Training, program};
 
 /// What [`largest_batch`] finds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,7 +32,7 @@ pub enum LargestBatch {
 /// # Errors
 /// [`Error::Graph`] if the images do not fit the model.
 pub fn largest_batch(step: &StepConfig, memory_bytes: usize, device: DeviceKind) -> Result<LargestBatch> {
-    let peak = |batch_size| program(&StepConfig { batch_size, ..*step }, device).map(|p| p.peak_bytes);
+    let peak = |batch_size| program(&StepConfig { batch_size, ..step.clone() }, device).map(|p| p.peak_bytes);
     // The last stage of a small image has one pixel, and batch norm no variance from one alone.
     let least = if peak(1).is_ok() { 1 } else { 2 };
     let needed = peak(least)?;
@@ -52,36 +50,30 @@ pub fn largest_batch(step: &StepConfig, memory_bytes: usize, device: DeviceKind)
     Ok(LargestBatch::Fits { images: fits, peak_bytes: peak(fits)? })
 }
 
-/// A session for a run on `source`. A device that runs kernels holds the data set if there is room for it.
+/// The network of a run on `source`, in training. A device that runs kernels holds the data set if there is room for it.
 ///
 /// # Errors
 /// As [`open_session`].
-pub(super) fn open(config: &TrainConfig, source: &Source, device: Device) -> Result<(StepConfig, Session)> {
+pub(super) fn open(config: &TrainConfig, source: &Source, device: Device) -> Result<Training> {
     let mut step = config.step_config(source.facts())?;
     if device.kind() != DeviceKind::Cpu {
         step.pixels = pixel_source(&step, source, device)?;
     }
-    let mut session = open_session(&step, device)?;
-    if matches!(step.pixels, PixelSource::Resident { .. }) {
-        for (plan, name, pack) in
-            [(TRAIN, values::TRAIN_PIXELS, &source.train), (EVAL, values::VAL_PIXELS, &source.val)]
-        {
-            let pixels = session.plan(plan).slot(name)?;
-            let image = Shape::new(&pixels.shape.dims()[1..]);
-            for index in 0..pack.len() {
-                let offset_bytes = pixels.offset_bytes + index * image.num_elems();
-                session.write(&Slot { offset_bytes, shape: image, ..pixels }, pack.pixels(index))?;
-            }
-        }
+    let holds_pixels = matches!(step.pixels, PixelSource::Resident { .. });
+    let session = open_session(&step, device)?;
+    let mut training = Training::in_session(step, session)?;
+    training.set_annotations(source.annotations.clone());
+    if holds_pixels {
+        training.upload_pixels(&source.train, &source.val)?;
     }
-    Ok((step, session))
+    Ok(training)
 }
 
 /// Where a device that runs kernels takes the pixels from; says so on stderr.
 fn pixel_source(step: &StepConfig, source: &Source, device: Device) -> Result<PixelSource> {
     let resident = PixelSource::Resident { train: source.train.len(), val: source.val.len() };
     let pixels = format!("pixels: {} MiB", (source.train.num_bytes() + source.val.num_bytes()) >> 20);
-    let needed = program(&StepConfig { pixels: resident, ..*step }, device.kind())?.peak_bytes;
+    let needed = program(&StepConfig { pixels: resident, ..step.clone() }, device.kind())?.peak_bytes;
     if holds(needed, device.free_bytes()?) {
         eprintln!("{pixels} in the device's memory");
         return Ok(resident);
@@ -102,7 +94,7 @@ fn holds(needed_bytes: usize, free_bytes: Option<usize>) -> bool {
 /// As [`program`] and [`Session::open`]. [`Error::DoesNotFit`] names the largest batch that would fit, where the device
 /// says how much memory is free.
 pub fn open_session(step: &StepConfig, device: Device) -> Result<Session> {
-    open_with(step, device.kind(), |program| Session::open(program, device))
+    open_with(step, device.kind(), |program| Session::open(program, device, Start::Seed(step.seed)))
 }
 
 fn open_with(
@@ -185,7 +177,7 @@ mod tests {
 
     fn open(batch_size: usize, free_bytes: usize) -> Result<Session> {
         open_with(&step(batch_size), DeviceKind::Cuda, |program| {
-            Session::on(program, Box::new(SmallDevice { free_bytes }))
+            Session::on(program, Box::new(SmallDevice { free_bytes }), Start::Zeros)
         })
     }
 

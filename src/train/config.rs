@@ -2,6 +2,9 @@
 //! recipes, the defaults and the ranges.
 
 use std::path::PathBuf;
+use std::sync::Arc;
+
+use clap::builder::PossibleValuesParser;
 
 use super::recipe::Recipe;
 use super::schedule::{Decay, Schedule, Shape};
@@ -11,10 +14,11 @@ use crate::batch::{Augment, batches_per_epoch};
 use crate::data::annotations::Capacity;
 use crate::device::DeviceChoice;
 use crate::error::{Error, Result};
-use crate::models::{self, Form, Model, Objects, ObjectsKind};
+use crate::models::{self, Form, Model, Objects, ObjectsKind, Options};
 use crate::named::named;
 use crate::ops::{AdamConfig, SgdConfig};
-use crate::step::{Optimiser, PixelSource, StepConfig, Trained};
+use crate::run::model_card::ModelCard;
+use crate::step::{IMAGE_SIZES, Optimiser, PixelSource, StepConfig, Trained};
 use crate::tensor::DType;
 use crate::transform::Normalization;
 
@@ -40,11 +44,11 @@ settings! {
 
         ["Model"]
         /// Network.
-        model: String = "resnet18".into() => flag("NAME").value_parser(models::NAMES);
+        model: String = "resnet18".into() => flag("NAME").value_parser(PossibleValuesParser::new(models::names()));
         /// Form of the blocks: He 2015, torchvision, pre-activation.
         form: Form = Form::V1_5 => flag("FORM");
         /// Height and width of the images in pixels.
-        img_size: usize = 128, scenes 32, range 8..=1024 => flag("PIXELS").alias("train-crop-size");
+        img_size: usize = 128, scenes 32, range IMAGE_SIZES => flag("PIXELS").alias("train-crop-size");
         /// Take in where objects are: a second head for masks, a presence vector, or codes beside the image.
         #[serde(with = "none_or")]
         objects: Option<ObjectsKind> = None => flag("WAY");
@@ -221,6 +225,23 @@ impl TrainConfig {
         over(defaults)
     }
 
+    /// The settings that prepare images as the model of `card` expects them.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if the card names a form, or a way to take objects in, that is unknown.
+    pub fn of_model(card: &ModelCard, batch_size: usize) -> Result<TrainConfig> {
+        Ok(TrainConfig {
+            model: card.model.clone(),
+            form: card.form.parse()?,
+            objects: card.objects.as_ref().map(|objects| objects.kind.parse()).transpose()?,
+            img_size: card.img_size,
+            mean: card.mean,
+            std: card.std,
+            batch_size,
+            ..TrainConfig::defaults(None)
+        })
+    }
+
     /// What pixel values become.
     pub fn normalization(&self) -> Normalization {
         Normalization { mean: self.mean, std: self.std }
@@ -233,7 +254,8 @@ impl TrainConfig {
     pub fn model(&self, facts: impl Into<DataFacts>) -> Result<Model> {
         let facts = facts.into();
         let objects = self.objects.map(|kind| Objects { kind, num_classes: facts.num_object_classes });
-        Ok(Model { objects, ..Model::parse(&self.model, self.form, facts.num_classes)? })
+        let options = Options { num_classes: facts.num_classes, form: self.form, objects };
+        Model::new(&self.model, options)
     }
 
     /// What the training graph is made from.
@@ -243,7 +265,7 @@ impl TrainConfig {
     pub fn step_config(&self, facts: impl Into<DataFacts>) -> Result<StepConfig> {
         let facts = facts.into();
         Ok(StepConfig {
-            model: self.model(facts)?,
+            network: Arc::new(self.model(facts)?),
             batch_size: self.batch_size,
             image_size: self.img_size,
             float: self.precision.into(),
@@ -255,13 +277,15 @@ impl TrainConfig {
             trained: match (self.freeze, self.backbone_lr_scale) {
                 (true, _) => Trained::LastLayer,
                 (false, 1.0) => Trained::All,
-                (false, _) => Trained::TwoRates,
+                (false, backbone_lr_scale) => Trained::TwoRates { backbone_lr_scale },
             },
             pixels: PixelSource::Host,
             normalization: self.normalization(),
             largest_annotation: facts.largest_annotation,
             mixes: self.augment.mixes(),
             fuse: self.fuse,
+            seed: self.seed,
+            keep_inputs: false,
         })
     }
 

@@ -2,6 +2,7 @@
 
 pub mod capacity;
 pub mod config;
+mod log;
 pub mod predictions;
 mod progress;
 pub mod recipe;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::config::{DataFacts, TrainConfig};
-use crate::data::annotations::{Annotations, Capacity};
+use crate::data::annotations::{Annotations, Capacity, SplitAnnotations};
 use crate::data::pack::{self, Pack};
 use crate::data::scenes::{self, SceneOptions};
 use crate::data::{self, Dataset, OpenOptions, Split};
@@ -27,15 +27,6 @@ pub struct Source {
     pub val: Arc<Pack>,
     /// The objects in them, where the run takes objects in.
     pub annotations: Option<SplitAnnotations>,
-}
-
-/// The objects of both splits.
-#[derive(Debug, Clone)]
-pub struct SplitAnnotations {
-    /// Those of the training images.
-    pub train: Arc<Annotations>,
-    /// Those of the validation images.
-    pub val: Arc<Annotations>,
 }
 
 impl Source {

@@ -1,41 +1,31 @@
 //! The training loop: batches in, updates, evaluation, checkpoints, and every way a run can stop.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::capacity;
 use super::config::TrainConfig;
-use super::progress::Progress;
+use super::log::RunLog;
 use super::schedule::Schedule;
 use super::signal::Signals;
 use super::source::Source;
-use super::summary;
+use super::summary::Standing;
 use crate::batch::{Augment, Deliver, Loader, LoaderOptions, batches_per_epoch};
-use crate::device::{Device, DeviceKind, Slot};
+use crate::device::{Device, DeviceKind};
 use crate::error::{Error, Result};
 use crate::exec::Session;
+use crate::graph::Role;
 use crate::infer::model_file::ModelFile;
-use crate::plan::plan;
-use crate::run::metrics::{Epoch, Eval, Event, MetricsLog, Run, Step};
+use crate::models::Model;
+use crate::run::metrics::{Epoch, Eval, Run, Step};
 use crate::run::model_card::{ModelCard, ObjectsCard};
-use crate::run::run_dir::{Env, RunDir};
+use crate::run::run_dir::RunDir;
 use crate::run::state::{self, Best, EpochSums, FORMAT, TrainState};
-use crate::run::tensorboard::EventFile;
-use crate::step::evaluate::{Evaluation, Evaluator};
-use crate::step::feed::Feed;
-use crate::step::pretrained;
-use crate::step::weights;
-use crate::step::{
-    EMA_PREFIX, Optimiser, PixelSource, StepConfig, evaluation_graph, hyper_parameters, training_graph,
-    values,
-};
-use crate::tensor::DType;
+use crate::step::evaluate::Evaluation;
+use crate::step::{PixelSource, Training, pretrained};
 
 /// Batches prepared ahead.
 const PREFETCH: usize = 4;
-/// The plans of a training session.
-pub(super) const TRAIN: usize = 0;
-pub(super) const EVAL: usize = 1;
 
 /// How a run ended.
 #[derive(Debug, Clone)]
@@ -51,80 +41,39 @@ pub struct Outcome {
 /// A run in progress.
 pub struct Trainer {
     config: TrainConfig,
-    dir: RunDir,
-    env: Env,
     source: Source,
-    session: Session,
-    io: TrainIo,
-    evaluator: Evaluator,
-    optimiser: Optimiser,
-    pixels: PixelSource,
+    training: Training,
     schedule: Schedule,
     steps_per_epoch: u64,
     total_steps: u64,
     state: TrainState,
-    metrics: MetricsLog,
-    events: EventFile,
-    progress: Progress,
+    log: RunLog,
     signals: Signals,
     last_eval: Option<Evaluation>,
 }
 
-/// The values of the training graph that the host touches.
-#[derive(Debug)]
-struct TrainIo {
-    feed: Feed,
-    hyper: Slot,
-    hyper_backbone: Option<Slot>,
-    loss: Slot,
-    hits: Slot,
-    grad_norm: Option<Slot>,
-}
-
-/// What a batch leaves in the notes of the session: the values called [`values::LOSS`] and [`values::HITS`].
-#[repr(C)]
-#[derive(Debug, Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct BatchNote {
-    loss: f32,
-    hits: [i32; 3],
-}
-
-/// Sums since the last line of the log. Steps whose notes are not read yet are not in `loss`.
+/// Sums since the last line of the log. Steps whose results are not read yet are not in `loss`.
 #[derive(Debug, Clone, Copy)]
 struct Interval {
     start: Instant,
     steps: u64,
     loss: f64,
-    data_wait_seconds: f64,
-    copy_seconds: f64,
+    data_wait: Duration,
+    copy_time: Duration,
     /// As far as the device tells.
-    busy_seconds: Option<f64>,
+    busy_time: Option<Duration>,
 }
 
 impl Interval {
     fn begin() -> Interval {
-        Interval {
-            start: Instant::now(),
-            steps: 0,
-            loss: 0.0,
-            data_wait_seconds: 0.0,
-            copy_seconds: 0.0,
-            busy_seconds: None,
-        }
+        let (data_wait, copy_time) = (Duration::ZERO, Duration::ZERO);
+        Interval { start: Instant::now(), steps: 0, loss: 0.0, data_wait, copy_time, busy_time: None }
     }
-}
 
-/// Plans the training and evaluation graphs of a run into one arena on a kind of device.
-///
-/// # Errors
-/// [`Error::Graph`] if the images do not fit the model, [`Error::Usage`] if the device has no such precision.
-pub fn program(step: &StepConfig, device: DeviceKind) -> Result<crate::plan::Program> {
-    if step.float == DType::Bf16 && device == DeviceKind::Cpu {
-        return Err(Error::Usage("--precision bf16: the CPU computes in f32; take --precision f32".into()));
+    /// Milliseconds a step.
+    fn ms_of(&self, time: Duration) -> f64 {
+        1e3 * time.as_secs_f64() / self.steps as f64
     }
-    let train = training_graph(step)?;
-    let eval = evaluation_graph(step, if step.ema_decay.is_some() { EMA_PREFIX } else { "" })?;
-    plan(&[&train, &eval], device)
 }
 
 impl Trainer {
@@ -137,105 +86,80 @@ impl Trainer {
         let source = Source::open(&config)?;
         let (steps_per_epoch, total_steps) = config.steps(source.train.len())?;
         config.schedule(steps_per_epoch, total_steps)?;
-        let (step, mut session) = capacity::open(&config, &source, device)?;
-        let model = step.model.name();
-        weights::initialise(&mut session, config.seed)?;
+        let model = config.model(source.facts())?;
+        let mut training = capacity::open(&config, &source, device)?;
         if let Some(path) = &config.pretrained {
-            pretrained::load(&mut session, &step.model, path)?;
+            pretrained::load(training.session_mut(), &model, model.options().form, path)?;
         }
-        let name = config.experiment.clone().unwrap_or_else(|| format!("{model}-{}", config.img_size));
+        let name =
+            config.experiment.clone().unwrap_or_else(|| format!("{}-{}", model.title(), config.img_size));
         let dir = RunDir::create(&config.output, &name)?;
         dir.write_config(&config)?;
-        let state = first_state(model, config.seed);
-        Trainer::assemble(config, dir, source, session, step, state)
+        let state = first_state(&model, config.seed);
+        Trainer::assemble(config, dir, source, training, state)
     }
 
-    /// Goes on with the run in `dir`, whose settings are `config`, from its last checkpoint.
+    /// Resumes the run in `dir`, whose settings are `config`, from its last checkpoint.
     ///
     /// # Errors
     /// [`Error::Checkpoint`] if the checkpoint is damaged or of another model, and as [`Trainer::start`].
     pub fn resume(dir: RunDir, config: TrainConfig, device: Device) -> Result<Trainer> {
         config.validate()?;
         let source = Source::open(&config)?;
-        let (step, mut session) = capacity::open(&config, &source, device)?;
-        weights::initialise(&mut session, config.seed)?;
+        let model = config.model(source.facts())?;
+        let mut training = capacity::open(&config, &source, device)?;
         let path = dir.last_state();
         let state = if path.exists() {
             let (state, tensors) = state::load(&path)?;
-            weights::load_state(&mut session, &tensors, &path)?;
+            training.restore(&tensors, state.step, &path)?;
             state
         } else {
             // The run ended before its first checkpoint.
-            first_state(step.model.name(), config.seed)
+            first_state(&model, config.seed)
         };
-        Trainer::assemble(config, dir, source, session, step, state)
+        Trainer::assemble(config, dir, source, training, state)
     }
 
     fn assemble(
         config: TrainConfig,
         dir: RunDir,
         source: Source,
-        session: Session,
-        step: StepConfig,
+        training: Training,
         state: TrainState,
     ) -> Result<Trainer> {
         let (steps_per_epoch, total_steps) = config.steps(source.train.len())?;
         let schedule = config.schedule(steps_per_epoch, total_steps)?;
-        let slot = |name| session.plan(TRAIN).slot(name);
-        let io = TrainIo {
-            feed: Feed::new(session.plan(TRAIN)),
-            hyper: slot(values::HYPER)?,
-            hyper_backbone: slot(values::HYPER_BACKBONE).ok(),
-            loss: slot(values::LOSS)?,
-            hits: slot(values::HITS)?,
-            grad_norm: slot(values::GRAD_NORM).ok(),
-        };
-        let evaluator = Evaluator::new(&session, EVAL)?;
-        let device = match session.device() {
+        let device = match training.session().device() {
             DeviceKind::Cpu => format!("cpu ({} threads)", rayon::current_num_threads()),
             DeviceKind::Cuda => format!("cuda ({})", config.device),
             DeviceKind::Simt => "simt".into(),
         };
-        // The log's lock comes first: whoever does not get it must leave the folder as it is.
-        let mut metrics = MetricsLog::open(&dir.metrics())?;
-        let env = Env::of_this_process(&*device);
-        dir.write_env(&env)?;
-        let parameters =
-            session.program().persistent_bytes_where(|v| v.role == crate::graph::Role::Parameter);
-        metrics.append(&Run {
+        let parameter_bytes =
+            training.session().program().persistent_bytes_where(|value| value.role == Role::Parameter);
+        let run = Run {
             step: state.step,
             model: state.model.clone(),
             data: source.format.clone(),
             device,
-            parameters: (parameters / size_of::<f32>()) as u64,
+            parameters: (parameter_bytes / size_of::<f32>()) as u64,
             train_images: source.train.len() as u64,
             val_images: source.val.len() as u64,
             img_size: config.img_size as u64,
             batch_size: config.batch_size as u64,
             epochs: config.epochs,
             seed: config.seed,
-        })?;
-        let events = EventFile::create(dir.path(), state.step)?;
-        let progress = Progress::new(state.step, total_steps);
+        };
+        let log = RunLog::open(dir, &run, total_steps)?;
         let signals = Signals::install()?;
-        let StepConfig { optimiser, pixels, .. } = step;
         Ok(Trainer {
             config,
-            dir,
-            env,
             source,
-            session,
-            io,
-            evaluator,
-            optimiser,
-            pixels,
+            training,
             schedule,
             steps_per_epoch,
             total_steps,
             state,
-            metrics,
-            events,
-            progress,
+            log,
             signals,
             last_eval: None,
         })
@@ -243,12 +167,12 @@ impl Trainer {
 
     /// The run's folder.
     pub fn dir(&self) -> &RunDir {
-        &self.dir
+        self.log.dir()
     }
 
     /// The session, to look at its program and memory.
     pub fn session(&self) -> &Session {
-        &self.session
+        self.training.session()
     }
 
     /// Trains to the end.
@@ -271,11 +195,11 @@ impl Trainer {
         loop {
             if self.epoch_is_complete() {
                 self.skip_rest_of_epoch(&mut loader)?;
-                self.read_notes(&mut interval)?;
+                self.read_results(&mut interval)?;
                 let paused = Instant::now();
                 self.end_epoch()?;
                 // An evaluation is no part of a step.
-                self.session.take_busy_time()?;
+                self.training.take_busy_time()?;
                 interval.start += paused.elapsed();
             }
             if self.state.step == self.total_steps {
@@ -283,17 +207,17 @@ impl Trainer {
             }
             self.step(&mut loader, &mut interval)?;
             if self.state.step.is_multiple_of(self.config.log_interval) {
-                self.read_notes(&mut interval)?;
+                self.read_results(&mut interval)?;
                 self.log_interval(&interval)?;
                 interval = Interval::begin();
             }
             if let Some(signal) = self.signals.received() {
-                self.read_notes(&mut interval)?;
+                self.read_results(&mut interval)?;
                 return self.interrupted(signal);
             }
             let recovery = self.config.recovery_interval;
             if recovery > 0 && self.state.step.is_multiple_of(recovery) {
-                self.read_notes(&mut interval)?;
+                self.read_results(&mut interval)?;
                 let paused = Instant::now();
                 self.save()?;
                 interval.start += paused.elapsed();
@@ -311,8 +235,8 @@ impl Trainer {
     fn interrupted(&mut self, signal: i32) -> Result<()> {
         self.save()?;
         let step = self.state.step;
-        let message = format!("stopped at step {step}; go on with --resume {}", self.dir.path().display());
-        self.note("interrupted", &message)?;
+        let message = format!("stopped at step {step}; resume with --resume {}", self.dir().path().display());
+        self.log.event(step, "interrupted", &message)?;
         self.write_report("stopped by a signal", None)?;
         Err(Error::Interrupted { signal })
     }
@@ -322,7 +246,7 @@ impl Trainer {
         let options = self.loader_options(*self.config.augment);
         let batches = self.batches_per_epoch()?;
         let (epoch, batch) = if self.config.steps_per_epoch.is_some() {
-            // Epochs of so many steps cut one stream of passes over the images, and not at their ends.
+            // Epochs of a given number of steps cut the stream of passes over the images anywhere.
             let position = self.state.step * self.config.grad_accum_steps as u64;
             (position / batches, position % batches)
         } else if self.epoch_is_complete() {
@@ -336,7 +260,7 @@ impl Trainer {
     }
 
     fn loader_options(&self, augment: Augment) -> LoaderOptions {
-        let deliver = match self.pixels {
+        let deliver = match self.training.config().pixels {
             PixelSource::Host => Deliver::Images,
             PixelSource::Batch => Deliver::Pixels,
             PixelSource::Resident { .. } => Deliver::Indices,
@@ -348,61 +272,45 @@ impl Trainer {
         Ok(batches_per_epoch(self.source.train.len(), self.config.batch_size)? as u64)
     }
 
-    /// One update from `grad_accum_steps` batches. Nothing here waits for a GPU; losses and hits are noted.
+    /// One update from `grad_accum_steps` batches. Nothing here waits for a GPU.
     fn step(&mut self, loader: &mut Loader, interval: &mut Interval) -> Result<()> {
         let start = Instant::now();
         let waited = loader.wait_time();
+        let lr = self.schedule.lr(self.state.step);
         for _ in 0..self.config.grad_accum_steps {
             let batch = loader.next()?.ok_or_else(|| Error::Usage("the training data ended early".into()))?;
-            let annotations = self.source.annotations.as_ref().map(|annotations| &*annotations.train);
-            let copying = Instant::now();
-            self.io.feed.write(&mut self.session, &batch, annotations)?;
-            interval.copy_seconds += copying.elapsed().as_secs_f64();
+            self.training.step(&batch, lr)?;
             loader.recycle(batch);
-            self.session.run_micro_batch(TRAIN)?;
-            self.session.note(&self.io.loss)?;
-            self.session.note(&self.io.hits)?;
             self.state.batch_in_epoch += 1;
         }
-        let (lr, update) = (self.schedule.lr(self.state.step), self.state.step + 1);
-        self.session.write(&self.io.hyper, &hyper_parameters(&self.optimiser, lr, update))?;
-        if let Some(slot) = &self.io.hyper_backbone {
-            let lr = lr * self.config.backbone_lr_scale;
-            self.session.write(slot, &hyper_parameters(&self.optimiser, lr, update))?;
-        }
-        self.session.run_update(TRAIN)?;
-
         let images = (self.config.batch_size * self.config.grad_accum_steps) as u64;
-        let (seconds, wait) = (start.elapsed().as_secs_f64(), (loader.wait_time() - waited).as_secs_f64());
+        let (seconds, wait) = (start.elapsed().as_secs_f64(), loader.wait_time() - waited);
         self.state.step += 1;
         self.state.samples += images;
         self.state.train_seconds += seconds;
         let partial = &mut self.state.partial;
         partial.samples += images;
         partial.train_seconds += seconds;
-        partial.data_wait_seconds += wait;
+        partial.data_wait_seconds += wait.as_secs_f64();
         interval.steps += 1;
-        interval.data_wait_seconds += wait;
-        self.progress.step(self.state.step);
+        interval.data_wait += wait;
+        self.log.step(self.state.step);
         Ok(())
     }
 
     /// Waits for the steps so far and adds their losses and hits to the sums, which must be whole before anything is
     /// logged or saved.
-    fn read_notes(&mut self, interval: &mut Interval) -> Result<()> {
+    fn read_results(&mut self, interval: &mut Interval) -> Result<()> {
         let start = Instant::now();
         let accum = self.config.grad_accum_steps;
         let images = (self.config.batch_size * accum) as f64;
         let (partial, done) = (&mut self.state.partial, self.state.step);
-        let bad = self.session.take_notes(|notes| {
-            let update_bytes = accum * size_of::<BatchNote>();
-            let first = done - (notes.len() / update_bytes) as u64;
-            for (step, notes) in (first..).zip(notes.chunks_exact(update_bytes)) {
+        let bad = self.training.take_results(|results| {
+            for step in done - (results.len() / accum) as u64..done {
                 let mut loss = 0.0;
-                for note in notes.chunks_exact(size_of::<BatchNote>()) {
-                    let note: BatchNote = bytemuck::pod_read_unaligned(note);
-                    loss += f64::from(note.loss) / accum as f64;
-                    partial.correct1 += note.hits[0] as u64;
+                for result in results.take(accum) {
+                    loss += f64::from(result.loss) / accum as f64;
+                    partial.correct1 += result.correct1 as u64;
                 }
                 if !loss.is_finite() {
                     return Some((step, loss));
@@ -412,54 +320,47 @@ impl Trainer {
             }
             None
         })?;
-        if let Some(busy) = self.session.take_busy_time()? {
-            *interval.busy_seconds.get_or_insert(0.0) += busy.as_secs_f64();
+        interval.copy_time += self.training.take_copy_time();
+        if let Some(busy) = self.training.take_busy_time()? {
+            *interval.busy_time.get_or_insert_default() += busy;
         }
         let seconds = start.elapsed().as_secs_f64();
         self.state.train_seconds += seconds;
         self.state.partial.train_seconds += seconds;
-        bad.map_or(Ok(()), |(step, loss)| self.diverged(step, format!("the loss is {loss}")))
+        match bad {
+            Some((step, loss)) => self.diverged(step, format!("the loss is {loss}")),
+            None => Ok(()),
+        }
     }
 
-    /// Ends the run because of `what` became of it after `step` updates.
+    /// Ends the run, which after `step` updates is in the state that `what` describes.
     fn diverged(&mut self, step: u64, what: String) -> Result<()> {
         let message = format!(
             "{what}; the last good checkpoint is {}. Lower --lr, lengthen the warm-up, or set --clip-grad",
-            self.dir.last_state().display()
+            self.dir().last_state().display()
         );
-        self.note("diverged", &message)?;
+        self.log.event(self.state.step, "diverged", &message)?;
         self.write_report("diverged", None)?;
         Err(Error::Diverged { step, message })
     }
 
     fn log_interval(&mut self, interval: &Interval) -> Result<()> {
-        let seconds = interval.start.elapsed().as_secs_f64();
-        let steps = interval.steps as f64;
-        let images = steps * (self.config.batch_size * self.config.grad_accum_steps) as f64;
-        let grad_norm = match self.io.grad_norm {
-            Some(slot) => Some(f64::from(self.session.read::<f32>(&slot)?[0])),
-            None => None,
-        };
-        let line = Step {
+        let elapsed = interval.start.elapsed();
+        let images = interval.steps * (self.config.batch_size * self.config.grad_accum_steps) as u64;
+        self.log.interval(&Step {
             epoch: self.state.epoch,
             step: self.state.step,
             samples: self.state.samples,
-            loss: interval.loss / steps,
+            loss: interval.loss / interval.steps as f64,
             lr: self.schedule.lr(self.state.step - 1),
-            grad_norm,
-            img_s: images / seconds,
-            step_ms: 1e3 * seconds / steps,
-            data_wait_ms: 1e3 * interval.data_wait_seconds / steps,
-            h2d_ms: interval.busy_seconds.map(|_| 1e3 * interval.copy_seconds / steps),
-            gpu_ms: interval.busy_seconds.map(|busy| 1e3 * busy / steps),
-            mem_mib: self.session.arena_bytes() as f64 / (1024.0 * 1024.0),
-        };
-        self.metrics.append(&line)?;
-        let scalars =
-            [("train/loss", line.loss), ("train/lr", line.lr), ("train/images_per_second", line.img_s)];
-        self.events.scalars(line.step, &scalars)?;
-        self.progress.interval(&line, self.total_steps);
-        Ok(())
+            grad_norm: self.training.grad_norm()?.map(f64::from),
+            img_s: images as f64 / elapsed.as_secs_f64(),
+            step_ms: interval.ms_of(elapsed),
+            data_wait_ms: interval.ms_of(interval.data_wait),
+            h2d_ms: interval.busy_time.map(|_| interval.ms_of(interval.copy_time)),
+            gpu_ms: interval.busy_time.map(|busy| interval.ms_of(busy)),
+            mem_mib: self.session().arena_bytes() as f64 / (1024.0 * 1024.0),
+        })
     }
 
     /// Drops the batches that are too few for another update, so that every pass over the images starts at its own first
@@ -482,9 +383,7 @@ impl Trainer {
         self.check_weights()?;
         let options = self.loader_options(Augment::NONE);
         let signals = &self.signals;
-        let annotations = self.source.annotations.as_ref().map(|annotations| &*annotations.val);
-        let images = (&self.source.val, annotations);
-        let evaluation = self.evaluator.run(&mut self.session, images, &options, || signals.received());
+        let evaluation = self.training.evaluate(&self.source.val, &options, || signals.received());
         let evaluation = match evaluation {
             Err(Error::Interrupted { signal }) => return self.interrupted(signal),
             other => other?,
@@ -505,7 +404,7 @@ impl Trainer {
         self.last_eval = Some(evaluation);
         // The state comes last: a run killed before it evaluates once more and writes the same files again.
         if best {
-            self.export(&self.dir.best_weights())?;
+            self.model_file()?.write(&self.dir().best_weights())?;
         }
         if self.state.step == self.total_steps {
             self.write_report("finished", Some(&self.model_file()?))?;
@@ -549,40 +448,27 @@ impl Trainer {
             ema: self.config.model_ema_decay.is_some(),
             seconds: evaluation.elapsed.as_secs_f64(),
         };
-        self.metrics.append(&eval.with_correct(evaluation.correct1, evaluation.correct5))?;
-        self.metrics.append(row)?;
-        let scalars = [
-            ("val/loss", row.eval_loss),
-            ("val/top1_error", row.eval_err1),
-            ("val/top5_error", row.eval_err5),
-            ("train/top1_error", row.train_err1),
-        ];
-        self.events.scalars(row.step, &scalars)?;
-        self.progress.epoch(row, self.config.epochs);
-        self.dir.log(&summary::epoch_line(row, self.config.epochs))
+        let eval = eval.with_correct(evaluation.correct1, evaluation.correct5);
+        self.log.epoch(row, &eval, self.config.epochs)
     }
 
     /// Fails on weights that no checkpoint should hold: a finite loss may have had a gradient that is not.
     fn check_weights(&mut self) -> Result<()> {
-        let broken =
-            weights::first_not_finite(&self.session)?.map(|name| format!("`{name}` is not finite any more"));
-        broken.map_or(Ok(()), |what| self.diverged(self.state.step, what))
+        match self.training.first_not_finite()?.map(|name| format!("`{name}` is no longer finite")) {
+            Some(what) => self.diverged(self.state.step, what),
+            None => Ok(()),
+        }
     }
 
     /// Writes the weights for other programs and, when they are safe, the state a resumed run starts from.
     fn save(&mut self) -> Result<()> {
         self.check_weights()?;
-        self.export(&self.dir.last_weights())?;
-        state::save(&self.dir.last_state(), &self.state, &weights::state_tensors(&self.session)?)
-    }
-
-    fn export(&self, path: &std::path::Path) -> Result<()> {
-        self.model_file()?.write(path)
+        self.model_file()?.write(&self.dir().last_weights())?;
+        state::save(&self.dir().last_state(), &self.state, &self.training.state()?)
     }
 
     /// The weights as they are evaluated and exported.
     fn model_file(&self) -> Result<ModelFile> {
-        let prefix = if self.config.model_ema_decay.is_some() { EMA_PREFIX } else { "" };
         let card = ModelCard {
             model: self.config.model.clone(),
             form: self.config.form.to_string(),
@@ -594,28 +480,20 @@ impl Trainer {
             mean: self.config.mean,
             std: self.config.std,
         };
-        let tensors = weights::model_tensors(&self.session, prefix, self.state.step)?;
-        Ok(ModelFile::new(&self.dir.last_weights(), card, tensors))
-    }
-
-    fn note(&mut self, event: &str, message: &str) -> Result<()> {
-        self.dir.log(message)?;
-        let step = self.state.step;
-        self.metrics.append(&Event { step, event: event.into(), message: message.into() })
+        Ok(ModelFile::new(&self.dir().last_weights(), card, self.training.weights()?))
     }
 
     fn write_report(&self, status: &str, model: Option<&ModelFile>) -> Result<()> {
         let (history, evaluation) = (&self.state.history, self.last_eval.as_ref());
-        let standing = summary::Standing { history, evaluation, model, status };
-        summary::write(&self.dir, &self.env, &self.source, &standing)
+        self.log.report(&self.source, &Standing { history, evaluation, model, status })
     }
 
     fn finish(self) -> Result<Outcome> {
-        self.progress.finish();
+        let dir = self.log.finish();
         let none = || Error::Usage("the run has no epoch to report; its last step was done before".into());
         let last = self.state.history.last().cloned().ok_or_else(none)?;
         let best = self.state.best.ok_or_else(none)?;
-        Ok(Outcome { dir: self.dir, last, best })
+        Ok(Outcome { dir, last, best })
     }
 }
 
@@ -632,10 +510,10 @@ pub fn loader_options(config: &TrainConfig, augment: Augment) -> LoaderOptions {
     }
 }
 
-fn first_state(model: String, seed: u64) -> TrainState {
+fn first_state(model: &Model, seed: u64) -> TrainState {
     TrainState {
         format: FORMAT,
-        model,
+        model: model.title(),
         seed,
         step: 0,
         epoch: 0,

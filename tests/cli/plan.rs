@@ -2,8 +2,9 @@
 
 use residuum::device::{Device, DeviceKind};
 use residuum::models::Form;
+use residuum::step::program;
 use residuum::train::config::{OptimiserKind, TrainConfig};
-use residuum::train::trainer::{Trainer, program};
+use residuum::train::trainer::Trainer;
 use tempfile::TempDir;
 
 use crate::program::Program;

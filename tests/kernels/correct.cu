@@ -3,7 +3,6 @@
 #include "mma.cuh"
 
 struct ReduceArgs { const void* x; void* y; uint64_t num_elems; };
-KERNEL_ARGS(ReduceArgs, x, y, num_elems)
 
 // y[block] = sum of the elements of x that fall to the block, in f32.
 KERNEL(correct_reduce, ReduceArgs, 128) {
@@ -66,7 +65,6 @@ KERNEL(correct_syncwarp, ReduceArgs, 64) {
 }
 
 struct TransposeArgs { const void* x; void* y; uint32_t rows; uint32_t columns; };
-KERNEL_ARGS(TransposeArgs, x, y, rows, columns)
 
 // y = x transposed through a padded tile of shared memory, 32x8 threads for 32x32 elements.
 template <class T>
@@ -88,7 +86,6 @@ KERNEL(correct_transpose_f32, TransposeArgs, 256) { transpose<float>(args); }
 KERNEL(correct_transpose_bf16, TransposeArgs, 256) { transpose<bf16>(args); }
 
 struct ConvertArgs { const void* x; void* y; uint64_t num_elems; };
-KERNEL_ARGS(ConvertArgs, x, y, num_elems)
 
 KERNEL(correct_to_bf16, ConvertArgs, 128) {
     const float* x = static_cast<const float*>(args.x);

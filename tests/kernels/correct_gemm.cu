@@ -4,7 +4,6 @@
 
 // c = a b; a gemm_m x gemm_k, b gemm_k x gemm_n, all row-major.
 struct GemmArgs { const void* a; const void* b; void* c; uint32_t gemm_m; uint32_t gemm_n; uint32_t gemm_k; uint32_t unused; };
-KERNEL_ARGS(GemmArgs, a, b, c, gemm_m, gemm_n, gemm_k, unused)
 
 // 64x64 tile of c a block, 256 threads of 4x4 elements, 16 of gemm_k a stage.
 KERNEL(correct_gemm_f32, GemmArgs, 256) {
@@ -82,7 +81,6 @@ KERNEL(correct_gemm_mma, GemmArgs, 32) {
 }
 
 struct LdmatrixArgs { const void* x; void* y; };
-KERNEL_ARGS(LdmatrixArgs, x, y)
 
 // y[variant][lane][register]: what each form of ldmatrix gives for the 32x8 elements of x; variants x4, x4 transposed,
 // x2, x2 transposed.

@@ -2,7 +2,6 @@
 #include "mma.cuh"
 
 struct PlantedArgs { const void* x; void* y; uint64_t num_elems; };
-KERNEL_ARGS(PlantedArgs, x, y, num_elems)
 
 // Reverses a block's elements through shared memory without the barrier that belongs between.
 KERNEL(planted_missing_barrier, PlantedArgs, 64) {

@@ -13,11 +13,11 @@ use residuum::device::Slot;
 use residuum::exec::Session;
 use residuum::graph::Role;
 use residuum::infer::model_file::ModelFile;
-use residuum::models::{Form, Model};
+use residuum::models::{Form, Model, Options};
 use residuum::plan::{Persistent, plan};
 use residuum::run::checkpoint::{self, NamedTensor};
 use residuum::run::model_card::ModelCard;
-use residuum::step::weights::{load_model, model_tensors};
+use residuum::step::weights::{Weights, load_model, model_tensors};
 use residuum::step::{StepConfig, evaluation_graph, hyper_parameters, training_graph, values};
 use residuum::tensor::{Layout, Tensor};
 
@@ -29,14 +29,24 @@ const SAMPLES: usize = 512;
 const LR: f64 = 0.05;
 
 fn step_config(name: &str, form: Form, batch_size: usize, fuse: bool) -> StepConfig {
-    StepConfig { fuse, ..StepConfig::new(Model::parse(name, form, CLASSES).unwrap(), batch_size, SIZE) }
+    StepConfig { fuse, ..StepConfig::new(model(name, form, CLASSES), batch_size, SIZE) }
+}
+
+fn model(name: &str, form: Form, num_classes: usize) -> Model {
+    Model::new(name, Options { form, ..Options::new(num_classes) }).unwrap()
 }
 
 /// A session of one graph, with the weights of the formula.
 fn session(name: &str, graph: &residuum::graph::Graph) -> Session {
     let mut session = Session::new(plan(&[graph], residuum::device::DeviceKind::Cpu).unwrap()).unwrap();
+    write_formula(name, &mut session);
+    session
+}
+
+/// Sets the weights of the network called `name` to those of the formula.
+fn write_formula(name: &str, session: &mut Session) {
     let last_norm = if name == "resnet18" || name == "resnet34" { "bn2" } else { "bn3" };
-    let tensors: Vec<NamedTensor> = model_tensors(&session, "", 0)
+    let tensors: Vec<NamedTensor> = model_tensors(session, Weights::Trained, 0)
         .unwrap()
         .into_iter()
         .filter(|tensor| tensor.as_f32().is_some())
@@ -45,8 +55,7 @@ fn session(name: &str, graph: &residuum::graph::Graph) -> Session {
             NamedTensor::f32(tensor.name, &tensor.shape, values)
         })
         .collect();
-    load_model(&mut session, "", &tensors, Path::new("formula")).unwrap();
-    session
+    load_model(session, "fc", &tensors, Path::new("formula")).unwrap();
 }
 
 /// The network `name` in this form with the weights of the formula, as a file would hold it.
@@ -60,10 +69,9 @@ fn formula_model(name: &str, form: &str, classes: usize, img_size: usize) -> Mod
         mean: [0.5, 0.25, 0.125],
         std: [0.25, 0.5, 1.0],
     };
-    let config = StepConfig { image_size: img_size, ..step_config(name, form.parse().unwrap(), 1, true) };
-    let model = Model { num_classes: classes, ..config.model };
-    let graph = evaluation_graph(&StepConfig { model, ..config }, "").unwrap();
-    let tensors = model_tensors(&session(name, &graph), "", 3).unwrap();
+    let config = StepConfig::new(model(name, form.parse().unwrap(), classes), 1, img_size);
+    let graph = evaluation_graph(&config, "").unwrap();
+    let tensors = model_tensors(&session(name, &graph), Weights::Trained, 3).unwrap();
     ModelFile::new(Path::new("formula"), card, tensors)
 }
 

@@ -4,7 +4,7 @@ use half::bf16;
 use residuum::device::DeviceKind;
 use residuum::device::cpu::Element;
 use residuum::device::simt::{Checks, SimtDevice};
-use residuum::exec::Session;
+use residuum::exec::{Session, Start};
 use residuum::ops::{Paint, Rasterise};
 use residuum::rng::{Stream, Use};
 use residuum::tensor::DType;
@@ -13,7 +13,7 @@ use super::operands::{IDENTITY, Operands};
 
 fn on_simt<T: Element>(operands: &Operands, op: Rasterise, poison: T, seed: u64) -> Vec<T> {
     operands.run(op, poison, DeviceKind::Simt, |program| {
-        Session::on(program, Box::new(SimtDevice::new(seed, Checks::Full).unwrap())).unwrap()
+        Session::on(program, Box::new(SimtDevice::new(seed, Checks::Full).unwrap()), Start::Zeros).unwrap()
     })
 }
 

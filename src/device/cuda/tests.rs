@@ -1,16 +1,7 @@
 //! The device with a real GPU, where there is one.
 
 use super::*;
-use crate::device::kernel;
-
-#[repr(C)]
-#[derive(Debug, Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct FillArgs {
-    y: u64,
-    num_elems: u64,
-    value: f32,
-    reserved: u32,
-}
+use crate::device::kernels::{FILL_F32, FillArgs, thread_grid};
 
 /// The first GPU, or none with a line that says so; with `RESIDUUM_TEST_DEVICES=cuda`, none is a failure.
 fn open() -> Option<CudaDevice> {
@@ -27,10 +18,8 @@ fn open() -> Option<CudaDevice> {
 }
 
 fn fill(launcher: &mut dyn Launcher, address: u64, num_elems: usize, value: f32) -> Result<()> {
-    let kernel = kernel("fill_f32").expect("the kernel is in the table");
     let arguments = FillArgs { y: address, num_elems: num_elems as u64, value, reserved: 0 };
-    let blocks = (num_elems as u32).div_ceil(kernel.block_threads);
-    launcher.launch(kernel, [blocks, 1, 1], [kernel.block_threads, 1, 1], 0, bytemuck::bytes_of(&arguments))
+    FILL_F32.launch(launcher, thread_grid(num_elems), &arguments)
 }
 
 fn read(device: &CudaDevice, count: usize) -> Vec<f32> {

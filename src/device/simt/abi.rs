@@ -11,73 +11,30 @@ pub struct HostKernel {
     pub plain: unsafe extern "C" fn(*const u8),
     /// The same, announcing its memory accesses.
     pub checked: unsafe extern "C" fn(*const u8),
-    /// Fills in the layout of the argument struct.
-    pub layout: unsafe extern "C" fn(*mut ArgsLayout),
+    /// The layout of the argument struct.
+    pub arguments: ArgsLayout,
 }
 
-/// A member of an argument struct, as the C++ compiler lays it out.
+/// A member of an argument struct; `build.rs` reads it, and the C++ compiler agrees.
 #[derive(Debug, Clone, Copy)]
-#[repr(C)]
 pub struct Member {
-    name: *const c_char,
-    /// From the start of the struct.
-    pub offset_bytes: u32,
-    /// Of the member.
-    pub size_bytes: u32,
-    is_pointer: u32,
-}
-
-/// An argument struct, as the C++ compiler lays it out.
-#[derive(Debug, Clone, Copy)]
-#[repr(C)]
-pub struct ArgsLayout {
-    name: *const c_char,
-    /// Of the struct.
-    pub size_bytes: u32,
-    num_members: u32,
-    members: *const Member,
-}
-
-impl HostKernel {
-    /// The layout of the kernel's argument struct.
-    pub fn arguments(&self) -> ArgsLayout {
-        let mut layout =
-            ArgsLayout { name: std::ptr::null(), size_bytes: 0, num_members: 0, members: std::ptr::null() };
-        // SAFETY: the function comes from KERNEL in kernels/host.h and fills in the struct.
-        unsafe { (self.layout)(&mut layout) };
-        layout
-    }
-}
-
-impl ArgsLayout {
-    /// Name of the struct.
-    pub fn name(&self) -> &'static str {
-        static_str(self.name)
-    }
-
-    /// Its members in order.
-    pub fn members(&self) -> &'static [Member] {
-        // SAFETY: KERNEL_ARGS points to a static array of that length.
-        unsafe { std::slice::from_raw_parts(self.members, self.num_members as usize) }
-    }
-}
-
-impl Member {
     /// Name of the member.
-    pub fn name(&self) -> &'static str {
-        static_str(self.name)
-    }
-
+    pub name: &'static str,
+    /// From the start of the struct.
+    pub offset_bytes: usize,
+    /// Size of the member.
+    pub num_bytes: usize,
     /// Whether it is a pointer to device memory.
-    pub fn is_pointer(&self) -> bool {
-        self.is_pointer != 0
-    }
+    pub is_pointer: bool,
 }
 
-/// A string literal of kernels/host.h's macros.
-fn static_str(text: *const c_char) -> &'static str {
-    // SAFETY: the macros only export string literals.
-    unsafe { std::ffi::CStr::from_ptr(text) }.to_str().unwrap_or("?")
+/// An argument struct.
+#[derive(Debug, Clone, Copy)]
+pub struct ArgsLayout {
+    /// Size of the struct.
+    pub num_bytes: usize,
+    /// Its members in order.
+    pub members: &'static [Member],
 }
 
 /// What a kernel reads of its place in the grid.

@@ -189,9 +189,9 @@ impl SimtDevice {
         checker.reset_extents(
             self.operands.iter().map(|operand| self.extent(operand, "an operand of the table")),
         );
-        let pointers = kernel.arguments().members().iter().filter(|member| member.is_pointer());
+        let pointers = kernel.arguments.members.iter().filter(|member| member.is_pointer);
         for (i, member) in pointers.enumerate() {
-            let word = &mut self.arguments[member.offset_bytes as usize / 8];
+            let word = &mut self.arguments[member.offset_bytes / 8];
             let Some((0, offset)) = self.memory.locate(*word as usize) else { continue };
             let view = i + 1;
             if view >= CHECKED_VIEWS {
@@ -201,7 +201,7 @@ impl SimtDevice {
             *word = (self.memory.view_start(view) as u64).wrapping_add(offset as u64);
             let extent = if self.operands.is_empty() {
                 Some(Extent {
-                    name: member.name(),
+                    name: member.name,
                     bytes: 0..self.memory.num_bytes(),
                     is_writable: true,
                     unwritten_since: None,
@@ -209,7 +209,7 @@ impl SimtDevice {
                 })
             } else {
                 let operand = self.operands.iter().find(|operand| operand.contains(offset));
-                operand.map(|operand| self.extent(operand, member.name()))
+                operand.map(|operand| self.extent(operand, member.name))
             };
             checker.set_extent(view, extent);
         }
@@ -355,7 +355,7 @@ fn check_launch(
             "{shared_bytes} bytes of shared memory; the most is {MAX_DYNAMIC_SHARED_BYTES}"
         ));
     }
-    let expected = kernel.arguments().size_bytes as usize;
+    let expected = kernel.arguments.num_bytes;
     if arguments.len() != expected {
         return refuse(format!("{} bytes of arguments; its struct has {expected}", arguments.len()));
     }

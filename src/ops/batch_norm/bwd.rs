@@ -7,7 +7,7 @@ use crate::device::cpu::{
 };
 use crate::device::{DeviceKind, LaunchArgs, Launcher};
 use crate::error::Result;
-use crate::graph::{Cost, InPlace, Op, ValueType};
+use crate::graph::{Cost, InPlace, InferResult, Op, ValueType};
 use crate::ops::{cost_per_elem, dispatch_real};
 
 /// `(dy, x, gamma, save_mean, save_rstd [, y]) -> (dx, dgamma, dbeta [, dz])`. With `relu`, y is the sixth operand and
@@ -38,7 +38,7 @@ impl Op for BatchNormBwd {
         "batch_norm_bwd"
     }
 
-    fn infer(&self, inputs: &[ValueType]) -> std::result::Result<Vec<ValueType>, String> {
+    fn infer(&self, inputs: &[ValueType]) -> InferResult {
         let x = check_operands(inputs, 1, 2..5, 5 + usize::from(self.relu))?;
         let mut results = vec![x, inputs[2], inputs[2]];
         results.extend(self.residual.then_some(x));
@@ -50,7 +50,8 @@ impl Op for BatchNormBwd {
     }
 
     fn cost(&self, inputs: &[ValueType], outputs: &[ValueType]) -> Cost {
-        cost_per_elem(11, inputs, outputs)
+        let twice: &[usize] = if self.relu { &[0, 1, 5] } else { &[0, 1] };
+        cost_per_elem(11, inputs, outputs).and_again(inputs, twice)
     }
 
     fn in_place(&self) -> &'static [InPlace] {
@@ -93,7 +94,7 @@ impl Op for BatchNormInferenceBwd {
         "batch_norm_inference_bwd"
     }
 
-    fn infer(&self, inputs: &[ValueType]) -> std::result::Result<Vec<ValueType>, String> {
+    fn infer(&self, inputs: &[ValueType]) -> InferResult {
         let x = check_operands(inputs, 1, 2..5, 5)?;
         Ok(vec![x, inputs[2], inputs[2]])
     }
@@ -103,7 +104,7 @@ impl Op for BatchNormInferenceBwd {
     }
 
     fn cost(&self, inputs: &[ValueType], outputs: &[ValueType]) -> Cost {
-        cost_per_elem(6, inputs, outputs)
+        cost_per_elem(6, inputs, outputs).and_again(inputs, &[0])
     }
 
     fn in_place(&self) -> &'static [InPlace] {

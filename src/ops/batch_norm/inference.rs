@@ -5,7 +5,7 @@ use super::{BatchNormInferenceBwd, Blocks, Normalize, Spread, check_operands, re
 use crate::device::cpu::{CpuArgs, Real};
 use crate::device::{LaunchArgs, Launcher};
 use crate::error::Result;
-use crate::graph::{Backward, Cost, InPlace, Op, ValueId, ValueType};
+use crate::graph::{Backward, Cost, InPlace, InferResult, Op, ValueId, ValueType};
 use crate::ops::{cost_per_elem, dispatch_real};
 
 /// `(x, gamma, beta, running_mean, running_var [, residual]) -> y`:
@@ -25,12 +25,12 @@ impl Op for BatchNormInference {
         "batch_norm_inference_fwd"
     }
 
-    fn infer(&self, inputs: &[ValueType]) -> std::result::Result<Vec<ValueType>, String> {
+    fn infer(&self, inputs: &[ValueType]) -> InferResult {
         Ok(vec![check_operands(inputs, 0, 1..5, 5 + usize::from(self.residual))?])
     }
 
     fn cost(&self, inputs: &[ValueType], outputs: &[ValueType]) -> Cost {
-        cost_per_elem(3, inputs, outputs)
+        cost_per_elem(4, inputs, outputs)
     }
 
     /// The running statistics are constants here, so fine-tuning with frozen batch norm trains gamma and beta only.

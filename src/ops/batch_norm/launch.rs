@@ -1,9 +1,14 @@
 //! The kernels of batch norm: statistics and sums through partial results in the workspace, then passes over the rows.
 
+use crate::device::kernels::channels::TOTAL_COLUMNS;
+use crate::device::kernels::{
+    self, BatchNormBwdArgs, BatchNormBwdFinalizeArgs, BatchNormBwdPartialsArgs, BatchNormFinalizeArgs,
+    BatchNormFwdArgs, BatchNormInferenceBwdArgs, BatchNormPartialsArgs,
+};
 use crate::device::{LaunchArgs, Launcher, Slot};
 use crate::error::Result;
 use crate::graph::ValueType;
-use crate::ops::launch::{ArgsTwin, ChannelGrid, address, for_float, kernel_args, launch_kernel};
+use crate::ops::launch::ChannelGrid;
 
 /// What x is normalised by.
 #[derive(Debug, Clone, Copy)]
@@ -13,9 +18,6 @@ pub(super) enum Norm<'a> {
     /// The running statistics.
     Running { mean: &'a Slot, var: &'a Slot, eps: f32 },
 }
-
-/// Channels that a block of the second step takes; kTotalColumns of kernels/channels.cuh.
-const TOTAL_CHANNELS: usize = 8;
 
 /// Workspace of the passes that sum: two f32 a block and channel.
 pub(super) fn partials_bytes(x: ValueType) -> usize {
@@ -33,21 +35,20 @@ pub(super) fn statistics(
     let x = &args.inputs[0];
     let grid = ChannelGrid::sums(x.shape, x.dtype).checked()?;
     let arguments = BatchNormPartialsArgs {
-        x: address(args, x),
-        partials: address(args, &args.workspace),
+        x: args.address(x),
+        partials: args.workspace(),
         rows: grid.rows as u32,
         channels: grid.channels as u32,
         block_rows: grid.block_rows as u32,
         is_wide: grid.is_wide.into(),
     };
-    let name = for_float(x.dtype, ["batch_norm_partials_f32", "batch_norm_partials_bf16"])?;
-    launch_kernel(launcher, name, grid.grid(), &arguments)?;
+    kernels::batch_norm_partials(x.dtype)?.launch(launcher, grid.grid(), &arguments)?;
     let arguments = BatchNormFinalizeArgs {
         partials: arguments.partials,
-        running_mean: address(args, &args.inputs[3]),
-        running_var: address(args, &args.inputs[4]),
-        save_mean: address(args, &args.outputs[1]),
-        save_rstd: address(args, &args.outputs[2]),
+        running_mean: args.input(3),
+        running_var: args.input(4),
+        save_mean: args.output(1),
+        save_rstd: args.output(2),
         num_blocks: grid.num_blocks() as u32,
         rows: arguments.rows,
         channels: arguments.channels,
@@ -55,7 +56,7 @@ pub(super) fn statistics(
         eps,
         bn_momentum,
     };
-    launch_kernel(launcher, "batch_norm_finalize", total_grid(&grid), &arguments)
+    kernels::BATCH_NORM_FINALIZE.launch(launcher, total_blocks(&grid), &arguments)
 }
 
 /// y, result 0, from x, gamma, beta and perhaps a residual, operands 0, 1, 2 and 5.
@@ -69,11 +70,11 @@ pub(super) fn normalize(
     let grid = ChannelGrid::rows(x.shape, x.dtype).checked()?;
     let norm = norm.addresses(args);
     let arguments = BatchNormFwdArgs {
-        x: address(args, x),
-        residual: args.inputs.get(5).map_or(0, |residual| address(args, residual)),
-        y: address(args, &args.outputs[0]),
-        gamma: address(args, &args.inputs[1]),
-        beta: address(args, &args.inputs[2]),
+        x: args.address(x),
+        residual: args.optional_input(5),
+        y: args.output(0),
+        gamma: args.input(1),
+        beta: args.input(2),
         mean: norm.mean,
         save_rstd: norm.save_rstd,
         running_var: norm.running_var,
@@ -84,8 +85,7 @@ pub(super) fn normalize(
         relu: relu.into(),
         eps: norm.eps,
     };
-    let name = for_float(x.dtype, ["batch_norm_fwd_f32", "batch_norm_fwd_bf16"])?;
-    launch_kernel(launcher, name, grid.grid(), &arguments)
+    kernels::batch_norm_fwd(x.dtype)?.launch(launcher, grid.grid(), &arguments)
 }
 
 /// dgamma and dbeta, results 1 and 2, from dy, x and, with `relu`, y: operands 0, 1 and 5.
@@ -99,29 +99,28 @@ pub(super) fn backward_sums(
     let grid = ChannelGrid::sums(x.shape, x.dtype).checked()?;
     let norm = norm.addresses(args);
     let arguments = BatchNormBwdPartialsArgs {
-        dy: address(args, &args.inputs[0]),
-        x: address(args, x),
-        y: if relu { address(args, &args.inputs[5]) } else { 0 },
+        dy: args.input(0),
+        x: args.address(x),
+        y: if relu { args.input(5) } else { 0 },
         mean: norm.mean,
-        partials: address(args, &args.workspace),
+        partials: args.workspace(),
         rows: grid.rows as u32,
         channels: grid.channels as u32,
         block_rows: grid.block_rows as u32,
         is_wide: grid.is_wide.into(),
     };
-    let name = for_float(x.dtype, ["batch_norm_bwd_partials_f32", "batch_norm_bwd_partials_bf16"])?;
-    launch_kernel(launcher, name, grid.grid(), &arguments)?;
+    kernels::batch_norm_bwd_partials(x.dtype)?.launch(launcher, grid.grid(), &arguments)?;
     let arguments = BatchNormBwdFinalizeArgs {
         partials: arguments.partials,
         save_rstd: norm.save_rstd,
         running_var: norm.running_var,
-        dgamma: address(args, &args.outputs[1]),
-        dbeta: address(args, &args.outputs[2]),
+        dgamma: args.output(1),
+        dbeta: args.output(2),
         num_blocks: grid.num_blocks() as u64,
         channels: arguments.channels,
         eps: norm.eps,
     };
-    launch_kernel(launcher, "batch_norm_bwd_finalize", total_grid(&grid), &arguments)
+    kernels::BATCH_NORM_BWD_FINALIZE.launch(launcher, total_blocks(&grid), &arguments)
 }
 
 /// dx and perhaps dz, results 0 and 3, once dgamma and dbeta, results 1 and 2, are there.
@@ -129,23 +128,22 @@ pub(super) fn input_gradient(args: &LaunchArgs<'_>, launcher: &mut dyn Launcher,
     let x = &args.inputs[1];
     let grid = ChannelGrid::rows(x.shape, x.dtype).checked()?;
     let arguments = BatchNormBwdArgs {
-        dy: address(args, &args.inputs[0]),
-        x: address(args, x),
-        y: if relu { address(args, &args.inputs[5]) } else { 0 },
-        gamma: address(args, &args.inputs[2]),
-        mean: address(args, &args.inputs[3]),
-        rstd: address(args, &args.inputs[4]),
-        dgamma: address(args, &args.outputs[1]),
-        dbeta: address(args, &args.outputs[2]),
-        dx: address(args, &args.outputs[0]),
-        dz: args.outputs.get(3).map_or(0, |dz| address(args, dz)),
+        dy: args.input(0),
+        x: args.address(x),
+        y: if relu { args.input(5) } else { 0 },
+        gamma: args.input(2),
+        mean: args.input(3),
+        rstd: args.input(4),
+        dgamma: args.output(1),
+        dbeta: args.output(2),
+        dx: args.output(0),
+        dz: args.outputs.get(3).map_or(0, |dz| args.address(dz)),
         rows: grid.rows as u32,
         channels: grid.channels as u32,
         block_rows: grid.block_rows as u32,
         is_wide: grid.is_wide.into(),
     };
-    let name = for_float(x.dtype, ["batch_norm_bwd_f32", "batch_norm_bwd_bf16"])?;
-    launch_kernel(launcher, name, grid.grid(), &arguments)
+    kernels::batch_norm_bwd(x.dtype)?.launch(launcher, grid.grid(), &arguments)
 }
 
 /// dx, result 0, where the statistics are constants.
@@ -153,22 +151,22 @@ pub(super) fn scaled_gradient(args: &LaunchArgs<'_>, launcher: &mut dyn Launcher
     let dy = &args.inputs[0];
     let grid = ChannelGrid::rows(dy.shape, dy.dtype).checked()?;
     let arguments = BatchNormInferenceBwdArgs {
-        dy: address(args, dy),
-        gamma: address(args, &args.inputs[2]),
-        running_var: address(args, &args.inputs[4]),
-        dx: address(args, &args.outputs[0]),
+        dy: args.address(dy),
+        gamma: args.input(2),
+        running_var: args.input(4),
+        dx: args.output(0),
         rows: grid.rows as u64,
         channels: grid.channels as u32,
         block_rows: grid.block_rows as u32,
         is_wide: grid.is_wide.into(),
         eps,
     };
-    let name = for_float(dy.dtype, ["batch_norm_inference_bwd_f32", "batch_norm_inference_bwd_bf16"])?;
-    launch_kernel(launcher, name, grid.grid(), &arguments)
+    kernels::batch_norm_inference_bwd(dy.dtype)?.launch(launcher, grid.grid(), &arguments)
 }
 
-fn total_grid(grid: &ChannelGrid) -> [usize; 3] {
-    [grid.channels.div_ceil(TOTAL_CHANNELS), 1, 1]
+/// Blocks of the second step.
+fn total_blocks(grid: &ChannelGrid) -> usize {
+    grid.channels.div_ceil(TOTAL_COLUMNS)
 }
 
 /// A [`Norm`] as kernels take it: one of the spreads is null.
@@ -183,141 +181,14 @@ impl Norm<'_> {
     fn addresses(self, args: &LaunchArgs<'_>) -> NormAddresses {
         match self {
             Norm::Saved { mean, rstd } => NormAddresses {
-                mean: address(args, mean),
-                save_rstd: address(args, rstd),
+                mean: args.address(mean),
+                save_rstd: args.address(rstd),
                 running_var: 0,
                 eps: 0.0,
             },
-            Norm::Running { mean, var, eps } => NormAddresses {
-                mean: address(args, mean),
-                save_rstd: 0,
-                running_var: address(args, var),
-                eps,
-            },
+            Norm::Running { mean, var, eps } => {
+                NormAddresses { mean: args.address(mean), save_rstd: 0, running_var: args.address(var), eps }
+            }
         }
     }
 }
-
-kernel_args! {
-    /// kernels/batch_norm_stats.cu
-    BatchNormPartialsArgs for ["batch_norm_partials_f32", "batch_norm_partials_bf16"] {
-        x: u64,
-        partials: u64,
-        rows: u32,
-        channels: u32,
-        block_rows: u32,
-        is_wide: u32,
-    }
-}
-
-kernel_args! {
-    /// kernels/batch_norm_stats.cu
-    BatchNormFinalizeArgs for ["batch_norm_finalize"] {
-        partials: u64,
-        running_mean: u64,
-        running_var: u64,
-        save_mean: u64,
-        save_rstd: u64,
-        num_blocks: u32,
-        rows: u32,
-        channels: u32,
-        block_rows: u32,
-        eps: f32,
-        bn_momentum: f32,
-    }
-}
-
-kernel_args! {
-    /// kernels/batch_norm_fwd.cu
-    BatchNormFwdArgs for ["batch_norm_fwd_f32", "batch_norm_fwd_bf16"] {
-        x: u64,
-        residual: u64,
-        y: u64,
-        gamma: u64,
-        beta: u64,
-        mean: u64,
-        save_rstd: u64,
-        running_var: u64,
-        rows: u32,
-        channels: u32,
-        block_rows: u32,
-        is_wide: u32,
-        relu: u32,
-        eps: f32,
-    }
-}
-
-kernel_args! {
-    /// kernels/batch_norm_bwd_sums.cu
-    BatchNormBwdPartialsArgs for ["batch_norm_bwd_partials_f32", "batch_norm_bwd_partials_bf16"] {
-        dy: u64,
-        x: u64,
-        y: u64,
-        mean: u64,
-        partials: u64,
-        rows: u32,
-        channels: u32,
-        block_rows: u32,
-        is_wide: u32,
-    }
-}
-
-kernel_args! {
-    /// kernels/batch_norm_bwd_sums.cu
-    BatchNormBwdFinalizeArgs for ["batch_norm_bwd_finalize"] {
-        partials: u64,
-        save_rstd: u64,
-        running_var: u64,
-        dgamma: u64,
-        dbeta: u64,
-        num_blocks: u64,
-        channels: u32,
-        eps: f32,
-    }
-}
-
-kernel_args! {
-    /// kernels/batch_norm_bwd.cu
-    BatchNormBwdArgs for ["batch_norm_bwd_f32", "batch_norm_bwd_bf16"] {
-        dy: u64,
-        x: u64,
-        y: u64,
-        gamma: u64,
-        mean: u64,
-        rstd: u64,
-        dgamma: u64,
-        dbeta: u64,
-        dx: u64,
-        dz: u64,
-        rows: u32,
-        channels: u32,
-        block_rows: u32,
-        is_wide: u32,
-    }
-}
-
-kernel_args! {
-    /// kernels/batch_norm_inference_bwd.cu
-    BatchNormInferenceBwdArgs for ["batch_norm_inference_bwd_f32", "batch_norm_inference_bwd_bf16"] {
-        dy: u64,
-        gamma: u64,
-        running_var: u64,
-        dx: u64,
-        rows: u64,
-        channels: u32,
-        block_rows: u32,
-        is_wide: u32,
-        eps: f32,
-    }
-}
-
-/// Argument structs of these kernels.
-pub(in crate::ops) const TWINS: &[ArgsTwin] = &[
-    BatchNormPartialsArgs::TWIN,
-    BatchNormFinalizeArgs::TWIN,
-    BatchNormFwdArgs::TWIN,
-    BatchNormBwdPartialsArgs::TWIN,
-    BatchNormBwdFinalizeArgs::TWIN,
-    BatchNormBwdArgs::TWIN,
-    BatchNormInferenceBwdArgs::TWIN,
-];

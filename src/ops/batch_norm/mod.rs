@@ -12,15 +12,13 @@ mod inference;
 mod launch;
 mod train;
 
-pub(super) use launch::TWINS;
-
 pub use bwd::{BatchNormBwd, BatchNormInferenceBwd};
 pub use inference::BatchNormInference;
 pub use train::BatchNormTrain;
 
 use crate::device::cpu::{ChannelTile, Real, for_each_channel_tile, for_each_chunk, lanes, lanes_mut};
 use crate::error::{Error, Result};
-use crate::graph::{Backward, Graph, Init, ValueId, ValueType};
+use crate::graph::{Backward, Graph, InferResult, Init, ValueId, ValueType};
 use crate::ops::{Case, add, cast, float, sum_dtype};
 use crate::tensor::{Layout, Shape};
 
@@ -210,7 +208,7 @@ fn check_operands(
     x: usize,
     per_channel: std::ops::Range<usize>,
     count: usize,
-) -> std::result::Result<ValueType, String> {
+) -> InferResult<ValueType> {
     if inputs.len() != count {
         return Err(format!("takes {count} operands, got {}", inputs.len()));
     }

@@ -7,7 +7,7 @@ use crate::device::cpu::{
 };
 use crate::device::{DeviceKind, LaunchArgs, Launcher};
 use crate::error::Result;
-use crate::graph::{Backward, Cost, Op, ValueId, ValueType};
+use crate::graph::{Backward, Cost, InferResult, Op, ValueId, ValueType};
 use crate::ops::{batch_norm::BatchNormBwd, cost_per_elem, dispatch_real};
 
 /// `(x, gamma, beta, running_mean, running_var [, residual]) -> (y, save_mean, save_rstd)`, changing the running
@@ -29,7 +29,7 @@ impl Op for BatchNormTrain {
         "batch_norm_fwd"
     }
 
-    fn infer(&self, inputs: &[ValueType]) -> std::result::Result<Vec<ValueType>, String> {
+    fn infer(&self, inputs: &[ValueType]) -> InferResult {
         let x = check_operands(inputs, 0, 1..5, 5 + usize::from(self.residual))?;
         let rows = x.shape.num_elems() / x.shape.last().max(1);
         if rows < 2 {
@@ -45,7 +45,8 @@ impl Op for BatchNormTrain {
     }
 
     fn cost(&self, inputs: &[ValueType], outputs: &[ValueType]) -> Cost {
-        cost_per_elem(8, inputs, outputs)
+        let twice = [self.mutates(), &[0]].concat();
+        cost_per_elem(8, inputs, outputs).and_again(inputs, &twice)
     }
 
     fn gradient(&self, backward: &mut Backward<'_>) -> Result<Vec<Option<ValueId>>> {

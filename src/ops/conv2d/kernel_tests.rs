@@ -83,7 +83,7 @@ fn computed(
     sum: Sum,
     mut device: Box<dyn KernelDevice>,
 ) -> Vec<f32> {
-    let out_dtype = if variant.pass == Pass::Wgrad { DType::F32 } else { variant.dtype };
+    let out_dtype = if variant.pass() == Pass::Wgrad { DType::F32 } else { variant.dtype };
     let mut end_bytes = 0;
     let mut slot = |num_elems: usize, dtype: DType| {
         let slot = Slot { offset_bytes: end_bytes, shape: [num_elems].into(), dtype };
@@ -91,8 +91,9 @@ fn computed(
         slot
     };
     let inputs: Vec<Slot> = operands.iter().map(|values| slot(values.len(), variant.dtype)).collect();
-    let out = if sum == Sum::InPlace { inputs[2] } else { slot(sizes(variant.pass, dims).1, out_dtype) };
-    let workspace_bytes = if variant.pass == Pass::Wgrad { wgrad_workspace_bytes(variant, dims) } else { 0 };
+    let out = if sum == Sum::InPlace { inputs[2] } else { slot(sizes(variant.pass(), dims).1, out_dtype) };
+    let workspace_bytes =
+        if variant.pass() == Pass::Wgrad { wgrad_workspace_bytes(variant, dims) } else { 0 };
     let workspace = slot(workspace_bytes, DType::U8);
 
     let arena_address = device.allocate(end_bytes).unwrap();
@@ -128,8 +129,8 @@ fn reference(pass: Pass, dims: &Conv2dDims, operands: &[Vec<f64>]) -> Vec<f64> {
 
 /// Holds `variant` to the reference: within 1e-5 of the norm of each sum's terms and, in bf16, one rounding.
 fn check(variant: &Variant, dims: &Conv2dDims, sum: Sum, watch: Watch) {
-    let sum = if variant.pass == Pass::Dgrad { sum } else { Sum::Nothing };
-    let ([first, second], num_results) = sizes(variant.pass, dims);
+    let sum = if variant.pass() == Pass::Dgrad { sum } else { Sum::Nothing };
+    let ([first, second], num_results) = sizes(variant.pass(), dims);
     let mut operands = vec![random(first, 1), random(second, 2)];
     if sum != Sum::Nothing {
         operands.push(random(num_results, 3));
@@ -137,9 +138,10 @@ fn check(variant: &Variant, dims: &Conv2dDims, sum: Sum, watch: Watch) {
     let map = |f: fn(f64) -> f64| -> Vec<Vec<f64>> {
         operands.iter().map(|values| values.iter().map(|&v| f(f64::from(v))).collect()).collect()
     };
-    let expected = reference(variant.pass, dims, &map(|v| v));
-    let squares = reference(variant.pass, dims, &map(|v| v * v));
-    let rounding = if variant.pass == Pass::Wgrad || variant.dtype == DType::F32 { 0.0 } else { 1.0 / 256.0 };
+    let expected = reference(variant.pass(), dims, &map(|v| v));
+    let squares = reference(variant.pass(), dims, &map(|v| v * v));
+    let rounding =
+        if variant.pass() == Pass::Wgrad || variant.dtype == DType::F32 { 0.0 } else { 1.0 / 256.0 };
     for (device, kernels) in devices(watch) {
         let got = computed(variant, dims, &operands, sum, kernels);
         for (i, (&got, (&expected, &square))) in got.iter().zip(expected.iter().zip(&squares)).enumerate() {
@@ -148,7 +150,7 @@ fn check(variant: &Variant, dims: &Conv2dDims, sum: Sum, watch: Watch) {
             assert!(
                 error <= tolerance,
                 "{} {dims:?} {sum:?} on {device}: [{i}] is {got}, not {expected}",
-                variant.name
+                variant.kernel().name
             );
         }
     }
@@ -163,7 +165,7 @@ fn dims(image: [usize; 4], k: usize, kernel: [usize; 2], stride: [usize; 2], pad
 
 /// Those that take the problem, whatever would be chosen.
 fn variants_for(dims: &Conv2dDims) -> impl Iterator<Item = &'static Variant> {
-    VARIANTS.iter().filter(|variant| variant.takes(variant.pass, variant.dtype, dims))
+    VARIANTS.iter().filter(|variant| variant.takes(variant.pass(), variant.dtype, dims))
 }
 
 #[test]
@@ -181,21 +183,21 @@ fn every_access_of_every_variant_is_in_order() {
 fn every_variant_computes_the_same_bits_in_any_order_of_threads() {
     let dims = dims([2, 11, 13, 40], 72, [3, 3], [2, 1], [1, 1]);
     for variant in variants_for(&dims) {
-        let ([first, second], _) = sizes(variant.pass, &dims);
+        let ([first, second], _) = sizes(variant.pass(), &dims);
         let operands = [random(first, 4), random(second, 5)];
         let [first, others @ ..] = [1, 2, 3].map(|seed| {
             devices(quick(seed))
                 .map(|(_, device)| computed(variant, &dims, &operands, Sum::Nothing, device))
                 .collect::<Vec<_>>()
         });
-        assert!(others.iter().all(|other| *other == first), "{}", variant.name);
+        assert!(others.iter().all(|other| *other == first), "{}", variant.kernel().name);
     }
 }
 
 #[test]
 fn long_reductions_are_split_and_summed() {
     let dims = dims([3, 33, 31, 8], 16, [3, 3], [1, 1], [1, 1]);
-    for variant in variants_for(&dims).filter(|variant| variant.pass == Pass::Wgrad) {
+    for variant in variants_for(&dims).filter(|variant| variant.pass() == Pass::Wgrad) {
         assert!(wgrad_workspace_bytes(variant, &dims) > 0);
         check(variant, &dims, Sum::Nothing, quick(5));
         check(variant, &dims, Sum::Nothing, judged(6));
@@ -215,7 +217,7 @@ fn index_maps_hold_for_every_small_axis() {
         let [w, s, stride_w, pad_w] = axes[(i * 7 + 3) % axes.len()];
         let plane = |c, k| dims([2, h, w, c], k, [r, s], [stride_h, stride_w], [pad_h, pad_w]);
         for variant in &VARIANTS {
-            match variant.name {
+            match variant.kernel().name {
                 name if name.ends_with("_f32") => {
                     check(variant, &plane(2, 3), Sum::InPlace, quick(i as u64));
                 }

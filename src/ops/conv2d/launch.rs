@@ -1,92 +1,10 @@
-//! Argument structs of the convolution kernels, and their launches.
+//! Arguments of the convolution kernels, and their launches.
 
-use super::variants::{Gemm, Pass, Split, Variant, choose, wgrad_split};
+use super::variants::{Gemm, Pass, PassEntry, Split, Variant, choose, wgrad_split};
 use crate::device::cpu::conv::Conv2dDims;
+use crate::device::kernels::{self, Conv2dArgs, Conv2dWgradArgs, SplitSumArgs};
 use crate::device::{LaunchArgs, Launcher};
 use crate::error::{Error, Result};
-use crate::ops::launch::{ArgsTwin, address, kernel_args, launch_kernel, launch_with_shared};
-
-kernel_args! {
-    /// kernels/conv2d_taps.cuh
-    Conv2dArgs for [
-        "conv2d_fprop_f32",
-        "conv2d_fprop_bf16",
-        "conv2d_fprop_tile128x128_bf16",
-        "conv2d_fprop_tile128x64_bf16",
-        "conv2d_fprop_tile64x64_bf16",
-        "conv2d_dgrad_f32",
-        "conv2d_dgrad_bf16",
-        "conv2d_dgrad_tile128x128_bf16",
-        "conv2d_dgrad_tile128x64_bf16",
-        "conv2d_dgrad_tile64x64_bf16",
-        "linear_fprop_f32",
-        "linear_dgrad_f32"
-    ] {
-        src: u64,
-        weights: u64,
-        addend: u64,
-        out: u64,
-        batch: i32,
-        src_h: i32,
-        src_w: i32,
-        src_c: i32,
-        out_h: i32,
-        out_w: i32,
-        out_c: i32,
-        kernel_h: i32,
-        kernel_w: i32,
-        stride_h: i32,
-        stride_w: i32,
-        pad_h: i32,
-        pad_w: i32,
-        k_per_split: i32,
-    }
-}
-
-kernel_args! {
-    /// kernels/conv2d_wgrad_args.cuh
-    Conv2dWgradArgs for [
-        "conv2d_wgrad_f32",
-        "conv2d_wgrad_bf16",
-        "conv2d_wgrad_tile128x128_bf16",
-        "conv2d_wgrad_tile64x128_bf16",
-        "conv2d_wgrad_tile64x64_bf16",
-        "linear_wgrad_f32"
-    ] {
-        x: u64,
-        dy: u64,
-        dw: u64,
-        n: i32,
-        h: i32,
-        w: i32,
-        c: i32,
-        k: i32,
-        r: i32,
-        s: i32,
-        p: i32,
-        q: i32,
-        stride_h: i32,
-        stride_w: i32,
-        pad_h: i32,
-        pad_w: i32,
-        pixels_per_split: i32,
-    }
-}
-
-kernel_args! {
-    /// kernels/split_sum.cuh
-    SplitSumArgs for ["conv2d_wgrad_split_sum", "linear_fprop_bias_f32"] {
-        parts: u64,
-        addend: u64,
-        out: u64,
-        num_elems: u64,
-        num_splits: u64,
-        addend_elems: u64,
-    }
-}
-
-/// Argument structs of the convolution's kernels.
-pub(in crate::ops) const TWINS: &[ArgsTwin] = &[Conv2dArgs::TWIN, Conv2dWgradArgs::TWIN, SplitSumArgs::TWIN];
 
 /// Addresses of an fprop's or dgrad's operands; 0 for no addend.
 #[derive(Debug, Clone, Copy)]
@@ -197,38 +115,32 @@ pub(super) fn launch_variant(
     args: &LaunchArgs<'_>,
     launcher: &mut dyn Launcher,
 ) -> Result<()> {
-    let gemm = Gemm::new(variant.pass, dims);
+    let gemm = Gemm::new(variant.pass(), dims);
     let grid = [variant.num_tiles(&gemm), gemm.classes, 1];
-    let [first, second] = [0, 1].map(|i| address(args, &args.inputs[i]));
-    let addend = args.inputs.get(2).map_or(0, |sum| address(args, sum));
-    let out = address(args, &args.outputs[0]);
-    let operands = Operands { src: first, weights: second, addend, out };
-    let arguments = match variant.pass {
-        Pass::Fprop => Conv2dArgs::fprop(dims, operands, gemm.depth)?,
-        Pass::Dgrad => Conv2dArgs::dgrad(dims, operands)?,
-        Pass::Wgrad => {
-            let workspace = address(args, &args.workspace);
-            return launch_wgrad(variant, dims, [first, second, out], workspace, launcher);
+    let (first, second, out) = (args.input(0), args.input(1), args.output(0));
+    let operands = Operands { src: first, weights: second, addend: args.optional_input(2), out };
+    let (entry, arguments) = match variant.entry {
+        PassEntry::Fprop(entry) => (entry, Conv2dArgs::fprop(dims, operands, gemm.depth)?),
+        PassEntry::Dgrad(entry) => (entry, Conv2dArgs::dgrad(dims, operands)?),
+        PassEntry::Wgrad(entry) => {
+            let split = wgrad_split(variant, dims);
+            let parts = if split.parts == 1 { out } else { args.workspace() };
+            let arguments = Conv2dWgradArgs::new(dims, [first, second, parts], split)?;
+            let grid = [variant.num_tiles(&gemm), split.parts, 1];
+            entry.launch_with_shared(launcher, grid, variant.shared_bytes(), &arguments)?;
+            return if split.parts == 1 { Ok(()) } else { add_parts(dims, [parts, out], split, launcher) };
         }
     };
-    launch_with_shared(launcher, variant.name, grid, variant.shared_bytes(), &arguments)
+    entry.launch_with_shared(launcher, grid, variant.shared_bytes(), &arguments)
 }
 
-fn launch_wgrad(
-    variant: &Variant,
+/// Adds the parts of a split wgrad.
+fn add_parts(
     dims: &Conv2dDims,
-    [x, dy, dw]: [u64; 3],
-    workspace: u64,
+    [parts, dw]: [u64; 2],
+    split: Split,
     launcher: &mut dyn Launcher,
 ) -> Result<()> {
-    let split = wgrad_split(variant, dims);
-    let parts = if split.parts == 1 { dw } else { workspace };
-    let arguments = Conv2dWgradArgs::new(dims, [x, dy, parts], split)?;
-    let grid = [variant.num_tiles(&Gemm::new(Pass::Wgrad, dims)), split.parts, 1];
-    launch_with_shared(launcher, variant.name, grid, variant.shared_bytes(), &arguments)?;
-    if split.parts == 1 {
-        return Ok(());
-    }
     let sum = SplitSumArgs {
         parts,
         addend: 0,
@@ -237,13 +149,7 @@ fn launch_wgrad(
         num_splits: split.parts as u64,
         addend_elems: 1,
     };
-    split_sum(launcher, "conv2d_wgrad_split_sum", &sum)
-}
-
-/// Adds the parts of a split reduction.
-pub(crate) fn split_sum(launcher: &mut dyn Launcher, name: &str, arguments: &SplitSumArgs) -> Result<()> {
-    const THREADS: u64 = 256;
-    launch_kernel(launcher, name, [arguments.num_elems.div_ceil(THREADS) as usize, 1, 1], arguments)
+    kernels::CONV2D_WGRAD_SPLIT_SUM.launch(launcher, kernels::thread_grid(dims.w_elems()), &sum)
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ mod kernel_tests;
 mod launch;
 mod variants;
 
-pub(super) use launch::{Conv2dArgs, Conv2dWgradArgs, Operands, SplitSumArgs, TWINS, split_sum};
+pub(super) use launch::Operands;
 pub(super) use variants::Split;
 use variants::{Pass, choose, wgrad_workspace_bytes};
 
@@ -16,7 +16,7 @@ use crate::device::cpu::conv::{self, Conv2dDims};
 use crate::device::cpu::{CpuArgs, Real};
 use crate::device::{DeviceKind, LaunchArgs, Launcher};
 use crate::error::Result;
-use crate::graph::{Backward, Cost, Graph, InPlace, Init, Op, ValueId, ValueType};
+use crate::graph::{Backward, Cost, Graph, InPlace, InferResult, Init, Op, ValueId, ValueType};
 use crate::ops::{Case, cast, dispatch_real};
 use crate::tensor::{DType, Layout, Shape};
 
@@ -46,7 +46,7 @@ impl Window {
     }
 
     /// The problem of an image and a filter operand, or what does not fit.
-    fn checked(&self, x: &ValueType, w: &ValueType) -> std::result::Result<Conv2dDims, String> {
+    fn checked(&self, x: &ValueType, w: &ValueType) -> InferResult<Conv2dDims> {
         let (Some(image), Some(filter)) = (x.shape.as_4d(), w.shape.as_4d()) else {
             return Err(format!("takes an NHWC image and a KRSC filter, got {x} and {w}"));
         };
@@ -107,6 +107,13 @@ pub struct Conv2dConfig {
     pub window: Window,
 }
 
+impl Conv2dConfig {
+    /// Square kernels of an odd `size`, padded so that `stride` 1 keeps height and width.
+    pub fn square(out_channels: usize, size: usize, stride: usize) -> Conv2dConfig {
+        Conv2dConfig { out_channels, kernel: [size, size], window: Window::square(stride, size / 2) }
+    }
+}
+
 /// Records a convolution of `x` and its parameter `<name>.weight`, He-initialised for a ReLU behind it: normal with
 /// variance 2 / fan_out, fan_out = K*R*S (He et al. 2015, "Delving deep into rectifiers").
 ///
@@ -141,7 +148,7 @@ pub fn conv2d_with(graph: &mut Graph, name: &str, x: ValueId, w: ValueId, window
 }
 
 fn cost(dims: &Conv2dDims, inputs: &[ValueType], outputs: &[ValueType]) -> Cost {
-    Cost { flops: dims.flops(), bytes: inputs.iter().chain(outputs).map(|ty| ty.num_bytes() as u64).sum() }
+    Cost { flops: dims.flops(), ..Cost::traffic(inputs, outputs) }
 }
 
 /// Scratch bytes of `num_elems` floats; the f64 oracle needs none.
@@ -158,7 +165,7 @@ impl Op for Conv2dFprop {
         "conv2d_fprop"
     }
 
-    fn infer(&self, inputs: &[ValueType]) -> std::result::Result<Vec<ValueType>, String> {
+    fn infer(&self, inputs: &[ValueType]) -> InferResult {
         let [x, w] = inputs else { return Err(format!("takes x and w, got {} operands", inputs.len())) };
         let dims = self.window.checked(x, w)?;
         Ok(vec![ValueType { shape: [dims.n, dims.p(), dims.q(), dims.k].into(), dtype: x.dtype }])
@@ -219,16 +226,17 @@ impl Op for Conv2dDgrad {
         "conv2d_dgrad"
     }
 
-    fn infer(&self, inputs: &[ValueType]) -> std::result::Result<Vec<ValueType>, String> {
-        let x = ValueType { shape: self.x, dtype: inputs[0].dtype };
-        let dims = self.window.checked(&x, &inputs[1])?;
-        let dy = Shape::from([dims.n, dims.p(), dims.q(), dims.k]);
-        let fits = inputs[0].shape == dy
-            && inputs.len() == 2 + usize::from(self.accumulate)
-            && inputs.get(2).is_none_or(|sum| *sum == x);
-        if !fits {
+    fn infer(&self, inputs: &[ValueType]) -> InferResult {
+        let [dy, w, sum @ ..] = inputs else {
+            return Err(format!("takes dy and w, got {} operands", inputs.len()));
+        };
+        let x = ValueType { shape: self.x, dtype: dy.dtype };
+        let dims = self.window.checked(&x, w)?;
+        let expected = Shape::from([dims.n, dims.p(), dims.q(), dims.k]);
+        let fits_sum = if self.accumulate { sum == [x] } else { sum.is_empty() };
+        if dy.shape != expected || !fits_sum {
             return Err(format!(
-                "takes dy NPQK {dy}, w and, to accumulate, a sum NHWC {}; got {inputs:?}",
+                "takes dy NPQK {expected}, w and, to accumulate, a sum NHWC {}; got {inputs:?}",
                 self.x
             ));
         }
@@ -281,7 +289,7 @@ impl Op for Conv2dWgrad {
         "conv2d_wgrad"
     }
 
-    fn infer(&self, inputs: &[ValueType]) -> std::result::Result<Vec<ValueType>, String> {
+    fn infer(&self, inputs: &[ValueType]) -> InferResult {
         let [x, dy] = inputs else { return Err(format!("takes x and dy, got {} operands", inputs.len())) };
         let dims = self.window.checked(x, &ValueType { shape: self.w, dtype: x.dtype })?;
         let expected = ValueType { shape: [dims.n, dims.p(), dims.q(), dims.k].into(), dtype: x.dtype };

@@ -5,6 +5,9 @@
 //! same problem gives the same bits on every device.
 
 use crate::device::cpu::conv::Conv2dDims;
+use crate::device::kernels::conv2d_tap_gemm::TILE;
+use crate::device::kernels::mma_tile::{CHUNK_ELEMS, DEPTH, STAGES};
+use crate::device::kernels::{self, Conv2dArgs, Conv2dWgradArgs, Entry};
 use crate::error::{Error, Result};
 use crate::tensor::DType;
 
@@ -13,14 +16,6 @@ const FULL_GPU_BLOCKS: usize = 256;
 
 /// Fewest pixels of a wgrad's part: below that, writing and adding parts costs more than reading the pixels.
 const LEAST_PIXELS_PER_SPLIT: usize = 512;
-
-/// Positions of the reduction that a tile on tensor cores takes at once, and its stages in shared memory: `kDepth` and
-/// `kStages` of kernels/mma_tile.cuh; a test compares them.
-const TILE_DEPTH: usize = 64;
-const TILE_STAGES: usize = 3;
-
-/// Channels in one 16-byte copy of bf16.
-const CHUNK_ELEMS: usize = 8;
 
 /// The three computations of a convolution.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,12 +34,19 @@ enum Unit {
     TensorCores,
 }
 
-/// A kernel of a pass.
+/// The kernel of a pass.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum PassEntry {
+    Fprop(&'static Entry<Conv2dArgs>),
+    Dgrad(&'static Entry<Conv2dArgs>),
+    Wgrad(&'static Entry<Conv2dWgradArgs>),
+}
+use PassEntry::{Dgrad, Fprop, Wgrad};
+
+/// A kernel and what it takes.
 #[derive(Debug)]
 pub(super) struct Variant {
-    /// Name of the kernel.
-    pub name: &'static str,
-    pub pass: Pass,
+    pub entry: PassEntry,
     pub dtype: DType,
     unit: Unit,
     /// Extents of a block's tile.
@@ -55,33 +57,32 @@ pub(super) struct Variant {
 }
 
 impl Variant {
-    const fn cuda_cores(name: &'static str, pass: Pass, dtype: DType) -> Variant {
-        Variant { name, pass, dtype, unit: Unit::CudaCores, tile_rows: 64, tile_cols: 64, rate: 0.05 }
+    const fn cuda_cores(entry: PassEntry, dtype: DType) -> Variant {
+        Variant { entry, dtype, unit: Unit::CudaCores, tile_rows: TILE, tile_cols: TILE, rate: 0.05 }
     }
 
-    const fn tensor_cores(name: &'static str, pass: Pass, tile: [usize; 2], rate: f64) -> Variant {
-        let [tile_rows, tile_cols] = tile;
-        Variant { name, pass, dtype: DType::Bf16, unit: Unit::TensorCores, tile_rows, tile_cols, rate }
+    const fn tensor_cores(entry: PassEntry, [tile_rows, tile_cols]: [usize; 2], rate: f64) -> Variant {
+        Variant { entry, dtype: DType::Bf16, unit: Unit::TensorCores, tile_rows, tile_cols, rate }
     }
 }
 
 /// All kernels. Those without a tile in their name take any shape.
 pub(super) static VARIANTS: [Variant; 15] = [
-    Variant::cuda_cores("conv2d_fprop_f32", Pass::Fprop, DType::F32),
-    Variant::cuda_cores("conv2d_fprop_bf16", Pass::Fprop, DType::Bf16),
-    Variant::tensor_cores("conv2d_fprop_tile128x128_bf16", Pass::Fprop, [128, 128], 1.0),
-    Variant::tensor_cores("conv2d_fprop_tile128x64_bf16", Pass::Fprop, [128, 64], 0.8),
-    Variant::tensor_cores("conv2d_fprop_tile64x64_bf16", Pass::Fprop, [64, 64], 0.55),
-    Variant::cuda_cores("conv2d_dgrad_f32", Pass::Dgrad, DType::F32),
-    Variant::cuda_cores("conv2d_dgrad_bf16", Pass::Dgrad, DType::Bf16),
-    Variant::tensor_cores("conv2d_dgrad_tile128x128_bf16", Pass::Dgrad, [128, 128], 1.0),
-    Variant::tensor_cores("conv2d_dgrad_tile128x64_bf16", Pass::Dgrad, [128, 64], 0.8),
-    Variant::tensor_cores("conv2d_dgrad_tile64x64_bf16", Pass::Dgrad, [64, 64], 0.55),
-    Variant::cuda_cores("conv2d_wgrad_f32", Pass::Wgrad, DType::F32),
-    Variant::cuda_cores("conv2d_wgrad_bf16", Pass::Wgrad, DType::Bf16),
-    Variant::tensor_cores("conv2d_wgrad_tile128x128_bf16", Pass::Wgrad, [128, 128], 1.0),
-    Variant::tensor_cores("conv2d_wgrad_tile64x128_bf16", Pass::Wgrad, [64, 128], 0.8),
-    Variant::tensor_cores("conv2d_wgrad_tile64x64_bf16", Pass::Wgrad, [64, 64], 0.55),
+    Variant::cuda_cores(Fprop(&kernels::CONV2D_FPROP_F32), DType::F32),
+    Variant::cuda_cores(Fprop(&kernels::CONV2D_FPROP_BF16), DType::Bf16),
+    Variant::tensor_cores(Fprop(&kernels::CONV2D_FPROP_TILE128X128_BF16), [128, 128], 1.0),
+    Variant::tensor_cores(Fprop(&kernels::CONV2D_FPROP_TILE128X64_BF16), [128, 64], 0.8),
+    Variant::tensor_cores(Fprop(&kernels::CONV2D_FPROP_TILE64X64_BF16), [64, 64], 0.55),
+    Variant::cuda_cores(Dgrad(&kernels::CONV2D_DGRAD_F32), DType::F32),
+    Variant::cuda_cores(Dgrad(&kernels::CONV2D_DGRAD_BF16), DType::Bf16),
+    Variant::tensor_cores(Dgrad(&kernels::CONV2D_DGRAD_TILE128X128_BF16), [128, 128], 1.0),
+    Variant::tensor_cores(Dgrad(&kernels::CONV2D_DGRAD_TILE128X64_BF16), [128, 64], 0.8),
+    Variant::tensor_cores(Dgrad(&kernels::CONV2D_DGRAD_TILE64X64_BF16), [64, 64], 0.55),
+    Variant::cuda_cores(Wgrad(&kernels::CONV2D_WGRAD_F32), DType::F32),
+    Variant::cuda_cores(Wgrad(&kernels::CONV2D_WGRAD_BF16), DType::Bf16),
+    Variant::tensor_cores(Wgrad(&kernels::CONV2D_WGRAD_TILE128X128_BF16), [128, 128], 1.0),
+    Variant::tensor_cores(Wgrad(&kernels::CONV2D_WGRAD_TILE64X128_BF16), [64, 128], 0.8),
+    Variant::tensor_cores(Wgrad(&kernels::CONV2D_WGRAD_TILE64X64_BF16), [64, 64], 0.55),
 ];
 
 /// A pass as a matrix product.
@@ -115,9 +116,25 @@ impl Gemm {
 }
 
 impl Variant {
+    pub(super) fn pass(&self) -> Pass {
+        match self.entry {
+            Fprop(_) => Pass::Fprop,
+            Dgrad(_) => Pass::Dgrad,
+            Wgrad(_) => Pass::Wgrad,
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn kernel(&self) -> &'static kernels::Kernel {
+        match self.entry {
+            Fprop(entry) | Dgrad(entry) => entry.kernel,
+            Wgrad(entry) => entry.kernel,
+        }
+    }
+
     pub(super) fn takes(&self, pass: Pass, dtype: DType, dims: &Conv2dDims) -> bool {
         let in_chunks = dims.c.is_multiple_of(CHUNK_ELEMS) && dims.k.is_multiple_of(CHUNK_ELEMS);
-        self.pass == pass && self.dtype == dtype && (self.unit == Unit::CudaCores || in_chunks)
+        self.pass() == pass && self.dtype == dtype && (self.unit == Unit::CudaCores || in_chunks)
     }
 
     pub(super) fn num_tiles(&self, gemm: &Gemm) -> usize {
@@ -127,7 +144,7 @@ impl Variant {
     /// Time on a full GPU in arbitrary units: too few blocks leave it idle, except that a wgrad is split into enough.
     fn cost(&self, gemm: &Gemm) -> f64 {
         let blocks = self.num_tiles(gemm) * gemm.classes;
-        let busy = if self.pass == Pass::Wgrad { blocks } else { blocks.max(FULL_GPU_BLOCKS) };
+        let busy = if self.pass() == Pass::Wgrad { blocks } else { blocks.max(FULL_GPU_BLOCKS) };
         (busy * self.tile_rows * self.tile_cols) as f64 / self.rate
     }
 
@@ -135,8 +152,8 @@ impl Variant {
         match self.unit {
             Unit::CudaCores => 0,
             Unit::TensorCores => {
-                let stage_elems = (self.tile_rows + self.tile_cols) * TILE_DEPTH;
-                (TILE_STAGES * stage_elems * DType::Bf16.size_bytes()) as u32
+                let stage_elems = (self.tile_rows + self.tile_cols) * DEPTH;
+                (STAGES * stage_elems * DType::Bf16.size_bytes()) as u32
             }
         }
     }
@@ -178,7 +195,7 @@ impl Split {
 /// How a wgrad's pixels are divided.
 pub(super) fn wgrad_split(variant: &Variant, dims: &Conv2dDims) -> Split {
     let gemm = Gemm::new(Pass::Wgrad, dims);
-    Split::new(gemm.depth, variant.num_tiles(&gemm), TILE_DEPTH, LEAST_PIXELS_PER_SPLIT)
+    Split::new(gemm.depth, variant.num_tiles(&gemm), DEPTH, LEAST_PIXELS_PER_SPLIT)
 }
 
 /// Scratch bytes of a wgrad: its parts, if there are several.
@@ -192,8 +209,7 @@ pub(super) fn wgrad_workspace_bytes(variant: &Variant, dims: &Conv2dDims) -> usi
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::device::kernel;
-    use crate::ops::launch::kernel_constant;
+    use crate::device::kernels::common::WARP_THREADS;
 
     fn dims(n: usize, size: usize, c: usize, k: usize, kernel: usize, stride: usize) -> Conv2dDims {
         let pad = kernel / 2;
@@ -213,38 +229,22 @@ mod tests {
     }
 
     #[test]
-    fn every_variant_is_a_kernel_of_the_build() {
+    fn every_variant_does_what_its_kernel_is_named_after() {
         for variant in &VARIANTS {
-            let entry = kernel(variant.name).unwrap_or_else(|| panic!("no kernel {}", variant.name));
-            assert!(variant.name.ends_with(&variant.dtype.to_string()), "{}", variant.name);
-            let named = variant.name.contains(&format!("tile{}x{}", variant.tile_rows, variant.tile_cols));
-            assert_eq!(named, variant.unit == Unit::TensorCores, "{}", variant.name);
-            let warps = entry.block_threads as usize / 32;
-            assert!(
-                (variant.tile_rows * variant.tile_cols).is_multiple_of(warps * 16 * 16),
-                "{}",
-                variant.name
-            );
-        }
-    }
-
-    #[test]
-    fn tiles_are_measured_as_the_kernels_measure_them() {
-        let cuda_cores = include_str!("../../../kernels/conv2d_tap_gemm.cuh");
-        let tensor_cores = include_str!("../../../kernels/mma_tile.cuh");
-        assert_eq!(kernel_constant(tensor_cores, "kDepth"), TILE_DEPTH);
-        assert_eq!(kernel_constant(tensor_cores, "kStages"), TILE_STAGES);
-        assert_eq!(kernel_constant(tensor_cores, "kChunkElems"), CHUNK_ELEMS);
-        for variant in VARIANTS.iter().filter(|variant| variant.unit == Unit::CudaCores) {
-            let tile = kernel_constant(cuda_cores, "kTile");
-            assert_eq!([variant.tile_rows, variant.tile_cols], [tile; 2], "{}", variant.name);
+            let &kernels::Kernel { name, file, block_threads, .. } = variant.kernel();
+            assert_eq!(file, format!("conv2d_{:?}", variant.pass()).to_lowercase());
+            assert!(name.ends_with(&variant.dtype.to_string()), "{name}");
+            let named = name.contains(&format!("tile{}x{}", variant.tile_rows, variant.tile_cols));
+            assert_eq!(named, variant.unit == Unit::TensorCores, "{name}");
+            let warps = block_threads as usize / WARP_THREADS;
+            assert!((variant.tile_rows * variant.tile_cols).is_multiple_of(warps * 16 * 16), "{name}");
         }
     }
 
     #[test]
     fn channels_not_in_eights_run_on_cuda_cores() {
         for (c, k) in [(3, 64), (64, 50), (175, 64)] {
-            let name = choose(Pass::Dgrad, DType::Bf16, &dims(2, 9, c, k, 3, 1)).unwrap().name;
+            let name = choose(Pass::Dgrad, DType::Bf16, &dims(2, 9, c, k, 3, 1)).unwrap().kernel().name;
             assert_eq!(name, "conv2d_dgrad_bf16");
         }
         assert!(choose(Pass::Fprop, DType::F64, &dims(2, 9, 3, 8, 3, 1)).is_err());
@@ -252,11 +252,11 @@ mod tests {
 
     #[test]
     fn tiles_follow_the_number_of_channels_and_of_blocks() {
-        let fprop = |dims| choose(Pass::Fprop, DType::Bf16, &dims).unwrap().name;
+        let fprop = |dims| choose(Pass::Fprop, DType::Bf16, &dims).unwrap().kernel().name;
         assert_eq!(fprop(dims(256, 32, 128, 128, 3, 1)), "conv2d_fprop_tile128x128_bf16");
         assert_eq!(fprop(dims(256, 32, 64, 64, 3, 1)), "conv2d_fprop_tile128x64_bf16");
         assert_eq!(fprop(dims(8, 8, 256, 256, 3, 1)), "conv2d_fprop_tile64x64_bf16");
-        let wgrad = |dims| choose(Pass::Wgrad, DType::Bf16, &dims).unwrap().name;
+        let wgrad = |dims| choose(Pass::Wgrad, DType::Bf16, &dims).unwrap().kernel().name;
         assert_eq!(wgrad(dims(256, 32, 128, 128, 3, 1)), "conv2d_wgrad_tile128x128_bf16");
         assert_eq!(wgrad(dims(256, 32, 64, 64, 3, 1)), "conv2d_wgrad_tile64x128_bf16");
     }
@@ -265,8 +265,8 @@ mod tests {
     fn splits_cover_the_reduction_without_an_empty_part() {
         for depth in [1, 63, 64, 511, 513, 1000, 4096, 100_000, 262_144] {
             for tiles in [1, 3, 36, 255, 256, 1000] {
-                let split = Split::new(depth, tiles, TILE_DEPTH, LEAST_PIXELS_PER_SPLIT);
-                assert!(split.depth.is_multiple_of(TILE_DEPTH));
+                let split = Split::new(depth, tiles, DEPTH, LEAST_PIXELS_PER_SPLIT);
+                assert!(split.depth.is_multiple_of(DEPTH));
                 assert!(split.parts * split.depth >= depth && (split.parts - 1) * split.depth < depth);
                 assert!(tiles < 256 || split.parts == 1);
             }

@@ -179,11 +179,11 @@ fn the_first_difference_is_named_with_its_remedy() {
     .into();
     let zeros =
         |name: &str, shape: &[usize]| NamedTensor::f32(name, shape, vec![0.0; shape.iter().product()]);
-    let message = |found: &[NamedTensor]| check_names(&expected, found, path).unwrap_err().to_string();
+    let message = |found: &[NamedTensor]| check_names(&expected, found, "fc", path).unwrap_err().to_string();
 
     let conv1 = zeros("conv1.weight", &[64, 3, 7, 7]);
     let fc = [zeros("fc.weight", &[10, 512]), zeros("fc.bias", &[10])];
-    check_names(&expected, &[conv1.clone(), fc[0].clone(), fc[1].clone()], path).unwrap();
+    check_names(&expected, &[conv1.clone(), fc[0].clone(), fc[1].clone()], "fc", path).unwrap();
 
     assert_eq!(
         message(&[zeros("fc.bias", &[100]), conv1.clone(), zeros("fc.weight", &[100, 512])]),
@@ -239,7 +239,7 @@ fn a_full_disk_leaves_the_earlier_checkpoint_intact() {
     write_atomic(&path, &earlier, &json!(1)).unwrap();
 
     // Signal 25 (SIGXFSZ) must be ignored for the limit to show up as a failed write.
-    let this_test = "train::checkpoint::tests::a_full_disk_leaves_the_earlier_checkpoint_intact";
+    let this_test = "run::checkpoint::tests::a_full_disk_leaves_the_earlier_checkpoint_intact";
     let child = std::process::Command::new("sh")
         .args(["-c", "trap '' 25; ulimit -f 64; exec \"$0\" --exact \"$1\" --nocapture"])
         .arg(std::env::current_exe().unwrap())

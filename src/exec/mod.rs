@@ -1,20 +1,33 @@
 //! Runs a program on a device: one arena, the steps of a plan in order, no policy.
 
+mod initial;
+
 use std::borrow::Cow;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use crate::device::cpu::{Arena, BorrowFlags, CpuArgs, Element};
 use crate::device::{Device, DeviceKind, KernelDevice, LaunchArgs, Launcher, Slot};
-use crate::error::Result;
-use crate::plan::{Plan, Program, Step};
+use crate::error::{Error, Result};
+use crate::plan::{Access, Plan, Program, Step};
 use crate::tensor::DType;
+
+/// How the persistent values of a session start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    /// With their recorded initial values; random ones are a pure function of this seed and the value's name.
+    Seed(u64),
+    /// As zeros, for a session whose persistent values are all written before they are used.
+    Zeros,
+}
 
 /// A program with its memory on a device.
 pub struct Session {
     program: Program,
     backend: Backend,
     notes: Vec<u8>,
+    /// The plan that ran last, whose transient values the arena holds.
+    last_run: Option<usize>,
 }
 
 /// Room for notes from the start; more is taken when they are not read for long.
@@ -26,39 +39,44 @@ enum Backend {
 }
 
 impl Session {
-    /// On the CPU; allocates exactly the program's peak, zeroed.
+    /// A session on the CPU that starts from the initial values of seed 0; it allocates exactly the program's peak.
     ///
     /// # Errors
-    /// [`crate::Error::DoesNotFit`] if the memory is not there.
+    /// [`Error::DoesNotFit`] if the memory is not there.
     pub fn new(program: Program) -> Result<Session> {
+        Session::open(program, Device::Cpu, Start::Seed(0))
+    }
+
+    /// A session on `device`; the program must be planned for its kind.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if the device cannot be used, [`Error::DoesNotFit`] if the memory is not there.
+    pub fn open(program: Program, device: Device, start: Start) -> Result<Session> {
+        if let Some(kernels) = device.open_kernels()? {
+            return Session::on(program, kernels, start);
+        }
         let arena = Arena::new(program.peak_bytes)?;
         let operands = |step: &Step| step.inputs.len() + step.outputs.len();
         let most = program.plans.iter().flat_map(|plan| &plan.steps).map(operands).max().unwrap_or(0);
-        Ok(Session::with(program, Backend::Cpu { arena, flags: BorrowFlags::new(most) }))
+        Session::with(program, Backend::Cpu { arena, flags: BorrowFlags::new(most) }, start)
     }
 
-    /// On `device`; the program must be planned for its kind.
+    /// A session on a device that runs kernels; the program must be planned for its kind.
     ///
     /// # Errors
-    /// [`crate::Error::Device`] if it cannot be used, [`crate::Error::DoesNotFit`] if the memory is not there.
-    pub fn open(program: Program, device: Device) -> Result<Session> {
-        match device.open_kernels()? {
-            Some(kernels) => Session::on(program, kernels),
-            None => Session::new(program),
-        }
-    }
-
-    /// On a device that runs kernels; the program must be planned for its kind.
-    ///
-    /// # Errors
-    /// [`crate::Error::DoesNotFit`] if the memory is not there.
-    pub fn on(program: Program, mut device: Box<dyn KernelDevice>) -> Result<Session> {
+    /// [`Error::DoesNotFit`] if the memory is not there.
+    pub fn on(program: Program, mut device: Box<dyn KernelDevice>, start: Start) -> Result<Session> {
         let arena_address = device.allocate(program.peak_bytes)?;
-        Ok(Session::with(program, Backend::Kernels { device, arena_address }))
+        Session::with(program, Backend::Kernels { device, arena_address }, start)
     }
 
-    fn with(program: Program, backend: Backend) -> Session {
-        Session { program, backend, notes: Vec::with_capacity(NOTES_BYTES) }
+    fn with(program: Program, backend: Backend, start: Start) -> Result<Session> {
+        let notes = Vec::with_capacity(NOTES_BYTES);
+        let mut session = Session { program, backend, notes, last_run: None };
+        if let Start::Seed(seed) = start {
+            session.initialise(seed)?;
+        }
+        Ok(session)
     }
 
     /// The kind of device it runs on.
@@ -90,7 +108,7 @@ impl Session {
     /// Runs forward and backward of plan `index`.
     ///
     /// # Errors
-    /// [`crate::Error::Device`] if a kernel is missing or fails.
+    /// [`Error::Device`] if a kernel is missing or fails.
     pub fn run_micro_batch(&mut self, index: usize) -> Result<()> {
         self.run(index, 0..self.program.plans[index].first_update)
     }
@@ -116,6 +134,7 @@ impl Session {
         assert_eq!(times.len(), self.program.plans[index].steps.len(), "one time a step");
         if let Backend::Kernels { device, arena_address } = &mut self.backend {
             let steps = &self.program.plans[index].steps;
+            self.last_run = Some(index);
             return device
                 .run_timed(&mut |list, launcher| launch(&steps[list], *arena_address, launcher), times);
         }
@@ -146,6 +165,7 @@ impl Session {
                 steps.iter().try_for_each(|step| launch(step, *arena_address, launcher))
             };
             device.run_timed(&mut record, &mut both)?;
+            self.last_run = Some(index);
             times.iter_mut().zip(both.chunks_exact(2)).for_each(|(time, both)| *time += both[1]);
             return Ok(());
         }
@@ -163,11 +183,32 @@ impl Session {
         Ok(start.elapsed())
     }
 
+    /// The elements of the value called `name` in plan `index`: borrowed on the CPU, copied from any other device.
+    ///
+    /// # Errors
+    /// As [`Plan::slot`] and [`Session::read`].
+    pub fn value<T: Element>(&self, index: usize, name: &str) -> Result<Cow<'_, [T]>> {
+        self.read(&self.plan(index).slot(name)?)
+    }
+
+    /// Copies `values` to the value called `name` of plan `index`.
+    ///
+    /// # Errors
+    /// As [`Plan::slot`] and [`Session::write`].
+    pub fn set<T: Element>(&mut self, index: usize, name: &str, values: &[T]) -> Result<()> {
+        let slot = self.plan(index).slot(name)?;
+        self.write(&slot, values)
+    }
+
     /// The elements at `slot`: borrowed on the CPU, copied from any other device.
     ///
     /// # Errors
-    /// [`crate::Error::Device`] if the copy fails.
+    /// [`Error::Graph`] if the slot holds elements of another type, or its memory is given to other values during a run:
+    /// parameters, state and values that the graph keeps ([`crate::graph::Graph::keep`]) can be read, the latter until
+    /// another plan runs. [`Error::Device`] if the copy fails.
     pub fn read<T: Element>(&self, slot: &Slot) -> Result<Cow<'_, [T]>> {
+        self.check_type::<T>(slot)?;
+        self.check_readable(slot)?;
         match &self.backend {
             // SAFETY: slices handed out here borrow the session, and steps run only under `&mut self`.
             Backend::Cpu { arena, .. } => Ok(Cow::Borrowed(unsafe { arena.slice(slot) })),
@@ -179,15 +220,40 @@ impl Session {
         }
     }
 
-    /// Copies `values` to `slot`.
+    /// Copies `values` to `slot`: an input, before every run that reads it, or a value that can be read.
     ///
     /// # Errors
-    /// [`crate::Error::Device`] if the copy fails.
-    ///
-    /// # Panics
-    /// If `values` do not fill the slot.
+    /// [`Error::Graph`] if `values` are too many, too few or of another type, or the slot's memory is given to other
+    /// values during a run. [`Error::Device`] if the copy fails.
     pub fn write<T: Element>(&mut self, slot: &Slot, values: &[T]) -> Result<()> {
-        assert_eq!(values.len(), slot.shape.num_elems(), "values for another shape");
+        self.check_elements(slot, values)?;
+        if !self.is_persistent(slot)
+            && !self.program.plans.iter().any(|plan| plan.reaches(slot, Access::is_writable))
+        {
+            return Err(self.misuse(
+                slot,
+                "is computed by the graph, and its memory is shared; write the graph's inputs".into(),
+            ));
+        }
+        self.copy_to(slot, values)
+    }
+
+    /// Copies `values` to operand `operand` of step `step` of plan `index`, for a run of that step alone
+    /// ([`Session::time_step`]); in a run of the whole plan other steps make it.
+    ///
+    /// # Errors
+    /// [`Error::Graph`] if `values` are too many, too few or of another type, [`Error::Device`] if the copy fails.
+    pub fn write_operand<T: Element>(
+        &mut self,
+        (index, step, operand): (usize, usize, usize),
+        values: &[T],
+    ) -> Result<()> {
+        let slot = self.program.plans[index].steps[step].inputs[operand];
+        self.check_elements(&slot, values)?;
+        self.copy_to(&slot, values)
+    }
+
+    fn copy_to<T: Element>(&mut self, slot: &Slot, values: &[T]) -> Result<()> {
         match &mut self.backend {
             // SAFETY: `&mut self` rules out every other slice.
             Backend::Cpu { arena, .. } => unsafe { arena.slice_mut(slot) }.copy_from_slice(values),
@@ -198,11 +264,71 @@ impl Session {
         Ok(())
     }
 
+    /// Sets every byte of the arena, so that whatever is read before it is written shows: with 0xFF, as NaN.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if the copy fails.
+    pub fn fill_memory(&mut self, byte: u8) -> Result<()> {
+        let everything = Slot { offset_bytes: 0, shape: [self.program.peak_bytes].into(), dtype: DType::U8 };
+        match &mut self.backend {
+            // SAFETY: `&mut self` rules out every other slice.
+            Backend::Cpu { arena, .. } => unsafe { arena.slice_mut::<u8>(&everything) }.fill(byte),
+            Backend::Kernels { device, .. } => device.upload(0, &vec![byte; everything.num_bytes()])?,
+        }
+        Ok(())
+    }
+
+    fn is_persistent(&self, slot: &Slot) -> bool {
+        slot.offset_bytes + slot.num_bytes() <= self.program.persistent_bytes
+    }
+
+    fn check_type<T: Element>(&self, slot: &Slot) -> Result<()> {
+        match slot.dtype == T::DTYPE {
+            true => Ok(()),
+            false => Err(self.misuse(slot, format!("holds {}, not {}", slot.dtype, T::DTYPE))),
+        }
+    }
+
+    fn check_elements<T: Element>(&self, slot: &Slot, values: &[T]) -> Result<()> {
+        self.check_type::<T>(slot)?;
+        match slot.shape.num_elems() {
+            count if count == values.len() => Ok(()),
+            count => {
+                let message = format!("takes {count} elements ({}), got {}", slot.shape, values.len());
+                Err(self.misuse(slot, message))
+            }
+        }
+    }
+
+    fn check_readable(&self, slot: &Slot) -> Result<()> {
+        let plans = &self.program.plans;
+        let is_kept = |plan: &Plan| plan.reaches(slot, Access::is_readable);
+        let holds = self.last_run.map_or_else(|| plans.iter().any(is_kept), |index| is_kept(&plans[index]));
+        if self.is_persistent(slot) || holds {
+            return Ok(());
+        }
+        let message = if plans.iter().any(is_kept) {
+            "was overwritten when another graph ran; read it before that"
+        } else {
+            "shares its memory with other values during a run; call Graph::keep on it before planning"
+        };
+        Err(self.misuse(slot, message.into()))
+    }
+
+    fn misuse(&self, slot: &Slot, message: String) -> Error {
+        let named = self.program.plans.iter().find_map(|plan| plan.name_of(slot));
+        let persistent =
+            self.program.persistent.iter().find(|p| p.slot == *slot).map(|p| p.value.name.as_str());
+        let node =
+            persistent.or(named).map_or_else(|| format!("offset {}", slot.offset_bytes), str::to_string);
+        Error::Graph { op: "session", node, message }
+    }
+
     /// Notes what `slot` holds after the steps run so far, behind what was noted before. No device is waited for: this is
     /// how values of every step are had without stopping at every step.
     ///
     /// # Errors
-    /// [`crate::Error::Device`] if the copy fails.
+    /// [`Error::Device`] if the copy fails.
     pub fn note(&mut self, slot: &Slot) -> Result<()> {
         match &mut self.backend {
             Backend::Cpu { arena, .. } => {
@@ -220,7 +346,7 @@ impl Session {
     /// Waits for the device, hands the bytes noted since the last call to `read`, and forgets them.
     ///
     /// # Errors
-    /// [`crate::Error::Device`] if a copy or a step failed.
+    /// [`Error::Device`] if a copy or a step failed.
     pub fn take_notes<R>(&mut self, read: impl FnOnce(&[u8]) -> R) -> Result<R> {
         if let Backend::Kernels { device, .. } = &mut self.backend {
             device.finish_notes(&mut self.notes)?;
@@ -234,7 +360,7 @@ impl Session {
     /// host itself.
     ///
     /// # Errors
-    /// [`crate::Error::Device`] if a step failed.
+    /// [`Error::Device`] if a step failed.
     pub fn take_busy_time(&mut self) -> Result<Option<Duration>> {
         match &mut self.backend {
             Backend::Cpu { .. } => Ok(None),
@@ -243,6 +369,7 @@ impl Session {
     }
 
     fn run(&mut self, index: usize, range: Range<usize>) -> Result<()> {
+        self.last_run = Some(index);
         let steps = &self.program.plans[index].steps[range.clone()];
         match &mut self.backend {
             Backend::Cpu { arena, flags } => {
@@ -272,103 +399,4 @@ fn launch(step: &Step, arena_address: u64, launcher: &mut dyn Launcher) -> Resul
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::device::{Record, RecordList};
-    use crate::graph::Graph;
-    use crate::ops::fill;
-    use crate::plan::plan;
-
-    /// Memory without kernels; what is noted is handed over as late as can be.
-    struct LateDevice {
-        memory: Vec<u8>,
-        pending: Vec<u8>,
-    }
-
-    impl KernelDevice for LateDevice {
-        fn kind(&self) -> DeviceKind {
-            DeviceKind::Cuda
-        }
-
-        fn allocate(&mut self, num_bytes: usize) -> Result<u64> {
-            self.memory = vec![0; num_bytes];
-            Ok(64)
-        }
-
-        fn upload(&mut self, offset_bytes: usize, bytes: &[u8]) -> Result<()> {
-            self.memory[offset_bytes..][..bytes.len()].copy_from_slice(bytes);
-            Ok(())
-        }
-
-        fn download(&self, offset_bytes: usize, bytes: &mut [u8]) -> Result<()> {
-            bytes.copy_from_slice(&self.memory[offset_bytes..][..bytes.len()]);
-            Ok(())
-        }
-
-        fn note(&mut self, offset_bytes: usize, num_bytes: usize, _: &mut Vec<u8>) -> Result<()> {
-            self.pending.extend_from_slice(&self.memory[offset_bytes..][..num_bytes]);
-            Ok(())
-        }
-
-        fn finish_notes(&mut self, notes: &mut Vec<u8>) -> Result<()> {
-            notes.append(&mut self.pending);
-            Ok(())
-        }
-
-        fn run(&mut self, _: (usize, usize, usize), _: Record<'_>) -> Result<()> {
-            Ok(())
-        }
-
-        fn take_busy_time(&mut self) -> Result<Duration> {
-            Ok(Duration::ZERO)
-        }
-
-        /// List `i` takes i + 1 microseconds.
-        fn run_timed(&mut self, _: RecordList<'_>, times: &mut [Duration]) -> Result<()> {
-            times.iter_mut().zip(1..).for_each(|(time, us)| *time += Duration::from_micros(us));
-            Ok(())
-        }
-    }
-
-    #[test]
-    fn times_of_a_kernel_device_are_its_own_and_those_of_the_step_alone() {
-        let mut graph = Graph::new(DType::F32);
-        for value in [0.5, 2.0] {
-            fill(&mut graph, &format!("filled.{value}"), [2], value).unwrap();
-        }
-        let program = plan(&[&graph, &graph], DeviceKind::Cuda).unwrap();
-        let late = LateDevice { memory: Vec::new(), pending: Vec::new() };
-        let mut session = Session::on(program, Box::new(late)).unwrap();
-        let us = Duration::from_micros;
-        let mut times = [us(100), us(0)];
-        session.run_timed(0, &mut times).unwrap();
-        assert_eq!(times, [us(101), us(2)]);
-        let mut times = [us(0); 3];
-        session.time_step(0, 1, 1, &mut times).unwrap();
-        assert_eq!(times, [us(2), us(4), us(6)], "every second list is the step");
-    }
-
-    #[test]
-    fn notes_hold_what_was_there_when_they_were_taken_and_are_read_once() {
-        let mut graph = Graph::new(DType::F32);
-        let (loss, hits) = (graph.input("loss", [], DType::F32), graph.input("hits", [3], DType::I32));
-        let filled = fill(&mut graph, "filled", [2], 0.5).unwrap();
-        [loss, hits, filled].into_iter().for_each(|id| graph.keep(id));
-        let late = LateDevice { memory: Vec::new(), pending: Vec::new() };
-        let program = plan(&[&graph], DeviceKind::Cuda).unwrap();
-        let on_cpu = Session::new(plan(&[&graph], DeviceKind::Cpu).unwrap()).unwrap();
-        for mut session in [on_cpu, Session::on(program, Box::new(late)).unwrap()] {
-            let [loss, hits] = ["loss", "hits"].map(|name| session.plan(0).slot(name).unwrap());
-            for step in 0..3 {
-                session.write(&loss, &[step as f32 + 0.25]).unwrap();
-                session.write(&hits, &[step, 2 * step, 7]).unwrap();
-                session.note(&loss).unwrap();
-                session.note(&hits).unwrap();
-            }
-            let notes = session.take_notes(bytemuck::pod_collect_to_vec::<u8, [i32; 4]>).unwrap();
-            let expected = [0, 1, 2].map(|step| [(step as f32 + 0.25).to_bits() as i32, step, 2 * step, 7]);
-            assert_eq!(notes, expected, "{:?}", session.device());
-            assert_eq!(session.take_notes(<[u8]>::len).unwrap(), 0);
-        }
-    }
-}
+mod tests;

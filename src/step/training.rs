@@ -1,0 +1,352 @@
+//! Training as a library: a network with its weights and its optimiser on a device.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use super::evaluate::{Evaluation, Evaluator};
+use super::feed::Feed;
+use super::weights::{self, Weights};
+use super::{EVAL, StepConfig, TRAIN, Trained, hyper_parameters, program, values};
+use crate::batch::{Batch, LoaderOptions};
+use crate::data::annotations::SplitAnnotations;
+use crate::data::pack::Pack;
+use crate::device::{Device, Slot};
+use crate::error::{Error, Result};
+use crate::exec::{Session, Start};
+use crate::run::checkpoint::{self, NamedTensor};
+use crate::tensor::Shape;
+
+/// Key of the number of updates in the metadata of a file that [`Training::save`] writes.
+const UPDATES: &str = "updates";
+
+/// A network in training: its graphs, their memory on a device, and the state of its optimiser.
+///
+/// ```
+/// use residuum::prelude::*;
+///
+/// struct Small;
+///
+/// impl Network for Small {
+///     fn forward(&self, graph: &mut Graph, inputs: Inputs, mode: Mode) -> Result<ValueId> {
+///         let x = conv2d(graph, "conv", inputs.images, Conv2dConfig::square(8, 3, 1))?;
+///         let x = batch_norm(graph, "bn", x, BnConfig::new(mode))?;
+///         let x = relu(graph, "relu", x)?;
+///         let x = global_avg_pool(graph, "pool", x)?;
+///         linear(graph, "fc", x, 2)
+///     }
+/// }
+///
+/// # fn main() -> Result<()> {
+/// let mut training = Training::new(StepConfig::new(Small, 4, 8), Device::Cpu)?;
+/// let brightness = |image: usize| if image % 2 == 0 { 1.0 } else { -1.0 };
+/// let images = (0..4 * 8 * 8 * 3).map(|elem| brightness(elem / (8 * 8 * 3))).collect();
+/// let batch = Batch::new(images, vec![0, 1, 0, 1]);
+/// for _ in 0..20 {
+///     training.step(&batch, 0.1)?;
+/// }
+/// assert!(training.loss()? < 0.5);
+/// # Ok(())
+/// # }
+/// ```
+pub struct Training {
+    config: StepConfig,
+    session: Session,
+    io: StepIo,
+    evaluator: Evaluator,
+    annotations: Option<SplitAnnotations>,
+    num_updates: u64,
+    /// Batches since the last update.
+    num_accumulated: usize,
+    copy_time: Duration,
+}
+
+/// The values of the training graph that the host touches.
+struct StepIo {
+    feed: Feed,
+    hyper: Slot,
+    hyper_backbone: Option<Slot>,
+    loss: Slot,
+    hits: Slot,
+    grad_norm: Option<Slot>,
+}
+
+/// What a batch leaves behind: the values called [`values::LOSS`] and [`values::HITS`], in this order.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct BatchResult {
+    /// Mean loss of the batch.
+    pub loss: f32,
+    /// Images whose label was the first guess.
+    pub correct1: i32,
+    /// Images whose label was among the first five guesses.
+    pub correct5: i32,
+    /// Images counted, without padding.
+    pub images: i32,
+}
+
+impl Training {
+    /// A network in training on `device`, with the initial values of the configuration's seed.
+    ///
+    /// # Errors
+    /// [`Error::Graph`] if the images do not fit the network, [`Error::DoesNotFit`] if the memory is not there.
+    pub fn new(config: StepConfig, device: Device) -> Result<Training> {
+        let program = program(&config, device.kind())?;
+        let session = Session::open(program, device, Start::Seed(config.seed))?;
+        Training::in_session(config, session)
+    }
+
+    /// A network in training in a session of [`program`] for the same configuration.
+    ///
+    /// # Errors
+    /// [`Error::Graph`] if the session runs another program.
+    pub fn in_session(config: StepConfig, session: Session) -> Result<Training> {
+        let plan = session.plan(TRAIN);
+        let io = StepIo {
+            feed: Feed::new(plan),
+            hyper: plan.slot(values::HYPER)?,
+            hyper_backbone: plan.slot(values::HYPER_BACKBONE).ok(),
+            loss: plan.slot(values::LOSS)?,
+            hits: plan.slot(values::HITS)?,
+            grad_norm: plan.slot(values::GRAD_NORM).ok(),
+        };
+        let evaluator = Evaluator::new(&session, EVAL)?;
+        let (num_updates, num_accumulated, copy_time) = (0, 0, Duration::ZERO);
+        Ok(Training {
+            config,
+            session,
+            io,
+            evaluator,
+            annotations: None,
+            num_updates,
+            num_accumulated,
+            copy_time,
+        })
+    }
+
+    /// Where objects are in the training and validation images, for a network that takes objects in.
+    pub fn set_annotations(&mut self, annotations: Option<SplitAnnotations>) {
+        self.annotations = annotations;
+    }
+
+    /// Copies the pixels of both data sets to a device that holds them ([`super::PixelSource::Resident`]).
+    ///
+    /// # Errors
+    /// [`Error::Graph`] if the program has no place for them, [`Error::Device`] if the device refuses the copy.
+    pub fn upload_pixels(&mut self, train: &Pack, val: &Pack) -> Result<()> {
+        for (plan, name, pack) in [(TRAIN, values::TRAIN_PIXELS, train), (EVAL, values::VAL_PIXELS, val)] {
+            let pixels = self.session.plan(plan).slot(name)?;
+            let image = Shape::new(&pixels.shape.dims()[1..]);
+            for index in 0..pack.len() {
+                let offset_bytes = pixels.offset_bytes + index * image.num_elems();
+                self.session.write(&Slot { offset_bytes, shape: image, ..pixels }, pack.pixels(index))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds the gradient of `batch`, and after every [`StepConfig::grad_accum_steps`] batches updates the weights with the
+    /// learning rate `lr`. On a GPU the step is then under way; nothing waits for it.
+    ///
+    /// # Errors
+    /// [`Error::Graph`] if the batch has another size than the configuration, [`Error::Device`] if the device fails.
+    pub fn step(&mut self, batch: &Batch, lr: f64) -> Result<()> {
+        let copying = Instant::now();
+        let annotations = self.annotations.as_ref().map(|annotations| &*annotations.train);
+        self.io.feed.write(&mut self.session, batch, annotations)?;
+        self.copy_time += copying.elapsed();
+        self.run(lr)
+    }
+
+    /// [`Training::step`] with the batch of the step before, which is not copied again: for benchmarks.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] without [`StepConfig::keep_inputs`], and as [`Training::step`].
+    pub fn repeat(&mut self, lr: f64) -> Result<()> {
+        if !self.config.keep_inputs {
+            return Err(Error::Usage("the last batch is gone; set StepConfig::keep_inputs".into()));
+        }
+        self.run(lr)
+    }
+
+    fn run(&mut self, lr: f64) -> Result<()> {
+        self.session.run_micro_batch(TRAIN)?;
+        self.session.note(&self.io.loss)?;
+        self.session.note(&self.io.hits)?;
+        self.num_accumulated += 1;
+        if self.num_accumulated == self.config.grad_accum_steps { self.update(lr) } else { Ok(()) }
+    }
+
+    fn update(&mut self, lr: f64) -> Result<()> {
+        self.num_accumulated = 0;
+        self.num_updates += 1;
+        let hyper = |lr| hyper_parameters(&self.config.optimiser, lr, self.num_updates);
+        self.session.write(&self.io.hyper, &hyper(lr))?;
+        if let (Some(slot), Trained::TwoRates { backbone_lr_scale }) =
+            (&self.io.hyper_backbone, self.config.trained)
+        {
+            self.session.write(slot, &hyper(lr * backbone_lr_scale))?;
+        }
+        self.session.run_update(TRAIN)
+    }
+
+    /// Waits for the steps so far and hands what each batch since the last call left behind to `read`, in order. Until
+    /// then 16 bytes are kept for each batch.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if a step failed.
+    pub fn take_results<R>(
+        &mut self,
+        read: impl FnOnce(&mut dyn ExactSizeIterator<Item = BatchResult>) -> R,
+    ) -> Result<R> {
+        self.session.take_notes(|bytes| {
+            read(&mut bytes.chunks_exact(size_of::<BatchResult>()).map(bytemuck::pod_read_unaligned))
+        })
+    }
+
+    /// Waits for the steps so far and returns the mean loss of the batches since the last call, or since
+    /// [`Training::take_results`]; NaN if there were none.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if a step failed.
+    pub fn loss(&mut self) -> Result<f32> {
+        self.take_results(|results| {
+            let count = results.len() as f32;
+            results.map(|result| result.loss).sum::<f32>() / count
+        })
+    }
+
+    /// Waits for the steps so far and returns the norm of all gradients in the last update, where they are clipped.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if a step failed.
+    pub fn grad_norm(&self) -> Result<Option<f32>> {
+        self.io.grad_norm.map(|slot| Ok(self.session.read::<f32>(&slot)?[0])).transpose()
+    }
+
+    /// Time that the host spent writing batches since the last call.
+    pub fn take_copy_time(&mut self) -> Duration {
+        std::mem::take(&mut self.copy_time)
+    }
+
+    /// Time that the device was busy with steps since the last call, after waiting for it; `None` on the CPU.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if a step failed.
+    pub fn take_busy_time(&mut self) -> Result<Option<Duration>> {
+        self.session.take_busy_time()
+    }
+
+    /// The error over every image of `pack`, with the averaged weights where there are some; `stop` is asked between
+    /// batches.
+    ///
+    /// # Errors
+    /// What the loader reports, or [`Error::Interrupted`] with the signal that `stop` returns.
+    pub fn evaluate(
+        &mut self,
+        pack: &Arc<Pack>,
+        options: &LoaderOptions,
+        stop: impl Fn() -> Option<i32>,
+    ) -> Result<Evaluation> {
+        let annotations = self.annotations.as_ref().map(|annotations| &*annotations.val);
+        self.evaluator.run(&mut self.session, (pack, annotations), options, stop)
+    }
+
+    /// The scores of a batch without labels, `[batch_size, num_classes]` row by row: those of the averaged weights where
+    /// there are some.
+    ///
+    /// # Errors
+    /// [`Error::Graph`] if the batch has another size than the configuration, [`Error::Device`] if the device fails.
+    pub fn predict(&mut self, batch: &Batch) -> Result<Vec<f32>> {
+        self.evaluator.logits(&mut self.session, batch)
+    }
+
+    /// Writes weights, running statistics and optimiser state to the safetensors file at `path`, replacing an earlier one
+    /// atomically.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] between the batches of an update, whose gradients would be lost; [`Error::Checkpoint`] if the file
+    /// cannot be written.
+    pub fn save(&self, path: &Path) -> Result<()> {
+        checkpoint::write_atomic(path, &self.state()?, &json!({ UPDATES: self.num_updates }))
+    }
+
+    /// Reads what [`Training::save`] wrote: the next step is that of a training which never stopped.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] if the file is damaged or of another network or optimiser.
+    pub fn load(&mut self, path: &Path) -> Result<()> {
+        let file = checkpoint::read(path)?;
+        let num_updates =
+            file.metadata.get(UPDATES).and_then(serde_json::Value::as_u64).ok_or_else(|| {
+                Error::checkpoint(
+                    path,
+                    "does not say how many updates it has had; give a file of Training::save",
+                )
+            })?;
+        self.restore(&file.tensors, num_updates, path)
+    }
+
+    /// Everything that the next step depends on, as it lies in memory; borrowed on the CPU.
+    ///
+    /// # Errors
+    /// As [`Training::save`].
+    pub fn state(&self) -> Result<Vec<NamedTensor<'_>>> {
+        if self.num_accumulated > 0 {
+            return Err(Error::Usage(format!(
+                "{} of {} batches of an update are accumulated, which no file holds; save after the last",
+                self.num_accumulated, self.config.grad_accum_steps
+            )));
+        }
+        weights::state_tensors(&self.session)
+    }
+
+    /// The inverse of [`Training::state`], after `num_updates` updates; messages call the tensors' file `path`.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] naming the first tensor that differs from what this configuration keeps.
+    pub fn restore(&mut self, tensors: &[NamedTensor<'_>], num_updates: u64, path: &Path) -> Result<()> {
+        weights::load_state(&mut self.session, self.config.network.last_layer(), tensors, path)?;
+        (self.num_updates, self.num_accumulated) = (num_updates, 0);
+        Ok(())
+    }
+
+    /// The weights that are evaluated, averaged where there are averages, under their names in weight files.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if the device refuses the copy.
+    pub fn weights(&self) -> Result<Vec<NamedTensor<'static>>> {
+        let which = if self.config.ema_decay.is_some() { Weights::Averaged } else { Weights::Trained };
+        weights::model_tensors(&self.session, which, self.num_updates)
+    }
+
+    /// The first persistent value with an element that is infinite or not a number.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if the device refuses the copy.
+    pub fn first_not_finite(&self) -> Result<Option<&str>> {
+        weights::first_not_finite(&self.session)
+    }
+
+    /// Updates so far.
+    pub fn num_updates(&self) -> u64 {
+        self.num_updates
+    }
+
+    /// The configuration that the graphs were made from.
+    pub fn config(&self) -> &StepConfig {
+        &self.config
+    }
+
+    /// The session, to look at its program and its values.
+    pub fn session(&self) -> &Session {
+        &self.session
+    }
+
+    /// The session, to set values by hand.
+    pub fn session_mut(&mut self) -> &mut Session {
+        &mut self.session
+    }
+}

@@ -1,0 +1,88 @@
+//! What a run says and leaves behind: progress on stderr, `log.txt`, `metrics.jsonl`, TensorBoard events, the report.
+
+use super::progress::Progress;
+use super::source::Source;
+use super::summary::{self, Standing};
+use crate::error::Result;
+use crate::run::metrics::{Epoch, Eval, Event, MetricsLog, Run, Step};
+use crate::run::run_dir::{Env, RunDir};
+use crate::run::tensorboard::EventFile;
+
+/// The logs of a run in its folder.
+pub(super) struct RunLog {
+    dir: RunDir,
+    env: Env,
+    metrics: MetricsLog,
+    events: EventFile,
+    progress: Progress,
+    total_steps: u64,
+}
+
+impl RunLog {
+    /// Opens the logs in `dir` for a process that begins with `run`, in a run of `total_steps` updates.
+    ///
+    /// # Errors
+    /// [`crate::Error::Io`] if a file cannot be written, or another process logs to the folder.
+    pub(super) fn open(dir: RunDir, run: &Run, total_steps: u64) -> Result<RunLog> {
+        // The log's lock comes first: a process that does not get it must leave the folder as it is.
+        let mut metrics = MetricsLog::open(&dir.metrics())?;
+        let env = Env::of_this_process(&*run.device);
+        dir.write_env(&env)?;
+        metrics.append(run)?;
+        let events = EventFile::create(dir.path(), run.step)?;
+        let progress = Progress::new(run.step, total_steps);
+        Ok(RunLog { dir, env, metrics, events, progress, total_steps })
+    }
+
+    /// The run's folder.
+    pub(super) fn dir(&self) -> &RunDir {
+        &self.dir
+    }
+
+    /// An update is done.
+    pub(super) fn step(&self, step: u64) {
+        self.progress.step(step);
+    }
+
+    /// An interval of updates is done.
+    pub(super) fn interval(&mut self, line: &Step) -> Result<()> {
+        self.metrics.append(line)?;
+        let scalars =
+            [("train/loss", line.loss), ("train/lr", line.lr), ("train/images_per_second", line.img_s)];
+        self.events.scalars(line.step, &scalars)?;
+        self.progress.interval(line, self.total_steps);
+        Ok(())
+    }
+
+    /// An epoch, one of `epochs`, is done and evaluated.
+    pub(super) fn epoch(&mut self, row: &Epoch, eval: &Eval, epochs: u64) -> Result<()> {
+        self.metrics.append(eval)?;
+        self.metrics.append(row)?;
+        let scalars = [
+            ("val/loss", row.eval_loss),
+            ("val/top1_error", row.eval_err1),
+            ("val/top5_error", row.eval_err5),
+            ("train/top1_error", row.train_err1),
+        ];
+        self.events.scalars(row.step, &scalars)?;
+        self.progress.epoch(row, epochs);
+        self.dir.log(&summary::epoch_line(row, epochs))
+    }
+
+    /// Something happened after `step` updates that is not a measurement.
+    pub(super) fn event(&mut self, step: u64, event: &str, message: &str) -> Result<()> {
+        self.dir.log(message)?;
+        self.metrics.append(&Event { step, event: event.into(), message: message.into() })
+    }
+
+    /// Writes the report and what it is made from.
+    pub(super) fn report(&self, source: &Source, standing: &Standing) -> Result<()> {
+        summary::write(&self.dir, &self.env, source, standing)
+    }
+
+    /// The run is over.
+    pub(super) fn finish(self) -> RunDir {
+        self.progress.finish();
+        self.dir
+    }
+}
