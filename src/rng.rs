@@ -26,6 +26,8 @@ pub enum Use {
     Noise = 5,
     /// Mixing of the samples of one batch.
     Mix = 6,
+    /// Elements that a layer drops.
+    Dropout = 7,
 }
 
 /// Four random words for one counter under one key: ten rounds of Philox4x32.

@@ -199,6 +199,16 @@ impl Graph {
         })
     }
 
+    /// The input called `name` outside any scope, recorded at its first use: one that several layers share.
+    pub fn shared_input(&mut self, name: &str, shape: impl Into<Shape>, dtype: DType) -> ValueId {
+        self.find(name).unwrap_or_else(|| {
+            let scope = std::mem::take(&mut self.scope);
+            let id = self.input(name, shape, dtype);
+            self.scope = scope;
+            id
+        })
+    }
+
     /// A learned value: f32, or f64 in a graph of f64.
     pub fn parameter(&mut self, name: &str, shape: impl Into<Shape>, layout: Layout, init: Init) -> ValueId {
         self.persistent(name, shape.into(), Role::Parameter, layout, init)
@@ -344,7 +354,8 @@ impl Graph {
         self.nodes = nodes;
     }
 
-    fn path(&self, name: &str) -> String {
+    /// `name` with the scopes that are open before it.
+    pub fn path(&self, name: &str) -> String {
         format!("{}{name}", self.scope)
     }
 

@@ -4,17 +4,21 @@
 
 mod accumulate;
 mod adam;
+mod adaptive_avg_pool;
 mod add;
 mod augment;
 mod avg_pool;
 mod batch_norm;
+mod bias;
 mod cast;
 pub(crate) mod checks;
 mod clip;
 mod codes;
 mod concat;
 mod conv2d;
+mod dropout;
 mod ema;
+mod flatten;
 pub mod launch;
 mod linear;
 mod max_pool;
@@ -47,15 +51,19 @@ macro_rules! operations {
 operations! {
     accumulate: Accumulate, Clear;
     adam: Adam, AdamConfig;
+    adaptive_avg_pool: AdaptiveAvgPool, AdaptiveAvgPoolBwd, adaptive_avg_pool;
     add: Add, add;
     augment: AugmentFwd, augment;
     avg_pool: GlobalAvgPool, GlobalAvgPoolBwd, global_avg_pool;
     batch_norm: BatchNormBwd, BatchNormInference, BatchNormInferenceBwd, BatchNormTrain, BnConfig, Mode, batch_norm;
+    bias: AddBias, AddBiasBwd, add_bias;
     cast: Cast, CastTensors, cast;
     clip: ClipNorm;
     concat: Concat, SliceChannels, concat;
     conv2d: Conv2dConfig, Conv2dDgrad, Conv2dFprop, Conv2dWgrad, Window, conv2d, conv2d_with;
+    dropout: DRAWS, Dropout, dropout;
     ema: Ema;
+    flatten: Flatten, FlattenBwd, flatten;
     linear: LinearDgrad, LinearFprop, LinearWgrad, linear;
     max_pool: MaxPool, MaxPoolBwd, PoolWindow, max_pool;
     rasterise: Paint, Rasterise, rasterise;

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use crate::device::{ALIGNMENT_BYTES, DeviceKind, Slot};
 use crate::error::{Error, Result};
 use crate::graph::{Cost, Graph, Op, Phase, Role, Value, ValueId};
-use crate::tensor::DType;
+use crate::tensor::{DType, Shape};
 
 pub use memory::LiveBytes;
 
@@ -102,14 +102,28 @@ impl Plan {
     /// [`Error::Graph`] if the graph has no such value, fusion removed it, or its memory is shared during a run because
     /// the graph does not keep it ([`Graph::keep`]).
     pub fn slot(&self, name: &str) -> Result<Slot> {
-        let message = match self.places.get(name) {
-            Some((slot, access)) if access.is_writable() => return Ok(*slot),
-            Some(_) => {
-                "shares its memory with other values during a run; call Graph::keep on it before planning"
-            }
-            None => "is not a value of the planned graph",
-        };
-        Err(Error::Graph { op: "plan", node: name.to_string(), message: message.into() })
+        match self.places.get(name) {
+            Some((slot, access)) if access.is_writable() => Ok(*slot),
+            Some(_) => Err(Error::Graph {
+                op: "plan",
+                node: name.to_string(),
+                message:
+                    "shares its memory with other values during a run; call Graph::keep on it before planning"
+                        .into(),
+            }),
+            None => Err(no_value(name)),
+        }
+    }
+
+    /// The shape of the value called `name`, whoever may use it.
+    ///
+    /// # Errors
+    /// [`Error::Graph`] if the graph has no such value or fusion removed it.
+    pub fn shape(&self, name: &str) -> Result<Shape> {
+        match self.places.get(name) {
+            Some((slot, _)) => Ok(slot.shape),
+            None => Err(no_value(name)),
+        }
     }
 
     /// Whether `slot` is that of a transient value which the host may use as `allowed` says.
@@ -148,6 +162,11 @@ impl Program {
     pub fn persistent_bytes_where(&self, select: impl Fn(&Value) -> bool) -> usize {
         self.persistent.iter().filter(|p| select(&p.value)).map(|p| p.slot.num_bytes()).sum()
     }
+}
+
+fn no_value(name: &str) -> Error {
+    let message = "is not a value of the planned graph".into();
+    Error::Graph { op: "plan", node: name.to_string(), message }
 }
 
 /// Lays out `graphs` for `device`.

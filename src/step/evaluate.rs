@@ -112,7 +112,7 @@ impl Evaluator {
         Ok(Evaluator {
             plan,
             feed: Feed::new(session.plan(plan)),
-            width: slot(values::IMAGES)?.shape.dims()[2],
+            width: session.plan(plan).shape(values::IMAGES)?.dims()[2],
             loss: slot(values::LOSS)?,
             hits: slot(values::HITS)?,
             probs: slot(values::PROBS)?,

@@ -1,0 +1,228 @@
+//! Adaptive average pooling: the mean of each channel over each cell of a grid whose size does not depend on the image's.
+//!
+//! Along an axis of `in` pixels cut into `out` cells, cell i holds the pixels from floor(i * in / out) to before
+//! ceil((i + 1) * in / out), as in PyTorch: neighbours share a pixel where `out` does not divide `in`.
+
+use std::ops::Range;
+
+use crate::device::cpu::{CpuArgs, Real, for_each_chunk};
+use crate::device::kernels::{self, AdaptiveAvgPoolArgs};
+use crate::device::{LaunchArgs, Launcher, Slot};
+use crate::error::{Error, Result};
+use crate::graph::{Backward, Cost, Graph, InferResult, Op, ValueId, ValueType};
+use crate::ops::checks::{Case, Checks, Draw, Trial, input};
+use crate::ops::{cost_per_elem, dispatch_real, one_input};
+
+/// `x [N,H,W,C] -> y [N,P,Q,C]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AdaptiveAvgPool {
+    /// Height and width of y, P and Q.
+    pub out: [usize; 2],
+}
+
+/// `dy [N,P,Q,C] -> dx [N,H,W,C]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AdaptiveAvgPoolBwd {
+    /// Height and width of dx.
+    pub image: [usize; 2],
+}
+
+/// Records the means of NHWC `x` over a grid of `out` cells, height by width; `x` itself if it has that size.
+///
+/// # Errors
+/// If `x` is not an image with pixels, or `out` has no cells.
+pub fn adaptive_avg_pool(graph: &mut Graph, name: &str, x: ValueId, out: [usize; 2]) -> Result<ValueId> {
+    match graph.shape(x).as_4d() {
+        Some([_, h, w, _]) if [h, w] == out => Ok(x),
+        _ => graph.apply_one(name, AdaptiveAvgPool { out }, &[x]),
+    }
+}
+
+/// The pixels of cell `i`.
+fn pixels_of(i: usize, len: usize, out: usize) -> Range<usize> {
+    i * len / out..((i + 1) * len).div_ceil(out)
+}
+
+/// The cells that hold pixel `i`.
+fn cells_over(i: usize, len: usize, out: usize) -> Range<usize> {
+    i * out / len..((i + 1) * out).div_ceil(len)
+}
+
+/// The operand with another height and width, where both are images.
+fn resized(inputs: &[ValueType], [height, width]: [usize; 2]) -> InferResult<ValueType> {
+    let x = one_input(inputs)?;
+    match x.shape.as_4d() {
+        Some([n, h, w, c]) if h * w > 0 && height * width > 0 => {
+            Ok(ValueType { shape: [n, height, width, c].into(), dtype: x.dtype })
+        }
+        _ => Err(format!("needs an NHWC image and a grid with cells, got {x} and {height}x{width}")),
+    }
+}
+
+impl Op for AdaptiveAvgPool {
+    fn name(&self) -> &'static str {
+        "adaptive_avg_pool_fwd"
+    }
+
+    fn infer(&self, inputs: &[ValueType]) -> InferResult {
+        Ok(vec![resized(inputs, self.out)?])
+    }
+
+    fn cost(&self, inputs: &[ValueType], outputs: &[ValueType]) -> Cost {
+        cost_per_elem(1, inputs, outputs)
+    }
+
+    fn gradient(&self, backward: &mut Backward<'_>) -> Result<Vec<Option<ValueId>>> {
+        let dy = backward.dy(self.name())?;
+        let dims = backward.graph.shape(backward.inputs[0]);
+        let op = AdaptiveAvgPoolBwd { image: [dims.dims()[1], dims.dims()[2]] };
+        Ok(vec![Some(backward.apply_one("bwd", op, &[dy])?)])
+    }
+
+    fn cpu(&self, args: &CpuArgs<'_>) {
+        fn run<T: Real>([out_height, out_width]: [usize; 2], args: &CpuArgs<'_>) {
+            let [_, height, width, channels] = args.input_shape(0).as_4d().expect("x is an image");
+            let x = args.input::<T>(0);
+            for_each_chunk(args.output::<T>(0), channels, |start, y| {
+                let cell = start / channels;
+                let image = cell / out_width / out_height * height;
+                let rows = pixels_of(cell / out_width % out_height, height, out_height);
+                let columns = pixels_of(cell % out_width, width, out_width);
+                y.fill(T::ZERO);
+                for pixel in rows.clone().flat_map(|h| columns.clone().map(move |w| (image + h) * width + w))
+                {
+                    y.iter_mut().zip(&x[pixel * channels..]).for_each(|(sum, &v)| *sum += v);
+                }
+                let count = T::from_f64((rows.len() * columns.len()) as f64);
+                y.iter_mut().for_each(|y| *y = *y / count);
+            });
+        }
+        dispatch_real!(args.input_dtype(0), run(self.out, args));
+    }
+
+    fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
+        let (x, y) = (&args.inputs[0], &args.outputs[0]);
+        let (arguments, grid) = operands(self.name(), args, (x, y), y)?;
+        kernels::adaptive_avg_pool_fwd(x.dtype)?.launch(launcher, grid, &arguments)
+    }
+}
+
+impl Op for AdaptiveAvgPoolBwd {
+    fn name(&self) -> &'static str {
+        "adaptive_avg_pool_bwd"
+    }
+
+    fn infer(&self, inputs: &[ValueType]) -> InferResult {
+        Ok(vec![resized(inputs, self.image)?])
+    }
+
+    fn cost(&self, inputs: &[ValueType], outputs: &[ValueType]) -> Cost {
+        Cost::traffic(inputs, outputs).with_flops(2 * outputs[0].shape.num_elems())
+    }
+
+    fn cpu(&self, args: &CpuArgs<'_>) {
+        fn run<T: Real>([height, width]: [usize; 2], args: &CpuArgs<'_>) {
+            let [_, out_height, out_width, channels] = args.input_shape(0).as_4d().expect("dy is an image");
+            let dy = args.input::<T>(0);
+            for_each_chunk(args.output::<T>(0), channels, |start, dx| {
+                let pixel = start / channels;
+                let image = pixel / width / height * out_height;
+                let columns = cells_over(pixel % width, width, out_width);
+                dx.fill(T::ZERO);
+                for p in cells_over(pixel / width % height, height, out_height) {
+                    let in_rows = pixels_of(p, height, out_height).len();
+                    for q in columns.clone() {
+                        let count = T::from_f64((in_rows * pixels_of(q, width, out_width).len()) as f64);
+                        let cell = (image + p) * out_width + q;
+                        dx.iter_mut().zip(&dy[cell * channels..]).for_each(|(sum, &v)| *sum += v / count);
+                    }
+                }
+            });
+        }
+        dispatch_real!(args.input_dtype(0), run(self.image, args));
+    }
+
+    fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
+        let (dy, dx) = (&args.inputs[0], &args.outputs[0]);
+        let (arguments, grid) = operands(self.name(), args, (dx, dy), dx)?;
+        kernels::adaptive_avg_pool_bwd(dx.dtype)?.launch(launcher, grid, &arguments)
+    }
+}
+
+/// Arguments for an image and its grid of cells; `to` is the result.
+fn operands(
+    op: &'static str,
+    args: &LaunchArgs<'_>,
+    (image, cells): (&Slot, &Slot),
+    to: &Slot,
+) -> Result<(AdaptiveAvgPoolArgs, kernels::Grid)> {
+    let [_, height, width, channels] = image.shape.as_4d().expect("the shape rule asked for an image");
+    let [_, out_height, out_width, _] = cells.shape.as_4d().expect("the shape rule asked for an image");
+    if (height + 1) * (out_height + 1) > u32::MAX as usize
+        || (width + 1) * (out_width + 1) > u32::MAX as usize
+    {
+        return Err(Error::Device(format!(
+            "{op}: kernels count rows times cells up to 2^32; use smaller images"
+        )));
+    }
+    let num_elems = to.shape.num_elems();
+    let arguments = AdaptiveAvgPoolArgs {
+        from: args.input(0),
+        to: args.output(0),
+        num_elems: num_elems as u64,
+        height: height as u32,
+        width: width as u32,
+        out_height: out_height as u32,
+        out_width: out_width as u32,
+        channels: channels as u32,
+        reserved: 0,
+    };
+    Ok((arguments, kernels::loop_grid(num_elems, 1)))
+}
+
+/// What these operations are checked by.
+pub(super) fn checks() -> Checks {
+    let cases = vec![
+        Case::new("adaptive_avg_pool_to_fewer", &[&[2, 7, 5, 3]], |graph, x| {
+            adaptive_avg_pool(graph, "pool", x[0], [3, 2])
+        }),
+        Case::new("adaptive_avg_pool_to_more", &[&[2, 2, 3, 5]], |graph, x| {
+            adaptive_avg_pool(graph, "pool", x[0], [7, 4])
+        }),
+    ];
+    Checks { cases, trials: vec![trial] }
+}
+
+fn trial(draw: &mut Draw) -> Trial {
+    let ([n, height, width, c], out) = (draw.image(1), [draw.within(1, 9), draw.within(1, 9)]);
+    Trial::new(format!("adaptive pool: {n}x{height}x{width}x{c} to {out:?}"), move |graph| {
+        let x = input(graph, "x", [n, height, width, c]);
+        graph.apply("y", AdaptiveAvgPool { out }, &[x])?;
+        let dy = input(graph, "dy", [n, out[0], out[1], c]);
+        graph.apply("dx", AdaptiveAvgPoolBwd { image: [height, width] }, &[dy])?;
+        Ok(())
+    })
+    .of_products()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cells_and_pixels_agree_about_who_holds_whom() {
+        for len in 1..20 {
+            for out in 1..20 {
+                for pixel in 0..len {
+                    let holds = |cell: &usize| pixels_of(*cell, len, out).contains(&pixel);
+                    let expected: Vec<usize> = (0..out).filter(holds).collect();
+                    assert_eq!(
+                        cells_over(pixel, len, out).collect::<Vec<_>>(),
+                        expected,
+                        "{len} {out} {pixel}"
+                    );
+                }
+            }
+        }
+    }
+}
