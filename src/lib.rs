@@ -94,6 +94,7 @@ pub mod error;
 pub mod prelude;
 pub mod reproduce;
 pub mod rng;
+mod show;
 pub mod tensor;
 pub mod transform;
 

@@ -3,13 +3,14 @@
 use clap::Args;
 use clap::builder::PossibleValuesParser;
 
-use super::flags::{parse_bytes, show_bytes, show_count};
+use super::flags::parse_bytes;
 use crate::device::DeviceKind;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Node, Phase, Role};
 use crate::models;
 use crate::plan::Program;
 use crate::report::{Align, Table};
+use crate::show::{show_bytes, show_count};
 use crate::step::{StepConfig, evaluation_graph, program};
 use crate::train::capacity::{LargestBatch, largest_batch};
 use crate::train::config::TrainConfig;

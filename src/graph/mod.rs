@@ -8,6 +8,7 @@ mod dump;
 mod op;
 mod verify;
 
+use std::any::Any;
 use std::sync::Arc;
 
 pub use op::{Backward, Cost, InPlace, InferResult, Op, ValueType};
@@ -131,6 +132,13 @@ pub struct Node {
     pub outputs: Vec<ValueId>,
     /// Part of the step.
     pub phase: Phase,
+}
+
+impl Node {
+    /// The operation as a `T`, if it is one.
+    pub fn op_as<T: Op>(&self) -> Option<&T> {
+        (self.op.as_ref() as &dyn Any).downcast_ref()
+    }
 }
 
 /// A recorded computation in execution order.

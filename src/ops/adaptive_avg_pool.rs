@@ -81,7 +81,7 @@ impl Op for AdaptiveAvgPool {
 
     fn cpu(&self, args: &CpuArgs<'_>) {
         fn run<T: Real>([out_height, out_width]: [usize; 2], args: &CpuArgs<'_>) {
-            let [_, height, width, channels] = args.input_shape(0).as_4d().expect("x is an image");
+            let [_, height, width, channels] = args.input_shape(0).nhwc();
             let x = args.input::<T>(0);
             for_each_chunk(args.output::<T>(0), channels, |start, y| {
                 let cell = start / channels;
@@ -122,7 +122,7 @@ impl Op for AdaptiveAvgPoolBwd {
 
     fn cpu(&self, args: &CpuArgs<'_>) {
         fn run<T: Real>([height, width]: [usize; 2], args: &CpuArgs<'_>) {
-            let [_, out_height, out_width, channels] = args.input_shape(0).as_4d().expect("dy is an image");
+            let [_, out_height, out_width, channels] = args.input_shape(0).nhwc();
             let dy = args.input::<T>(0);
             for_each_chunk(args.output::<T>(0), channels, |start, dx| {
                 let pixel = start / channels;
@@ -156,8 +156,8 @@ fn operands(
     (image, cells): (&Slot, &Slot),
     to: &Slot,
 ) -> Result<(AdaptiveAvgPoolArgs, kernels::Grid)> {
-    let [_, height, width, channels] = image.shape.as_4d().expect("the shape rule asked for an image");
-    let [_, out_height, out_width, _] = cells.shape.as_4d().expect("the shape rule asked for an image");
+    let [_, height, width, channels] = image.shape.nhwc();
+    let [_, out_height, out_width, _] = cells.shape.nhwc();
     if (height + 1) * (out_height + 1) > u32::MAX as usize
         || (width + 1) * (out_width + 1) > u32::MAX as usize
     {

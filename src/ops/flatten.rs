@@ -116,7 +116,7 @@ impl Op for FlattenBwd {
 }
 
 fn operands(args: &LaunchArgs<'_>, image: &Slot) -> (FlattenArgs, kernels::Grid) {
-    let [_, h, w, c] = image.shape.as_4d().expect("the shape rule asked for an image");
+    let [_, h, w, c] = image.shape.nhwc();
     let num_elems = image.shape.num_elems();
     let arguments = FlattenArgs {
         from: args.input(0),

@@ -11,7 +11,7 @@ use crate::graph::{Backward, Cost, Graph, InferResult, Op, ValueId, ValueType};
 use crate::ops::checks::{Case, Checks, Draw, Trial, input};
 use crate::ops::launch::vec_elems;
 use crate::ops::{dispatch_real, float, one_input};
-use crate::tensor::{DType, Shape};
+use crate::tensor::DType;
 
 /// The window that slides over the image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,15 +107,15 @@ impl Op for MaxPool {
 
     fn gradient(&self, backward: &mut Backward<'_>) -> Result<Vec<Option<ValueId>>> {
         let (dy, argmax) = (backward.dy(self.name())?, backward.outputs[1]);
-        let [_, height, width, _] = nhwc(backward.graph.shape(backward.inputs[0]));
+        let [_, height, width, _] = backward.graph.shape(backward.inputs[0]).nhwc();
         let op = MaxPoolBwd { window: self.0, height, width };
         Ok(vec![Some(backward.apply_one("bwd", op, &[dy, argmax])?)])
     }
 
     fn cpu(&self, args: &CpuArgs<'_>) {
         fn run<T: Real>(window: PoolWindow, args: &CpuArgs<'_>) {
-            let [_, height, width, channels] = nhwc(args.input_shape(0));
-            let [_, p, q, _] = nhwc(args.output_shape(0));
+            let [_, height, width, channels] = args.input_shape(0).nhwc();
+            let [_, p, q, _] = args.output_shape(0).nhwc();
             let (x, y, argmax) = (args.input::<T>(0), args.output::<T>(0), args.output::<u8>(1));
             let row_elems = q * channels;
             for_each_chunk_pair(y, argmax, (row_elems, row_elems), |row, y, argmax| {
@@ -212,7 +212,7 @@ impl Op for MaxPoolBwd {
 
     fn cpu(&self, args: &CpuArgs<'_>) {
         fn run<T: Real>(op: MaxPoolBwd, args: &CpuArgs<'_>) {
-            let [_, p, q, channels] = nhwc(args.input_shape(0));
+            let [_, p, q, channels] = args.input_shape(0).nhwc();
             let (dy, argmax) = (args.input::<T>(0), args.input::<u8>(1));
             let image_elems = p * q * channels;
             for_each_chunk(args.output::<T>(0), op.width * channels, |start, dx| {
@@ -296,8 +296,8 @@ fn geometry(window: PoolWindow, image: &Slot, result: &Slot) -> Result<PoolGeome
             image.shape
         )));
     }
-    let [_, height, width, channels] = nhwc(image.shape).map(|extent| extent as u32);
-    let [_, out_height, out_width, _] = nhwc(result.shape).map(|extent| extent as u32);
+    let [_, height, width, channels] = image.shape.nhwc().map(|extent| extent as u32);
+    let [_, out_height, out_width, _] = result.shape.nhwc().map(|extent| extent as u32);
     Ok(PoolGeometry {
         channels,
         height,
@@ -318,10 +318,6 @@ fn geometry(window: PoolWindow, image: &Slot, result: &Slot) -> Result<PoolGeome
 fn grid(geometry: &PoolGeometry, written: &Slot) -> Grid {
     let elems_per_turn = if geometry.is_wide == 1 { vec_elems(written.dtype) } else { 1 };
     kernels::loop_grid(written.shape.num_elems(), elems_per_turn)
-}
-
-fn nhwc(shape: Shape) -> [usize; 4] {
-    shape.as_4d().expect("inferred as a rank-4 image")
 }
 
 /// What these operations are checked by.

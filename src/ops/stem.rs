@@ -18,7 +18,7 @@ use crate::graph::{Backward, Graph, InferResult, Op, ValueId, ValueType};
 use crate::ops::checks::{Case, Checks, Draw, Trial, in_f32, input};
 use crate::ops::launch::only_f32;
 use crate::ops::{CHUNK_ELEMS, dispatch_real, one_input};
-use crate::tensor::{DType, Shape};
+use crate::tensor::DType;
 
 /// Pixels of a block in each direction.
 const BLOCK: usize = 2;
@@ -91,7 +91,7 @@ impl Op for SpaceToDepth {
     fn cpu(&self, args: &CpuArgs<'_>) {
         fn run<T: Real>(args: &CpuArgs<'_>) {
             let ([_, height, width, channels], [_, rows, columns, depth]) =
-                (dims(args.input_shape(0)), dims(args.output_shape(0)));
+                (args.input_shape(0).nhwc(), args.output_shape(0).nhwc());
             let x = args.input::<T>(0);
             for_each_chunk(args.output::<T>(0), columns * depth, |start, y| {
                 let (image, row) = (start / (rows * columns * depth), start / (columns * depth) % rows);
@@ -115,7 +115,7 @@ impl Op for SpaceToDepth {
 
     fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
         let (x, y) = (&args.inputs[0], &args.outputs[0]);
-        let ([_, height, width, channels], [_, rows, columns, depth]) = (dims(x.shape), dims(y.shape));
+        let ([_, height, width, channels], [_, rows, columns, depth]) = (x.shape.nhwc(), y.shape.nhwc());
         let arguments = SpaceToDepthArgs {
             x: args.address(x),
             y: args.address(y),
@@ -241,10 +241,6 @@ fn launch_filter(
         depth: depth(channels) as u32,
     };
     kernel.launch(launcher, kernels::loop_grid(to.shape.num_elems(), 1), &arguments)
-}
-
-fn dims(shape: Shape) -> [usize; 4] {
-    shape.as_4d().expect("infer accepted operands of rank 4")
 }
 
 /// What these operations are checked by.

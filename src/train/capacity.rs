@@ -6,6 +6,7 @@ use crate::device::{Device, DeviceKind};
 use crate::error::{Error, Result};
 use crate::exec::{Session, Start};
 use crate::plan::Program;
+use crate::show::show_bytes;
 use crate::step::{PixelSource, StepConfig, Training, program};
 
 /// What [`largest_batch`] finds.
@@ -72,7 +73,7 @@ pub(super) fn open(config: &TrainConfig, source: &Source, device: Device) -> Res
 /// Where a device that runs kernels takes the pixels from; says so on stderr.
 fn pixel_source(step: &StepConfig, source: &Source, device: Device) -> Result<PixelSource> {
     let resident = PixelSource::Resident { train: source.train.len(), val: source.val.len() };
-    let pixels = format!("pixels: {} MiB", (source.train.num_bytes() + source.val.num_bytes()) >> 20);
+    let pixels = format!("pixels: {}", show_bytes(source.train.num_bytes() + source.val.num_bytes()));
     let needed = program(&StepConfig { pixels: resident, ..step.clone() }, device.kind())?.peak_bytes;
     if holds(needed, device.free_bytes()?) {
         eprintln!("{pixels} in the device's memory");
@@ -114,11 +115,11 @@ fn open_with(
 fn remedy(step: &StepConfig, free_bytes: usize, device: DeviceKind) -> String {
     match largest_batch(step, free_bytes, device) {
         Ok(LargestBatch::Fits { images, peak_bytes }) if images < step.batch_size => {
-            format!("a batch of {images} would fit ({} MiB): take --batch-size {images}", peak_bytes >> 20)
+            format!("a batch of {images} would fit ({}): take --batch-size {images}", show_bytes(peak_bytes))
         }
         Ok(LargestBatch::TooLarge { images, peak_bytes }) => format!(
-            "even a batch of {images} needs {} MiB: take a smaller model or --img-size",
-            peak_bytes.div_ceil(1 << 20)
+            "even a batch of {images} needs {}: take a smaller model or --img-size",
+            show_bytes(peak_bytes)
         ),
         // What was free may have changed since, and what fits alone may not fit beside the kernels.
         Ok(LargestBatch::Fits { .. }) | Err(_) => "take a smaller --batch-size".into(),

@@ -70,7 +70,7 @@ fn a_run_allocates_what_the_plan_says() {
 fn the_largest_batch_fits_and_one_more_does_not() {
     let said = Program::new().succeeds("plan --img-size 32 --categories 10 --memory 400MiB");
     let last = said.lines().last().unwrap();
-    let batch_size = last.strip_prefix("largest batch in 400.0 MiB: ").unwrap().split(' ').next().unwrap();
+    let batch_size = last.strip_prefix("largest batch in 400.00 MiB: ").unwrap().split(' ').next().unwrap();
     let batch_size: usize = batch_size.parse().unwrap();
     let peak = |batch_size| {
         let config = TrainConfig { batch_size, img_size: 32, ..TrainConfig::defaults(None) };
@@ -82,6 +82,6 @@ fn the_largest_batch_fits_and_one_more_does_not() {
 
 #[test]
 fn memory_for_not_one_image_is_refused() {
-    let parts = ["even a batch of 2 needs", "--memory 1.0 MiB", "--img-size"];
+    let parts = ["even a batch of 2 needs", "--memory 1.00 MiB", "--img-size"];
     Program::new().fails("plan --img-size 32 --memory 1MiB", 6, &parts);
 }

@@ -1,22 +1,19 @@
 //! A recorded forward pass as an ONNX model.
 //!
 //! The unfused evaluation graph is textbook operations, and ONNX has one for each: nodes are translated in order and keep
-//! their names, filters keep torchvision's layout (OIHW), images become NCHW. The messages and field numbers are those of
-//! `onnx.proto`; a generated schema would be larger than this writer.
+//! their names, filters keep torchvision's layout (OIHW), images become NCHW.
 
 mod proto;
 
-use std::any::Any;
-
-use proto::Message;
+use prost::Message;
+use proto::{AttributeType, Extent};
 
 use crate::error::{Error, Result};
-use crate::graph::{Graph, Node, Op, Role, ValueId};
+use crate::graph::{Graph, Node, Role, Value, ValueId};
 use crate::ops::{
     Add, BatchNormInference, Concat, Conv2dFprop, GlobalAvgPool, LinearFprop, MaxPool, PoolWindow, Relu,
     Window,
 };
-use crate::tensor::{Layout, Shape};
 
 /// The operator set: the oldest in which every operation written here has its present form, read by all runtimes
 /// since 2020.
@@ -50,100 +47,76 @@ impl OnnxModel<'_> {
     /// # Errors
     /// [`Error::Graph`] naming the first operation without a counterpart, or what `weights` reports.
     pub fn to_bytes(&self) -> Result<Vec<u8>> {
-        let graph = self.graph_message()?;
-        let mut model = Message::default();
-        model
-            .int(1, IR_VERSION)
-            .string(2, env!("CARGO_PKG_NAME"))
-            .string(3, env!("CARGO_PKG_VERSION"))
-            .raw(7, &graph)
-            .message(8, |opset| {
-                opset.string(1, "").int(2, OPSET);
-            });
-        for (key, value) in self.metadata {
-            model.message(14, |entry| {
-                entry.string(1, key).string(2, value);
-            });
-        }
-        Ok(model.into_bytes())
+        let metadata = self.metadata.iter();
+        let model = proto::Model {
+            ir_version: IR_VERSION,
+            producer_name: env!("CARGO_PKG_NAME").into(),
+            producer_version: env!("CARGO_PKG_VERSION").into(),
+            graph: Some(self.graph_message()?),
+            opset_import: vec![proto::OperatorSetId { domain: String::new(), version: OPSET }],
+            metadata_props: metadata
+                .map(|(key, value)| proto::StringStringEntry { key: key.to_string(), value: value.clone() })
+                .collect(),
+        };
+        Ok(model.encode_to_vec())
     }
 
-    /// A GraphProto.
-    fn graph_message(&self) -> Result<Vec<u8>> {
-        let mut message = Message::default();
-        for node in self.graph.nodes() {
-            for translated in self.translate(node)? {
-                message.message(1, |node| translated.write(node));
-            }
-        }
-        message.string(2, env!("CARGO_PKG_NAME"));
-        for value in self.graph.values().iter().filter(|value| value.role.is_persistent()) {
-            let elems = (self.weights)(&value.name)?;
-            message.message(5, |tensor| {
-                for extent in file_extents(value.layout, value.ty.shape) {
-                    tensor.int(1, extent as i64);
-                }
-                tensor.int(2, FLOAT).string(8, &value.name).raw(9, bytemuck::cast_slice(elems));
-            });
-        }
+    fn graph_message(&self) -> Result<proto::Graph> {
+        let nodes: Vec<Vec<proto::Node>> =
+            self.graph.nodes().iter().map(|node| self.translate(node)).collect::<Result<_>>()?;
+        let persistent = self.graph.values().iter().filter(|value| value.role.is_persistent());
         let [_, height, width, channels] = self.graph.shape(self.images).as_4d().ok_or_else(|| {
             self.unsupported("input", &self.graph.value(self.images).name, "is no batch of images")
         })?;
-        message.message(11, |info| value_info(info, IMAGES, &[channels, height, width]));
-        message.message(12, |info| value_info(info, LOGITS, &[self.graph.shape(self.logits).last()]));
-        Ok(message.into_bytes())
+        let classes = self.graph.shape(self.logits).last();
+        Ok(proto::Graph {
+            node: nodes.concat(),
+            name: env!("CARGO_PKG_NAME").into(),
+            initializer: persistent.map(|value| self.tensor(value)).collect::<Result<_>>()?,
+            input: vec![value_info(IMAGES, &[channels, height, width])],
+            output: vec![value_info(LOGITS, &[classes])],
+        })
+    }
+
+    fn tensor(&self, value: &Value) -> Result<proto::Tensor> {
+        Ok(proto::Tensor {
+            dims: as_i64(&value.layout.file_extents(value.ty.shape)),
+            data_type: proto::FLOAT,
+            name: value.name.clone(),
+            raw_data: bytemuck::cast_slice((self.weights)(&value.name)?).to_vec(),
+        })
     }
 
     /// The ONNX nodes that compute what `node` does.
-    fn translate(&self, node: &Node) -> Result<Vec<OnnxNode>> {
+    fn translate(&self, node: &Node) -> Result<Vec<proto::Node>> {
         let name = &node.name;
         let operands = node.inputs.iter().map(|&id| self.name(node, id)).collect::<Result<Vec<_>>>()?;
         let output = self.name(node, node.outputs[0])?;
-        let one = |op_type, inputs: Vec<String>, attributes| {
-            Ok(vec![OnnxNode { op_type, name: name.clone(), inputs, output: output.clone(), attributes }])
-        };
-        if let Some(Conv2dFprop { window }) = cast_op(node) {
-            let [_, r, s, _] = self.graph.shape(node.inputs[1]).as_4d().expect("a filter is KRSC");
-            return one("Conv", operands, conv_attributes([r, s], window));
-        }
-        if let Some(&BatchNormInference { eps, relu: false, residual: false }) = cast_op(node) {
-            return one("BatchNormalization", operands, vec![Attribute::Float("epsilon", eps)]);
-        }
-        if cast_op::<Relu>(node).is_some() {
-            return one("Relu", operands, vec![]);
-        }
-        if let Some(MaxPool(window)) = cast_op(node) {
-            return one("MaxPool", operands, pool_attributes(window));
-        }
-        if cast_op::<Add>(node).is_some() {
-            return one("Add", operands, vec![]);
-        }
-        if cast_op::<Concat>(node).is_some() {
-            return one("Concat", operands, vec![Attribute::Int("axis", 1)]);
-        }
-        if cast_op::<GlobalAvgPool>(node).is_some() {
+        let (op_type, attribute) = if let Some(Conv2dFprop { window }) = node.op_as() {
+            let [_, r, s, _] = self.graph.shape(node.inputs[1]).nhwc();
+            ("Conv", conv_attributes([r, s], window))
+        } else if let Some(&BatchNormInference { eps, relu: false, residual: false }) = node.op_as() {
+            ("BatchNormalization", vec![float("epsilon", eps)])
+        } else if node.op_as::<Relu>().is_some() {
+            ("Relu", vec![])
+        } else if let Some(MaxPool(window)) = node.op_as() {
+            ("MaxPool", pool_attributes(window))
+        } else if node.op_as::<Add>().is_some() {
+            ("Add", vec![])
+        } else if node.op_as::<Concat>().is_some() {
+            ("Concat", vec![int("axis", 1)])
+        } else if node.op_as::<GlobalAvgPool>().is_some() {
             // ONNX keeps the height and width of 1.
             let pooled = format!("{output}.pooled");
-            let pool = OnnxNode {
-                op_type: "GlobalAveragePool",
-                name: name.clone(),
-                inputs: operands,
-                output: pooled.clone(),
-                attributes: vec![],
-            };
-            let flatten = OnnxNode {
-                op_type: "Flatten",
-                name: format!("{name}.flatten"),
-                inputs: vec![pooled],
-                output,
-                attributes: vec![Attribute::Int("axis", 1)],
-            };
-            return Ok(vec![pool, flatten]);
-        }
-        if cast_op::<LinearFprop>(node).is_some() {
-            return one("Gemm", operands, vec![Attribute::Int("transB", 1)]);
-        }
-        Err(self.unsupported(node.op.name(), name, "has no counterpart in the ONNX export"))
+            let pool = onnx_node("GlobalAveragePool", name, operands, &pooled, vec![]);
+            let name = format!("{name}.flatten");
+            return Ok(vec![pool, onnx_node("Flatten", &name, vec![pooled], &output, vec![int("axis", 1)])]);
+        } else if node.op_as::<LinearFprop>().is_some() {
+            ("Gemm", vec![int("transB", 1)])
+        } else {
+            return Err(self.unsupported(node.op.name(), name, "has no counterpart in the ONNX export"));
+        };
+        Ok(vec![onnx_node(op_type, name, operands, &output, attribute)])
     }
 
     /// The name of a value in the model.
@@ -167,100 +140,65 @@ impl OnnxModel<'_> {
     }
 }
 
-/// TensorProto.DataType.
-const FLOAT: i64 = 1;
-
-struct OnnxNode {
-    op_type: &'static str,
-    name: String,
-    inputs: Vec<String>,
-    output: String,
-    attributes: Vec<Attribute>,
+fn onnx_node(
+    op_type: &str,
+    name: &str,
+    input: Vec<String>,
+    output: &str,
+    attribute: Vec<proto::Attribute>,
+) -> proto::Node {
+    proto::Node { input, output: vec![output.into()], name: name.into(), op_type: op_type.into(), attribute }
 }
 
-enum Attribute {
-    Float(&'static str, f32),
-    Int(&'static str, i64),
-    Ints(&'static str, Vec<usize>),
+fn float(name: &str, value: f32) -> proto::Attribute {
+    let r#type = AttributeType::Float.into();
+    proto::Attribute { name: name.into(), f: Some(value), r#type, ..Default::default() }
 }
 
-impl OnnxNode {
-    /// A NodeProto.
-    fn write(&self, message: &mut Message) {
-        for input in &self.inputs {
-            message.string(1, input);
-        }
-        message.string(2, &self.output).string(3, &self.name).string(4, self.op_type);
-        for attribute in &self.attributes {
-            message.message(5, |message| attribute.write(message));
-        }
-    }
+fn int(name: &str, value: i64) -> proto::Attribute {
+    let r#type = AttributeType::Int.into();
+    proto::Attribute { name: name.into(), i: Some(value), r#type, ..Default::default() }
 }
 
-impl Attribute {
-    /// An AttributeProto; field 20 tells which of the others holds the value.
-    fn write(&self, message: &mut Message) {
-        match self {
-            Attribute::Float(name, value) => message.string(1, name).float(2, *value).int(20, 1),
-            Attribute::Int(name, value) => message.string(1, name).int(3, *value).int(20, 2),
-            Attribute::Ints(name, values) => {
-                message.string(1, name);
-                for &value in values {
-                    message.int(8, value as i64);
-                }
-                message.int(20, 7)
-            }
-        };
-    }
+fn ints(name: &str, values: &[usize]) -> proto::Attribute {
+    let r#type = AttributeType::Ints.into();
+    proto::Attribute { name: name.into(), ints: as_i64(values), r#type, ..Default::default() }
 }
 
-fn cast_op<T: Op>(node: &Node) -> Option<&T> {
-    (node.op.as_ref() as &dyn Any).downcast_ref()
+fn as_i64(extents: &[usize]) -> Vec<i64> {
+    extents.iter().map(|&extent| extent as i64).collect()
 }
 
-fn conv_attributes(kernel: [usize; 2], window: &Window) -> Vec<Attribute> {
+fn conv_attributes(kernel: [usize; 2], window: &Window) -> Vec<proto::Attribute> {
     let &Window { stride_h, stride_w, pad_h, pad_w } = window;
     window_attributes(kernel, [stride_h, stride_w], [pad_h, pad_w])
 }
 
-fn pool_attributes(window: &PoolWindow) -> Vec<Attribute> {
+fn pool_attributes(window: &PoolWindow) -> Vec<proto::Attribute> {
     let &PoolWindow { kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w } = window;
     window_attributes([kernel_h, kernel_w], [stride_h, stride_w], [pad_h, pad_w])
 }
 
-fn window_attributes(kernel: [usize; 2], strides: [usize; 2], [pad_h, pad_w]: [usize; 2]) -> Vec<Attribute> {
+fn window_attributes(
+    kernel: [usize; 2],
+    strides: [usize; 2],
+    [pad_h, pad_w]: [usize; 2],
+) -> Vec<proto::Attribute> {
     vec![
-        Attribute::Ints("kernel_shape", kernel.into()),
-        Attribute::Ints("strides", strides.into()),
+        ints("kernel_shape", &kernel),
+        ints("strides", &strides),
         // Above, left, below, right.
-        Attribute::Ints("pads", vec![pad_h, pad_w, pad_h, pad_w]),
+        ints("pads", &[pad_h, pad_w, pad_h, pad_w]),
     ]
 }
 
-/// The extents of a persistent value in weight files.
-fn file_extents(layout: Layout, shape: Shape) -> Vec<usize> {
-    match (layout, shape.as_4d()) {
-        (Layout::Krsc, Some([k, r, s, c])) => vec![k, c, r, s],
-        _ => shape.dims().to_vec(),
-    }
-}
-
-/// A ValueInfoProto of f32 `[batch, extents...]`.
-fn value_info(message: &mut Message, name: &str, extents: &[usize]) {
-    message.string(1, name).message(2, |ty| {
-        ty.message(1, |tensor| {
-            tensor.int(1, FLOAT).message(2, |shape| {
-                shape.message(1, |dim| {
-                    dim.string(2, "batch");
-                });
-                for &extent in extents {
-                    shape.message(1, |dim| {
-                        dim.int(1, extent as i64);
-                    });
-                }
-            });
-        });
-    });
+/// Says that `name` is f32 `[batch, extents...]`.
+fn value_info(name: &str, extents: &[usize]) -> proto::ValueInfo {
+    let fixed = extents.iter().map(|&extent| Extent::Fixed(extent as i64));
+    let dim = [Extent::Named("batch".into())].into_iter().chain(fixed);
+    let dim = dim.map(|extent| proto::Dimension { extent: Some(extent) }).collect();
+    let tensor = proto::TensorType { elem_type: proto::FLOAT, shape: Some(proto::TensorShape { dim }) };
+    proto::ValueInfo { name: name.into(), r#type: Some(proto::Type { tensor_type: Some(tensor) }) }
 }
 
 #[cfg(test)]

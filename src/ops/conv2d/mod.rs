@@ -157,10 +157,6 @@ fn cpu_workspace(device: DeviceKind, operand: &ValueType, num_elems: usize) -> u
     if device == DeviceKind::Cpu && operand.dtype == DType::F32 { num_elems * size_of::<f32>() } else { 0 }
 }
 
-fn dims_4d(shape: Shape) -> [usize; 4] {
-    shape.as_4d().expect("infer accepted operands of rank 4")
-}
-
 impl Op for Conv2dFprop {
     fn name(&self) -> &'static str {
         "conv2d_fprop"
@@ -173,7 +169,7 @@ impl Op for Conv2dFprop {
     }
 
     fn cost(&self, inputs: &[ValueType], outputs: &[ValueType]) -> Cost {
-        cost(&self.window.dims(dims_4d(inputs[0].shape), dims_4d(inputs[1].shape)), inputs, outputs)
+        cost(&self.window.dims(inputs[0].shape.nhwc(), inputs[1].shape.nhwc()), inputs, outputs)
     }
 
     fn gradient(&self, backward: &mut Backward<'_>) -> Result<Vec<Option<ValueId>>> {
@@ -194,12 +190,12 @@ impl Op for Conv2dFprop {
     }
 
     fn workspace_bytes(&self, device: DeviceKind, inputs: &[ValueType], _outputs: &[ValueType]) -> usize {
-        let dims = self.window.dims(dims_4d(inputs[0].shape), dims_4d(inputs[1].shape));
+        let dims = self.window.dims(inputs[0].shape.nhwc(), inputs[1].shape.nhwc());
         cpu_workspace(device, &inputs[0], conv::fprop_workspace_elems(&dims))
     }
 
     fn cpu(&self, args: &CpuArgs<'_>) {
-        let dims = self.window.dims(dims_4d(args.input_shape(0)), dims_4d(args.input_shape(1)));
+        let dims = self.window.dims(args.input_shape(0).nhwc(), args.input_shape(1).nhwc());
         if args.input_dtype(0) == DType::F32 {
             return conv::conv2d_fprop(
                 &dims,
@@ -217,7 +213,7 @@ impl Op for Conv2dFprop {
     }
 
     fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
-        let dims = self.window.dims(dims_4d(args.inputs[0].shape), dims_4d(args.inputs[1].shape));
+        let dims = self.window.dims(args.inputs[0].shape.nhwc(), args.inputs[1].shape.nhwc());
         launch::launch(Pass::Fprop, &dims, args, launcher)
     }
 }
@@ -245,7 +241,7 @@ impl Op for Conv2dDgrad {
     }
 
     fn cost(&self, inputs: &[ValueType], outputs: &[ValueType]) -> Cost {
-        cost(&self.window.dims(dims_4d(self.x), dims_4d(inputs[1].shape)), inputs, outputs)
+        cost(&self.window.dims(self.x.nhwc(), inputs[1].shape.nhwc()), inputs, outputs)
     }
 
     fn in_place(&self) -> &'static [InPlace] {
@@ -253,7 +249,7 @@ impl Op for Conv2dDgrad {
     }
 
     fn workspace_bytes(&self, device: DeviceKind, inputs: &[ValueType], _outputs: &[ValueType]) -> usize {
-        let dims = self.window.dims(dims_4d(self.x), dims_4d(inputs[1].shape));
+        let dims = self.window.dims(self.x.nhwc(), inputs[1].shape.nhwc());
         cpu_workspace(device, &inputs[0], conv::dgrad_workspace_elems(&dims))
     }
 
@@ -261,7 +257,7 @@ impl Op for Conv2dDgrad {
         fn dx<'a, T: Real>(args: &CpuArgs<'a>, accumulate: bool) -> &'a mut [T] {
             if accumulate { args.output_over_input(0, 2) } else { args.output(0) }
         }
-        let dims = self.window.dims(dims_4d(self.x), dims_4d(args.input_shape(1)));
+        let dims = self.window.dims(self.x.nhwc(), args.input_shape(1).nhwc());
         if args.input_dtype(0) == DType::F32 {
             return conv::conv2d_dgrad(
                 &dims,
@@ -280,7 +276,7 @@ impl Op for Conv2dDgrad {
     }
 
     fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
-        let dims = self.window.dims(dims_4d(self.x), dims_4d(args.inputs[1].shape));
+        let dims = self.window.dims(self.x.nhwc(), args.inputs[1].shape.nhwc());
         launch::launch(Pass::Dgrad, &dims, args, launcher)
     }
 }
@@ -303,11 +299,11 @@ impl Op for Conv2dWgrad {
     }
 
     fn cost(&self, inputs: &[ValueType], outputs: &[ValueType]) -> Cost {
-        cost(&self.window.dims(dims_4d(inputs[0].shape), dims_4d(self.w)), inputs, outputs)
+        cost(&self.window.dims(inputs[0].shape.nhwc(), self.w.nhwc()), inputs, outputs)
     }
 
     fn workspace_bytes(&self, device: DeviceKind, inputs: &[ValueType], _outputs: &[ValueType]) -> usize {
-        let dims = self.window.dims(dims_4d(inputs[0].shape), dims_4d(self.w));
+        let dims = self.window.dims(inputs[0].shape.nhwc(), self.w.nhwc());
         match device {
             DeviceKind::Cpu => cpu_workspace(device, &inputs[0], conv::wgrad_workspace_elems(&dims)),
             DeviceKind::Cuda | DeviceKind::Simt => choose(Pass::Wgrad, inputs[0].dtype, &dims)
@@ -316,7 +312,7 @@ impl Op for Conv2dWgrad {
     }
 
     fn cpu(&self, args: &CpuArgs<'_>) {
-        let dims = self.window.dims(dims_4d(args.input_shape(0)), dims_4d(self.w));
+        let dims = self.window.dims(args.input_shape(0).nhwc(), self.w.nhwc());
         if args.input_dtype(0) == DType::F32 {
             return conv::conv2d_wgrad(
                 &dims,
@@ -333,7 +329,7 @@ impl Op for Conv2dWgrad {
     }
 
     fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
-        let dims = self.window.dims(dims_4d(args.inputs[0].shape), dims_4d(self.w));
+        let dims = self.window.dims(args.inputs[0].shape.nhwc(), self.w.nhwc());
         launch::launch(Pass::Wgrad, &dims, args, launcher)
     }
 }
