@@ -5,12 +5,14 @@
 //! ([`crate::autodiff`], [`crate::fuse`], [`crate::plan`]) only append, replace or number nodes.
 
 mod dump;
+mod onnx;
 mod op;
 mod verify;
 
 use std::any::Any;
 use std::sync::Arc;
 
+pub use onnx::{Onnx, OnnxAttribute, OnnxNode};
 pub use op::{Backward, Cost, InPlace, InferResult, Op, ValueType};
 
 use crate::error::{Error, Result};

@@ -3,7 +3,7 @@
 use std::any::Any;
 use std::fmt;
 
-use super::{Graph, ValueId};
+use super::{Graph, Onnx, ValueId};
 use crate::device::cpu::CpuArgs;
 use crate::device::{DeviceKind, LaunchArgs, Launcher};
 use crate::error::{Error, Result};
@@ -106,6 +106,11 @@ pub trait Op: Any + fmt::Debug + Send + Sync {
             node: backward.name.to_string(),
             message: "has no gradient; compute the loss from values that do not pass through it".into(),
         })
+    }
+
+    /// What computes the same in an ONNX file, for operands of these types; `None` if nothing does.
+    fn onnx(&self, _inputs: &[ValueType]) -> Option<Onnx> {
+        None
     }
 
     /// Operands whose memory is changed, e.g. running statistics and optimiser state.

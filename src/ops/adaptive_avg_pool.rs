@@ -9,9 +9,12 @@ use crate::device::cpu::{CpuArgs, Real, for_each_chunk};
 use crate::device::kernels::{self, AdaptiveAvgPoolArgs};
 use crate::device::{LaunchArgs, Launcher, Slot};
 use crate::error::{Error, Result};
-use crate::graph::{Backward, Cost, Graph, InferResult, Op, ValueId, ValueType};
+use crate::graph::{
+    Backward, Cost, Graph, InferResult, Onnx, OnnxAttribute, OnnxNode, Op, ValueId, ValueType,
+};
 use crate::ops::checks::{Case, Checks, Draw, Trial, input};
 use crate::ops::{cost_per_elem, dispatch_real, one_input};
+use crate::tensor::Tensor;
 
 /// `x [N,H,W,C] -> y [N,P,Q,C]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,6 +80,22 @@ impl Op for AdaptiveAvgPool {
         let dims = backward.graph.shape(backward.inputs[0]);
         let op = AdaptiveAvgPoolBwd { image: [dims.dims()[1], dims.dims()[2]] };
         Ok(vec![Some(backward.apply_one("bwd", op, &[dy])?)])
+    }
+
+    fn onnx(&self, inputs: &[ValueType]) -> Option<Onnx> {
+        // ONNX has no such operator: a matrix of means along each axis instead.
+        let means = |len: usize, out: usize| {
+            let mut means = vec![0.0; out * len];
+            for (i, row) in means.chunks_exact_mut(len).enumerate() {
+                let pixels = pixels_of(i, len, out);
+                let mean = 1.0 / pixels.len() as f32;
+                row[pixels].fill(mean);
+            }
+            Tensor::new([out, len], means)
+        };
+        let ([_, h, w, _], [p, q]) = (inputs[0].shape.nhwc(), self.out);
+        let node = OnnxNode::new("Einsum").with("equation", OnnxAttribute::Text("nchw,ph,qw->ncpq"));
+        Some(OnnxNode { constants: vec![means(h, p), means(w, q)], ..node }.into())
     }
 
     fn cpu(&self, args: &CpuArgs<'_>) {

@@ -4,7 +4,7 @@ use crate::device::cpu::{CpuArgs, Real, for_each_chunk, vectorized};
 use crate::device::kernels::{self, AddFwdArgs};
 use crate::device::{LaunchArgs, Launcher};
 use crate::error::Result;
-use crate::graph::{Backward, Cost, Graph, InPlace, InferResult, Op, ValueId, ValueType};
+use crate::graph::{Backward, Cost, Graph, InPlace, InferResult, Onnx, OnnxNode, Op, ValueId, ValueType};
 use crate::ops::checks::{Case, Checks, Draw, Trial, input};
 use crate::ops::launch::vec_grid;
 use crate::ops::{CHUNK_ELEMS, cost_per_elem, dispatch_real, same_shapes};
@@ -38,6 +38,10 @@ impl Op for Add {
     fn gradient(&self, backward: &mut Backward<'_>) -> Result<Vec<Option<ValueId>>> {
         let dy = backward.dy(self.name())?;
         Ok(vec![Some(dy); 2])
+    }
+
+    fn onnx(&self, _inputs: &[ValueType]) -> Option<Onnx> {
+        Some(OnnxNode::new("Add").into())
     }
 
     fn in_place(&self) -> &'static [InPlace] {

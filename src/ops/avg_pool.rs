@@ -6,7 +6,9 @@ use crate::device::cpu::{
 use crate::device::kernels::{self, GlobalAvgPoolBwdArgs, GlobalAvgPoolFwdArgs};
 use crate::device::{LaunchArgs, Launcher};
 use crate::error::Result;
-use crate::graph::{Backward, Cost, Graph, InferResult, Op, ValueId, ValueType};
+use crate::graph::{
+    Backward, Cost, Graph, InferResult, Onnx, OnnxAttribute, OnnxNode, Op, ValueId, ValueType,
+};
 use crate::ops::checks::{Case, Checks, Draw, Trial, in_f32, input};
 use crate::ops::launch::ChannelGrid;
 use crate::ops::{cost_per_elem, dispatch_real, one_input, sum_dtype};
@@ -59,6 +61,12 @@ impl Op for GlobalAvgPool {
         let x = backward.graph.value(backward.inputs[0]).ty;
         let op = GlobalAvgPoolBwd { height: x.shape.dims()[1], width: x.shape.dims()[2], dtype: x.dtype };
         Ok(vec![Some(backward.apply_one("bwd", op, &[dy])?)])
+    }
+
+    fn onnx(&self, _inputs: &[ValueType]) -> Option<Onnx> {
+        // ONNX keeps the height and width of 1.
+        let flatten = OnnxNode::new("Flatten").with("axis", OnnxAttribute::Int(1));
+        Some(Onnx::Nodes(vec![OnnxNode::new("GlobalAveragePool"), flatten]))
     }
 
     fn cpu(&self, args: &CpuArgs<'_>) {

@@ -6,7 +6,9 @@ use crate::device::kernels::channels::TOTAL_COLUMNS;
 use crate::device::kernels::{self, AddBiasBwdPartialsArgs, AddBiasBwdTotalArgs, AddBiasFwdArgs};
 use crate::device::{DeviceKind, LaunchArgs, Launcher};
 use crate::error::Result;
-use crate::graph::{Backward, Cost, Graph, InPlace, InferResult, Init, Op, ValueId, ValueType};
+use crate::graph::{
+    Backward, Cost, Graph, InPlace, InferResult, Init, Onnx, OnnxNode, Op, ValueId, ValueType,
+};
 use crate::ops::checks::{Case, Checks, Draw, Trial, in_f32, input};
 use crate::ops::launch::ChannelGrid;
 use crate::ops::{cost_per_elem, dispatch_real, float, one_input, sum_dtype};
@@ -59,6 +61,11 @@ impl Op for AddBias {
         let dbias =
             if backward.wanted[1] { Some(backward.apply_one("bwd", AddBiasBwd, &[dy])?) } else { None };
         Ok(vec![Some(dy), dbias])
+    }
+
+    fn onnx(&self, inputs: &[ValueType]) -> Option<Onnx> {
+        // ONNX adds along the last dimension; only rows of features have their channels there.
+        Some(if inputs[0].shape.rank() == 4 { Onnx::ConvBias } else { OnnxNode::new("Add").into() })
     }
 
     fn in_place(&self) -> &'static [InPlace] {

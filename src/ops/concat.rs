@@ -6,7 +6,9 @@ use crate::device::cpu::{CpuArgs, Real, for_each_chunk};
 use crate::device::kernels::{self, CopyChannelsArgs};
 use crate::device::{LaunchArgs, Launcher, Slot};
 use crate::error::{Error, Result};
-use crate::graph::{Backward, Cost, Graph, InferResult, Op, ValueId, ValueType};
+use crate::graph::{
+    Backward, Cost, Graph, InferResult, Onnx, OnnxAttribute, OnnxNode, Op, ValueId, ValueType,
+};
 use crate::ops::checks::{Case, Checks, Draw, Trial, input};
 use crate::ops::{CHUNK_ELEMS, dispatch_real, float, one_input};
 use crate::tensor::Shape;
@@ -68,6 +70,10 @@ impl Op for Concat {
                 }
             })
             .collect()
+    }
+
+    fn onnx(&self, _inputs: &[ValueType]) -> Option<Onnx> {
+        Some(OnnxNode::new("Concat").with("axis", OnnxAttribute::Int(1)).into())
     }
 
     fn cpu(&self, args: &CpuArgs<'_>) {

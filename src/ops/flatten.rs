@@ -5,7 +5,7 @@ use crate::device::cpu::{CpuArgs, Real, for_each_chunk};
 use crate::device::kernels::{self, FlattenArgs};
 use crate::device::{LaunchArgs, Launcher, Slot};
 use crate::error::Result;
-use crate::graph::{Backward, Graph, InferResult, Op, ValueId, ValueType};
+use crate::graph::{Backward, Graph, InferResult, Onnx, OnnxAttribute, OnnxNode, Op, ValueId, ValueType};
 use crate::ops::checks::{Case, Checks, Draw, Trial, in_f32, input};
 use crate::ops::{dispatch_real, one_input, sum_dtype};
 use crate::tensor::DType;
@@ -53,6 +53,10 @@ impl Op for Flatten {
         let x = backward.graph.value(backward.inputs[0]).ty;
         let op = FlattenBwd { height: x.shape.dims()[1], width: x.shape.dims()[2], dtype: x.dtype };
         Ok(vec![Some(backward.apply_one("bwd", op, &[dy])?)])
+    }
+
+    fn onnx(&self, _inputs: &[ValueType]) -> Option<Onnx> {
+        Some(OnnxNode::new("Flatten").with("axis", OnnxAttribute::Int(1)).into())
     }
 
     fn cpu(&self, args: &CpuArgs<'_>) {

@@ -8,7 +8,9 @@ use crate::device::kernels::conv2d_tap_gemm::{SLAB, TILE};
 use crate::device::kernels::{self, Conv2dArgs, Conv2dWgradArgs, LinearDbArgs, SplitSumArgs};
 use crate::device::{DeviceKind, LaunchArgs, Launcher};
 use crate::error::Result;
-use crate::graph::{Backward, Cost, Graph, InferResult, Init, Op, ValueId, ValueType};
+use crate::graph::{
+    Backward, Cost, Graph, InferResult, Init, Onnx, OnnxAttribute, OnnxNode, Op, ValueId, ValueType,
+};
 use crate::ops::checks::{Case, Checks, Draw, MOST_MACS, Trial, in_f32};
 use crate::ops::conv2d::{Operands, Split};
 use crate::ops::dispatch_real;
@@ -116,6 +118,10 @@ impl Op for LinearFprop {
         let dx =
             if backward.wanted[0] { Some(backward.apply_one("dgrad", LinearDgrad, &[dy, w])?) } else { None };
         Ok([vec![dx], weights].concat())
+    }
+
+    fn onnx(&self, _inputs: &[ValueType]) -> Option<Onnx> {
+        Some(OnnxNode::new("Gemm").with("transB", OnnxAttribute::Int(1)).into())
     }
 
     fn workspace_bytes(&self, device: DeviceKind, inputs: &[ValueType], outputs: &[ValueType]) -> usize {

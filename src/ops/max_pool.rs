@@ -7,7 +7,7 @@ use crate::device::cpu::{
 use crate::device::kernels::{self, Grid, MaxPoolBwdArgs, MaxPoolFwdArgs, PoolGeometry};
 use crate::device::{LaunchArgs, Launcher, Slot};
 use crate::error::{Error, Result};
-use crate::graph::{Backward, Cost, Graph, InferResult, Op, ValueId, ValueType};
+use crate::graph::{Backward, Cost, Graph, InferResult, Onnx, OnnxNode, Op, ValueId, ValueType};
 use crate::ops::checks::{Case, Checks, Draw, Trial, input};
 use crate::ops::launch::vec_elems;
 use crate::ops::{dispatch_real, float, one_input};
@@ -110,6 +110,12 @@ impl Op for MaxPool {
         let [_, height, width, _] = backward.graph.shape(backward.inputs[0]).nhwc();
         let op = MaxPoolBwd { window: self.0, height, width };
         Ok(vec![Some(backward.apply_one("bwd", op, &[dy, argmax])?)])
+    }
+
+    fn onnx(&self, _inputs: &[ValueType]) -> Option<Onnx> {
+        let PoolWindow { kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w } = self.0;
+        let node = OnnxNode::new("MaxPool");
+        Some(node.with_window([kernel_h, kernel_w], [stride_h, stride_w], [pad_h, pad_w]).into())
     }
 
     fn cpu(&self, args: &CpuArgs<'_>) {

@@ -4,7 +4,7 @@ use crate::device::cpu::{CpuArgs, Real, for_each_chunk, vectorized};
 use crate::device::kernels::{self, ReluBwdArgs, ReluFwdArgs};
 use crate::device::{LaunchArgs, Launcher};
 use crate::error::Result;
-use crate::graph::{Backward, Cost, Graph, InPlace, InferResult, Op, ValueId, ValueType};
+use crate::graph::{Backward, Cost, Graph, InPlace, InferResult, Onnx, OnnxNode, Op, ValueId, ValueType};
 use crate::ops::checks::{Case, Checks, Draw, Trial, input};
 use crate::ops::launch::vec_grid;
 use crate::ops::{CHUNK_ELEMS, cost_per_elem, dispatch_real, one_input, same_shapes};
@@ -41,6 +41,10 @@ impl Op for Relu {
     fn gradient(&self, backward: &mut Backward<'_>) -> Result<Vec<Option<ValueId>>> {
         let (dy, y) = (backward.dy(self.name())?, backward.outputs[0]);
         Ok(vec![Some(backward.apply_one("bwd", ReluBwd, &[dy, y])?)])
+    }
+
+    fn onnx(&self, _inputs: &[ValueType]) -> Option<Onnx> {
+        Some(OnnxNode::new("Relu").into())
     }
 
     fn in_place(&self) -> &'static [InPlace] {

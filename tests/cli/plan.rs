@@ -9,13 +9,13 @@ use tempfile::TempDir;
 
 use crate::program::Program;
 
-/// The number in the line of `text` that starts with `label`, blanks between its digits left out.
+/// The number in the line of `text` that starts with `label`, without the commas between its digits.
 #[track_caller]
 fn number_after(text: &str, label: &str) -> usize {
     let line =
         text.lines().find(|line| line.starts_with(label)).unwrap_or_else(|| panic!("no {label}:\n{text}"));
     let digits = line[label.len()..].trim_start().split("  ").next().unwrap();
-    digits.replace(' ', "").parse().unwrap_or_else(|_| panic!("{line}"))
+    digits.replace(',', "").parse().unwrap_or_else(|_| panic!("{line}"))
 }
 
 #[cfg(unix)]

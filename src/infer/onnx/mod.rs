@@ -1,7 +1,7 @@
 //! A recorded forward pass as an ONNX model.
 //!
-//! The unfused evaluation graph is textbook operations, and ONNX has one for each: nodes are translated in order and keep
-//! their names, filters keep torchvision's layout (OIHW), images become NCHW.
+//! The unfused evaluation graph is textbook operations, each of which says what it is in ONNX (`Op::onnx`). Nodes keep their
+//! order and their names, filters keep torchvision's layout (OIHW), images become NCHW.
 
 mod proto;
 
@@ -9,11 +9,7 @@ use prost::Message;
 use proto::{AttributeType, Extent};
 
 use crate::error::{Error, Result};
-use crate::graph::{Graph, Node, Role, Value, ValueId};
-use crate::ops::{
-    Add, BatchNormInference, Concat, Conv2dFprop, GlobalAvgPool, LinearFprop, MaxPool, PoolWindow, Relu,
-    Window,
-};
+use crate::graph::{Graph, Node, Onnx, OnnxAttribute, OnnxNode, Role, ValueId, ValueType};
 
 /// The operator set: the oldest in which every operation written here has its present form, read by all runtimes
 /// since 2020.
@@ -62,61 +58,57 @@ impl OnnxModel<'_> {
     }
 
     fn graph_message(&self) -> Result<proto::Graph> {
-        let nodes: Vec<Vec<proto::Node>> =
-            self.graph.nodes().iter().map(|node| self.translate(node)).collect::<Result<_>>()?;
-        let persistent = self.graph.values().iter().filter(|value| value.role.is_persistent());
         let [_, height, width, channels] = self.graph.shape(self.images).as_4d().ok_or_else(|| {
-            self.unsupported("input", &self.graph.value(self.images).name, "is no batch of images")
+            self.unsupported("input", &self.graph.value(self.images).name, "is not a batch of images")
         })?;
         let classes = self.graph.shape(self.logits).last();
-        Ok(proto::Graph {
-            node: nodes.concat(),
+        let mut graph = proto::Graph {
             name: env!("CARGO_PKG_NAME").into(),
-            initializer: persistent.map(|value| self.tensor(value)).collect::<Result<_>>()?,
             input: vec![value_info(IMAGES, &[channels, height, width])],
             output: vec![value_info(LOGITS, &[classes])],
-        })
+            ..proto::Graph::default()
+        };
+        for value in self.graph.values().iter().filter(|value| value.role.is_persistent()) {
+            let extents = value.layout.file_extents(value.ty.shape);
+            graph.initializer.push(tensor(&value.name, &extents, (self.weights)(&value.name)?));
+        }
+        for node in self.graph.nodes() {
+            self.translate(node, &mut graph)?;
+        }
+        Ok(graph)
     }
 
-    fn tensor(&self, value: &Value) -> Result<proto::Tensor> {
-        Ok(proto::Tensor {
-            dims: as_i64(&value.layout.file_extents(value.ty.shape)),
-            data_type: proto::FLOAT,
-            name: value.name.clone(),
-            raw_data: bytemuck::cast_slice((self.weights)(&value.name)?).to_vec(),
-        })
-    }
-
-    /// The ONNX nodes that compute what `node` does.
-    fn translate(&self, node: &Node) -> Result<Vec<proto::Node>> {
-        let name = &node.name;
+    /// Appends what computes the first result of `node`.
+    fn translate(&self, node: &Node, graph: &mut proto::Graph) -> Result<()> {
         let operands = node.inputs.iter().map(|&id| self.name(node, id)).collect::<Result<Vec<_>>>()?;
         let output = self.name(node, node.outputs[0])?;
-        let (op_type, attribute) = if let Some(Conv2dFprop { window }) = node.op_as() {
-            let [_, r, s, _] = self.graph.shape(node.inputs[1]).nhwc();
-            ("Conv", conv_attributes([r, s], window))
-        } else if let Some(&BatchNormInference { eps, relu: false, residual: false }) = node.op_as() {
-            ("BatchNormalization", vec![float("epsilon", eps)])
-        } else if node.op_as::<Relu>().is_some() {
-            ("Relu", vec![])
-        } else if let Some(MaxPool(window)) = node.op_as() {
-            ("MaxPool", pool_attributes(window))
-        } else if node.op_as::<Add>().is_some() {
-            ("Add", vec![])
-        } else if node.op_as::<Concat>().is_some() {
-            ("Concat", vec![int("axis", 1)])
-        } else if node.op_as::<GlobalAvgPool>().is_some() {
-            // ONNX keeps the height and width of 1.
-            let pooled = format!("{output}.pooled");
-            let pool = onnx_node("GlobalAveragePool", name, operands, &pooled, vec![]);
-            let name = format!("{name}.flatten");
-            return Ok(vec![pool, onnx_node("Flatten", &name, vec![pooled], &output, vec![int("axis", 1)])]);
-        } else if node.op_as::<LinearFprop>().is_some() {
-            ("Gemm", vec![int("transB", 1)])
-        } else {
-            return Err(self.unsupported(node.op.name(), name, "has no counterpart in the ONNX export"));
-        };
-        Ok(vec![onnx_node(op_type, name, operands, &output, attribute)])
+        let types: Vec<ValueType> = node.inputs.iter().map(|&id| self.graph.value(id).ty).collect();
+        match node.op.onnx(&types) {
+            Some(Onnx::Nodes(chain)) => push_chain(graph, chain, &node.name, operands, &output),
+            Some(Onnx::ConvBias) => {
+                let readers = self.graph.nodes().iter().flat_map(|reader| &reader.inputs);
+                let is_private = readers.filter(|&&id| id == node.inputs[0]).count() == 1;
+                let conv = graph.node.iter_mut().find(|made| made.output[0] == operands[0]);
+                match conv.filter(|conv| is_private && conv.op_type == "Conv" && conv.input.len() == 2) {
+                    Some(conv) => {
+                        conv.input.extend(operands.into_iter().nth(1));
+                        conv.output = vec![output];
+                    }
+                    None => {
+                        return Err(self.unsupported(
+                            node.op.name(),
+                            &node.name,
+                            "does not follow a convolution",
+                        ));
+                    }
+                }
+            }
+            None => {
+                let what = "has no counterpart in the ONNX export";
+                return Err(self.unsupported(node.op.name(), &node.name, what));
+            }
+        }
+        Ok(())
     }
 
     /// The name of a value in the model.
@@ -140,56 +132,66 @@ impl OnnxModel<'_> {
     }
 }
 
-fn onnx_node(
-    op_type: &str,
+/// Appends `chain`, from `operands` to `output`. Nodes after the first, results between nodes and constants are named after
+/// the operator.
+fn push_chain(
+    graph: &mut proto::Graph,
+    chain: Vec<OnnxNode>,
     name: &str,
-    input: Vec<String>,
+    operands: Vec<String>,
     output: &str,
-    attribute: Vec<proto::Attribute>,
-) -> proto::Node {
-    proto::Node { input, output: vec![output.into()], name: name.into(), op_type: op_type.into(), attribute }
+) {
+    let last = chain.len() - 1;
+    let mut input = operands;
+    for (index, node) in chain.into_iter().enumerate() {
+        let inner_name = format!("{output}.{}", node.op_type.to_lowercase());
+        for (position, constant) in node.constants.iter().enumerate() {
+            let name = format!("{inner_name}.{position}");
+            graph.initializer.push(tensor(&name, constant.shape().dims(), constant.data()));
+            input.push(name);
+        }
+        let result = if index == last { output } else { &inner_name };
+        graph.node.push(proto::Node {
+            input: std::mem::replace(&mut input, vec![result.to_string()]),
+            output: vec![result.to_string()],
+            name: if index == 0 { name.to_string() } else { inner_name.clone() },
+            op_type: node.op_type.into(),
+            attribute: node.attributes.into_iter().map(attribute).collect(),
+        });
+    }
 }
 
-fn float(name: &str, value: f32) -> proto::Attribute {
-    let r#type = AttributeType::Float.into();
-    proto::Attribute { name: name.into(), f: Some(value), r#type, ..Default::default() }
+fn attribute((name, value): (&str, OnnxAttribute)) -> proto::Attribute {
+    let mut attribute = proto::Attribute { name: name.into(), ..proto::Attribute::default() };
+    let r#type = match value {
+        OnnxAttribute::Float(value) => {
+            attribute.f = Some(value);
+            AttributeType::Float
+        }
+        OnnxAttribute::Int(value) => {
+            attribute.i = Some(value);
+            AttributeType::Int
+        }
+        OnnxAttribute::Ints(values) => {
+            attribute.ints = as_i64(&values);
+            AttributeType::Ints
+        }
+        OnnxAttribute::Text(text) => {
+            attribute.s = Some(text.into());
+            AttributeType::String
+        }
+    };
+    attribute.set_type(r#type);
+    attribute
 }
 
-fn int(name: &str, value: i64) -> proto::Attribute {
-    let r#type = AttributeType::Int.into();
-    proto::Attribute { name: name.into(), i: Some(value), r#type, ..Default::default() }
-}
-
-fn ints(name: &str, values: &[usize]) -> proto::Attribute {
-    let r#type = AttributeType::Ints.into();
-    proto::Attribute { name: name.into(), ints: as_i64(values), r#type, ..Default::default() }
+fn tensor(name: &str, extents: &[usize], elems: &[f32]) -> proto::Tensor {
+    let raw_data = bytemuck::cast_slice(elems).to_vec();
+    proto::Tensor { dims: as_i64(extents), data_type: proto::FLOAT, name: name.into(), raw_data }
 }
 
 fn as_i64(extents: &[usize]) -> Vec<i64> {
     extents.iter().map(|&extent| extent as i64).collect()
-}
-
-fn conv_attributes(kernel: [usize; 2], window: &Window) -> Vec<proto::Attribute> {
-    let &Window { stride_h, stride_w, pad_h, pad_w } = window;
-    window_attributes(kernel, [stride_h, stride_w], [pad_h, pad_w])
-}
-
-fn pool_attributes(window: &PoolWindow) -> Vec<proto::Attribute> {
-    let &PoolWindow { kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w } = window;
-    window_attributes([kernel_h, kernel_w], [stride_h, stride_w], [pad_h, pad_w])
-}
-
-fn window_attributes(
-    kernel: [usize; 2],
-    strides: [usize; 2],
-    [pad_h, pad_w]: [usize; 2],
-) -> Vec<proto::Attribute> {
-    vec![
-        ints("kernel_shape", &kernel),
-        ints("strides", &strides),
-        // Above, left, below, right.
-        ints("pads", &[pad_h, pad_w, pad_h, pad_w]),
-    ]
 }
 
 /// Says that `name` is f32 `[batch, extents...]`.

@@ -16,7 +16,9 @@ use crate::device::cpu::conv::{self, Conv2dDims};
 use crate::device::cpu::{CpuArgs, Real};
 use crate::device::{DeviceKind, LaunchArgs, Launcher};
 use crate::error::Result;
-use crate::graph::{Backward, Cost, Graph, InPlace, InferResult, Init, Op, ValueId, ValueType};
+use crate::graph::{
+    Backward, Cost, Graph, InPlace, InferResult, Init, Onnx, OnnxNode, Op, ValueId, ValueType,
+};
 use crate::ops::checks::{Case, Checks, Draw, MOST_MACS, Trial, input};
 use crate::ops::{cast, dispatch_real};
 use crate::tensor::{DType, Layout, Shape};
@@ -187,6 +189,12 @@ impl Op for Conv2dFprop {
             None
         };
         Ok(vec![dx, dw])
+    }
+
+    fn onnx(&self, inputs: &[ValueType]) -> Option<Onnx> {
+        let Window { stride_h, stride_w, pad_h, pad_w } = self.window;
+        let [_, r, s, _] = inputs[1].shape.nhwc();
+        Some(OnnxNode::new("Conv").with_window([r, s], [stride_h, stride_w], [pad_h, pad_w]).into())
     }
 
     fn workspace_bytes(&self, device: DeviceKind, inputs: &[ValueType], _outputs: &[ValueType]) -> usize {
