@@ -14,6 +14,9 @@ pub enum Error {
     /// A flag, a configuration value or a combination of them that cannot be used.
     #[error("{0}")]
     Usage(String),
+    /// A setting with a value that cannot be used; `name` is the field's, as in `batch_size`.
+    #[error("{name} {value}: {message}")]
+    Setting { name: &'static str, value: String, message: String },
     /// An operation was recorded with inputs it does not accept.
     #[error("{op} `{node}`: {message}")]
     Graph { op: &'static str, node: String, message: String },
@@ -51,6 +54,11 @@ impl Error {
         move |source| Error::Io { action, path, source }
     }
 
+    /// An [`Error::Setting`] about the setting `name` with this value.
+    pub fn setting(name: &'static str, value: impl ToString, message: impl Into<String>) -> Error {
+        Error::Setting { name, value: value.to_string(), message: message.into() }
+    }
+
     /// An [`Error::Data`] about `path`.
     pub fn data(path: impl AsRef<Path>, message: impl Into<String>) -> Error {
         Error::Data { path: path.as_ref().to_path_buf(), message: message.into() }
@@ -70,7 +78,7 @@ impl Error {
     pub fn exit_code(&self) -> u8 {
         match self {
             Error::Graph { .. } | Error::Checkpoint { .. } | Error::Io { .. } => 1,
-            Error::Usage(_) => 2,
+            Error::Usage(_) | Error::Setting { .. } => 2,
             Error::Device(_) => 3,
             Error::Data { .. } => 4,
             Error::Diverged { .. } => 5,

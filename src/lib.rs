@@ -91,6 +91,7 @@
 //! ```
 
 pub mod error;
+mod named;
 pub mod prelude;
 pub mod reproduce;
 pub mod rng;

@@ -4,7 +4,7 @@ use std::panic;
 use std::process::{self, ExitCode};
 
 use clap::Parser;
-use residuum::cli::Cli;
+use residuum::cli::{self, Cli};
 
 /// As of a process that SIGPIPE ended.
 const NOBODY_READS: i32 = 141;
@@ -14,7 +14,7 @@ fn main() -> ExitCode {
     match Cli::parse().run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error}");
+            eprintln!("error: {}", cli::message(&error));
             ExitCode::from(error.exit_code())
         }
     }

@@ -13,8 +13,9 @@ use residuum::batch::{Deliver, Loader, LoaderOptions, Normalization};
 use residuum::data::scenes::SceneOptions;
 use residuum::data::{Pack, Split};
 use residuum::device::Device;
+use residuum::models::Form;
 use residuum::step::Training;
-use residuum::train::config::TrainConfig;
+use residuum::train::config::{OptimiserKind, TrainConfig};
 use residuum::train::schedule::Schedule;
 
 const BATCH_SIZE: usize = 4;
@@ -88,11 +89,11 @@ fn a_training_step_allocates_nothing() {
     let everything = TrainConfig {
         grad_accum_steps: 2,
         clip_grad: Some(1.0),
-        opt: "adamw".into(),
+        opt: OptimiserKind::AdamW,
         lr: 1e-3,
         model_ema_decay: Some(0.9),
         smoothing: 0.1,
-        form: "v2".into(),
+        form: Form::V2,
         ..plain.clone()
     };
     let bottlenecks = TrainConfig { model: "resnet50".into(), ..plain.clone() };

@@ -134,9 +134,9 @@ fn gradients_with_codes_match_finite_differences() {
 }
 
 /// Top-1 error in percent of a short training run on generated scenes, whose objects decide the category.
-fn error_with(objects: &str, seed: u64, output: &std::path::Path) -> f64 {
+fn error_with(objects: Option<ObjectsKind>, seed: u64, output: &std::path::Path) -> f64 {
     let config = TrainConfig {
-        objects: objects.into(),
+        objects,
         limit_train: Some(240),
         limit_val: Some(200),
         batch_size: 16,
@@ -153,9 +153,9 @@ fn error_with(objects: &str, seed: u64, output: &std::path::Path) -> f64 {
 fn networks_that_see_the_objects_err_less() {
     let runs = tempfile::tempdir().unwrap();
     for seed in 0..3 {
-        let without = error_with("none", seed, runs.path());
-        for way in ["vector", "codes", "masks"] {
-            let with = error_with(way, seed, runs.path());
+        let without = error_with(None, seed, runs.path());
+        for way in [ObjectsKind::Vector, ObjectsKind::Codes, ObjectsKind::Masks] {
+            let with = error_with(Some(way), seed, runs.path());
             println!("seed {seed}, {way}: {with:.1} % against {without:.1} %");
             assert!(with < without - 10.0, "seed {seed}: {with} % with {way}, {without} % without");
         }

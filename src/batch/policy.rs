@@ -266,7 +266,7 @@ fn policy(name: &str) -> Option<Augment> {
 }
 
 fn usage(message: String) -> Error {
-    Error::Usage(format!("--augment: {message}"))
+    Error::Usage(message)
 }
 
 fn unknown(name: &str) -> Error {
@@ -351,7 +351,7 @@ mod tests {
         ] {
             let error = text.parse::<Augment>().unwrap_err();
             let message = error.to_string();
-            assert!(matches!(error, Error::Usage(_)) && message.starts_with("--augment"), "{error}");
+            assert!(matches!(error, Error::Usage(_)), "{error}");
             assert!(parts.iter().all(|part| message.contains(part)), "`{text}`: {message}");
         }
     }

@@ -23,7 +23,7 @@ pub(super) struct AugmentArgs {
     output: PathBuf,
     /// Show several draws of this instead of each of the paper's eight augmentations
     #[arg(long, value_name = "NAMES")]
-    augment: Option<String>,
+    augment: Option<Augment>,
     /// Seed of the draws
     #[arg(long, value_name = "N", default_value_t = SHOWN_SEED)]
     seed: u64,
@@ -35,11 +35,10 @@ pub(super) struct AugmentArgs {
 impl AugmentArgs {
     pub(super) fn run(self) -> Result<()> {
         check_picture("--output", &self.output)?;
-        let policy = self.augment.as_deref().map(str::parse::<Augment>).transpose()?;
         let size = self.img_size as usize;
         let pixels = decode_image(&self.image, size)?;
         let photo = Image::new(&pixels, size, size);
-        let gallery = match &policy {
+        let gallery = match &self.augment {
             Some(policy) => Gallery::draws_of(policy, photo, self.seed),
             None => Gallery::figure_4(photo, self.seed),
         };

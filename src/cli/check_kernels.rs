@@ -4,6 +4,7 @@ use clap::Args;
 
 use super::flags::open_device;
 use crate::check::{self, Outcome};
+use crate::device::DeviceChoice;
 use crate::error::{Error, Result};
 use crate::report::{Align, Table};
 use crate::tensor::DType;
@@ -13,7 +14,7 @@ use crate::tensor::DType;
 pub(super) struct CheckKernelsArgs {
     /// simt (the emulator) or cuda[:N]
     #[arg(long, value_name = "DEVICE", default_value = "simt")]
-    device: String,
+    device: DeviceChoice,
     /// Only cases whose name contains this
     #[arg(long, value_name = "NAME", default_value = "")]
     filter: String,
@@ -24,7 +25,7 @@ pub(super) struct CheckKernelsArgs {
 
 impl CheckKernelsArgs {
     pub(super) fn run(self) -> Result<()> {
-        let device = open_device(&self.device)?;
+        let device = open_device(self.device)?;
         let cases = check::cases(&self.filter);
         let trials = (0..self.random).flat_map(check::random);
         let trials: Vec<_> = trials.filter(|trial| trial.name.contains(&self.filter)).collect();

@@ -9,10 +9,10 @@ use super::flags::{check_picture, open_device, write_file};
 use crate::batch::Augment;
 use crate::data::Split;
 use crate::data::annotations::Capacity;
-use crate::device::Device;
+use crate::device::{Device, DeviceChoice};
 use crate::error::{Error, Result};
 use crate::infer::model_file::{CardOverrides, ModelFile};
-use crate::models;
+use crate::models::{self, Form};
 use crate::report::{Align, Confusion, Table};
 use crate::run::run_dir::RunDir;
 use crate::step::evaluate::{Evaluation, Evaluator, Views};
@@ -35,7 +35,7 @@ pub(super) struct ModelArgs {
     #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(models::names()))]
     model: Option<String>,
     /// Form of the blocks, where the file does not say
-    #[arg(long, value_name = "FORM", value_parser = ["v1", "v1.5", "v2"])]
+    #[arg(long, value_name = "FORM", value_parser = PossibleValuesParser::new(Form::NAMES))]
     form: Option<String>,
     /// Height and width of the images [default: those of the training]
     #[arg(long, alias = "val-crop-size", value_name = "PIXELS")]
@@ -70,7 +70,7 @@ pub(super) struct EvalArgs {
     cache_dir: Option<PathBuf>,
     /// auto, cpu, cuda[:N] or simt
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
-    device: String,
+    device: DeviceChoice,
 }
 
 impl ModelArgs {
@@ -92,7 +92,7 @@ impl EvalArgs {
         if let Some(path) = &self.confusion {
             check_picture("--confusion", path)?;
         }
-        let device = open_device(&self.device)?;
+        let device = open_device(self.device)?;
         let (file, run) = self.model.open()?;
         let run = run.unwrap_or_else(|| TrainConfig::defaults(None));
         let config = TrainConfig {
@@ -102,7 +102,7 @@ impl EvalArgs {
             limit_val: run.limit_val,
             allow_missing: self.allow_missing || run.allow_missing,
             cache_dir: self.cache_dir.or(run.cache_dir),
-            ..TrainConfig::of_model(&file.card, self.batch_size)
+            ..TrainConfig::of_model(&file.card, self.batch_size)?
         };
         // Weights that do not fit are found before the data set is read.
         file.session(1, Device::Cpu)?;

@@ -1,16 +1,38 @@
 //! Flag values that several subcommands read.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
 
 use bytesize::ByteSize;
 
 use crate::device::{Device, DeviceChoice};
 use crate::error::{Error, Result};
 use crate::run::replace;
+use crate::train::config::TrainConfig;
+use crate::train::recipe::Recipe;
+use crate::train::setting::SettingFlags;
+
+/// The settings of a training run: a recipe, and flags that override it.
+#[derive(Debug, Args)]
+pub(super) struct SettingArgs {
+    /// Recipe: a TOML file with the settings of config.toml; flags override it
+    #[arg(short, long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    flags: SettingFlags,
+}
+
+impl SettingArgs {
+    pub(super) fn read(&self) -> Result<TrainConfig> {
+        let recipe = self.config.as_deref().map(Recipe::read).transpose()?;
+        TrainConfig::layered(recipe.as_ref(), &self.flags)
+    }
+}
 
 /// Takes the device that `--device` names, saying on stderr why `auto` did not take a GPU.
-pub(super) fn open_device(text: &str) -> Result<Device> {
-    let (device, remark) = text.parse::<DeviceChoice>()?.open()?;
+pub(super) fn open_device(choice: DeviceChoice) -> Result<Device> {
+    let (device, remark) = choice.open()?;
     if let Some(remark) = remark {
         eprintln!("{remark}");
     }
@@ -45,13 +67,6 @@ pub(super) fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
     replace::replace(path, |writer| writer.write_all(bytes)).map_err(Error::io("write", path))
 }
 
-/// Three comma-separated numbers, one a channel.
-pub(super) fn parse_channels(text: &str) -> std::result::Result<[f32; 3], String> {
-    let numbers: std::result::Result<Vec<f32>, _> = text.split(',').map(|part| part.trim().parse()).collect();
-    let expected = || format!("`{text}`: give three numbers, red, green and blue, as in 0.485,0.456,0.406");
-    numbers.map_err(|_| expected())?.try_into().map_err(|_| expected())
-}
-
 /// A size in bytes, as in `24GiB`, `512MiB`, `8GB` or `1000000`.
 pub(super) fn parse_bytes(text: &str) -> std::result::Result<usize, String> {
     match text.parse() {
@@ -72,12 +87,5 @@ mod tests {
         assert_eq!(parse_bytes("77"), Ok(77));
         assert!(parse_bytes("many").unwrap_err().contains("24GiB"));
         assert!(parse_bytes("-1GiB").is_err());
-    }
-
-    #[test]
-    fn channels_are_three_numbers() {
-        assert_eq!(parse_channels("0.5, 0.25,1"), Ok([0.5, 0.25, 1.0]));
-        assert!(parse_channels("0.5,0.5").is_err());
-        assert!(parse_channels("a,b,c").is_err());
     }
 }

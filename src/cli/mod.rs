@@ -14,7 +14,7 @@ mod train;
 
 use clap::{Parser, Subcommand};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// Trains residual networks on kernels of its own
 #[derive(Debug, Parser)]
@@ -59,5 +59,13 @@ impl Cli {
             Command::Devices(args) => args.run(),
             Command::CheckKernels(args) => args.run(),
         }
+    }
+}
+
+/// What `error` says at the command line, where settings have the names of their flags.
+pub fn message(error: &Error) -> String {
+    match error {
+        Error::Setting { name, value, message } => format!("--{} {value}: {message}", name.replace('_', "-")),
+        other => other.to_string(),
     }
 }

@@ -7,7 +7,7 @@ use super::flags::parse_bytes;
 use crate::device::DeviceKind;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Node, Phase, Role};
-use crate::models;
+use crate::models::{self, ObjectsKind};
 use crate::plan::Program;
 use crate::report::{Align, Table};
 use crate::show::{show_bytes, show_count};
@@ -69,16 +69,19 @@ impl PlanArgs {
     pub(super) fn run(self) -> Result<()> {
         let config = TrainConfig {
             model: self.model.clone(),
-            form: self.form.clone(),
+            form: self.form.parse()?,
             img_size: self.img_size,
-            objects: self.objects.clone(),
+            objects: ObjectsKind::NAMES
+                .contains(&&*self.objects)
+                .then(|| self.objects.parse())
+                .transpose()?,
             batch_size: self.batch_size,
-            opt: self.opt.clone(),
+            opt: self.opt.parse()?,
             grad_accum_steps: self.grad_accum_steps,
             // The values themselves decide no bytes.
             clip_grad: self.clip_grad.then_some(1.0),
             model_ema_decay: self.model_ema.then_some(0.5),
-            precision: self.precision.clone(),
+            precision: self.precision.parse()?,
             fuse: !self.no_fuse,
             ..TrainConfig::defaults(None)
         };

@@ -7,7 +7,7 @@ use clap::{ArgGroup, Args};
 use super::eval::ModelArgs;
 use super::flags::{check_output, check_picture, open_device, write_file};
 use crate::data::{self, OpenOptions, Split, decode_image};
-use crate::device::Device;
+use crate::device::{Device, DeviceChoice};
 use crate::error::{Error, Result};
 use crate::infer::grad_cam::Explainer;
 use crate::infer::model_file::ModelFile;
@@ -63,13 +63,13 @@ pub(super) struct PredictArgs {
     tta: bool,
     /// auto, cpu, cuda[:N] or simt
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
-    device: String,
+    device: DeviceChoice,
 }
 
 impl PredictArgs {
     pub(super) fn run(self) -> Result<()> {
         self.check_outputs()?;
-        let device = open_device(&self.device)?;
+        let device = open_device(self.device)?;
         let (file, run) = self.model.open()?;
         match (&self.input, &self.output, &self.submission) {
             (Some(input), Some(output), _) => predict_tensors(file, input, output, device),

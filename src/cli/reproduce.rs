@@ -8,6 +8,7 @@ use super::flags::open_device;
 use crate::error::{Error, Result};
 use crate::reproduce::{Options, Part, reproduce};
 use crate::train::config::TrainConfig;
+use crate::train::setting::{SettingFlags, Subset};
 
 /// Run the paper's experiments, those not done yet, and show each table and figure beside ours
 #[derive(Debug, Args)]
@@ -27,21 +28,18 @@ pub(super) struct ReproduceArgs {
     /// ResNet-50 of ImageNet for the bound of table 3: torchvision's weights as safetensors
     #[arg(long, value_name = "FILE")]
     pretrained: Option<PathBuf>,
-    /// auto, cpu, cuda[:N] or simt
-    #[arg(long, value_name = "DEVICE", default_value = "auto")]
-    device: String,
-    /// Type of activations
-    #[arg(long, value_name = "TYPE", default_value = "f32", value_parser = ["f32", "bf16"])]
-    precision: String,
-    /// Seed of weights, order and augmentation
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    seed: u64,
-    /// Threads that prepare batches
-    #[arg(short = 'j', long, value_name = "N", default_value_t = 1)]
-    workers: usize,
-    /// Where decoded photos are kept [default: RESIDUUM_CACHE, or residuum in the user's cache folder]
-    #[arg(long, value_name = "DIR")]
-    cache_dir: Option<PathBuf>,
+    #[command(flatten)]
+    common: SettingFlags<Common>,
+}
+
+/// The settings that are the same for all runs and change no result of the paper.
+#[derive(Debug, Clone)]
+struct Common;
+
+impl Subset for Common {
+    fn includes(name: &str) -> bool {
+        ["cache_dir", "workers", "seed", "device", "precision"].contains(&name)
+    }
 }
 
 impl ReproduceArgs {
@@ -53,21 +51,15 @@ impl ReproduceArgs {
         if let Some(file) = self.pretrained.as_deref().filter(|file| !file.is_file()) {
             return Err(Error::Usage(format!("--pretrained {}: there is no such file", file.display())));
         }
-        let device = open_device(&self.device)?;
+        let common = TrainConfig::layered(None, &self.common)?;
+        let device = open_device(*common.device)?;
         let options = Options {
             parts,
             data_dir: absolute(self.data_dir),
             quick: self.quick,
             output: absolute(self.output),
             pretrained: self.pretrained.map(absolute),
-            common: TrainConfig {
-                device: self.device,
-                precision: self.precision,
-                seed: self.seed,
-                workers: self.workers,
-                cache_dir: self.cache_dir.map(absolute),
-                ..TrainConfig::defaults(None)
-            },
+            common,
         };
         let pages = reproduce(&options, device).inspect_err(|error| {
             if matches!(error, Error::Interrupted { .. }) {

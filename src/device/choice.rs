@@ -108,8 +108,7 @@ impl FromStr for DeviceChoice {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<DeviceChoice> {
-        let unknown =
-            || Error::Usage(format!("--device `{text}` is unknown; take auto, cuda, cuda:N, cpu or simt"));
+        let unknown = || Error::Usage(format!("`{text}` is unknown; take auto, cuda, cuda:N, cpu or simt"));
         match text {
             "auto" => Ok(DeviceChoice::Auto),
             "cpu" => Ok(DeviceChoice::Cpu),

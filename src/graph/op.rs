@@ -137,7 +137,7 @@ pub trait Op: Any + fmt::Debug + Send + Sync {
     /// # Errors
     /// [`Error::Device`] if there is no kernel for this operation or the device refuses the launch.
     fn launch(&self, _args: &LaunchArgs<'_>, _launcher: &mut dyn Launcher) -> Result<()> {
-        Err(Error::Device(format!("{} has no kernel; run it with --device cpu", self.name())))
+        Err(Error::Device(format!("{} has no kernel; run it on the CPU", self.name())))
     }
 }
 

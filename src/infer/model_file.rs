@@ -163,7 +163,7 @@ impl ModelFile {
 
 /// The model that a card describes.
 fn model_of(card: &ModelCard) -> Result<Model> {
-    let form: Form = card.form.parse().map_err(|message| Error::Usage(format!("--form: {message}")))?;
+    let form: Form = card.form.parse()?;
     let objects = card.objects.as_ref().map(|objects| {
         Ok::<_, Error>(Objects { kind: objects.kind.parse()?, num_classes: objects.num_classes })
     });

@@ -3,13 +3,11 @@
 //! Source: section 5 of the MiniPlaces paper. The numbers of the two heads are its own: a stem of 50 channels, heads that
 //! end at a quarter of the image's height and width with 128 channels each, the rest of the network behind both.
 
-use std::fmt;
-use std::str::FromStr;
-
 use super::Inputs;
 use super::resnet::{HeadWidths, ResNet};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::graph::{Graph, ValueId};
+use crate::named::named;
 use crate::ops::{Mode, Paint, concat};
 
 /// Prefix of the second head's tensors.
@@ -41,44 +39,15 @@ impl Objects {
     }
 }
 
-/// The ways in, as `--objects` names them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ObjectsKind {
-    /// One binary mask per class through a head of its own: `[N, H, W, classes]`.
-    Masks,
-    /// Which classes are there, joined to the pooled features: `[N, classes]`.
-    Vector,
-    /// The code of the class at each pixel, joined to the image: `[N, H, W, codes]`.
-    Codes,
-}
-
-const KINDS: [(&str, ObjectsKind); 3] =
-    [("masks", ObjectsKind::Masks), ("vector", ObjectsKind::Vector), ("codes", ObjectsKind::Codes)];
-
-impl ObjectsKind {
-    /// Reads the value of `--objects`, where `none` is no way in.
-    ///
-    /// # Errors
-    /// [`Error::Usage`] listing the known names.
-    pub fn parse_optional(text: &str) -> Result<Option<ObjectsKind>> {
-        if text == "none" { Ok(None) } else { text.parse().map(Some) }
-    }
-}
-
-impl fmt::Display for ObjectsKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = KINDS.iter().find(|(_, kind)| kind == self).map(|(name, _)| *name);
-        f.pad(name.expect("every kind has a name"))
-    }
-}
-
-impl FromStr for ObjectsKind {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<ObjectsKind> {
-        KINDS.iter().find(|(name, _)| *name == text).map(|(_, kind)| *kind).ok_or_else(|| {
-            Error::Usage(format!("--objects `{text}` is unknown; take none, masks, vector or codes"))
-        })
+named! {
+    /// The ways in, as `--objects` names them.
+    pub enum ObjectsKind {
+        /// One binary mask per class through a head of its own: `[N, H, W, classes]`.
+        Masks = "masks",
+        /// Which classes are there, joined to the pooled features: `[N, classes]`.
+        Vector = "vector",
+        /// The code of the class at each pixel, joined to the image: `[N, H, W, codes]`.
+        Codes = "codes",
     }
 }
 
@@ -170,7 +139,7 @@ mod tests {
     fn every_depth_and_form_takes_objects_in() {
         for name in ["resnet18", "resnet50"] {
             for form in [Form::V1, Form::V1_5, Form::V2] {
-                for (_, kind) in KINDS {
+                for kind in [ObjectsKind::Masks, ObjectsKind::Vector, ObjectsKind::Codes] {
                     recorded(name, form, kind);
                 }
             }
@@ -183,17 +152,5 @@ mod tests {
         assert_eq!(shape_of(&graph, "fc.weight"), [10, 512 + 175]);
         let graph = recorded("resnet18", Form::V1_5, ObjectsKind::Codes);
         assert_eq!(shape_of(&graph, "conv1.weight"), [64, 7, 7, 21]);
-    }
-
-    #[test]
-    fn ways_in_are_read_and_printed() {
-        for (name, kind) in KINDS {
-            assert_eq!(ObjectsKind::parse_optional(name).unwrap(), Some(kind));
-            assert_eq!(kind.to_string(), name);
-        }
-        assert_eq!(ObjectsKind::parse_optional("none").unwrap(), None);
-        assert!(
-            "mask".parse::<ObjectsKind>().unwrap_err().to_string().contains("none, masks, vector or codes")
-        );
     }
 }

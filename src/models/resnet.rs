@@ -4,47 +4,26 @@
 //! Ren, Sun, "Deep residual learning for image recognition" (2015) for v1; torchvision for v1.5; the same authors'
 //! "Identity mappings in deep residual networks" (2016) for v2.
 
-use std::fmt;
-use std::str::FromStr;
 use std::sync::Arc;
 
 use super::{Inputs, Network, Objects, Options, objects};
 use crate::error::Result;
 use crate::graph::{Graph, ValueId};
+use crate::named::named;
 use crate::ops::{
     BnConfig, Conv2dConfig, Mode, PoolWindow, add, batch_norm, conv2d, global_avg_pool, linear, max_pool,
     relu, stem_conv2d,
 };
 
-/// Where the stride and the normalisation of a block sit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Form {
-    /// Bottlenecks stride in their first 1x1 (He 2015, Keras).
-    V1,
-    /// Bottlenecks stride in their 3x3 (torchvision).
-    V1_5,
-    /// Pre-activation: batch norm and ReLU before each convolution, an identity from block to block (He 2016).
-    V2,
-}
-
-impl fmt::Display for Form {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Form::V1 => "v1",
-            Form::V1_5 => "v1.5",
-            Form::V2 => "v2",
-        })
-    }
-}
-
-impl FromStr for Form {
-    type Err = String;
-
-    fn from_str(text: &str) -> std::result::Result<Form, String> {
-        [Form::V1, Form::V1_5, Form::V2]
-            .into_iter()
-            .find(|form| form.to_string() == text)
-            .ok_or_else(|| format!("`{text}` is no form of ResNet; take v1, v1.5 or v2"))
+named! {
+    /// Where the stride and the normalisation of a block sit.
+    pub enum Form {
+        /// Bottlenecks stride in their first 1x1 (He 2015, Keras).
+        V1 = "v1",
+        /// Bottlenecks stride in their 3x3 (torchvision).
+        V1_5 = "v1.5",
+        /// Pre-activation: batch norm and ReLU before each convolution, an identity from block to block (He 2016).
+        V2 = "v2",
     }
 }
 
@@ -313,6 +292,6 @@ mod tests {
     #[test]
     fn unknown_depths_are_refused() {
         assert!(ResNet::new(20, Form::V1).is_none());
-        assert!("v3".parse::<Form>().unwrap_err().contains("v1.5"));
+        assert!("v3".parse::<Form>().unwrap_err().to_string().contains("v1.5"));
     }
 }

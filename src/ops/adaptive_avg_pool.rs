@@ -9,8 +9,11 @@ use crate::device::cpu::{CpuArgs, Real, for_each_chunk};
 use crate::device::kernels::{self, AdaptiveAvgPoolArgs};
 use crate::device::{LaunchArgs, Launcher, Slot};
 use crate::error::{Error, Result};
-use crate::graph::{Backward, Cost, Graph, Onnx, OnnxAttribute, OnnxNode, Op, ValueId, ValueType};
-use crate::ops::{Case, cost_per_elem, dispatch_real, one_input};
+use crate::graph::{
+    Backward, Cost, Graph, InferResult, Onnx, OnnxAttribute, OnnxNode, Op, ValueId, ValueType,
+};
+use crate::ops::checks::{Case, Checks, Draw, Trial, input};
+use crate::ops::{cost_per_elem, dispatch_real, one_input};
 use crate::tensor::Tensor;
 
 /// `x [N,H,W,C] -> y [N,P,Q,C]`.
@@ -49,7 +52,7 @@ fn cells_over(i: usize, len: usize, out: usize) -> Range<usize> {
 }
 
 /// The operand with another height and width, where both are images.
-fn resized(inputs: &[ValueType], [height, width]: [usize; 2]) -> std::result::Result<ValueType, String> {
+fn resized(inputs: &[ValueType], [height, width]: [usize; 2]) -> InferResult<ValueType> {
     let x = one_input(inputs)?;
     match x.shape.as_4d() {
         Some([n, h, w, c]) if h * w > 0 && height * width > 0 => {
@@ -64,7 +67,7 @@ impl Op for AdaptiveAvgPool {
         "adaptive_avg_pool_fwd"
     }
 
-    fn infer(&self, inputs: &[ValueType]) -> std::result::Result<Vec<ValueType>, String> {
+    fn infer(&self, inputs: &[ValueType]) -> InferResult {
         Ok(vec![resized(inputs, self.out)?])
     }
 
@@ -128,12 +131,12 @@ impl Op for AdaptiveAvgPoolBwd {
         "adaptive_avg_pool_bwd"
     }
 
-    fn infer(&self, inputs: &[ValueType]) -> std::result::Result<Vec<ValueType>, String> {
+    fn infer(&self, inputs: &[ValueType]) -> InferResult {
         Ok(vec![resized(inputs, self.image)?])
     }
 
     fn cost(&self, inputs: &[ValueType], outputs: &[ValueType]) -> Cost {
-        cost_per_elem(2, inputs, outputs)
+        Cost::traffic(inputs, outputs).with_flops(2 * outputs[0].shape.num_elems())
     }
 
     fn cpu(&self, args: &CpuArgs<'_>) {
@@ -196,16 +199,29 @@ fn operands(
     Ok((arguments, kernels::loop_grid(num_elems, 1)))
 }
 
-/// Test cases of this operation.
-pub fn cases() -> Vec<Case> {
-    vec![
+/// What these operations are checked by.
+pub(super) fn checks() -> Checks {
+    let cases = vec![
         Case::new("adaptive_avg_pool_to_fewer", &[&[2, 7, 5, 3]], |graph, x| {
             adaptive_avg_pool(graph, "pool", x[0], [3, 2])
         }),
         Case::new("adaptive_avg_pool_to_more", &[&[2, 2, 3, 5]], |graph, x| {
             adaptive_avg_pool(graph, "pool", x[0], [7, 4])
         }),
-    ]
+    ];
+    Checks { cases, trials: vec![trial] }
+}
+
+fn trial(draw: &mut Draw) -> Trial {
+    let ([n, height, width, c], out) = (draw.image(1), [draw.within(1, 9), draw.within(1, 9)]);
+    Trial::new(format!("adaptive pool: {n}x{height}x{width}x{c} to {out:?}"), move |graph| {
+        let x = input(graph, "x", [n, height, width, c]);
+        graph.apply("y", AdaptiveAvgPool { out }, &[x])?;
+        let dy = input(graph, "dy", [n, out[0], out[1], c]);
+        graph.apply("dx", AdaptiveAvgPoolBwd { image: [height, width] }, &[dy])?;
+        Ok(())
+    })
+    .of_products()
 }
 
 #[cfg(test)]

@@ -11,9 +11,10 @@ use crate::error::Result;
 use crate::graph::{
     Backward, Cost, Graph, InferResult, Init, Onnx, OnnxAttribute, OnnxNode, Op, ValueId, ValueType,
 };
+use crate::ops::checks::{Case, Checks, Draw, MOST_MACS, Trial, in_f32};
 use crate::ops::conv2d::{Operands, Split};
+use crate::ops::dispatch_real;
 use crate::ops::launch::only_f32;
-use crate::ops::{Case, dispatch_real};
 use crate::tensor::{DType, Layout, Shape};
 
 /// `(x [N, features], w [classes, features], b [classes]) -> y [N, classes]`.
@@ -300,12 +301,31 @@ fn fprop_split(dims: &Conv2dDims) -> Split {
     Split::new(dims.c, num_tiles(dims.n, dims.k), SLAB, 4 * SLAB)
 }
 
-/// Test cases of this operation.
-pub fn cases() -> Vec<Case> {
-    vec![
+/// What these operations are checked by.
+pub(super) fn checks() -> Checks {
+    let cases = vec![
         Case::new("linear_with_bias", &[&[4, 6], &[5, 6], &[5]], |graph, x| {
             graph.apply_one("linear", LinearFprop, &[x[0], x[1], x[2]])
         })
         .with_f32(&[0, 1, 2]),
-    ]
+    ];
+    Checks { cases, trials: vec![trial] }
+}
+
+fn trial(draw: &mut Draw) -> Trial {
+    let [rows, features, classes] = loop {
+        let extents = [draw.within(1, 70), draw.within(1, 1100), draw.within(1, 130)];
+        if extents.iter().product::<usize>() <= MOST_MACS {
+            break extents;
+        }
+    };
+    Trial::new(format!("linear: {rows} rows, {features} to {classes}"), move |graph| {
+        let (x, dy) = (in_f32(graph, "x", [rows, features]), in_f32(graph, "dy", [rows, classes]));
+        let (w, b) = (in_f32(graph, "w", [classes, features]), in_f32(graph, "b", [classes]));
+        graph.apply("y", LinearFprop, &[x, w, b])?;
+        graph.apply("dx", LinearDgrad, &[dy, w])?;
+        graph.apply("dw", LinearWgrad, &[x, dy])?;
+        Ok(())
+    })
+    .of_products()
 }

@@ -8,8 +8,9 @@ use crate::device::kernels::{self, Grid, MaxPoolBwdArgs, MaxPoolFwdArgs, PoolGeo
 use crate::device::{LaunchArgs, Launcher, Slot};
 use crate::error::{Error, Result};
 use crate::graph::{Backward, Cost, Graph, InferResult, Onnx, OnnxNode, Op, ValueId, ValueType};
+use crate::ops::checks::{Case, Checks, Draw, Trial, input};
 use crate::ops::launch::vec_elems;
-use crate::ops::{Case, dispatch_real, float, one_input};
+use crate::ops::{dispatch_real, float, one_input};
 use crate::tensor::DType;
 
 /// The window that slides over the image.
@@ -325,9 +326,9 @@ fn grid(geometry: &PoolGeometry, written: &Slot) -> Grid {
     kernels::loop_grid(written.shape.num_elems(), elems_per_turn)
 }
 
-/// Test cases of this operation.
-pub fn cases() -> Vec<Case> {
-    vec![
+/// What these operations are checked by.
+pub(super) fn checks() -> Checks {
+    let cases = vec![
         Case::new("max_pool_3x3_stride_2_pad_1", &[&[2, 7, 6, 5]], |graph, x| {
             max_pool(graph, "pool", x[0], PoolWindow::square(3, 2, 1))
         }),
@@ -339,5 +340,29 @@ pub fn cases() -> Vec<Case> {
                 PoolWindow { kernel_h: 2, kernel_w: 3, stride_h: 3, stride_w: 1, pad_h: 0, pad_w: 1 };
             max_pool(graph, "pool", x[0], window)
         }),
-    ]
+    ];
+    Checks { cases, trials: vec![trial] }
+}
+
+fn trial(draw: &mut Draw) -> Trial {
+    let [kernel_h, kernel_w] = [draw.within(1, 5), draw.within(1, 5)];
+    let window = PoolWindow {
+        kernel_h,
+        kernel_w,
+        stride_h: draw.within(1, 4),
+        stride_w: draw.within(1, 4),
+        pad_h: draw.within(0, kernel_h / 2),
+        pad_w: draw.within(0, kernel_w / 2),
+    };
+    let [n, h, w, c] = draw.image(1);
+    let shape = [n, h.max(kernel_h), w.max(kernel_w), c];
+    Trial::new(format!("max pool: {shape:?}, {window:?}"), move |graph| {
+        let x = input(graph, "x", shape);
+        let outputs = graph.apply("y", MaxPool(window), &[x])?;
+        let out_shape = graph.shape(outputs[0]);
+        let dy = input(graph, "dy", out_shape);
+        let op = MaxPoolBwd { window, height: shape[1], width: shape[2] };
+        graph.apply("dx", op, &[dy, outputs[1]])?;
+        Ok(())
+    })
 }

@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use super::Options;
 use crate::error::{Error, Result, nearest};
+use crate::models::{Form, ObjectsKind};
 use crate::train::config::TrainConfig;
 use crate::train::recipe::Recipe;
 
@@ -74,9 +75,9 @@ pub struct Experiment {
     /// The parts that need it.
     pub parts: &'static [Part],
     recipe: (&'static str, &'static str),
-    form: Option<&'static str>,
+    form: Option<Form>,
     img_size: Option<usize>,
-    objects: Option<&'static str>,
+    objects: Option<ObjectsKind>,
 }
 
 /// A recipe of this program by its path below `recipes/`.
@@ -142,7 +143,7 @@ pub static EXPERIMENTS: [Experiment; 15] = [
         title: "ResNet-50 v1 at 128 pixels",
         parts: &[Part::Table3],
         recipe: RESNET50,
-        form: Some("v1"),
+        form: Some(Form::V1),
         ..PLAIN
     },
     Experiment {
@@ -150,7 +151,7 @@ pub static EXPERIMENTS: [Experiment; 15] = [
         title: "ResNet-50 v1.5 at 128 pixels",
         parts: &[Part::Table3],
         recipe: RESNET50,
-        form: Some("v1.5"),
+        form: Some(Form::V1_5),
         ..PLAIN
     },
     Experiment {
@@ -158,7 +159,7 @@ pub static EXPERIMENTS: [Experiment; 15] = [
         title: "ResNet-50 v1.5 at 224 pixels",
         parts: &[Part::Table3],
         recipe: RESNET50_224,
-        form: Some("v1.5"),
+        form: Some(Form::V1_5),
         ..PLAIN
     },
     Experiment {
@@ -166,7 +167,7 @@ pub static EXPERIMENTS: [Experiment; 15] = [
         title: "ResNet-50 v2 at 224 pixels",
         parts: &[Part::Table3],
         recipe: RESNET50_224,
-        form: Some("v2"),
+        form: Some(Form::V2),
         ..PLAIN
     },
     Experiment {
@@ -202,7 +203,7 @@ pub static EXPERIMENTS: [Experiment; 15] = [
         title: "ResNet-50 with a presence vector",
         parts: &[Part::Section5],
         recipe: MASKS,
-        objects: Some("vector"),
+        objects: Some(ObjectsKind::Vector),
         ..PLAIN
     },
     Experiment {
@@ -210,7 +211,7 @@ pub static EXPERIMENTS: [Experiment; 15] = [
         title: "ResNet-50 with codes beside the image",
         parts: &[Part::Section5],
         recipe: MASKS,
-        objects: Some("codes"),
+        objects: Some(ObjectsKind::Codes),
         ..PLAIN
     },
 ];
@@ -240,9 +241,9 @@ impl Experiment {
         let mut config =
             Recipe::parse(Path::new(path), text)?.apply(&TrainConfig::defaults(data_dir.clone()))?;
         config.data_dir = data_dir;
-        config.form = self.form.map_or(config.form, str::to_string);
+        config.form = self.form.unwrap_or(config.form);
         config.img_size = self.img_size.unwrap_or(config.img_size);
-        config.objects = self.objects.map_or(config.objects, str::to_string);
+        config.objects = self.objects.or(config.objects);
         config.pretrained = pretrained.filter(|_| self.key == "pretrained");
         if self.is_pretraining() {
             config.backbone_lr_scale = 1.0;
@@ -282,6 +283,7 @@ fn quick(config: TrainConfig) -> TrainConfig {
 mod tests {
     use super::*;
     use crate::step::Trained;
+    use crate::train::config::OptimiserKind;
 
     fn options(quick: bool, pretrained: Option<&str>) -> Options {
         Options {
@@ -305,7 +307,7 @@ mod tests {
             let options = options(quick, Some("weights.safetensors"));
             for experiment in needed(&options) {
                 let config = experiment.config(&options, options.pretrained.clone()).unwrap();
-                config.step_config(10).unwrap_or_else(|error| panic!("{}: {error}", experiment.key));
+                config.validate().unwrap_or_else(|error| panic!("{}: {error}", experiment.key));
                 let (steps_per_epoch, total) = config.steps(480).unwrap();
                 config.schedule(steps_per_epoch, total).unwrap();
                 assert_eq!((config.seed, config.experiment.as_deref()), (7, Some(experiment.key)));
@@ -318,13 +320,13 @@ mod tests {
     fn runs_have_the_authors_settings() {
         let options = options(false, Some("weights.safetensors"));
         for (key, batch_size, epochs, img_size, form) in [
-            ("resnet18", 64, 100, 128, "v2"),
-            ("resnet34", 64, 100, 128, "v2"),
-            ("resnet50", 32, 100, 128, "v2"),
-            ("baseline", 32, 100, 224, "v1"),
-            ("keras-224", 32, 120, 224, "v1"),
-            ("v1.5-224", 32, 120, 224, "v1.5"),
-            ("v1-128", 32, 100, 128, "v1"),
+            ("resnet18", 64, 100, 128, Form::V2),
+            ("resnet34", 64, 100, 128, Form::V2),
+            ("resnet50", 32, 100, 128, Form::V2),
+            ("baseline", 32, 100, 224, Form::V1),
+            ("keras-224", 32, 120, 224, Form::V1),
+            ("v1.5-224", 32, 120, 224, Form::V1_5),
+            ("v1-128", 32, 100, 128, Form::V1),
         ] {
             let config = config(key, &options);
             assert_eq!(
@@ -332,14 +334,14 @@ mod tests {
                 (batch_size, epochs, img_size),
                 "{key}"
             );
-            assert_eq!((config.form.as_str(), config.opt.as_str()), (form, "adam"), "{key}");
+            assert_eq!((config.form, config.opt), (form, OptimiserKind::Adam), "{key}");
             assert_eq!((config.steps_per_epoch, config.weight_decay), (Some(2000), 2e-4), "{key}");
-            assert_eq!(config.augment, if key == "baseline" { "none" } else { "paper" }, "{key}");
+            assert_eq!(config.augment.to_string(), if key == "baseline" { "none" } else { "paper" }, "{key}");
         }
         let tuned = config("pretrained", &options).step_config(100).unwrap();
         assert_eq!(tuned.trained, Trained::TwoRates { backbone_lr_scale: 0.1 });
         let objects = ["masks", "vector", "codes"].map(|key| config(key, &options).objects);
-        assert_eq!(objects, ["masks", "vector", "codes"]);
+        assert_eq!(objects, [ObjectsKind::Masks, ObjectsKind::Vector, ObjectsKind::Codes].map(Some));
     }
 
     #[test]

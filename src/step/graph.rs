@@ -1,5 +1,6 @@
 //! The graphs of a run: one training step, and the forward pass of evaluation.
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use crate::autodiff::differentiate;
@@ -118,15 +119,19 @@ pub struct StepConfig {
     pub keep_inputs: bool,
 }
 
-/// Fails on a height and width of images that no network is meant for.
+/// Heights and widths of images that networks are meant for.
+pub const IMAGE_SIZES: RangeInclusive<u32> = 8..=1024;
+
+/// Fails on a height and width of images that is not in [`IMAGE_SIZES`].
 ///
 /// # Errors
-/// [`Error::Usage`] with the range.
+/// [`Error::Setting`] with the range.
 pub fn check_image_size(size: usize) -> Result<()> {
-    match size {
-        8..=1024 => Ok(()),
-        _ => Err(Error::Usage(format!("--img-size {size}: must be from 8 to 1024 pixels"))),
+    let (least, most) = (*IMAGE_SIZES.start() as usize, *IMAGE_SIZES.end() as usize);
+    if (least..=most).contains(&size) {
+        return Ok(());
     }
+    Err(Error::setting("img_size", size, format!("must be from {least} to {most}")))
 }
 
 impl StepConfig {

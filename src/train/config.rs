@@ -1,115 +1,168 @@
-//! Every setting of a training run, as `config.toml` keeps it and the flags set it.
+//! Every setting of a training run: one table, from which come the flags with their help, `config.toml`, the keys of
+//! recipes, the defaults and the ranges.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
+use clap::builder::PossibleValuesParser;
 
-use super::schedule::{Decay, Schedule, ScheduleConfig, Warmup};
+use super::recipe::Recipe;
+use super::schedule::{Decay, Schedule, Shape};
+use super::setting::{ANY, SettingFlags, Subset, above, flag, off, on, settings};
+use super::value::{Written, none_or};
 use crate::batch::{Augment, batches_per_epoch};
 use crate::data::annotations::Capacity;
+use crate::device::DeviceChoice;
 use crate::error::{Error, Result};
-use crate::models::{Form, Model, Objects, ObjectsKind, Options};
+use crate::models::{self, Form, Model, Objects, ObjectsKind, Options};
+use crate::named::named;
 use crate::ops::{AdamConfig, SgdConfig};
 use crate::run::model_card::ModelCard;
-use crate::step::{Optimiser, PixelSource, StepConfig, Trained, check_image_size};
+use crate::step::{IMAGE_SIZES, Optimiser, PixelSource, StepConfig, Trained};
 use crate::tensor::DType;
 use crate::transform::Normalization;
 
-/// Settings of a run. Two runs with equal settings on the same device end in the same bits.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct TrainConfig {
-    /// Data set; generated scenes if absent.
-    pub data_dir: Option<PathBuf>,
-    /// Keep the first so many categories.
-    pub categories: Option<usize>,
-    /// Keep so many training images, spread over the categories.
-    pub limit_train: Option<usize>,
-    /// Keep so many validation images, spread over the categories.
-    pub limit_val: Option<usize>,
-    /// Leave out listed images that are missing or unreadable.
-    pub allow_missing: bool,
-    /// Where decoded photos are kept.
-    pub cache_dir: Option<PathBuf>,
-    /// Threads that prepare batches.
-    pub workers: usize,
-    /// Network, e.g. `resnet18`.
-    pub model: String,
-    /// Form of its blocks: v1, v1.5 or v2.
-    pub form: String,
-    /// Height and width of the images in pixels.
-    pub img_size: usize,
-    /// How object annotations are taken in: none, masks, vector or codes.
-    pub objects: String,
-    /// Weights to start from, torchvision's or this program's, all but the last layer.
-    pub pretrained: Option<PathBuf>,
-    /// Train the last layer alone.
-    pub freeze: bool,
-    /// Factor of the learning rate before the last layer.
-    pub backbone_lr_scale: f64,
-    /// Mean of each channel, for pixels in 0..1.
-    pub mean: [f32; 3],
-    /// Standard deviation of each channel.
-    pub std: [f32; 3],
-    /// Augmentations, see `--augment`.
-    pub augment: String,
-    /// Images of a batch.
-    pub batch_size: usize,
-    /// Batches per update.
-    pub grad_accum_steps: usize,
-    /// Passes over the training images, or groups of `steps_per_epoch` updates.
-    pub epochs: u64,
-    /// Updates of an epoch; as many as the images give if absent.
-    pub steps_per_epoch: Option<u64>,
-    /// Most updates of the run; the schedule then spans these.
-    pub max_steps: Option<u64>,
-    /// Update rule: sgd, adam or adamw.
-    pub opt: String,
-    /// Learning rate after the warm-up.
-    pub lr: f64,
-    /// Momentum of SGD, first decay of Adam.
-    pub momentum: f64,
-    /// Nesterov momentum.
-    pub nesterov: bool,
-    /// Weight decay, on every parameter.
-    pub weight_decay: f32,
-    /// Shape of the learning rate over time.
-    pub sched: Decay,
-    /// Epochs of warm-up; `warmup_steps` if absent.
-    pub warmup_epochs: Option<f64>,
-    /// Steps of warm-up; if absent too, 40 or a fifth of the run, whichever is less.
-    pub warmup_steps: Option<u64>,
-    /// Learning rate at the start of the warm-up.
-    pub warmup_lr: f64,
-    /// Learning rate at the end of a cosine.
-    pub min_lr: f64,
-    /// Epochs after which a step schedule lowers the rate.
-    pub decay_milestones: Vec<f64>,
-    /// Factor of a step schedule.
-    pub decay_rate: f64,
-    /// Label smoothing.
-    pub smoothing: f32,
-    /// Largest norm of the gradient.
-    pub clip_grad: Option<f32>,
-    /// Decay of the averaged weights, which are then evaluated and kept as best.
-    pub model_ema_decay: Option<f32>,
-    /// Seed of weights, order and augmentation.
-    pub seed: u64,
-    /// Where to run.
-    pub device: String,
-    /// Type of activations: f32 or bf16.
-    pub precision: String,
-    /// Run fused operations.
-    pub fuse: bool,
-    /// Updates between lines of the log.
-    pub log_interval: u64,
-    /// Updates between checkpoints within an epoch; 0 for none.
-    pub recovery_interval: u64,
-    /// The folder that run folders go into.
-    pub output: PathBuf,
-    /// Name of the run, behind its time stamp.
-    pub experiment: Option<String>,
+settings! {
+    /// Settings of a run. Two runs with equal settings on the same device end in the same bits.
+    pub struct TrainConfig {
+        ["Data"]
+        /// Data set: MiniPlaces, or a folder per category under train/ and val/.
+        data_dir: Option<PathBuf> = None => flag("DIR").alias("data-path");
+        /// Keep the first N categories.
+        categories: Option<usize> = None, range 1.. => flag("N");
+        /// Keep N training images, spread over the categories.
+        limit_train: Option<usize> = None, range 1.. => flag("N");
+        /// Keep N validation images, spread over the categories.
+        limit_val: Option<usize> = None, range 1.. => flag("N");
+        /// Leave out listed images that are missing or unreadable.
+        allow_missing: bool = false => on();
+        /// Where decoded photos are kept.
+        cache_dir: Option<PathBuf> = None, shown "RESIDUUM_CACHE, or residuum in the user's cache folder"
+            => flag("DIR");
+        /// Threads that prepare batches.
+        workers: usize = 1, range 1.. => flag("N").short('j');
+
+        ["Model"]
+        /// Network.
+        model: String = "resnet18".into() => flag("NAME").value_parser(PossibleValuesParser::new(models::names()));
+        /// Form of the blocks: He 2015, torchvision, pre-activation.
+        form: Form = Form::V1_5 => flag("FORM");
+        /// Height and width of the images in pixels.
+        img_size: usize = 128, scenes 32, range IMAGE_SIZES => flag("PIXELS").alias("train-crop-size");
+        /// Take in where objects are: a second head for masks, a presence vector, or codes beside the image.
+        #[serde(with = "none_or")]
+        objects: Option<ObjectsKind> = None => flag("WAY");
+        /// Start from the weights in FILE, safetensors of torchvision's or of a run, with a new last layer.
+        pretrained: Option<PathBuf> = None => flag("FILE").alias("pretrained-path");
+        /// Train the last layer alone.
+        freeze: bool = false => on();
+        /// Factor of the learning rate before the last layer.
+        backbone_lr_scale: f64 = 1.0, range 0.0.. => flag("FACTOR");
+
+        ["Data"]
+        /// Mean of each channel for pixels in 0..1.
+        mean: [f32; 3] = [0.485, 0.456, 0.406], shown "ImageNet's", range ANY => flag("R,G,B");
+        /// Standard deviation of each channel.
+        std: [f32; 3] = [0.229, 0.224, 0.225], shown "ImageNet's", range above(0.0) => flag("R,G,B");
+        /// Augmentations: none, paper, compose, modern, or names with strengths as in flip,rotate=45; `residuum augment
+        /// --help` lists them.
+        augment: Written<Augment> = Written::known("flip") => flag("NAMES");
+
+        ["Optimisation"]
+        /// Images of a batch.
+        batch_size: usize = 64, range 1.. => flag("N").short('b');
+        /// Batches per update.
+        grad_accum_steps: usize = 1, range 1.. => flag("N");
+        /// Passes over the training images.
+        epochs: u64 = 90, scenes 8, range 1.. => flag("N");
+        /// Updates of an epoch.
+        steps_per_epoch: Option<u64> = None, shown "one pass over the training images", range 1.. => flag("N");
+        /// Most updates; the schedule then spans these.
+        max_steps: Option<u64> = None, range 1.. => flag("N");
+        /// Update rule.
+        opt: OptimiserKind = OptimiserKind::Sgd => flag("NAME");
+        /// Learning rate after the warm-up.
+        // Scenes are few: at 0.05 some seeds end at twice the error of others.
+        lr: f64 = 0.05, scenes 0.03, adam 0.001, range 0.0.. => flag("RATE");
+        /// Momentum of SGD, first decay of Adam.
+        momentum: f64 = 0.9, range 0.0..1.0 => flag("SHARE");
+        /// Nesterov's momentum instead of plain.
+        nesterov: bool = true => off("Plain momentum instead of Nesterov's");
+        /// Weight decay, on every parameter.
+        weight_decay: f32 = 1e-4, range 0.0.. => flag("FACTOR").alias("wd");
+        /// Learning rate over time.
+        sched: Decay = Decay::Cosine => flag("SHAPE").alias("lr-scheduler");
+        /// Epochs of linear warm-up.
+        warmup_epochs: Option<f64> = None, range 0.0.. => flag("N").conflicts_with("warmup_steps");
+        /// Updates of linear warm-up.
+        warmup_steps: Option<u64> = None, shown "40, at most a fifth of the run" => flag("N");
+        /// Learning rate at the start of the warm-up.
+        warmup_lr: f64 = 1e-5, range 0.0.. => flag("RATE");
+        /// Learning rate at the end of a cosine.
+        min_lr: f64 = 0.0, range 0.0.. => flag("RATE");
+        /// Epochs after which a step schedule lowers the rate, comma-separated.
+        decay_milestones: Vec<f64> = vec![], range 0.0.. => flag("EPOCHS");
+        /// Factor of a step schedule.
+        decay_rate: f64 = 0.1, range 0.0.. => flag("FACTOR");
+        /// Label smoothing.
+        smoothing: f32 = 0.0, range 0.0..1.0 => flag("SHARE").alias("label-smoothing");
+        /// Largest norm of all gradients together.
+        clip_grad: Option<f32> = None, range above(0.0) => flag("NORM").alias("clip-grad-norm");
+        /// Decay of the moving average of the weights, which is then what is evaluated and exported.
+        model_ema_decay: Option<f32> = None, shown "0.9998", range 0.0..1.0
+            => flag("DECAY").requires("model-ema").default_value_if("model-ema", "true", "0.9998"),
+            with on().id("model-ema").long("model-ema")
+                .help("Keep a moving average of the weights, evaluate and export it");
+
+        ["Run"]
+        /// Seed of weights, order and augmentation.
+        seed: u64 = 0 => flag("N");
+        /// Where to run: auto, cpu, cuda[:N] or simt.
+        device: Written<DeviceChoice> = Written::known("auto") => flag("DEVICE");
+        /// Type of activations.
+        precision: Precision = Precision::F32 => flag("TYPE");
+        /// Run fused operations.
+        fuse: bool = true => off("Run the textbook graph instead of fused operations");
+        /// Updates between lines of the log.
+        log_interval: u64 = 10, range 1.. => flag("N").alias("print-freq");
+        /// Updates between checkpoints within an epoch; 0 for none.
+        recovery_interval: u64 = 0 => flag("N");
+        /// Folder that run folders go into.
+        output: PathBuf = "runs".into() => flag("DIR").alias("output-dir");
+        /// Name of the run, after its time stamp.
+        experiment: Option<String> = None, shown "model and size" => flag("NAME");
+    }
+}
+
+named! {
+    /// The update rules, as `--opt` names them.
+    pub enum OptimiserKind {
+        /// Stochastic gradient descent.
+        Sgd = "sgd",
+        /// Adam, whose weight decay is part of the gradient.
+        Adam = "adam",
+        /// Adam with decoupled weight decay.
+        AdamW = "adamw",
+    }
+}
+
+named! {
+    /// The types of activations, as `--precision` names them.
+    pub enum Precision {
+        /// Single precision.
+        F32 = "f32",
+        /// Half the bytes, with the exponents of f32.
+        Bf16 = "bf16",
+    }
+}
+
+impl From<Precision> for DType {
+    fn from(precision: Precision) -> DType {
+        match precision {
+            Precision::F32 => DType::F32,
+            Precision::Bf16 => DType::Bf16,
+        }
+    }
 }
 
 /// What the network has to know of the data.
@@ -124,7 +177,7 @@ pub struct DataFacts {
 }
 
 impl From<usize> for DataFacts {
-    /// So many categories, and MiniPlaces' objects without an annotated image.
+    /// This number of categories, and MiniPlaces' objects without an annotated image.
     fn from(num_classes: usize) -> DataFacts {
         let largest_annotation = Capacity { points: 1, objects: 1 };
         DataFacts { num_classes, num_object_classes: MINIPLACES_OBJECT_CLASSES, largest_annotation }
@@ -137,69 +190,56 @@ const MINIPLACES_OBJECT_CLASSES: usize = 175;
 impl TrainConfig {
     /// The default settings for a data set, or for generated scenes.
     pub fn defaults(data_dir: Option<PathBuf>) -> TrainConfig {
-        let scenes = data_dir.is_none();
-        TrainConfig {
-            data_dir,
-            categories: None,
-            limit_train: None,
-            limit_val: None,
-            allow_missing: false,
-            cache_dir: None,
-            workers: 1,
-            model: "resnet18".into(),
-            form: Form::V1_5.to_string(),
-            img_size: if scenes { 32 } else { 128 },
-            objects: "none".into(),
-            pretrained: None,
-            freeze: false,
-            backbone_lr_scale: 1.0,
-            mean: [0.485, 0.456, 0.406],
-            std: [0.229, 0.224, 0.225],
-            augment: "flip".into(),
-            batch_size: 64,
-            grad_accum_steps: 1,
-            epochs: if scenes { 8 } else { 90 },
-            steps_per_epoch: None,
-            max_steps: None,
-            opt: "sgd".into(),
-            // Scenes are few: at 0.05 some seeds end at twice the error of others.
-            lr: if scenes { 0.03 } else { 0.05 },
-            momentum: 0.9,
-            nesterov: true,
-            weight_decay: 1e-4,
-            sched: Decay::Cosine,
-            warmup_epochs: None,
-            warmup_steps: None,
-            warmup_lr: 1e-5,
-            min_lr: 0.0,
-            decay_milestones: vec![],
-            decay_rate: 0.1,
-            smoothing: 0.0,
-            clip_grad: None,
-            model_ema_decay: None,
-            seed: 0,
-            device: "auto".into(),
-            precision: "f32".into(),
-            fuse: true,
-            log_interval: 10,
-            recovery_interval: 0,
-            output: "runs".into(),
-            experiment: None,
+        let mut config = TrainConfig { data_dir, ..TrainConfig::plain() };
+        if config.data_dir.is_none() {
+            config.set_scenes();
         }
+        config
+    }
+
+    /// The settings of a command: the defaults, replaced by those of `recipe`, replaced by `flags`.
+    ///
+    /// # Errors
+    /// As [`Recipe::apply`].
+    pub fn layered<S: Subset>(recipe: Option<&Recipe>, flags: &SettingFlags<S>) -> Result<TrainConfig> {
+        let over = |mut config: TrainConfig| {
+            if let Some(recipe) = recipe {
+                config = recipe.apply(&config)?;
+            }
+            config.set(flags.given());
+            // A run is resumed from any folder: its configuration holds no relative path to read from.
+            let read = [&mut config.data_dir, &mut config.cache_dir, &mut config.pretrained];
+            for path in read.into_iter().flatten() {
+                if let Ok(absolute) = std::path::absolute(&*path) {
+                    *path = absolute;
+                }
+            }
+            Ok::<_, Error>(config)
+        };
+        // Some defaults depend on settings that may be given.
+        let given = over(TrainConfig::plain())?;
+        let mut defaults = TrainConfig::defaults(given.data_dir);
+        if given.opt != OptimiserKind::Sgd {
+            defaults.set_adam();
+        }
+        over(defaults)
     }
 
     /// The settings that prepare images as the model of `card` expects them.
-    pub fn of_model(card: &ModelCard, batch_size: usize) -> TrainConfig {
-        TrainConfig {
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if the card names a form, or a way to take objects in, that is unknown.
+    pub fn of_model(card: &ModelCard, batch_size: usize) -> Result<TrainConfig> {
+        Ok(TrainConfig {
             model: card.model.clone(),
-            form: card.form.clone(),
-            objects: card.objects.as_ref().map_or("none", |objects| &objects.kind).into(),
+            form: card.form.parse()?,
+            objects: card.objects.as_ref().map(|objects| objects.kind.parse()).transpose()?,
             img_size: card.img_size,
             mean: card.mean,
             std: card.std,
             batch_size,
             ..TrainConfig::defaults(None)
-        }
+        })
     }
 
     /// What pixel values become.
@@ -210,28 +250,26 @@ impl TrainConfig {
     /// The model for such data.
     ///
     /// # Errors
-    /// [`Error::Usage`] if model or form are unknown.
+    /// [`Error::Usage`] if there is no model of this name.
     pub fn model(&self, facts: impl Into<DataFacts>) -> Result<Model> {
         let facts = facts.into();
-        let form = self.form.parse().map_err(|message| Error::Usage(format!("--form: {message}")))?;
-        let objects = ObjectsKind::parse_optional(&self.objects)?
-            .map(|kind| Objects { kind, num_classes: facts.num_object_classes });
-        Model::new(&self.model, Options { num_classes: facts.num_classes, form, objects })
+        let objects = self.objects.map(|kind| Objects { kind, num_classes: facts.num_object_classes });
+        let options = Options { num_classes: facts.num_classes, form: self.form, objects };
+        Model::new(&self.model, options)
     }
 
     /// What the training graph is made from.
     ///
     /// # Errors
-    /// [`Error::Usage`] naming the flag that cannot be used.
+    /// As [`TrainConfig::model`].
     pub fn step_config(&self, facts: impl Into<DataFacts>) -> Result<StepConfig> {
-        self.validate()?;
         let facts = facts.into();
         Ok(StepConfig {
             network: Arc::new(self.model(facts)?),
             batch_size: self.batch_size,
             image_size: self.img_size,
-            float: if self.precision == "bf16" { DType::Bf16 } else { DType::F32 },
-            optimiser: self.optimiser()?,
+            float: self.precision.into(),
+            optimiser: self.optimiser(),
             smoothing: self.smoothing,
             clip_grad: self.clip_grad,
             grad_accum_steps: self.grad_accum_steps,
@@ -244,38 +282,28 @@ impl TrainConfig {
             pixels: PixelSource::Host,
             normalization: self.normalization(),
             largest_annotation: facts.largest_annotation,
-            mixes: self.augment.parse::<Augment>()?.mixes(),
+            mixes: self.augment.mixes(),
             fuse: self.fuse,
             seed: self.seed,
             keep_inputs: false,
         })
     }
 
-    /// The learning rate of a run of `total_steps` updates, `steps_per_epoch` of them in an epoch.
-    ///
-    /// # Errors
-    /// [`Error::Usage`] naming the flag that cannot be used.
-    pub fn schedule(&self, steps_per_epoch: u64, total_steps: u64) -> Result<Schedule> {
-        Schedule::new(&self.schedule_config(total_steps), steps_per_epoch, total_steps)
-    }
-
-    fn schedule_config(&self, total_steps: u64) -> ScheduleConfig {
-        let default_steps = (total_steps / 5).min(40);
-        ScheduleConfig {
-            decay: self.sched,
-            lr: self.lr,
-            min_lr: self.min_lr,
-            warmup_lr: self.warmup_lr,
-            warmup: match self.warmup_epochs {
-                Some(epochs) => Warmup::Epochs(epochs),
-                None => Warmup::Steps(self.warmup_steps.unwrap_or(default_steps)),
-            },
-            milestones: self.decay_milestones.clone(),
-            decay_rate: self.decay_rate,
+    fn optimiser(&self) -> Optimiser {
+        let (momentum, weight_decay) = (self.momentum, self.weight_decay);
+        let adam =
+            |decoupled| AdamConfig { beta1: momentum, beta2: 0.999, eps: 1e-8, weight_decay, decoupled };
+        match self.opt {
+            OptimiserKind::Sgd => {
+                let (momentum, nesterov) = (momentum as f32, self.nesterov);
+                Optimiser::Sgd(SgdConfig { momentum, nesterov, weight_decay })
+            }
+            OptimiserKind::Adam => Optimiser::Adam(adam(false)),
+            OptimiserKind::AdamW => Optimiser::Adam(adam(true)),
         }
     }
 
-    /// Updates of an epoch and of the run, for so many training images.
+    /// Updates of an epoch and of the run, for this number of training images.
     ///
     /// # Errors
     /// [`Error::Usage`] if an epoch has not enough images for one update.
@@ -292,74 +320,51 @@ impl TrainConfig {
         Ok((steps_per_epoch, self.max_steps.map_or(total, |most| most.min(total))))
     }
 
-    fn optimiser(&self) -> Result<Optimiser> {
-        let adam = |decoupled| {
-            let weight_decay = self.weight_decay;
-            Optimiser::Adam(AdamConfig {
-                beta1: self.momentum,
-                beta2: 0.999,
-                eps: 1e-8,
-                weight_decay,
-                decoupled,
-            })
+    /// The learning rate of a run of `total_steps` updates, `steps_per_epoch` of them in an epoch.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if the warm-up is as long as the run.
+    pub fn schedule(&self, steps_per_epoch: u64, total_steps: u64) -> Result<Schedule> {
+        let to_steps = |epochs: f64| (epochs * steps_per_epoch as f64).round() as u64;
+        let warmup_steps = match self.warmup_epochs {
+            Some(epochs) => to_steps(epochs),
+            None => self.warmup_steps.unwrap_or((total_steps / 5).min(40)),
         };
-        match self.opt.as_str() {
-            "sgd" => Ok(Optimiser::Sgd(SgdConfig {
-                momentum: self.momentum as f32,
-                nesterov: self.nesterov,
-                weight_decay: self.weight_decay,
-            })),
-            "adam" => Ok(adam(false)),
-            "adamw" => Ok(adam(true)),
-            other => Err(Error::Usage(format!("--opt `{other}` is unknown; take sgd, adam or adamw"))),
+        if warmup_steps > 0 && warmup_steps >= total_steps {
+            return Err(Error::Usage(format!(
+                "the warm-up takes {warmup_steps} steps and the run only {total_steps}; shorten it with \
+                 --warmup-epochs or train longer"
+            )));
         }
+        let shape = match self.sched {
+            Decay::Constant => Shape::Constant,
+            Decay::Step => Shape::Step {
+                milestones: self.decay_milestones.iter().map(|&epoch| to_steps(epoch)).collect(),
+                rate: self.decay_rate,
+            },
+            Decay::Cosine => Shape::Cosine { min_lr: self.min_lr, steps: total_steps - warmup_steps },
+        };
+        Ok(Schedule { lr: self.lr, warmup_lr: self.warmup_lr, warmup_steps, shape })
     }
 
     /// Checks what can be checked without the data, which may take minutes to read.
     ///
     /// # Errors
-    /// [`Error::Usage`] naming the flag that cannot be used.
+    /// [`Error::Setting`] or [`Error::Usage`] naming the settings that cannot be used.
     pub fn validate(&self) -> Result<()> {
+        self.check_ranges()?;
         self.model(1)?;
-        let takes_objects = ObjectsKind::parse_optional(&self.objects)?.is_some();
-        if self.augment.parse::<Augment>()?.mixes() && takes_objects {
+        if let Some(objects) = self.objects.filter(|_| self.augment.mixes()) {
             return Err(Error::Usage(format!(
-                "--objects {} with --augment {}: a mixed image would show the objects of one of its two photos; take a \
-                 policy without mixup and cutmix",
-                self.objects, self.augment
+                "--objects {objects} with --augment {}: a mixed image would show the objects of one of its two photos; \
+                 take a policy without mixup and cutmix",
+                self.augment
             )));
         }
-        self.schedule_config(u64::MAX).validate()?;
-        if self.experiment.as_deref().is_some_and(|name| name.contains(['/', '\\'])) {
-            return Err(Error::Usage("--experiment: is a part of a folder's name; leave out slashes".into()));
-        }
-        let at_least_one = [
-            ("--batch-size", self.batch_size as u64),
-            ("--grad-accum-steps", self.grad_accum_steps as u64),
-            ("--epochs", self.epochs),
-            ("--steps-per-epoch", self.steps_per_epoch.unwrap_or(1)),
-            ("--max-steps", self.max_steps.unwrap_or(1)),
-            ("--limit-train", self.limit_train.unwrap_or(1) as u64),
-            ("--limit-val", self.limit_val.unwrap_or(1) as u64),
-            ("--log-interval", self.log_interval),
-            ("--workers", self.workers as u64),
-        ];
-        if let Some((flag, _)) = at_least_one.iter().find(|(_, value)| *value == 0) {
-            return Err(Error::Usage(format!("{flag} 0: must be at least 1")));
-        }
-        check_image_size(self.img_size)?;
-        let shares = [
-            ("--momentum", self.momentum),
-            ("--smoothing", f64::from(self.smoothing)),
-            ("--model-ema-decay", f64::from(self.model_ema_decay.unwrap_or(0.0))),
-        ];
-        if let Some((flag, value)) = shares.iter().find(|(_, value)| !(0.0..1.0).contains(value)) {
-            return Err(Error::Usage(format!("{flag} {value}: must be at least 0 and below 1")));
-        }
-        if !(self.backbone_lr_scale >= 0.0 && self.backbone_lr_scale.is_finite()) {
+        let milestones = &self.decay_milestones;
+        if self.sched == Decay::Step && (milestones.is_empty() || !milestones.is_sorted_by(|a, b| a < b)) {
             return Err(Error::Usage(format!(
-                "--backbone-lr-scale {}: must be a number from 0 up",
-                self.backbone_lr_scale
+                "--sched step with --decay-milestones {milestones:?}: give epochs in rising order, such as 30,60,80"
             )));
         }
         if self.freeze && self.backbone_lr_scale != 1.0 {
@@ -367,24 +372,14 @@ impl TrainConfig {
                 "--freeze and --backbone-lr-scale: frozen layers have no rate; leave one out".into(),
             ));
         }
-        if !(self.weight_decay >= 0.0 && self.weight_decay.is_finite()) {
-            return Err(Error::Usage(format!(
-                "--weight-decay {}: must be a number from 0 up",
-                self.weight_decay
-            )));
-        }
-        if self.clip_grad.is_some_and(|norm| !(norm > 0.0 && norm.is_finite())) {
-            return Err(Error::Usage("--clip-grad: must be a number above 0".into()));
-        }
-        if self.mean.iter().any(|mean| !mean.is_finite()) {
-            return Err(Error::Usage(format!("--mean {:?}: each must be a number", self.mean)));
-        }
-        if self.std.iter().any(|std| !(*std > 0.0 && std.is_finite())) {
-            return Err(Error::Usage(format!("--std {:?}: each must be a number above 0", self.std)));
-        }
-        match self.precision.as_str() {
-            "f32" | "bf16" => Ok(()),
-            other => Err(Error::Usage(format!("--precision `{other}` is unknown; take f32 or bf16"))),
+        match &self.experiment {
+            Some(name) if name.contains(['/', '\\']) => {
+                Err(Error::setting("experiment", name, "is a part of a folder's name; leave out slashes"))
+            }
+            _ => Ok(()),
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,10 +6,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use serde::de::value::Error as FieldError;
-use serde::de::{Deserialize, Deserializer, Visitor};
-use serde::forward_to_deserialize_any;
-use toml::{Table, Value};
+use toml::Table;
 
 use super::config::TrainConfig;
 use crate::error::{Error, Result, nearest};
@@ -42,7 +39,7 @@ impl Recipe {
         let settings: Table =
             toml::from_str(&text).map_err(|error| Error::Usage(format!("{}: {error}", path.display())))?;
         let recipe = Recipe { path: path.to_path_buf(), text, settings };
-        let known = setting_names();
+        let known = TrainConfig::NAMES;
         match recipe.settings.keys().find(|key| !known.contains(&key.as_str())) {
             None => Ok(recipe),
             Some(key) => {
@@ -53,22 +50,6 @@ impl Recipe {
                 Err(recipe.error(key, &format!("`{key}` is no setting; {hint}")))
             }
         }
-    }
-
-    /// The data set it names.
-    ///
-    /// # Errors
-    /// [`Error::Usage`] if it names one by anything but a string.
-    pub fn data_dir(&self) -> Result<Option<PathBuf>> {
-        Ok(self.string("data_dir")?.map(PathBuf::from))
-    }
-
-    /// The update rule it names.
-    ///
-    /// # Errors
-    /// As [`Recipe::data_dir`].
-    pub fn opt(&self) -> Result<Option<&str>> {
-        self.string("opt")
     }
 
     /// `base` with the settings of the recipe.
@@ -89,53 +70,11 @@ impl Recipe {
         Ok(applied)
     }
 
-    fn string(&self, key: &str) -> Result<Option<&str>> {
-        match self.settings.get(key) {
-            None => Ok(None),
-            Some(Value::String(text)) => Ok(Some(text)),
-            Some(other) => Err(self.error(key, &format!("`{key}` must be a string, got {other}"))),
-        }
-    }
-
     fn error(&self, key: &str, message: &str) -> Error {
         let is_key = |line: &str| line.split('=').next().is_some_and(|before| before.trim() == key);
         let line = self.text.lines().position(is_key).map(|index| format!("line {}: ", index + 1));
         Error::Usage(format!("{}: {}{message}", self.path.display(), line.unwrap_or_default()))
     }
-}
-
-/// The names of all settings, those that are usually absent included.
-fn setting_names() -> &'static [&'static str] {
-    /// Is asked for a struct and keeps the names of its fields.
-    struct FieldNames<'a>(&'a mut &'static [&'static str]);
-
-    impl<'de> Deserializer<'de> for FieldNames<'_> {
-        type Error = FieldError;
-
-        fn deserialize_any<V: Visitor<'de>>(self, _: V) -> std::result::Result<V::Value, FieldError> {
-            Err(serde::de::Error::custom("only structs have field names"))
-        }
-
-        fn deserialize_struct<V: Visitor<'de>>(
-            self,
-            _: &'static str,
-            fields: &'static [&'static str],
-            visitor: V,
-        ) -> std::result::Result<V::Value, FieldError> {
-            *self.0 = fields;
-            self.deserialize_any(visitor)
-        }
-
-        forward_to_deserialize_any! {
-            bool i8 i16 i32 i64 u8 u16 u32 u64 f32 f64 char str string bytes byte_buf option unit unit_struct
-            newtype_struct seq tuple tuple_struct map enum identifier ignored_any
-        }
-    }
-
-    let mut names: &'static [&'static str] = &[];
-    // It always fails, after it was told the names.
-    let _ = TrainConfig::deserialize(FieldNames(&mut names));
-    names
 }
 
 #[cfg(test)]
@@ -196,6 +135,8 @@ mod tests {
         let recipe = parse("epochs = 3\nlr = \"fast\"").unwrap();
         let text = message(recipe.apply(&TrainConfig::defaults(None)));
         assert!(text.starts_with("recipe.toml: line 2: `lr`: ") && text.contains("as in 0.03"), "{text}");
-        assert!(message(parse("opt = 3").unwrap().opt()).contains("line 1: `opt` must be a string"));
+        let recipe = parse("opt = \"lion\"").unwrap();
+        let text = message(recipe.apply(&TrainConfig::defaults(None)));
+        assert!(text.contains("line 1: `opt`: `lion` is unknown; take sgd, adam or adamw"), "{text}");
     }
 }

@@ -35,7 +35,7 @@ impl Source {
     /// # Errors
     /// [`Error::Data`] naming the file and line that cannot be used, [`Error::Usage`] if nothing is left to train on.
     pub fn open(config: &TrainConfig) -> Result<Source> {
-        let takes_objects = config.objects != "none";
+        let takes_objects = config.objects.is_some();
         let Some(dataset) = open_dataset(config)? else {
             let annotations = |split| Ok(Arc::new(Annotations::from_scenes(&scene_options(config, split)?)));
             let both = || {
@@ -111,7 +111,7 @@ impl SplitSource {
     /// # Errors
     /// As [`Source::open`].
     pub fn open(config: &TrainConfig, split: Split) -> Result<SplitSource> {
-        let takes_objects = config.objects != "none";
+        let takes_objects = config.objects.is_some();
         match open_dataset(config)? {
             Some(dataset) => {
                 let pack = open_pack(config, &dataset, split)?;

@@ -104,6 +104,7 @@ impl Trainer {
     /// # Errors
     /// [`Error::Checkpoint`] if the checkpoint is damaged or of another model, and as [`Trainer::start`].
     pub fn resume(dir: RunDir, config: TrainConfig, device: Device) -> Result<Trainer> {
+        config.validate()?;
         let source = Source::open(&config)?;
         let model = config.model(source.facts())?;
         let mut training = capacity::open(&config, &source, device)?;
@@ -242,7 +243,7 @@ impl Trainer {
 
     /// The training stream from where the state stands.
     fn loader(&mut self) -> Result<Loader> {
-        let options = self.loader_options(self.config.augment.parse()?);
+        let options = self.loader_options(*self.config.augment);
         let batches = self.batches_per_epoch()?;
         let (epoch, batch) = if self.config.steps_per_epoch.is_some() {
             // Epochs of a given number of steps cut the stream of passes over the images anywhere.
@@ -470,11 +471,10 @@ impl Trainer {
     fn model_file(&self) -> Result<ModelFile> {
         let card = ModelCard {
             model: self.config.model.clone(),
-            form: self.config.form.clone(),
+            form: self.config.form.to_string(),
             img_size: self.config.img_size,
-            objects: self.source.annotations.as_ref().map(|annotations| ObjectsCard {
-                kind: self.config.objects.clone(),
-                num_classes: annotations.train.num_classes(),
+            objects: self.source.annotations.as_ref().zip(self.config.objects).map(|(annotations, kind)| {
+                ObjectsCard { kind: kind.to_string(), num_classes: annotations.train.num_classes() }
             }),
             categories: self.source.categories.clone(),
             mean: self.config.mean,

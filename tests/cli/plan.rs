@@ -1,8 +1,9 @@
 //! What `plan` promises is what a run takes.
 
 use residuum::device::{Device, DeviceKind};
+use residuum::models::Form;
 use residuum::step::program;
-use residuum::train::config::TrainConfig;
+use residuum::train::config::{OptimiserKind, TrainConfig};
 use residuum::train::trainer::Trainer;
 use tempfile::TempDir;
 
@@ -41,13 +42,13 @@ fn a_run_allocates_what_the_plan_says() {
         ..TrainConfig::defaults(None)
     };
     let averaged = TrainConfig {
-        opt: "adamw".into(),
+        opt: OptimiserKind::AdamW,
         clip_grad: Some(0.5),
         grad_accum_steps: 2,
         model_ema_decay: Some(0.99),
         ..base.clone()
     };
-    let textbook = TrainConfig { fuse: false, form: "v2".into(), ..base.clone() };
+    let textbook = TrainConfig { fuse: false, form: Form::V2, ..base.clone() };
     let cases = [
         (base, ""),
         (averaged, "--opt adamw --clip-grad --grad-accum-steps 2 --model-ema"),

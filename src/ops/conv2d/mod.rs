@@ -19,7 +19,8 @@ use crate::error::Result;
 use crate::graph::{
     Backward, Cost, Graph, InPlace, InferResult, Init, Onnx, OnnxNode, Op, ValueId, ValueType,
 };
-use crate::ops::{Case, cast, dispatch_real};
+use crate::ops::checks::{Case, Checks, Draw, MOST_MACS, Trial, input};
+use crate::ops::{cast, dispatch_real};
 use crate::tensor::{DType, Layout, Shape};
 
 /// Steps and borders of a convolution.
@@ -341,9 +342,9 @@ impl Op for Conv2dWgrad {
     }
 }
 
-/// Test cases of this operation.
-pub fn cases() -> Vec<Case> {
-    vec![
+/// What these operations are checked by.
+pub(super) fn checks() -> Checks {
+    let cases = vec![
         Case::new("conv2d_3x3_padded", &[&[2, 5, 4, 3], &[6, 3, 3, 3]], |graph, x| {
             conv2d_with(graph, "conv", x[0], x[1], Window::square(1, 1))
         }),
@@ -357,7 +358,52 @@ pub fn cases() -> Vec<Case> {
         Case::new("conv2d_7x7_stem", &[&[1, 9, 8, 3], &[4, 7, 7, 3]], |graph, x| {
             conv2d_with(graph, "conv", x[0], x[1], Window::square(2, 3))
         }),
-    ]
+    ];
+    Checks { cases, trials: vec![trial] }
+}
+
+fn trial(draw: &mut Draw) -> Trial {
+    // Few channels of many pixels, whose wgrad is split, or many of few.
+    let is_long = draw.within(0, 3) == 0;
+    let (most_taps, most_stride) = if is_long { (3, 1) } else { (7, 4) };
+    loop {
+        let [r, s] = [draw.within(1, most_taps), draw.within(1, most_taps)];
+        let window = Window {
+            stride_h: draw.within(1, most_stride),
+            stride_w: draw.within(1, most_stride),
+            pad_h: draw.within(0, 3),
+            pad_w: draw.within(0, 3),
+        };
+        let (x, k) = if is_long {
+            let x = [2, draw.within(23, 40), draw.within(23, 40), draw.within(1, 8)];
+            (x, draw.within(1, 8))
+        } else {
+            (draw.image(1), draw.channels())
+        };
+        let [n, h, w, c] = x;
+        let [Some(p), Some(q)] = [
+            (h + 2 * window.pad_h).checked_sub(r).map(|room| room / window.stride_h + 1),
+            (w + 2 * window.pad_w).checked_sub(s).map(|room| room / window.stride_w + 1),
+        ] else {
+            continue;
+        };
+        // Where dx is larger than dy, a dgrad has tiles to fill for it.
+        if n * (p * q * r * s * c * k).max(h * w * c * k) > MOST_MACS {
+            continue;
+        }
+        let filter = [k, r, s, c];
+        return Trial::new(format!("conv2d: {x:?}, filter {filter:?}, {window:?}"), move |graph| {
+            let (image, dy) = (input(graph, "x", x), input(graph, "dy", [n, p, q, k]));
+            let (w, sum) = (input(graph, "w", filter), input(graph, "sum", x));
+            graph.apply("fprop", Conv2dFprop { window }, &[image, w])?;
+            let dgrad = Conv2dDgrad { window, x: x.into(), accumulate: false };
+            graph.apply("dgrad", dgrad, &[dy, w])?;
+            graph.apply("dgrad_sum", Conv2dDgrad { accumulate: true, ..dgrad }, &[dy, w, sum])?;
+            graph.apply("wgrad", Conv2dWgrad { window, w: filter.into() }, &[image, dy])?;
+            Ok(())
+        })
+        .of_products();
+    }
 }
 
 #[cfg(test)]

@@ -1,0 +1,121 @@
+//! What the table makes of a setting: defaults, flags, help, ranges.
+
+use std::path::Path;
+
+use clap::{Args, Command, FromArgMatches};
+
+use super::*;
+
+fn command() -> Command {
+    SettingFlags::<super::super::setting::All>::augment_args(Command::new("train")).term_width(0)
+}
+
+fn given(recipe: &str, flags: &str) -> Result<TrainConfig> {
+    let words = std::iter::once("train").chain(flags.split_whitespace());
+    let matches = command().try_get_matches_from(words).unwrap_or_else(|error| panic!("{error}"));
+    let flags: SettingFlags = SettingFlags::from_arg_matches(&matches).unwrap();
+    TrainConfig::layered(Some(&Recipe::parse(Path::new("recipe.toml"), recipe).unwrap()), &flags)
+}
+
+#[test]
+fn names_are_those_of_the_file_and_every_setting_has_a_flag() {
+    let config = toml::Table::try_from(TrainConfig::defaults(None)).unwrap();
+    assert!(config.keys().all(|key| TrainConfig::NAMES.contains(&key.as_str())), "{config:?}");
+    let command = command();
+    let flags: Vec<&str> = command.get_arguments().map(|arg| arg.get_id().as_str()).collect();
+    assert!(TrainConfig::NAMES.iter().all(|name| flags.contains(name)), "{flags:?}");
+}
+
+#[test]
+fn defaults_depend_on_data_and_update_rule_and_help_says_so() {
+    let scenes = TrainConfig::defaults(None);
+    let photos = TrainConfig::defaults(Some("photos".into()));
+    assert_eq!((scenes.lr, scenes.img_size, scenes.epochs), (0.03, 32, 8));
+    assert_eq!((photos.lr, photos.img_size, photos.epochs), (0.05, 128, 90));
+    assert_eq!(given("", "").unwrap(), scenes);
+    assert_eq!(given("", "--opt adam").unwrap().lr, 0.001);
+    assert_eq!(given("opt = \"adamw\"", "--lr 1").unwrap().lr, 1.0);
+    assert_eq!(given("opt = \"adamw\"", "--opt sgd").unwrap().lr, 0.03);
+    let help = command().render_help().to_string();
+    for line in [
+        "warm-up [default: 0.05; scenes: 0.03; adam and adamw: 0.001]",
+        "pixels [default: 128; scenes: 32]",
+        "[default: 0.0001]",
+        "pre-activation [default: v1.5] [possible values: v1, v1.5, v2]",
+        "image [default: none] [possible values: none, masks, vector, codes]",
+        "[default: ImageNet's]",
+        "--no-fuse ",
+        "Train the last layer alone\n",
+        "Decay of the moving average of the weights, which is then what is evaluated and exported [default: 0.9998]",
+    ] {
+        assert!(help.contains(line), "no `{line}`:\n{help}");
+    }
+}
+
+#[test]
+fn flags_override_recipes_in_both_directions() {
+    let recipe =
+        "freeze = true\nobjects = \"codes\"\nclip_grad = 3\nnesterov = false\ndata_dir = \"photos\"\n";
+    let config = given(recipe, "").unwrap();
+    assert!(config.freeze && !config.nesterov && config.fuse);
+    assert_eq!(
+        (config.objects, config.clip_grad, config.img_size),
+        (Some(ObjectsKind::Codes), Some(3.0), 128)
+    );
+    assert!(config.data_dir.unwrap().is_absolute(), "a run is resumed from any folder");
+    let flags =
+        "--objects none --clip-grad 2 --no-fuse --mean 0.5,0.25,1 --decay-milestones 1,2.5 --model-ema";
+    let config = given(recipe, flags).unwrap();
+    assert_eq!((config.objects, config.clip_grad, config.fuse), (None, Some(2.0), false));
+    assert_eq!((config.mean, config.decay_milestones), ([0.5, 0.25, 1.0], vec![1.0, 2.5]));
+    assert_eq!(config.model_ema_decay, Some(0.9998));
+    assert_eq!(given("", "--model-ema --model-ema-decay 0.5").unwrap().model_ema_decay, Some(0.5));
+}
+
+#[test]
+fn files_keep_what_was_written() {
+    let config = given("augment = \" rotate=90, flip\"\ndevice = \"cuda\"", "").unwrap();
+    let text = toml::to_string(&config).unwrap();
+    for line in
+        ["augment = \" rotate=90, flip\"\n", "device = \"cuda\"\n", "objects = \"none\"\n", "opt = \"sgd\"\n"]
+    {
+        assert!(text.contains(line), "no {line}:\n{text}");
+    }
+    assert_eq!(toml::from_str::<TrainConfig>(&text).unwrap(), config);
+}
+
+#[test]
+fn values_out_of_range_are_named_with_the_range() {
+    let config = TrainConfig::defaults(None);
+    for (config, expected) in [
+        (TrainConfig { lr: -0.1, ..config.clone() }, "lr -0.1: must be at least 0"),
+        (TrainConfig { lr: f64::NAN, ..config.clone() }, "lr NaN: must be at least 0"),
+        (TrainConfig { warmup_lr: f64::INFINITY, ..config.clone() }, "warmup_lr inf: must be at least 0"),
+        (TrainConfig { warmup_epochs: Some(-1.0), ..config.clone() }, "warmup_epochs -1: must be at least 0"),
+        (TrainConfig { momentum: 1.0, ..config.clone() }, "momentum 1: must be at least 0 and below 1"),
+        (TrainConfig { img_size: 4, ..config.clone() }, "img_size 4: must be from 8 to 1024"),
+        (TrainConfig { clip_grad: Some(0.0), ..config.clone() }, "clip_grad 0: must be above 0"),
+        (TrainConfig { mean: [f32::NAN, 0.0, 0.0], ..config.clone() }, "mean NaN,0,0: must be a number"),
+        (
+            TrainConfig { sched: Decay::Step, ..config.clone() },
+            "--decay-milestones []: give epochs in rising order",
+        ),
+        (
+            TrainConfig { sched: Decay::Step, decay_milestones: vec![3.0, 2.0], ..config.clone() },
+            "--decay-milestones [3.0, 2.0]: give epochs in rising order",
+        ),
+    ] {
+        let error = config.validate().unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        assert!(error.to_string().contains(expected), "{error} does not say {expected:?}");
+    }
+    let warmup = TrainConfig { warmup_steps: Some(20), ..config.clone() };
+    assert!(warmup.schedule(4, 20).unwrap_err().to_string().contains("the warm-up takes 20 steps"));
+    config.validate().unwrap();
+}
+
+#[test]
+fn channels_are_three_numbers() {
+    let message = command().try_get_matches_from(["train", "--std", "0.5,0.5"]).unwrap_err().to_string();
+    assert!(message.contains("--std") && message.contains("three numbers"), "{message}");
+}
