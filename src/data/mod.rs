@@ -117,9 +117,9 @@ struct Listed {
 /// missing and `options` does not allow that; [`Error::Usage`] if `options` asks for more categories than there are
 /// or for none of them.
 pub fn open(root: &Path, options: &OpenOptions) -> Result<Dataset> {
-    for (flag, limit) in [("--limit-train", options.limit_train), ("--limit-val", options.limit_val)] {
+    for (name, limit) in [("limit_train", options.limit_train), ("limit_val", options.limit_val)] {
         if limit == Some(0) {
-            return Err(Error::Usage(format!("{flag} 0 leaves no images; give at least 1")));
+            return Err(Error::setting(name, 0, "leaves no images; give at least 1"));
         }
     }
     let root = &absolute(root)?;
@@ -194,10 +194,11 @@ fn not_a_data_set(root: &Path) -> Error {
 /// The number of categories to keep of `num_categories`, given `--categories`.
 pub(crate) fn kept_categories(num_categories: usize, wanted: Option<usize>) -> Result<usize> {
     match wanted {
-        Some(0) => Err(Error::Usage("--categories 0 leaves nothing to learn; give at least 1".into())),
-        Some(wanted) if wanted > num_categories => Err(Error::Usage(format!(
-            "--categories {wanted} is more than the {num_categories} categories there are; give at most {num_categories}"
-        ))),
+        Some(0) => Err(Error::setting("categories", 0, "leaves nothing to learn; give at least 1")),
+        Some(wanted) if wanted > num_categories => {
+            let message = format!("there are {num_categories} categories; give at most {num_categories}");
+            Err(Error::setting("categories", wanted, message))
+        }
         Some(wanted) => Ok(wanted),
         None => Ok(num_categories),
     }

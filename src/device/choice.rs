@@ -123,6 +123,19 @@ impl FromStr for DeviceChoice {
 }
 
 impl DeviceChoice {
+    /// The kind to plan for: of the device that was named, whether it is there or not, and of the best there is for `auto`.
+    ///
+    /// # Errors
+    /// As [`DeviceChoice::open`].
+    pub fn kind(self) -> Result<DeviceKind> {
+        match self {
+            DeviceChoice::Auto => Ok(self.open()?.0.kind()),
+            DeviceChoice::Cuda(_) => Ok(DeviceKind::Cuda),
+            DeviceChoice::Cpu => Ok(DeviceKind::Cpu),
+            DeviceChoice::Simt => Ok(DeviceKind::Simt),
+        }
+    }
+
     /// The device to use, and for `auto` a line that says why it is no GPU.
     ///
     /// # Errors

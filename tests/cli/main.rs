@@ -7,6 +7,8 @@ mod bad_files;
 mod bad_flags;
 mod data;
 mod plan;
+#[cfg(residuum_simt)]
+mod plan_on_kernels;
 mod predict;
 mod program;
 mod recipes;
