@@ -2,7 +2,7 @@
 // Math      dx[n,h,w,c] = sum of dy[n,p,q,c] / pixels(p,q) over the cells (p,q) that hold (h,w) (adaptive_avg_pool.cuh)
 // Layout    dx NHWC; dy NPQC, of dx's type
 // Mapping   grid-stride loop over the elements of dx, one a thread and turn
-// Cost      2 flops per element of dx and cell that holds it; DRAM floor = bytes(dy) + bytes(dx)
+// Cost      2 flop per element of to; DRAM floor = bytes(from) + bytes(to). Pixels of several cells cost more
 // Numerics  a gather in order of p, then q: no atomics, the same bits every run; f32, rounded once to the type of dx
 // Requires  height * out_height and width * out_width below 2^32; grid.x >= 1
 // Reference AdaptiveAvgPoolBwd in src/ops/adaptive_avg_pool.rs

@@ -2,7 +2,7 @@
 // Math      y[n,p,q,c] = mean of x[n,h,w,c] over the pixels (h,w) of cell (p,q) (adaptive_avg_pool.cuh)
 // Layout    x NHWC; y NPQC, of x's type
 // Mapping   grid-stride loop over the elements of y, one a thread and turn: small tensors at the end of a network
-// Cost      1 flop per element of x; DRAM floor = bytes(x) + bytes(y)
+// Cost      1 flop per element of from; DRAM floor = bytes(from) + bytes(to)
 // Numerics  sums in f32 in order of h, then w; rounded once to the type of y
 // Requires  height * out_height and width * out_width below 2^32; grid.x >= 1
 // Reference AdaptiveAvgPool in src/ops/adaptive_avg_pool.rs

@@ -3,7 +3,7 @@
 // Layout    dy: M rows of C channels; partials f32 [row block][C]; dbias f32 [C]
 // Mapping   partials: block -> block_rows rows of a channel tile (channels.cuh)
 //           total: block -> 8 channels, 32 threads a channel
-// Cost      1 flop per element; DRAM floor = bytes(dy)
+// Cost      1 flop per element of dy; DRAM floor = bytes(dy)
 // Numerics  a thread adds in f32, at most block_rows / 32 rows; blocks are added in f64. The order depends on the shape
 //           alone, no atomics: the same bits every run
 // Requires  dy aligned to 16 bytes; is_wide only if C is a multiple of 16 / sizeof(T); grid =

@@ -2,7 +2,7 @@
 // Math      y[m,c] = x[m,c] + bias[c]
 // Layout    x, y: M rows of C channels, y may lie over x; bias f32 [C]
 // Mapping   block -> block_rows rows of a channel tile (channels.cuh); a thread keeps its channels' biases in registers
-// Cost      1 flop per element; DRAM floor = bytes(x) + bytes(y)
+// Cost      1 flop per element of y; DRAM floor = bytes(x) + bytes(y)
 // Numerics  one addition in f32, rounded once to the type of y
 // Requires  x and y aligned to 16 bytes; is_wide only if C is a multiple of 16 / sizeof(T); grid =
 //           (ceil(M / block_rows), channel tiles)

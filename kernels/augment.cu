@@ -11,7 +11,7 @@
 //           image, use) under the seed, the same numbers as on the CPU
 // Requires  pixels aligned to 4 bytes, y to 16; rows below M; partners below N; H*W below 2^31; width 4 only if H*W is a
 //           multiple of 4; grid.y = N
-// Reference AugmentFwd in src/ops/augment.rs, SampleParams in src/transform.rs
+// Reference AugmentFwd in src/ops/augment.rs, SampleParams in src/transform/mod.rs
 #include "elementwise.cuh"
 
 struct AugmentArgs {

@@ -4,7 +4,7 @@
 //           batch, unused
 // Mapping   grid-stride loop, four elements a thread and turn: the four words of one Philox counter
 //           (i / 4, batch, layer, use) under the seed
-// Cost      1 flop per element; DRAM floor = bytes(x) + bytes(y)
+// Cost      1 flop per element of y; DRAM floor = bytes(x) + bytes(y)
 // Numerics  one multiplication in f32, rounded once to the type of y; the same elements on every device
 // Requires  fewer than 2^34 elements; grid.x >= 1
 // Reference Dropout in src/ops/dropout.rs

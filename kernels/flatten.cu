@@ -2,7 +2,7 @@
 // Math      fwd: y[n, c*P + p] = x[n,p,c]; bwd: dx[n,p,c] = dy[n, c*P + p], p over the P = H*W pixels
 // Layout    x, dx NHWC; y, dy [N, C*P], f32: the order that PyTorch's flatten gives an NCHW image
 // Mapping   grid-stride loop over the elements of the image, one a thread and turn: small tensors at the end of a network
-// Cost      0 flops; DRAM floor = bytes(x) + bytes(y)
+// Cost      no flop; DRAM floor = bytes(from) + bytes(to)
 // Numerics  fwd exact; bwd rounds once to the type of dx
 // Requires  grid.x >= 1
 // Reference Flatten and FlattenBwd in src/ops/flatten.rs

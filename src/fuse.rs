@@ -3,7 +3,6 @@
 //! Each [`Rewrite`] looks for one pattern and replaces its nodes by one; values keep their ids and names. They act on
 //! the differentiated graph, so the patterns of the backward pass are found beside those of the forward pass.
 
-use std::any::Any;
 use std::sync::Arc;
 
 use crate::error::Result;
@@ -79,7 +78,7 @@ impl Editor {
 
     fn batch_norm_relu(&mut self) {
         for index in 0..self.nodes.len() {
-            let Some(relu) = self.nodes[index].clone().filter(|node| cast::<Relu>(node).is_some()) else {
+            let Some(relu) = self.nodes[index].clone().filter(|node| node.op_as::<Relu>().is_some()) else {
                 continue;
             };
             let sum = self.only_maker(relu.inputs[0]).filter(|&i| self.is::<Add>(i));
@@ -106,7 +105,8 @@ impl Editor {
 
     fn batch_norm_relu_bwd(&mut self) {
         for index in 0..self.nodes.len() {
-            let Some(mask) = self.nodes[index].clone().filter(|node| cast::<ReluBwd>(node).is_some()) else {
+            let Some(mask) = self.nodes[index].clone().filter(|node| node.op_as::<ReluBwd>().is_some())
+            else {
                 continue;
             };
             let masked = mask.outputs[0];
@@ -115,7 +115,7 @@ impl Editor {
             let Some(&first) = readers.first().filter(|_| !self.is_result[masked.index()]) else { continue };
             let shared = readers.len() > 1;
             let Some(norm) = self.nodes[first].clone() else { continue };
-            let plain = cast::<BatchNormBwd>(&norm).is_some_and(|op| !op.relu && !op.residual);
+            let plain = norm.op_as::<BatchNormBwd>().is_some_and(|op| !op.relu && !op.residual);
             if !plain || norm.inputs[0] != masked || norm.inputs[1..].contains(&masked) {
                 continue;
             }
@@ -131,12 +131,12 @@ impl Editor {
 
     fn dgrad_sum(&mut self) {
         for index in 0..self.nodes.len() {
-            let Some(sum) = self.nodes[index].clone().filter(|node| cast::<Add>(node).is_some()) else {
+            let Some(sum) = self.nodes[index].clone().filter(|node| node.op_as::<Add>().is_some()) else {
                 continue;
             };
             let Some(dgrad_index) = self.only_maker(sum.inputs[1]) else { continue };
             let Some(dgrad) = self.nodes[dgrad_index].clone() else { continue };
-            let Some(&op) = cast::<Conv2dDgrad>(&dgrad).filter(|op| !op.accumulate) else { continue };
+            let Some(&op) = dgrad.op_as::<Conv2dDgrad>().filter(|op| !op.accumulate) else { continue };
             self.nodes[index] = Some(Node {
                 op: Arc::new(Conv2dDgrad { accumulate: true, ..op }),
                 inputs: dgrad.inputs.iter().copied().chain([sum.inputs[0]]).collect(),
@@ -151,7 +151,7 @@ impl Editor {
     fn parameter_casts(&mut self, graph: &Graph) {
         let brings_parameter = |node: &Node| {
             node.phase == Phase::Forward
-                && cast::<Cast>(node) == Some(&Cast(DType::Bf16))
+                && node.op_as::<Cast>() == Some(&Cast(DType::Bf16))
                 && graph.value(node.inputs[0]).role == Role::Parameter
         };
         let mut copies: Option<(usize, Node)> = None;
@@ -179,20 +179,16 @@ impl Editor {
     }
 
     fn is<T: Op>(&self, index: usize) -> bool {
-        self.nodes[index].as_ref().is_some_and(|node| cast::<T>(node).is_some())
+        self.nodes[index].as_ref().is_some_and(|node| node.op_as::<T>().is_some())
     }
-}
-
-fn cast<T: Op>(node: &Node) -> Option<&T> {
-    (node.op.as_ref() as &dyn Any).downcast_ref()
 }
 
 /// A plain batch norm's operation with ReLU and, if asked, the residual add; `None` for every other node.
 fn with_relu(norm: &Node, residual: bool) -> Option<Arc<dyn Op>> {
-    if let Some(&op) = cast::<BatchNormTrain>(norm).filter(|op| !op.relu && !op.residual) {
+    if let Some(&op) = norm.op_as::<BatchNormTrain>().filter(|op| !op.relu && !op.residual) {
         return Some(Arc::new(BatchNormTrain { relu: true, residual, ..op }));
     }
-    let &op = cast::<BatchNormInference>(norm).filter(|op| !op.relu && !op.residual)?;
+    let &op = norm.op_as::<BatchNormInference>().filter(|op| !op.relu && !op.residual)?;
     Some(Arc::new(BatchNormInference { relu: true, residual, ..op }))
 }
 

@@ -95,6 +95,7 @@ mod named;
 pub mod prelude;
 pub mod reproduce;
 pub mod rng;
+mod show;
 pub mod tensor;
 pub mod transform;
 

@@ -3,10 +3,10 @@
 pub use crate::batch::Batch;
 pub use crate::device::Device;
 pub use crate::graph::{Graph, ValueId};
-pub use crate::models::{Inputs, Model, Network};
+pub use crate::models::{Inputs, Model, Network, Options};
 pub use crate::ops::{
-    AdamConfig, BnConfig, Conv2dConfig, Mode, PoolWindow, SgdConfig, Window, add, batch_norm, concat, conv2d,
-    global_avg_pool, linear, max_pool, relu,
+    AdamConfig, BnConfig, Conv2dConfig, Mode, PoolWindow, SgdConfig, Window, adaptive_avg_pool, add,
+    add_bias, batch_norm, concat, conv2d, dropout, flatten, global_avg_pool, linear, max_pool, relu,
 };
 pub use crate::step::{Optimiser, StepConfig, Training};
 pub use crate::{Error, Result};

@@ -46,6 +46,14 @@ impl Shape {
         self.dims().last().copied().unwrap_or(1)
     }
 
+    /// The four extents of an image (NHWC) or of filters (KRSC) whose rank a shape rule has checked.
+    ///
+    /// # Panics
+    /// If the rank is not 4.
+    pub fn nhwc(&self) -> [usize; 4] {
+        self.as_4d().expect("a shape rule accepted this operand as an image or as filters")
+    }
+
     /// The four extents of a rank-4 shape, or `None`.
     pub fn as_4d(&self) -> Option<[usize; 4]> {
         (self.rank == 4).then_some(self.dims)
@@ -125,6 +133,16 @@ pub enum Layout {
     Flat,
 }
 
+impl Layout {
+    /// The extents in files of a tensor of `shape` in memory: OIHW for KRSC.
+    pub fn file_extents(self, shape: Shape) -> Vec<usize> {
+        match (self, shape.as_4d()) {
+            (Layout::Krsc, Some([k, r, s, c])) => vec![k, c, r, s],
+            _ => shape.dims().to_vec(),
+        }
+    }
+}
+
 /// An f32 tensor in host memory: what files, initialisers and tests hand around.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Tensor {
@@ -163,7 +181,7 @@ impl Tensor {
     /// # Panics
     /// If the tensor is not of rank 4.
     pub fn permuted(&self, order: [usize; 4]) -> Tensor {
-        let from = self.shape.as_4d().expect("permuted takes a rank-4 tensor");
+        let from = self.shape.nhwc();
         let strides = [from[1] * from[2] * from[3], from[2] * from[3], from[3], 1];
         let to = order.map(|axis| from[axis]);
         let step = order.map(|axis| strides[axis]);

@@ -6,7 +6,7 @@ mod runner;
 use std::fs;
 use std::path::Path;
 
-use residuum::autodiff::differentiate;
+use residuum::check::Recording;
 use residuum::device::cpu::Real;
 use residuum::error::Result;
 use residuum::graph::{Graph, Init, Phase, ValueId};
@@ -82,16 +82,10 @@ impl Case<'_> {
         state: &[&str],
         extra: &[(&str, &str)],
     ) {
-        let mut graph = Graph::new(T::DTYPE);
-        let inputs: Vec<ValueId> =
-            names.iter().map(|name| graph.input(name, self.tensor(name).shape(), T::DTYPE)).collect();
-        let y = build(&mut graph, &inputs).unwrap();
-        let dy_shape = graph.shape(y);
-        let dy = graph.input("dy", dy_shape, T::DTYPE);
-        let gradients = differentiate(&mut graph, y, dy, &inputs).unwrap();
-        gradients.iter().for_each(|&id| graph.keep(id));
-        graph.keep(y);
-        let mut runner = Runner::new(&graph);
+        let operands: Vec<(&str, Shape, DType)> =
+            names.iter().map(|name| (*name, self.tensor(name).shape(), T::DTYPE)).collect();
+        let recording = Recording::new(T::DTYPE, &operands, build).unwrap();
+        let mut runner = Runner::new(&recording.graph);
         for name in names.iter().chain(state).chain(&["dy"]) {
             runner.write_real::<T>(name, self.tensor(name).data());
         }
@@ -99,9 +93,9 @@ impl Case<'_> {
             runner.write("labels", &self.labels());
         }
         runner.run();
-        self.compare::<T>(&runner, &graph.value(y).name, "y");
-        for (name, &gradient) in names.iter().zip(&gradients) {
-            self.compare::<T>(&runner, &graph.value(gradient).name, &format!("d{name}"));
+        self.compare::<T>(&runner, &recording.results[0], "y");
+        for (name, gradient) in recording.differentiated.iter().zip(&recording.results[1..]) {
+            self.compare::<T>(&runner, gradient, &format!("d{name}"));
         }
         extra.iter().for_each(|(value, tensor)| self.compare::<T>(&runner, value, tensor));
     }

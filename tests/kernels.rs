@@ -15,7 +15,7 @@ use residuum::device::{DeviceKind, Kernel, KernelDevice, LaunchArgs, Launcher, R
 use residuum::tensor::DType;
 
 /// Seeds of random shapes; each is one trial of every operation in both types.
-const SEEDS: std::ops::Range<u64> = 0..24;
+const SEEDS: std::ops::Range<u64> = 0..32;
 
 #[derive(Default)]
 struct Failures(Vec<String>);

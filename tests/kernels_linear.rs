@@ -4,13 +4,9 @@
 mod devices;
 
 use devices::{Open, Watch, on_each_device};
-use residuum::autodiff::differentiate;
-use residuum::check::run;
-use residuum::exec::{Session, Start};
+use residuum::check::{Recording, run};
 use residuum::graph::{Graph, ValueId};
 use residuum::ops::{Case, LinearFprop, linear};
-use residuum::plan::plan;
-use residuum::rng::{Stream, Use};
 use residuum::tensor::DType;
 
 fn linear_of(graph: &mut Graph, x: &[ValueId]) -> residuum::Result<ValueId> {
@@ -33,34 +29,12 @@ fn linear_matches_the_cpu_where_tiles_and_splits_end_unevenly() {
 }
 
 /// The result and the gradients of a linear layer, computed with threads in the order of `seed`.
-fn linear_gradients(open: Open, seed: u64) -> Vec<Vec<f32>> {
-    let mut graph = Graph::new(DType::F32);
-    let x = graph.input("x", [37, 130], DType::F32);
-    let y = linear(&mut graph, "fc", x, 11).unwrap();
-    let dy = graph.input("dy", [37, 11], DType::F32);
-    let wanted: Vec<ValueId> = graph.parameters().chain([x]).collect();
-    let gradients = differentiate(&mut graph, y, dy, &wanted).unwrap();
-    let names: Vec<String> = gradients
-        .into_iter()
-        .chain([y])
-        .map(|id| {
-            graph.keep(id);
-            graph.value(id).name.clone()
-        })
-        .collect();
-    let device = open(Watch { seed, judged: false });
-    let mut session = Session::on(plan(&[&graph], device.kind()).unwrap(), device, Start::Seed(0)).unwrap();
-    let mut stream = Stream::new(3, 0, 0, Use::Init);
-    for name in ["x", "dy", "fc.weight", "fc.bias"] {
-        let slot = session.plan(0).slot(name).unwrap();
-        let values: Vec<f32> = (0..slot.shape.num_elems()).map(|_| stream.normal()).collect();
-        session.write(&slot, &values).unwrap();
-    }
-    session.run_micro_batch(0).unwrap();
-    names
-        .iter()
-        .map(|name| session.read::<f32>(&session.plan(0).slot(name).unwrap()).unwrap().into_owned())
-        .collect()
+fn linear_gradients(open: Open, seed: u64) -> Vec<Vec<f64>> {
+    let operands = [("x", [37, 130].into(), DType::F32)];
+    let recording = Recording::new(DType::F32, &operands, |graph, x| linear(graph, "fc", x[0], 11)).unwrap();
+    let mut recorded = recording.on_device(open(Watch { seed, judged: false })).unwrap();
+    let contents = recorded.contents(3);
+    recorded.evaluate(&contents).unwrap()
 }
 
 #[test]

@@ -42,6 +42,21 @@ pub struct LoaderOptions {
     pub prefetch: usize,
 }
 
+impl LoaderOptions {
+    /// Batches of `batch_size` images as they are, normalised as for ImageNet, made by one thread.
+    pub fn new(batch_size: usize) -> LoaderOptions {
+        LoaderOptions {
+            batch_size,
+            augment: Augment::NONE,
+            normalization: Normalization::default(),
+            deliver: Deliver::Images,
+            seed: 0,
+            workers: 1,
+            prefetch: 4,
+        }
+    }
+}
+
 /// One batch, always of the full batch size; the last of an evaluation is padded.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Batch {

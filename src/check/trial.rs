@@ -2,55 +2,19 @@
 
 use half::bf16;
 
-use super::{Outcome, ROUNDING_BF16, TOLERANCE_F32, is_worse};
+use super::recorded::{poisoned, read, write};
+use super::{Outcome, ROUNDING_BF16, TOLERANCE_F32};
 use crate::device::{DeviceKind, KernelDevice};
 use crate::error::Result;
 use crate::exec::Session;
 use crate::graph::{Graph, Role};
+use crate::ops::checks::{Contents, Scale, Trial};
 use crate::plan::plan;
 use crate::rng::{Stream, Use};
 use crate::tensor::DType;
 
 /// Parts of the names of operands that are never negative.
 const NEVER_NEGATIVE: [&str; 5] = ["hyper", "var", "rstd", "moment2", "probs"];
-
-/// Records operations on inputs and states of a graph of some float type.
-pub type Record = Box<dyn Fn(&mut Graph) -> Result<()>>;
-
-/// What an error is measured by, apart from the rounding of a result to bf16.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Scale {
-    /// The largest element of the tensor.
-    Largest,
-    /// Of each sum of products, the norm of its terms.
-    Terms,
-}
-
-/// Operations to hold to the CPU; every value that their nodes make or change is compared.
-///
-/// Operands are filled from their names and the seed, unless contents are given. Floating-point ones get normal numbers, rounded where a graph of bf16
-/// takes them in bf16; those called after a variance, a deviation, a probability or hyper-parameters get magnitudes. i32
-/// ones get labels, some of which are padding (-1).
-pub struct Trial {
-    /// What is computed, with shapes.
-    pub name: String,
-    record: Record,
-    scale: Scale,
-    classes: u32,
-    seed: u64,
-    given: Vec<(&'static str, Contents)>,
-}
-
-/// Elements of an operand that cannot be any numbers, such as indices into another.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Contents {
-    /// Of an f32 operand.
-    F32(Vec<f32>),
-    /// Of an i32 operand.
-    I32(Vec<i32>),
-    /// Of a u8 operand.
-    U8(Vec<u8>),
-}
 
 /// A tensor after a run.
 #[derive(Debug, Clone, PartialEq)]
@@ -64,34 +28,6 @@ pub struct Computed {
 }
 
 impl Trial {
-    /// Operations that `record` records.
-    pub fn new(name: impl Into<String>, record: impl Fn(&mut Graph) -> Result<()> + 'static) -> Trial {
-        let (name, record) = (name.into(), Box::new(record));
-        Trial { name, record, scale: Scale::Largest, classes: 4, seed: 5, given: Vec::new() }
-    }
-
-    /// Says that every result is a sum of products of operands, and is to be measured by the norm of its terms: the root
-    /// of what the same operations make of the squares of the operands.
-    pub fn of_products(self) -> Trial {
-        Trial { scale: Scale::Terms, ..self }
-    }
-
-    /// This trial with labels below `classes`.
-    pub fn with_classes(self, classes: u32) -> Trial {
-        Trial { classes, ..self }
-    }
-
-    /// This trial with these contents of the operand called `name`.
-    pub fn with_operand(mut self, name: &'static str, contents: Contents) -> Trial {
-        self.given.push((name, contents));
-        self
-    }
-
-    /// This trial with other contents of the operands that are not given.
-    pub fn with_seed(self, seed: u64) -> Trial {
-        Trial { seed, ..self }
-    }
-
     /// The values that a device computes with activations of type `float`, from memory filled with NaN.
     ///
     /// # Errors
@@ -99,7 +35,7 @@ impl Trial {
     pub fn on_device(&self, float: DType, device: Box<dyn KernelDevice>) -> Result<Vec<Computed>> {
         let graph = self.graph(float)?;
         let program = plan(&[&graph], device.kind())?;
-        let mut session = super::poisoned(program, device)?;
+        let mut session = poisoned(program, device)?;
         self.compute(&graph, &mut session, |value| value)
     }
 
@@ -119,6 +55,12 @@ impl Trial {
             }
         };
         let mut outcome = Outcome::new(&self.name, float, TOLERANCE_F32);
+        let names = |tensors: &[Computed]| -> Vec<String> {
+            tensors.iter().map(|tensor| tensor.name.clone()).collect()
+        };
+        if !outcome.same_names(&names(&expected), &names(&got)) {
+            return Ok(outcome);
+        }
         for ((expected, got), scales) in expected.iter().zip(&got).zip(&scales) {
             let rounding = match (expected.dtype, got.dtype) {
                 (DType::F32, DType::Bf16) => ROUNDING_BF16,
@@ -127,10 +69,7 @@ impl Trial {
             assert_eq!(expected.values.len(), got.values.len(), "one graph, two sizes of `{}`", got.name);
             for (i, (&a, &b)) in expected.values.iter().zip(&got.values).enumerate() {
                 let error = error_of(a, b, rounding, scales[i % scales.len()]);
-                if is_worse(error, outcome.error) {
-                    outcome.error = error;
-                    outcome.worst = format!("`{}`[{i}] is {b}, not {a}", got.name);
-                }
+                outcome.note(error, || format!("`{}`[{i}] is {b}, not {a}", got.name));
             }
         }
         Ok(outcome)
@@ -140,18 +79,6 @@ impl Trial {
         let graph = self.graph(DType::F32)?;
         let mut session = Session::new(plan(&[&graph], DeviceKind::Cpu)?)?;
         self.compute(&graph, &mut session, map)
-    }
-
-    /// The graph in which activations are of type `float`; everything made in it is kept.
-    ///
-    /// # Errors
-    /// What recording the operations returns.
-    pub fn graph(&self, float: DType) -> Result<Graph> {
-        let mut graph = Graph::new(float);
-        (self.record)(&mut graph)?;
-        let made: Vec<_> = graph.nodes().iter().flat_map(|node| node.outputs.clone()).collect();
-        made.into_iter().for_each(|id| graph.keep(id));
-        Ok(graph)
     }
 
     fn compute(
@@ -190,14 +117,14 @@ impl Trial {
             let is_narrow =
                 in_bf16.find(&value.name).is_some_and(|id| in_bf16.value(id).ty.dtype == DType::Bf16);
             let magnitudes = NEVER_NEGATIVE.iter().any(|part| value.name.contains(part));
-            let values: Vec<f32> = (0..len)
+            let values: Vec<f64> = (0..len)
                 .map(|_| {
                     let value = stream.normal();
                     let value = if magnitudes { 0.25 + value.abs() } else { value };
-                    map(if is_narrow { bf16::from_f32(value).to_f32() } else { value })
+                    map(if is_narrow { bf16::from_f32(value).to_f32() } else { value }).into()
                 })
                 .collect();
-            super::write(session, slot, &values)?;
+            write(session, slot, &values)?;
         }
         session.run_micro_batch(0)?;
         session.run_update(0)?;
@@ -205,11 +132,7 @@ impl Trial {
             .into_iter()
             .filter(|(value, _)| value.role != Role::Input)
             .map(|(value, slot)| {
-                let values = match slot.dtype {
-                    DType::I32 => session.read::<i32>(&slot)?.iter().map(|&v| f64::from(v)).collect(),
-                    DType::U8 => session.read::<u8>(&slot)?.iter().map(|&v| f64::from(v)).collect(),
-                    _ => super::read(session, &slot)?.into_iter().map(f64::from).collect(),
-                };
+                let values = read(session, &slot)?;
                 Ok(Computed { name: value.name.clone(), dtype: slot.dtype, values })
             })
             .collect()
@@ -240,5 +163,26 @@ mod tests {
         assert_eq!(error_of(2.0, 2.5, 0.0, 4.0), 0.125);
         assert!(error_of(3.0, f64::NAN, ROUNDING_BF16, 1.0).is_nan());
         assert!(error_of(3.0, f64::NAN, 0.0, 1.0).is_nan());
+    }
+
+    #[cfg(residuum_simt)]
+    #[test]
+    fn a_result_that_is_missing_or_has_another_name_fails() {
+        use crate::device::simt::{Checks, SimtDevice};
+        use crate::ops::relu;
+        let run = |in_bf16: &'static [&'static str]| {
+            let trial = Trial::new("relus", move |graph| {
+                let float = graph.float();
+                let x = graph.input("x", [5], float);
+                let names = if float == DType::Bf16 { in_bf16 } else { &["y", "z"] };
+                names.iter().try_for_each(|name| relu(graph, name, x).map(|_| ()))
+            });
+            trial.run(DType::Bf16, Box::new(SimtDevice::new(1, Checks::Off).unwrap())).unwrap()
+        };
+        assert!(run(&["y", "z"]).passed());
+        for other in [&["y"][..], &["y", "other"], &["y", "z", "more"], &[]] {
+            let outcome = run(other);
+            assert!(!outcome.passed() && outcome.worst.contains("the device computes"), "{}", outcome.worst);
+        }
     }
 }

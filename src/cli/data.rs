@@ -10,11 +10,11 @@ use clap::{Args, Subcommand};
 use check::CheckArgs;
 use inspect::InspectArgs;
 
-use super::flags::show_bytes;
 use crate::data::pack::{self, Pack};
 use crate::data::scenes;
 use crate::data::{self, OpenOptions, Split};
 use crate::error::Result;
+use crate::show::show_bytes;
 
 /// Make, prepare, check or look at a data set
 #[derive(Debug, Args)]

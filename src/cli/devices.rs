@@ -5,12 +5,12 @@ use std::env;
 use clap::Args;
 use pulp::Arch;
 
-use super::flags::show_bytes;
 use crate::device::cuda::{Driver, Gpu, driver_package_version};
 use crate::device::kernels::{KERNELS, RESOURCES, Resources, TOOLKIT};
 use crate::device::{Device, NO_EMULATOR};
 use crate::error::Result;
 use crate::report::{Align, Table};
+use crate::show::show_bytes;
 
 /// List the devices this build can use here, and what is missing
 #[derive(Debug, Args)]

@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
+use bytesize::ByteSize;
+
 use crate::device::{Device, DeviceChoice};
 use crate::error::{Error, Result};
 use crate::run::replace;
@@ -77,46 +79,10 @@ pub(super) fn parse_images(text: &str) -> std::result::Result<(usize, usize), St
 
 /// A size in bytes, as in `24GiB`, `512MiB`, `8GB` or `1000000`.
 pub(super) fn parse_bytes(text: &str) -> std::result::Result<usize, String> {
-    const UNITS: [(&str, f64); 7] = [
-        ("KiB", 1024.0),
-        ("MiB", 1024.0 * 1024.0),
-        ("GiB", 1024.0 * 1024.0 * 1024.0),
-        ("kB", 1e3),
-        ("MB", 1e6),
-        ("GB", 1e9),
-        ("B", 1.0),
-    ];
-    let unit = UNITS.iter().find(|(name, _)| text.ends_with(name));
-    let (number, factor) =
-        unit.map_or((text, 1.0), |(name, factor)| (&text[..text.len() - name.len()], *factor));
-    match number.trim().parse::<f64>() {
-        Ok(value) if value > 0.0 && (value * factor).is_finite() => Ok((value * factor) as usize),
-        _ => Err(format!("`{text}` is no size; give one like 24GiB or 512MiB")),
+    match text.parse() {
+        Ok(ByteSize(bytes)) if bytes > 0 => Ok(bytes as usize),
+        _ => Err(format!("`{text}` is not a size; give one like 24GiB or 512MiB")),
     }
-}
-
-/// Bytes as people read them: `1.50 GiB`.
-pub(super) fn show_bytes(bytes: usize) -> String {
-    let value = bytes as f64;
-    match bytes {
-        0..1024 => format!("{bytes} B"),
-        1024..1_048_576 => format!("{:.1} KiB", value / 1024.0),
-        1_048_576..1_073_741_824 => format!("{:.1} MiB", value / 1_048_576.0),
-        _ => format!("{:.2} GiB", value / 1_073_741_824.0),
-    }
-}
-
-/// A number with its thousands apart: `11 227 812`.
-pub(super) fn show_count(count: usize) -> String {
-    let digits = count.to_string();
-    let mut text = String::with_capacity(digits.len() * 4 / 3);
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            text.push(' ');
-        }
-        text.push(digit);
-    }
-    text
 }
 
 #[cfg(test)]
@@ -133,13 +99,5 @@ mod tests {
         assert!(parse_bytes("-1GiB").is_err());
         assert_eq!(parse_images("100000,10"), Ok((100_000, 10)));
         assert!(["7", "7,0", "a,b"].iter().all(|text| parse_images(text).unwrap_err().contains(text)));
-    }
-
-    #[test]
-    fn numbers_are_shown_for_people() {
-        assert_eq!(show_count(11_227_812), "11 227 812");
-        assert_eq!(show_count(12), "12");
-        assert_eq!(show_bytes(3 << 29), "1.50 GiB");
-        assert_eq!(show_bytes(100), "100 B");
     }
 }

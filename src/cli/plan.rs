@@ -4,12 +4,13 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::flags::{SettingArgs, parse_bytes, parse_images, show_bytes, show_count};
+use super::flags::{SettingArgs, parse_bytes, parse_images};
 use crate::device::DeviceKind;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Node, Phase, Role};
 use crate::plan::Program;
 use crate::report::{Align, Table};
+use crate::show::{show_bytes, show_count};
 use crate::step::{PixelSource, StepConfig, evaluation_graph, program};
 use crate::train::capacity::{LargestBatch, largest_batch, pixel_source, pixels_line, room_with_data};
 use crate::train::config::TrainConfig;

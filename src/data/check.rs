@@ -9,11 +9,11 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 
 use super::annotations::read_class_names;
+use super::dataset::{absolute, is_miniplaces, not_a_data_set};
+use super::files::{FieldHash, is_image, sorted_entries, sorted_images};
 use super::objects::Annotation;
 use super::progress::Progress;
-use super::{
-    Fnv1a, Sample, Split, absolute, decode, folder, is_image, miniplaces, sorted_entries, sorted_images,
-};
+use super::{Sample, Split, decode, folder, miniplaces};
 use crate::error::{Error, Result};
 
 /// Something wrong with a data set. Those that stop training come first.
@@ -152,13 +152,13 @@ impl Audit {
 pub fn check(root: &Path) -> Result<Audit> {
     let root = &absolute(root)?;
     let mut auditor = Auditor { root, faults: BTreeMap::new(), listed: Vec::new() };
-    let (format, image_dir, num_categories) = if super::is_miniplaces(root) {
+    let (format, image_dir, num_categories) = if is_miniplaces(root) {
         let image_dir = root.join("images");
         ("miniplaces", image_dir.clone(), auditor.read_miniplaces(&image_dir))
     } else if root.join(Split::Train.name()).is_dir() {
         ("folder per class", root.clone(), auditor.read_folders())
     } else {
-        return Err(super::not_a_data_set(root));
+        return Err(not_a_data_set(root));
     };
     auditor.find_listed_twice();
     let (usable, image_size) = auditor.check_images(&image_dir);
@@ -410,7 +410,7 @@ impl Auditor<'_> {
 impl ImageFacts {
     fn of(path: &Path) -> Result<ImageFacts> {
         let (bytes, image) = decode::read_and_decode(path)?;
-        let mut hash = Fnv1a::default();
+        let mut hash = FieldHash::default();
         hash.write(&bytes);
         Ok(ImageFacts { size: image.dimensions(), content: (bytes.len(), hash.finish()) })
     }

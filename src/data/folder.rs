@@ -5,7 +5,9 @@
 
 use std::path::Path;
 
-use super::{Listed, Sample, Split, sorted_entries, sorted_images};
+use super::dataset::Listed;
+use super::files::{sorted_entries, sorted_images};
+use super::{Sample, Split};
 use crate::error::{Error, Result};
 
 /// Reads the class folders of `root`.

@@ -16,7 +16,9 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::{Listed, Sample, is_inside, sorted_images};
+use super::Sample;
+use super::dataset::Listed;
+use super::files::{is_inside, sorted_images};
 use crate::error::{Error, Result};
 
 /// The list of object classes.

@@ -20,8 +20,9 @@ use std::path::{Path, PathBuf};
 use memmap2::Mmap;
 use rayon::prelude::*;
 
+use super::files::{FieldHash, first_few};
 use super::progress::Progress;
-use super::{Dataset, Fnv1a, Split, decode, first_few, scenes};
+use super::{Dataset, Split, decode, scenes};
 use crate::error::{Error, Result};
 
 const MAGIC: &[u8; 8] = b"RSDMPACK";
@@ -258,7 +259,7 @@ struct Builder<'a> {
 impl<'a> Builder<'a> {
     fn new(dataset: &'a Dataset, split: Split, image_size: usize, cache_dir: &Path) -> Builder<'a> {
         let num_images = dataset.samples(split).len();
-        let mut key = Fnv1a::default();
+        let mut key = FieldHash::default();
         key.write(&dataset.fingerprint(split).to_le_bytes());
         key.write(&(image_size as u64).to_le_bytes());
         key.write(&decode::VERSION.to_le_bytes());

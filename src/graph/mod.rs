@@ -5,11 +5,14 @@
 //! ([`crate::autodiff`], [`crate::fuse`], [`crate::plan`]) only append, replace or number nodes.
 
 mod dump;
+mod onnx;
 mod op;
 mod verify;
 
+use std::any::Any;
 use std::sync::Arc;
 
+pub use onnx::{Onnx, OnnxAttribute, OnnxNode};
 pub use op::{Backward, Cost, InPlace, InferResult, Op, ValueType};
 
 use crate::error::{Error, Result};
@@ -131,6 +134,13 @@ pub struct Node {
     pub outputs: Vec<ValueId>,
     /// Part of the step.
     pub phase: Phase,
+}
+
+impl Node {
+    /// The operation as a `T`, if it is one.
+    pub fn op_as<T: Op>(&self) -> Option<&T> {
+        (self.op.as_ref() as &dyn Any).downcast_ref()
+    }
 }
 
 /// A recorded computation in execution order.

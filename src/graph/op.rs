@@ -3,7 +3,7 @@
 use std::any::Any;
 use std::fmt;
 
-use super::{Graph, ValueId};
+use super::{Graph, Onnx, ValueId};
 use crate::device::cpu::CpuArgs;
 use crate::device::{DeviceKind, LaunchArgs, Launcher};
 use crate::error::{Error, Result};
@@ -108,6 +108,11 @@ pub trait Op: Any + fmt::Debug + Send + Sync {
         })
     }
 
+    /// What computes the same in an ONNX file, for operands of these types; `None` if nothing does.
+    fn onnx(&self, _inputs: &[ValueType]) -> Option<Onnx> {
+        None
+    }
+
     /// Operands whose memory is changed, e.g. running statistics and optimiser state.
     fn mutates(&self) -> &[usize] {
         &[]
@@ -132,7 +137,7 @@ pub trait Op: Any + fmt::Debug + Send + Sync {
     /// # Errors
     /// [`Error::Device`] if there is no kernel for this operation or the device refuses the launch.
     fn launch(&self, _args: &LaunchArgs<'_>, _launcher: &mut dyn Launcher) -> Result<()> {
-        Err(Error::Device(format!("{} has no kernel; run it with --device cpu", self.name())))
+        Err(Error::Device(format!("{} has no kernel; run it on the CPU", self.name())))
     }
 }
 

@@ -14,9 +14,9 @@ use crate::device::{Device, Slot};
 use crate::error::{Error, Result};
 use crate::exec::{Session, Start};
 use crate::fuse::{Rewrite, fuse};
-use crate::graph::{Graph, Phase, ValueId};
+use crate::graph::{Graph, Node, Phase, ValueId};
 use crate::models::Network;
-use crate::ops::{GlobalAvgPool, Mode};
+use crate::ops::{AdaptiveAvgPool, GlobalAvgPool, MaxPool, Mode};
 use crate::plan::plan;
 use crate::step;
 use crate::step::feed::Feed;
@@ -61,8 +61,8 @@ impl Explainer {
     /// For the model of `file`, on `device`.
     ///
     /// # Errors
-    /// [`Error::Checkpoint`] naming the first tensor that does not fit the model, [`Error::Graph`] if the model does
-    /// not end in a global average pooling.
+    /// [`Error::Checkpoint`] naming the first tensor that does not fit the model, [`Error::Graph`] if the model has
+    /// no pooling.
     pub fn new(file: &ModelFile, device: Device) -> Result<Explainer> {
         let mut graph = Graph::new(DType::F32);
         let inputs = step::inputs(&mut graph, &file.step_config(1)?, Mode::Eval)?;
@@ -107,7 +107,7 @@ impl Explainer {
         };
         seed[category] = 1.0;
         self.run(image, &seed)?;
-        let [_, rows, columns, _] = self.features.shape.as_4d().expect("features are an image");
+        let [_, rows, columns, _] = self.features.shape.nhwc();
         let (features, gradient) = (self.session.read(&self.features)?, self.session.read(&self.gradient)?);
         Ok(Explanation {
             category,
@@ -125,15 +125,25 @@ impl Explainer {
     }
 }
 
-/// The feature map that the model averages over: the output of its last block, normalised and clipped in form v2.
+/// The feature map that the model pools last, before poolings that follow each other: in residual networks the output of
+/// the last block, normalised and clipped in form v2.
 fn last_features(graph: &Graph) -> Result<ValueId> {
-    let pools = |op: &dyn Any| op.is::<GlobalAvgPool>();
-    let node = graph.nodes().iter().rev().find(|node| pools(node.op.as_ref()));
-    node.map(|node| node.inputs[0]).ok_or_else(|| Error::Graph {
+    let pools = |node: &Node| {
+        let op: &dyn Any = node.op.as_ref();
+        op.is::<GlobalAvgPool>() || op.is::<AdaptiveAvgPool>() || op.is::<MaxPool>()
+    };
+    let mut nodes = graph.nodes().iter().rev();
+    let mut last = nodes.find(|node| pools(node)).ok_or_else(|| Error::Graph {
         op: "explain",
         node: "model".into(),
-        message: "has no global average pooling, whose operand Grad-CAM weighs".into(),
-    })
+        message: "has no pooling, whose operand Grad-CAM weighs".into(),
+    })?;
+    while let Some(before) =
+        nodes.find(|node| node.outputs.contains(&last.inputs[0])).filter(|node| pools(node))
+    {
+        last = before;
+    }
+    Ok(last.inputs[0])
 }
 
 /// At each pixel, the channels of `features` weighted by the mean of their `gradient` over all pixels.

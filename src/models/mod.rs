@@ -6,6 +6,8 @@
 mod network;
 pub mod objects;
 pub mod resnet;
+mod resnet9;
+mod vgg;
 
 use std::fmt;
 use std::sync::Arc;
@@ -30,12 +32,14 @@ pub struct Row {
 }
 
 /// Every model that has a name.
-pub const MODELS: [Row; 5] = [
+pub const MODELS: [Row; 7] = [
     Row { name: "resnet18", has_variants: true, build: |options| resnet::build(18, options) },
     Row { name: "resnet34", has_variants: true, build: |options| resnet::build(34, options) },
     Row { name: "resnet50", has_variants: true, build: |options| resnet::build(50, options) },
     Row { name: "resnet101", has_variants: true, build: |options| resnet::build(101, options) },
     Row { name: "resnet152", has_variants: true, build: |options| resnet::build(152, options) },
+    Row { name: "resnet9", has_variants: false, build: resnet9::build },
+    Row { name: "vgg11_bn", has_variants: false, build: vgg::build },
 ];
 
 /// The names of [`MODELS`].
@@ -154,7 +158,11 @@ mod tests {
     #[test]
     fn unknown_names_and_variants_that_a_model_lacks_are_refused() {
         let message = |name: &str, options| Model::new(name, options).unwrap_err().to_string();
-        assert!(message("resnet8", Options::new(3)).contains("did you mean `resnet18`"));
+        assert!(message("resnet19", Options::new(3)).contains("did you mean `resnet"));
+        let v2 = Options { form: Form::V2, ..Options::new(3) };
+        assert!(message("vgg11_bn", v2).contains("--form v2"));
+        let objects = Some(Objects { kind: ObjectsKind::Codes, num_classes: 4 });
+        assert!(message("resnet9", Options { objects, ..Options::new(3) }).contains("--objects codes"));
         assert!(message("transformer", Options::new(3)).contains("resnet18, resnet34"));
     }
 

@@ -5,7 +5,8 @@ use crate::device::kernels::{self, AccumulateUpdateArgs, ClearUpdateArgs};
 use crate::device::{LaunchArgs, Launcher};
 use crate::error::Result;
 use crate::graph::{Cost, InferResult, Op, ValueType};
-use crate::ops::multi_tensor::Groups;
+use crate::ops::checks::{Checks, Draw, Trial};
+use crate::ops::multi_tensor::{Groups, update_trial};
 use crate::ops::{CHUNK_ELEMS, dispatch_real};
 
 /// `((sum, term)...)`, changing the sums: sum += term.
@@ -107,4 +108,17 @@ impl Op for Clear {
             kernels::CLEAR_UPDATE.launch(launcher, num_blocks, &arguments)
         })
     }
+}
+
+/// What these operations are checked by.
+pub(super) fn checks() -> Checks {
+    Checks { cases: vec![], trials: vec![accumulate_trial, clear_trial] }
+}
+
+fn accumulate_trial(draw: &mut Draw) -> Trial {
+    update_trial(draw, "accumulate", 0, &["sum", "term"], Accumulate::new)
+}
+
+fn clear_trial(draw: &mut Draw) -> Trial {
+    update_trial(draw, "clear", 0, &["sum"], Clear::new)
 }

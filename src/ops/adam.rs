@@ -5,7 +5,8 @@ use crate::device::kernels::{self, AdamUpdateArgs};
 use crate::device::{LaunchArgs, Launcher};
 use crate::error::Result;
 use crate::graph::{Cost, InferResult, Op, ValueType};
-use crate::ops::multi_tensor::Groups;
+use crate::ops::checks::{Checks, Draw, Trial};
+use crate::ops::multi_tensor::{Groups, update_trial};
 use crate::ops::{CHUNK_ELEMS, dispatch_real};
 
 /// The constants of the update.
@@ -115,4 +116,22 @@ impl Op for Adam {
             kernels::ADAM_UPDATE.launch(launcher, num_blocks, &arguments)
         })
     }
+}
+
+/// What these operations are checked by.
+pub(super) fn checks() -> Checks {
+    Checks { cases: vec![], trials: vec![trial] }
+}
+
+fn trial(draw: &mut Draw) -> Trial {
+    let config = AdamConfig {
+        beta1: 0.9,
+        beta2: draw.pick(&[0.99, 0.999]),
+        eps: 1e-8,
+        weight_decay: draw.pick(&[0.0, 0.01]),
+        decoupled: draw.coin(),
+    };
+    let name = format!("{config:?}");
+    let roles = &["param", "grad", "moment1", "moment2"];
+    update_trial(draw, &name, 4, roles, move |count| Adam::new(config, count))
 }

@@ -9,8 +9,12 @@ use crate::device::cpu::{CpuArgs, Real, for_each_chunk};
 use crate::device::kernels::{self, AdaptiveAvgPoolArgs};
 use crate::device::{LaunchArgs, Launcher, Slot};
 use crate::error::{Error, Result};
-use crate::graph::{Backward, Cost, Graph, Op, ValueId, ValueType};
-use crate::ops::{Case, cost_per_elem, dispatch_real, one_input};
+use crate::graph::{
+    Backward, Cost, Graph, InferResult, Onnx, OnnxAttribute, OnnxNode, Op, ValueId, ValueType,
+};
+use crate::ops::checks::{Case, Checks, Draw, Trial, input};
+use crate::ops::{cost_per_elem, dispatch_real, one_input};
+use crate::tensor::Tensor;
 
 /// `x [N,H,W,C] -> y [N,P,Q,C]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,7 +52,7 @@ fn cells_over(i: usize, len: usize, out: usize) -> Range<usize> {
 }
 
 /// The operand with another height and width, where both are images.
-fn resized(inputs: &[ValueType], [height, width]: [usize; 2]) -> std::result::Result<ValueType, String> {
+fn resized(inputs: &[ValueType], [height, width]: [usize; 2]) -> InferResult<ValueType> {
     let x = one_input(inputs)?;
     match x.shape.as_4d() {
         Some([n, h, w, c]) if h * w > 0 && height * width > 0 => {
@@ -63,7 +67,7 @@ impl Op for AdaptiveAvgPool {
         "adaptive_avg_pool_fwd"
     }
 
-    fn infer(&self, inputs: &[ValueType]) -> std::result::Result<Vec<ValueType>, String> {
+    fn infer(&self, inputs: &[ValueType]) -> InferResult {
         Ok(vec![resized(inputs, self.out)?])
     }
 
@@ -78,9 +82,25 @@ impl Op for AdaptiveAvgPool {
         Ok(vec![Some(backward.apply_one("bwd", op, &[dy])?)])
     }
 
+    fn onnx(&self, inputs: &[ValueType]) -> Option<Onnx> {
+        // ONNX has no such operator: a matrix of means along each axis instead.
+        let means = |len: usize, out: usize| {
+            let mut means = vec![0.0; out * len];
+            for (i, row) in means.chunks_exact_mut(len).enumerate() {
+                let pixels = pixels_of(i, len, out);
+                let mean = 1.0 / pixels.len() as f32;
+                row[pixels].fill(mean);
+            }
+            Tensor::new([out, len], means)
+        };
+        let ([_, h, w, _], [p, q]) = (inputs[0].shape.nhwc(), self.out);
+        let node = OnnxNode::new("Einsum").with("equation", OnnxAttribute::Text("nchw,ph,qw->ncpq"));
+        Some(OnnxNode { constants: vec![means(h, p), means(w, q)], ..node }.into())
+    }
+
     fn cpu(&self, args: &CpuArgs<'_>) {
         fn run<T: Real>([out_height, out_width]: [usize; 2], args: &CpuArgs<'_>) {
-            let [_, height, width, channels] = args.input_shape(0).as_4d().expect("x is an image");
+            let [_, height, width, channels] = args.input_shape(0).nhwc();
             let x = args.input::<T>(0);
             for_each_chunk(args.output::<T>(0), channels, |start, y| {
                 let cell = start / channels;
@@ -111,17 +131,17 @@ impl Op for AdaptiveAvgPoolBwd {
         "adaptive_avg_pool_bwd"
     }
 
-    fn infer(&self, inputs: &[ValueType]) -> std::result::Result<Vec<ValueType>, String> {
+    fn infer(&self, inputs: &[ValueType]) -> InferResult {
         Ok(vec![resized(inputs, self.image)?])
     }
 
     fn cost(&self, inputs: &[ValueType], outputs: &[ValueType]) -> Cost {
-        cost_per_elem(2, inputs, outputs)
+        Cost::traffic(inputs, outputs).with_flops(2 * outputs[0].shape.num_elems())
     }
 
     fn cpu(&self, args: &CpuArgs<'_>) {
         fn run<T: Real>([height, width]: [usize; 2], args: &CpuArgs<'_>) {
-            let [_, out_height, out_width, channels] = args.input_shape(0).as_4d().expect("dy is an image");
+            let [_, out_height, out_width, channels] = args.input_shape(0).nhwc();
             let dy = args.input::<T>(0);
             for_each_chunk(args.output::<T>(0), channels, |start, dx| {
                 let pixel = start / channels;
@@ -155,8 +175,8 @@ fn operands(
     (image, cells): (&Slot, &Slot),
     to: &Slot,
 ) -> Result<(AdaptiveAvgPoolArgs, kernels::Grid)> {
-    let [_, height, width, channels] = image.shape.as_4d().expect("the shape rule asked for an image");
-    let [_, out_height, out_width, _] = cells.shape.as_4d().expect("the shape rule asked for an image");
+    let [_, height, width, channels] = image.shape.nhwc();
+    let [_, out_height, out_width, _] = cells.shape.nhwc();
     if (height + 1) * (out_height + 1) > u32::MAX as usize
         || (width + 1) * (out_width + 1) > u32::MAX as usize
     {
@@ -179,16 +199,29 @@ fn operands(
     Ok((arguments, kernels::loop_grid(num_elems, 1)))
 }
 
-/// Test cases of this operation.
-pub fn cases() -> Vec<Case> {
-    vec![
+/// What these operations are checked by.
+pub(super) fn checks() -> Checks {
+    let cases = vec![
         Case::new("adaptive_avg_pool_to_fewer", &[&[2, 7, 5, 3]], |graph, x| {
             adaptive_avg_pool(graph, "pool", x[0], [3, 2])
         }),
         Case::new("adaptive_avg_pool_to_more", &[&[2, 2, 3, 5]], |graph, x| {
             adaptive_avg_pool(graph, "pool", x[0], [7, 4])
         }),
-    ]
+    ];
+    Checks { cases, trials: vec![trial] }
+}
+
+fn trial(draw: &mut Draw) -> Trial {
+    let ([n, height, width, c], out) = (draw.image(1), [draw.within(1, 9), draw.within(1, 9)]);
+    Trial::new(format!("adaptive pool: {n}x{height}x{width}x{c} to {out:?}"), move |graph| {
+        let x = input(graph, "x", [n, height, width, c]);
+        graph.apply("y", AdaptiveAvgPool { out }, &[x])?;
+        let dy = input(graph, "dy", [n, out[0], out[1], c]);
+        graph.apply("dx", AdaptiveAvgPoolBwd { image: [height, width] }, &[dy])?;
+        Ok(())
+    })
+    .of_products()
 }
 
 #[cfg(test)]

@@ -4,9 +4,10 @@ use crate::device::cpu::{CpuArgs, Real, for_each_chunk, vectorized};
 use crate::device::kernels::{self, AddFwdArgs};
 use crate::device::{LaunchArgs, Launcher};
 use crate::error::Result;
-use crate::graph::{Backward, Cost, Graph, InPlace, InferResult, Op, ValueId, ValueType};
+use crate::graph::{Backward, Cost, Graph, InPlace, InferResult, Onnx, OnnxNode, Op, ValueId, ValueType};
+use crate::ops::checks::{Case, Checks, Draw, Trial, input};
 use crate::ops::launch::vec_grid;
-use crate::ops::{CHUNK_ELEMS, Case, cost_per_elem, dispatch_real, same_shapes};
+use crate::ops::{CHUNK_ELEMS, cost_per_elem, dispatch_real, same_shapes};
 
 /// `(a, b) -> y`, all of one shape.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -39,6 +40,10 @@ impl Op for Add {
         Ok(vec![Some(dy); 2])
     }
 
+    fn onnx(&self, _inputs: &[ValueType]) -> Option<Onnx> {
+        Some(OnnxNode::new("Add").into())
+    }
+
     fn in_place(&self) -> &'static [InPlace] {
         &[InPlace { output: 0, input: 0 }]
     }
@@ -66,10 +71,21 @@ impl Op for Add {
     }
 }
 
-/// Test cases of this operation.
-pub fn cases() -> Vec<Case> {
-    vec![
+/// What these operations are checked by.
+pub(super) fn checks() -> Checks {
+    let cases = vec![
         Case::new("add_odd_shape", &[&[2, 5, 3, 7], &[2, 5, 3, 7]], |graph, x| add(graph, "add", x[0], x[1])),
         Case::new("add_same_value_twice", &[&[3, 5]], |graph, x| add(graph, "add", x[0], x[0])),
-    ]
+    ];
+    Checks { cases, trials: vec![trial] }
+}
+
+fn trial(draw: &mut Draw) -> Trial {
+    let len = draw.num_elems();
+    Trial::new(format!("add: {len} elements"), move |graph| {
+        let [a, b] = ["a", "b"].map(|name| input(graph, name, [len]));
+        add(graph, "sum", a, b)?;
+        add(graph, "twice", a, a)?;
+        Ok(())
+    })
 }

@@ -8,9 +8,10 @@ use crate::device::kernels::{self, AugmentArgs};
 use crate::device::{LaunchArgs, Launcher};
 use crate::error::Result;
 use crate::graph::{Cost, Graph, InferResult, Op, ValueId, ValueType};
+use crate::ops::checks::{Checks, Contents, Draw, Trial};
 use crate::rng::Use;
 use crate::tensor::{DType, Shape};
-use crate::transform::{Image, NUM_CHANNELS, Normalization, SampleParams};
+use crate::transform::{Affine, Colour, Image, Mix, NUM_CHANNELS, Noise, Normalization, SampleParams};
 
 /// A row of `params` lies as the kernel reads it.
 const _: () = {
@@ -145,5 +146,67 @@ impl Op for AugmentFwd {
         };
         let blocks = (height * width).div_ceil(pixels_per_block);
         kernel.launch(launcher, [blocks, num_samples, 1], &arguments)
+    }
+}
+
+/// What these operations are checked by.
+pub(super) fn checks() -> Checks {
+    Checks { cases: vec![], trials: vec![trial] }
+}
+
+/// Photos seen through maps that turn and move, with colour, noise and mixing, and a row of padding.
+fn trial(draw: &mut Draw) -> Trial {
+    let (photos, samples) = (draw.within(1, 4), draw.within(2, 5));
+    let [height, width] = [draw.within(1, 18), draw.within(1, 18)];
+    let pixels = (0..photos * height * width * 3).map(|_| draw.within(0, 255) as u8).collect();
+    let mut rows: Vec<i32> = (0..samples).map(|_| draw.within(0, photos - 1) as i32).collect();
+    rows[samples - 1] = -1;
+    let params: Vec<SampleParams> = (0..samples)
+        .map(|sample| SampleParams {
+            inverse: random_map(draw, height.min(width)),
+            colour: Colour::contrast(0.5 + draw.uniform(), 120.0)
+                .after(Colour::brightness(0.5 + draw.uniform())),
+            noise: Noise::new(0.2 * draw.uniform(), 3, 1, sample as u32),
+            mix: random_mix(draw, samples, [height, width]),
+        })
+        .collect();
+    let normalization = Normalization { mean: [0.1, 0.4, 0.7], std: [0.5, 0.2, 0.3] };
+    let num_rows = rows.len();
+    Trial::new(format!("augment: {photos} photos, {samples} samples of {height}x{width}"), move |graph| {
+        let operands = [
+            graph.input("pixels", [photos, height, width, 3], DType::U8),
+            graph.input("rows", [num_rows], DType::I32),
+            graph.input("params", [samples, SampleParams::NUM_ELEMS], DType::F32),
+        ];
+        let dtype = graph.float();
+        augment(graph, "images", operands, AugmentFwd { normalization, dtype })?;
+        Ok(())
+    })
+    .with_operand("pixels", Contents::U8(pixels))
+    .with_operand("rows", Contents::I32(rows))
+    .with_operand("params", Contents::F32(SampleParams::as_floats(&params).to_vec()))
+}
+
+/// The image as it is, or turned and moved.
+pub(super) fn random_map(draw: &mut Draw, image_size: usize) -> Affine {
+    if draw.coin() {
+        return Affine::IDENTITY;
+    }
+    let turned = Affine::rotation(image_size, 180.0 * draw.uniform());
+    turned.after(Affine::translation(3.0 * draw.uniform(), -3.0 * draw.uniform()))
+}
+
+/// Nothing mixed in, or another sample in a box.
+fn random_mix(draw: &mut Draw, samples: usize, [height, width]: [usize; 2]) -> Mix {
+    if draw.coin() {
+        return Mix::NONE;
+    }
+    Mix {
+        partner: draw.within(0, samples - 1) as i32,
+        weight: draw.uniform(),
+        left: draw.within(0, width) as i32,
+        top: draw.within(0, height) as i32,
+        right: draw.within(0, width) as i32,
+        bottom: draw.within(0, height) as i32,
     }
 }

@@ -6,9 +6,12 @@ use crate::device::cpu::{
 use crate::device::kernels::{self, GlobalAvgPoolBwdArgs, GlobalAvgPoolFwdArgs};
 use crate::device::{LaunchArgs, Launcher};
 use crate::error::Result;
-use crate::graph::{Backward, Cost, Graph, InferResult, Op, ValueId, ValueType};
+use crate::graph::{
+    Backward, Cost, Graph, InferResult, Onnx, OnnxAttribute, OnnxNode, Op, ValueId, ValueType,
+};
+use crate::ops::checks::{Case, Checks, Draw, Trial, in_f32, input};
 use crate::ops::launch::ChannelGrid;
-use crate::ops::{Case, cost_per_elem, dispatch_real, one_input, sum_dtype};
+use crate::ops::{cost_per_elem, dispatch_real, one_input, sum_dtype};
 use crate::tensor::DType;
 
 /// `x [N,H,W,C] -> y [N,C]`, y in f32 where x is bf16.
@@ -58,6 +61,12 @@ impl Op for GlobalAvgPool {
         let x = backward.graph.value(backward.inputs[0]).ty;
         let op = GlobalAvgPoolBwd { height: x.shape.dims()[1], width: x.shape.dims()[2], dtype: x.dtype };
         Ok(vec![Some(backward.apply_one("bwd", op, &[dy])?)])
+    }
+
+    fn onnx(&self, _inputs: &[ValueType]) -> Option<Onnx> {
+        // ONNX keeps the height and width of 1.
+        let flatten = OnnxNode::new("Flatten").with("axis", OnnxAttribute::Int(1));
+        Some(Onnx::Nodes(vec![OnnxNode::new("GlobalAveragePool"), flatten]))
     }
 
     fn cpu(&self, args: &CpuArgs<'_>) {
@@ -163,9 +172,9 @@ impl Op for GlobalAvgPoolBwd {
     }
 }
 
-/// Test cases of this operation.
-pub fn cases() -> Vec<Case> {
-    vec![
+/// What these operations are checked by.
+pub(super) fn checks() -> Checks {
+    let cases = vec![
         Case::new("global_avg_pool_odd_shape", &[&[2, 5, 3, 7]], |graph, x| {
             global_avg_pool(graph, "pool", x[0])
         }),
@@ -175,5 +184,19 @@ pub fn cases() -> Vec<Case> {
         Case::new("global_avg_pool_of_a_wide_tile", &[&[3, 1, 2, 17]], |graph, x| {
             global_avg_pool(graph, "pool", x[0])
         }),
-    ]
+    ];
+    Checks { cases, trials: vec![trial] }
+}
+
+fn trial(draw: &mut Draw) -> Trial {
+    let shape = draw.image(1);
+    Trial::new(format!("average pool: {shape:?}"), move |graph| {
+        let [n, height, width, c] = shape;
+        let x = input(graph, "x", shape);
+        graph.apply("y", GlobalAvgPool, &[x])?;
+        let dy = in_f32(graph, "dy", [n, c]);
+        graph.apply("dx", GlobalAvgPoolBwd { height, width, dtype: graph.float() }, &[dy])?;
+        Ok(())
+    })
+    .of_products()
 }

@@ -6,9 +6,12 @@ use crate::device::kernels::channels::TOTAL_COLUMNS;
 use crate::device::kernels::{self, AddBiasBwdPartialsArgs, AddBiasBwdTotalArgs, AddBiasFwdArgs};
 use crate::device::{DeviceKind, LaunchArgs, Launcher};
 use crate::error::Result;
-use crate::graph::{Backward, Cost, Graph, InPlace, Init, Op, ValueId, ValueType};
+use crate::graph::{
+    Backward, Cost, Graph, InPlace, InferResult, Init, Onnx, OnnxNode, Op, ValueId, ValueType,
+};
+use crate::ops::checks::{Case, Checks, Draw, Trial, in_f32, input};
 use crate::ops::launch::ChannelGrid;
-use crate::ops::{Case, cost_per_elem, dispatch_real, float, one_input, sum_dtype};
+use crate::ops::{cost_per_elem, dispatch_real, float, one_input, sum_dtype};
 use crate::tensor::Layout;
 
 /// Rows that one partial sum of the backward pass takes on the CPU.
@@ -37,7 +40,7 @@ impl Op for AddBias {
         "add_bias_fwd"
     }
 
-    fn infer(&self, inputs: &[ValueType]) -> std::result::Result<Vec<ValueType>, String> {
+    fn infer(&self, inputs: &[ValueType]) -> InferResult {
         let [x, bias] = inputs else {
             return Err(format!("takes x and a bias, got {} operands", inputs.len()));
         };
@@ -58,6 +61,11 @@ impl Op for AddBias {
         let dbias =
             if backward.wanted[1] { Some(backward.apply_one("bwd", AddBiasBwd, &[dy])?) } else { None };
         Ok(vec![Some(dy), dbias])
+    }
+
+    fn onnx(&self, inputs: &[ValueType]) -> Option<Onnx> {
+        // ONNX adds along the last dimension; only rows of features have their channels there.
+        Some(if inputs[0].shape.rank() == 4 { Onnx::ConvBias } else { OnnxNode::new("Add").into() })
     }
 
     fn in_place(&self) -> &'static [InPlace] {
@@ -98,7 +106,7 @@ impl Op for AddBiasBwd {
         "add_bias_bwd"
     }
 
-    fn infer(&self, inputs: &[ValueType]) -> std::result::Result<Vec<ValueType>, String> {
+    fn infer(&self, inputs: &[ValueType]) -> InferResult {
         let dy = one_input(inputs)?;
         match dy.shape.rank() {
             0 => Err(format!("needs dy with channels, got {dy}")),
@@ -171,9 +179,9 @@ fn add_rows<T: Real>(rows: &[T], sums: &mut [T]) {
     });
 }
 
-/// Test cases of this operation.
-pub fn cases() -> Vec<Case> {
-    vec![
+/// What these operations are checked by.
+pub(super) fn checks() -> Checks {
+    let cases = vec![
         Case::new("add_bias_to_an_image", &[&[2, 5, 3, 7], &[7]], |graph, x| {
             graph.apply_one("biased", AddBias, &[x[0], x[1]])
         })
@@ -182,5 +190,18 @@ pub fn cases() -> Vec<Case> {
             graph.apply_one("biased", AddBias, &[x[0], x[1]])
         })
         .with_f32(&[1]),
-    ]
+    ];
+    Checks { cases, trials: vec![trial] }
+}
+
+fn trial(draw: &mut Draw) -> Trial {
+    let shape = draw.image(1);
+    Trial::new(format!("bias: {shape:?}"), move |graph| {
+        let (x, dy) = (input(graph, "x", shape), input(graph, "dy", shape));
+        let bias = in_f32(graph, "bias", [shape[3]]);
+        graph.apply("y", AddBias, &[x, bias])?;
+        graph.apply("dbias", AddBiasBwd, &[dy])?;
+        Ok(())
+    })
+    .of_products()
 }

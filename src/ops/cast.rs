@@ -8,6 +8,7 @@ use crate::device::kernels::{self, CastArgs, CastTensorsArgs};
 use crate::device::{LaunchArgs, Launcher};
 use crate::error::Result;
 use crate::graph::{Backward, Graph, InferResult, Op, ValueId, ValueType};
+use crate::ops::checks::{Checks, Draw, Trial, in_f32};
 use crate::ops::multi_tensor::launch_tables;
 use crate::ops::{CHUNK_ELEMS, one_input};
 use crate::tensor::DType;
@@ -103,4 +104,19 @@ fn convert<From: Element, To: Element>(args: &CpuArgs<'_>, tensor: usize, one: i
     for_each_chunk(args.output::<To>(tensor), CHUNK_ELEMS, |start, y| {
         y.iter_mut().zip(&x[start..]).for_each(|(y, &x)| *y = one(x));
     });
+}
+
+/// What these operations are checked by.
+pub(super) fn checks() -> Checks {
+    Checks { cases: vec![], trials: vec![trial] }
+}
+
+fn trial(draw: &mut Draw) -> Trial {
+    let len = draw.num_elems();
+    Trial::new(format!("cast: {len} elements"), move |graph| {
+        let x = in_f32(graph, "x", [len]);
+        let narrow = cast(graph, "narrow", x, DType::Bf16)?;
+        cast(graph, "wide", narrow, DType::F32)?;
+        Ok(())
+    })
 }

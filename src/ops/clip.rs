@@ -5,7 +5,8 @@ use crate::device::kernels::{self, ClipNormPartialsArgs, ClipNormTotalArgs};
 use crate::device::{DeviceKind, LaunchArgs, Launcher};
 use crate::error::Result;
 use crate::graph::{Cost, InferResult, Op, ValueType};
-use crate::ops::multi_tensor::{Groups, num_blocks};
+use crate::ops::checks::{Checks, Draw, Trial};
+use crate::ops::multi_tensor::{Groups, num_blocks, update_trial};
 use crate::ops::{CHUNK_ELEMS, dispatch_real};
 use crate::tensor::Shape;
 
@@ -113,4 +114,14 @@ fn sum_of_squares<T: Real>(values: &[T]) -> f64 {
         }
         sums.iter().sum::<f64>() + rows.remainder().iter().map(|v| v.to_f64() * v.to_f64()).sum::<f64>()
     })
+}
+
+/// What these operations are checked by.
+pub(super) fn checks() -> Checks {
+    Checks { cases: vec![], trials: vec![trial] }
+}
+
+fn trial(draw: &mut Draw) -> Trial {
+    let max_norm = draw.pick(&[1.0, 1e6]);
+    update_trial(draw, "clip", 0, &["grad"], move |count| ClipNorm::new(max_norm, count))
 }

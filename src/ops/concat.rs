@@ -6,8 +6,11 @@ use crate::device::cpu::{CpuArgs, Real, for_each_chunk};
 use crate::device::kernels::{self, CopyChannelsArgs};
 use crate::device::{LaunchArgs, Launcher, Slot};
 use crate::error::{Error, Result};
-use crate::graph::{Backward, Cost, Graph, InferResult, Op, ValueId, ValueType};
-use crate::ops::{CHUNK_ELEMS, Case, dispatch_real, float, one_input};
+use crate::graph::{
+    Backward, Cost, Graph, InferResult, Onnx, OnnxAttribute, OnnxNode, Op, ValueId, ValueType,
+};
+use crate::ops::checks::{Case, Checks, Draw, Trial, input};
+use crate::ops::{CHUNK_ELEMS, dispatch_real, float, one_input};
 use crate::tensor::Shape;
 
 /// `(x0, x1, ...) -> y`: operands that differ in their last dimension only, one after the other along it.
@@ -67,6 +70,10 @@ impl Op for Concat {
                 }
             })
             .collect()
+    }
+
+    fn onnx(&self, _inputs: &[ValueType]) -> Option<Onnx> {
+        Some(OnnxNode::new("Concat").with("axis", OnnxAttribute::Int(1)).into())
     }
 
     fn cpu(&self, args: &CpuArgs<'_>) {
@@ -190,9 +197,9 @@ fn with_channels(shape: Shape, channels: usize) -> Shape {
     Shape::new(&extents)
 }
 
-/// Test cases of this operation.
-pub fn cases() -> Vec<Case> {
-    vec![
+/// What these operations are checked by.
+pub(super) fn checks() -> Checks {
+    let cases = vec![
         Case::new("concat_two_images", &[&[2, 5, 3, 7], &[2, 5, 3, 4]], |graph, x| concat(graph, "cat", x)),
         Case::new("concat_whole_vectors", &[&[2, 5, 3, 8], &[2, 5, 3, 16]], |graph, x| {
             concat(graph, "cat", x)
@@ -200,5 +207,21 @@ pub fn cases() -> Vec<Case> {
         Case::new("concat_vectors_and_one_of_them_twice", &[&[3, 5], &[3, 1]], |graph, x| {
             concat(graph, "cat", &[x[0], x[1], x[0]])
         }),
-    ]
+    ];
+    Checks { cases, trials: vec![trial] }
+}
+
+fn trial(draw: &mut Draw) -> Trial {
+    let [n, h, w, _] = draw.image(1);
+    let parts: Vec<usize> = (0..draw.within(1, 4)).map(|_| draw.channels()).collect();
+    let total: usize = parts.iter().sum();
+    let start = draw.within(0, total - 1);
+    let len = draw.within(1, total - start);
+    Trial::new(format!("concat: {n}x{h}x{w} of {parts:?}, slice {start}+{len}"), move |graph| {
+        let inputs: Vec<ValueId> =
+            (0..).zip(&parts).map(|(i, &c)| input(graph, &format!("x{i}"), [n, h, w, c])).collect();
+        let y = graph.apply_one("y", Concat, &inputs)?;
+        graph.apply("part", SliceChannels { start, len }, &[y])?;
+        Ok(())
+    })
 }

@@ -9,8 +9,9 @@ use crate::device::cpu::{CpuArgs, Real, for_each_chunk};
 use crate::device::kernels::{self, DropoutArgs};
 use crate::device::{LaunchArgs, Launcher};
 use crate::error::{Error, Result};
-use crate::graph::{Backward, Cost, Graph, InPlace, Op, ValueId, ValueType};
-use crate::ops::{CHUNK_ELEMS, Case, Mode, cost_per_elem, dispatch_real, float};
+use crate::graph::{Backward, Cost, Graph, InPlace, InferResult, Op, ValueId, ValueType};
+use crate::ops::checks::{Case, Checks, Draw, Trial, input};
+use crate::ops::{CHUNK_ELEMS, Mode, cost_per_elem, dispatch_real, float};
 use crate::rng::{Use, philox4x32_10, unit_interval};
 use crate::tensor::DType;
 
@@ -55,7 +56,7 @@ impl Op for Dropout {
         "dropout"
     }
 
-    fn infer(&self, inputs: &[ValueType]) -> std::result::Result<Vec<ValueType>, String> {
+    fn infer(&self, inputs: &[ValueType]) -> InferResult {
         match inputs {
             [x, draws] if draws.dtype == DType::I32 && draws.shape == [4].into() => Ok(vec![float(*x)?]),
             _ => Err(format!("takes x and draws, i32 of 4 elements, got {} operands", inputs.len())),
@@ -111,15 +112,26 @@ impl Op for Dropout {
     }
 }
 
-/// Test cases of this operation.
-pub fn cases() -> Vec<Case> {
-    vec![
+/// What these operations are checked by.
+pub(super) fn checks() -> Checks {
+    let cases = vec![
         Case::new("dropout_odd_shape", &[&[2, 5, 3, 7]], |graph, x| {
             let draws = graph.input("labels", [4], DType::I32);
             graph.apply_one("dropped", Dropout { p: 0.375, layer: 77 }, &[x[0], draws])
         })
         .with_labels(&[3, -1, 12, 0]),
-    ]
+    ];
+    Checks { cases, trials: vec![trial] }
+}
+
+fn trial(draw: &mut Draw) -> Trial {
+    let (len, p) = (draw.num_elems(), draw.pick(&[0.1, 0.5]));
+    Trial::new(format!("dropout: {len} elements, {p}"), move |graph| {
+        let x = input(graph, "x", [len]);
+        let draws = graph.input(DRAWS, [4], DType::I32);
+        graph.apply("y", Dropout { p, layer: 77 }, &[x, draws])?;
+        Ok(())
+    })
 }
 
 #[cfg(test)]

@@ -5,7 +5,8 @@ use crate::device::kernels::{self, EmaUpdateArgs};
 use crate::device::{LaunchArgs, Launcher};
 use crate::error::Result;
 use crate::graph::{Cost, InferResult, Op, ValueType};
-use crate::ops::multi_tensor::Groups;
+use crate::ops::checks::{Checks, Draw, Trial};
+use crate::ops::multi_tensor::{Groups, update_trial};
 use crate::ops::{CHUNK_ELEMS, dispatch_real};
 
 /// `((average, value)...)`, changing the averages: average = decay*average + (1-decay)*value.
@@ -64,4 +65,13 @@ impl Op for Ema {
             kernels::EMA_UPDATE.launch(launcher, num_blocks, &arguments)
         })
     }
+}
+
+/// What these operations are checked by.
+pub(super) fn checks() -> Checks {
+    Checks { cases: vec![], trials: vec![trial] }
+}
+
+fn trial(draw: &mut Draw) -> Trial {
+    update_trial(draw, "ema", 0, &["average", "value"], |count| Ema::new(0.99, count))
 }

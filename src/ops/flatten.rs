@@ -5,8 +5,9 @@ use crate::device::cpu::{CpuArgs, Real, for_each_chunk};
 use crate::device::kernels::{self, FlattenArgs};
 use crate::device::{LaunchArgs, Launcher, Slot};
 use crate::error::Result;
-use crate::graph::{Backward, Graph, Op, ValueId, ValueType};
-use crate::ops::{Case, dispatch_real, one_input, sum_dtype};
+use crate::graph::{Backward, Graph, InferResult, Onnx, OnnxAttribute, OnnxNode, Op, ValueId, ValueType};
+use crate::ops::checks::{Case, Checks, Draw, Trial, in_f32, input};
+use crate::ops::{dispatch_real, one_input, sum_dtype};
 use crate::tensor::DType;
 
 /// `x [N,H,W,C] -> y [N, C*H*W]`, y in f32 where x is bf16.
@@ -37,7 +38,7 @@ impl Op for Flatten {
         "flatten_fwd"
     }
 
-    fn infer(&self, inputs: &[ValueType]) -> std::result::Result<Vec<ValueType>, String> {
+    fn infer(&self, inputs: &[ValueType]) -> InferResult {
         let x = one_input(inputs)?;
         match x.shape.as_4d() {
             Some([n, h, w, c]) => {
@@ -52,6 +53,10 @@ impl Op for Flatten {
         let x = backward.graph.value(backward.inputs[0]).ty;
         let op = FlattenBwd { height: x.shape.dims()[1], width: x.shape.dims()[2], dtype: x.dtype };
         Ok(vec![Some(backward.apply_one("bwd", op, &[dy])?)])
+    }
+
+    fn onnx(&self, _inputs: &[ValueType]) -> Option<Onnx> {
+        Some(OnnxNode::new("Flatten").with("axis", OnnxAttribute::Int(1)).into())
     }
 
     fn cpu(&self, args: &CpuArgs<'_>) {
@@ -80,7 +85,7 @@ impl Op for FlattenBwd {
         "flatten_bwd"
     }
 
-    fn infer(&self, inputs: &[ValueType]) -> std::result::Result<Vec<ValueType>, String> {
+    fn infer(&self, inputs: &[ValueType]) -> InferResult {
         let dy = one_input(inputs)?;
         let pixels = self.height * self.width;
         match *dy.shape.dims() {
@@ -115,7 +120,7 @@ impl Op for FlattenBwd {
 }
 
 fn operands(args: &LaunchArgs<'_>, image: &Slot) -> (FlattenArgs, kernels::Grid) {
-    let [_, h, w, c] = image.shape.as_4d().expect("the shape rule asked for an image");
+    let [_, h, w, c] = image.shape.nhwc();
     let num_elems = image.shape.num_elems();
     let arguments = FlattenArgs {
         from: args.input(0),
@@ -127,9 +132,22 @@ fn operands(args: &LaunchArgs<'_>, image: &Slot) -> (FlattenArgs, kernels::Grid)
     (arguments, kernels::loop_grid(num_elems, 1))
 }
 
-/// Test cases of this operation.
-pub fn cases() -> Vec<Case> {
-    vec![Case::new("flatten_odd_shape", &[&[2, 5, 3, 7]], |graph, x| flatten(graph, "flat", x[0]))]
+/// What these operations are checked by.
+pub(super) fn checks() -> Checks {
+    let cases =
+        vec![Case::new("flatten_odd_shape", &[&[2, 5, 3, 7]], |graph, x| flatten(graph, "flat", x[0]))];
+    Checks { cases, trials: vec![trial] }
+}
+
+fn trial(draw: &mut Draw) -> Trial {
+    let [n, height, width, c] = draw.image(1);
+    Trial::new(format!("flatten: {n}x{height}x{width}x{c}"), move |graph| {
+        let x = input(graph, "x", [n, height, width, c]);
+        graph.apply("y", Flatten, &[x])?;
+        let dy = in_f32(graph, "dy", [n, c * height * width]);
+        graph.apply("dx", FlattenBwd { height, width, dtype: graph.float() }, &[dy])?;
+        Ok(())
+    })
 }
 
 #[cfg(test)]

@@ -8,10 +8,13 @@ use crate::device::kernels::conv2d_tap_gemm::{SLAB, TILE};
 use crate::device::kernels::{self, Conv2dArgs, Conv2dWgradArgs, LinearDbArgs, SplitSumArgs};
 use crate::device::{DeviceKind, LaunchArgs, Launcher};
 use crate::error::Result;
-use crate::graph::{Backward, Cost, Graph, InferResult, Init, Op, ValueId, ValueType};
+use crate::graph::{
+    Backward, Cost, Graph, InferResult, Init, Onnx, OnnxAttribute, OnnxNode, Op, ValueId, ValueType,
+};
+use crate::ops::checks::{Case, Checks, Draw, MOST_MACS, Trial, in_f32};
 use crate::ops::conv2d::{Operands, Split};
+use crate::ops::dispatch_real;
 use crate::ops::launch::only_f32;
-use crate::ops::{Case, dispatch_real};
 use crate::tensor::{DType, Layout, Shape};
 
 /// `(x [N, features], w [classes, features], b [classes]) -> y [N, classes]`.
@@ -115,6 +118,10 @@ impl Op for LinearFprop {
         let dx =
             if backward.wanted[0] { Some(backward.apply_one("dgrad", LinearDgrad, &[dy, w])?) } else { None };
         Ok([vec![dx], weights].concat())
+    }
+
+    fn onnx(&self, _inputs: &[ValueType]) -> Option<Onnx> {
+        Some(OnnxNode::new("Gemm").with("transB", OnnxAttribute::Int(1)).into())
     }
 
     fn workspace_bytes(&self, device: DeviceKind, inputs: &[ValueType], outputs: &[ValueType]) -> usize {
@@ -294,12 +301,31 @@ fn fprop_split(dims: &Conv2dDims) -> Split {
     Split::new(dims.c, num_tiles(dims.n, dims.k), SLAB, 4 * SLAB)
 }
 
-/// Test cases of this operation.
-pub fn cases() -> Vec<Case> {
-    vec![
+/// What these operations are checked by.
+pub(super) fn checks() -> Checks {
+    let cases = vec![
         Case::new("linear_with_bias", &[&[4, 6], &[5, 6], &[5]], |graph, x| {
             graph.apply_one("linear", LinearFprop, &[x[0], x[1], x[2]])
         })
         .with_f32(&[0, 1, 2]),
-    ]
+    ];
+    Checks { cases, trials: vec![trial] }
+}
+
+fn trial(draw: &mut Draw) -> Trial {
+    let [rows, features, classes] = loop {
+        let extents = [draw.within(1, 70), draw.within(1, 1100), draw.within(1, 130)];
+        if extents.iter().product::<usize>() <= MOST_MACS {
+            break extents;
+        }
+    };
+    Trial::new(format!("linear: {rows} rows, {features} to {classes}"), move |graph| {
+        let (x, dy) = (in_f32(graph, "x", [rows, features]), in_f32(graph, "dy", [rows, classes]));
+        let (w, b) = (in_f32(graph, "w", [classes, features]), in_f32(graph, "b", [classes]));
+        graph.apply("y", LinearFprop, &[x, w, b])?;
+        graph.apply("dx", LinearDgrad, &[dy, w])?;
+        graph.apply("dw", LinearWgrad, &[x, dy])?;
+        Ok(())
+    })
+    .of_products()
 }

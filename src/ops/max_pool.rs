@@ -7,10 +7,11 @@ use crate::device::cpu::{
 use crate::device::kernels::{self, Grid, MaxPoolBwdArgs, MaxPoolFwdArgs, PoolGeometry};
 use crate::device::{LaunchArgs, Launcher, Slot};
 use crate::error::{Error, Result};
-use crate::graph::{Backward, Cost, Graph, InferResult, Op, ValueId, ValueType};
+use crate::graph::{Backward, Cost, Graph, InferResult, Onnx, OnnxNode, Op, ValueId, ValueType};
+use crate::ops::checks::{Case, Checks, Draw, Trial, input};
 use crate::ops::launch::vec_elems;
-use crate::ops::{Case, dispatch_real, float, one_input};
-use crate::tensor::{DType, Shape};
+use crate::ops::{dispatch_real, float, one_input};
+use crate::tensor::DType;
 
 /// The window that slides over the image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,15 +107,21 @@ impl Op for MaxPool {
 
     fn gradient(&self, backward: &mut Backward<'_>) -> Result<Vec<Option<ValueId>>> {
         let (dy, argmax) = (backward.dy(self.name())?, backward.outputs[1]);
-        let [_, height, width, _] = nhwc(backward.graph.shape(backward.inputs[0]));
+        let [_, height, width, _] = backward.graph.shape(backward.inputs[0]).nhwc();
         let op = MaxPoolBwd { window: self.0, height, width };
         Ok(vec![Some(backward.apply_one("bwd", op, &[dy, argmax])?)])
     }
 
+    fn onnx(&self, _inputs: &[ValueType]) -> Option<Onnx> {
+        let PoolWindow { kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w } = self.0;
+        let node = OnnxNode::new("MaxPool");
+        Some(node.with_window([kernel_h, kernel_w], [stride_h, stride_w], [pad_h, pad_w]).into())
+    }
+
     fn cpu(&self, args: &CpuArgs<'_>) {
         fn run<T: Real>(window: PoolWindow, args: &CpuArgs<'_>) {
-            let [_, height, width, channels] = nhwc(args.input_shape(0));
-            let [_, p, q, _] = nhwc(args.output_shape(0));
+            let [_, height, width, channels] = args.input_shape(0).nhwc();
+            let [_, p, q, _] = args.output_shape(0).nhwc();
             let (x, y, argmax) = (args.input::<T>(0), args.output::<T>(0), args.output::<u8>(1));
             let row_elems = q * channels;
             for_each_chunk_pair(y, argmax, (row_elems, row_elems), |row, y, argmax| {
@@ -211,7 +218,7 @@ impl Op for MaxPoolBwd {
 
     fn cpu(&self, args: &CpuArgs<'_>) {
         fn run<T: Real>(op: MaxPoolBwd, args: &CpuArgs<'_>) {
-            let [_, p, q, channels] = nhwc(args.input_shape(0));
+            let [_, p, q, channels] = args.input_shape(0).nhwc();
             let (dy, argmax) = (args.input::<T>(0), args.input::<u8>(1));
             let image_elems = p * q * channels;
             for_each_chunk(args.output::<T>(0), op.width * channels, |start, dx| {
@@ -295,8 +302,8 @@ fn geometry(window: PoolWindow, image: &Slot, result: &Slot) -> Result<PoolGeome
             image.shape
         )));
     }
-    let [_, height, width, channels] = nhwc(image.shape).map(|extent| extent as u32);
-    let [_, out_height, out_width, _] = nhwc(result.shape).map(|extent| extent as u32);
+    let [_, height, width, channels] = image.shape.nhwc().map(|extent| extent as u32);
+    let [_, out_height, out_width, _] = result.shape.nhwc().map(|extent| extent as u32);
     Ok(PoolGeometry {
         channels,
         height,
@@ -319,13 +326,9 @@ fn grid(geometry: &PoolGeometry, written: &Slot) -> Grid {
     kernels::loop_grid(written.shape.num_elems(), elems_per_turn)
 }
 
-fn nhwc(shape: Shape) -> [usize; 4] {
-    shape.as_4d().expect("inferred as a rank-4 image")
-}
-
-/// Test cases of this operation.
-pub fn cases() -> Vec<Case> {
-    vec![
+/// What these operations are checked by.
+pub(super) fn checks() -> Checks {
+    let cases = vec![
         Case::new("max_pool_3x3_stride_2_pad_1", &[&[2, 7, 6, 5]], |graph, x| {
             max_pool(graph, "pool", x[0], PoolWindow::square(3, 2, 1))
         }),
@@ -337,5 +340,29 @@ pub fn cases() -> Vec<Case> {
                 PoolWindow { kernel_h: 2, kernel_w: 3, stride_h: 3, stride_w: 1, pad_h: 0, pad_w: 1 };
             max_pool(graph, "pool", x[0], window)
         }),
-    ]
+    ];
+    Checks { cases, trials: vec![trial] }
+}
+
+fn trial(draw: &mut Draw) -> Trial {
+    let [kernel_h, kernel_w] = [draw.within(1, 5), draw.within(1, 5)];
+    let window = PoolWindow {
+        kernel_h,
+        kernel_w,
+        stride_h: draw.within(1, 4),
+        stride_w: draw.within(1, 4),
+        pad_h: draw.within(0, kernel_h / 2),
+        pad_w: draw.within(0, kernel_w / 2),
+    };
+    let [n, h, w, c] = draw.image(1);
+    let shape = [n, h.max(kernel_h), w.max(kernel_w), c];
+    Trial::new(format!("max pool: {shape:?}, {window:?}"), move |graph| {
+        let x = input(graph, "x", shape);
+        let outputs = graph.apply("y", MaxPool(window), &[x])?;
+        let out_shape = graph.shape(outputs[0]);
+        let dy = input(graph, "dy", out_shape);
+        let op = MaxPoolBwd { window, height: shape[1], width: shape[2] };
+        graph.apply("dx", op, &[dy, outputs[1]])?;
+        Ok(())
+    })
 }

@@ -1,6 +1,6 @@
-//! The operations, one file each: attributes, builder, shape rule, cost, gradient, CPU code, launch, test cases.
+//! The operations, one file each: attributes, builder, shape rule, cost, gradient, CPU code, launch, what it is checked by.
 //!
-//! A new operation is one file here, its line in [`registry`], and its kernels.
+//! A new operation is one file here with its row in `operations!`, and its kernels.
 
 mod accumulate;
 mod adam;
@@ -11,6 +11,7 @@ mod avg_pool;
 mod batch_norm;
 mod bias;
 mod cast;
+pub(crate) mod checks;
 mod clip;
 mod codes;
 mod concat;
@@ -29,101 +30,59 @@ mod sgd;
 mod softmax_xent;
 mod stem;
 
-pub use accumulate::{Accumulate, Clear};
-pub use adam::{Adam, AdamConfig};
-pub use adaptive_avg_pool::{AdaptiveAvgPool, AdaptiveAvgPoolBwd, adaptive_avg_pool};
-pub use add::{Add, add};
-pub use augment::{AugmentFwd, augment};
-pub use avg_pool::{GlobalAvgPool, GlobalAvgPoolBwd, global_avg_pool};
-pub use batch_norm::{
-    BatchNormBwd, BatchNormInference, BatchNormInferenceBwd, BatchNormTrain, BnConfig, Mode, batch_norm,
-};
-pub use bias::{AddBias, AddBiasBwd, add_bias};
-pub use cast::{Cast, CastTensors, cast};
-pub use clip::ClipNorm;
+pub use checks::{Case, Checks, Contents, Draw, Record, Trial};
 pub use codes::{CODE_CHANNELS, MAX_CODED_CLASSES, code};
-pub use concat::{Concat, SliceChannels, concat};
-pub use conv2d::{Conv2dConfig, Conv2dDgrad, Conv2dFprop, Conv2dWgrad, Window, conv2d, conv2d_with};
-pub use dropout::{DRAWS, Dropout, dropout};
-pub use ema::Ema;
-pub use flatten::{Flatten, FlattenBwd, flatten};
-pub use linear::{LinearDgrad, LinearFprop, LinearWgrad, linear};
-pub use max_pool::{MaxPool, MaxPoolBwd, PoolWindow, max_pool};
-pub use rasterise::{Paint, Rasterise, rasterise};
-pub use reduce::{Fill, Reduce, ReduceBwd, Reduction, fill, mean, sum};
-pub use relu::{Relu, ReluBwd, relu};
-pub use sgd::{Sgd, SgdConfig};
-pub use softmax_xent::{
-    Mix, PADDING_LABEL, SoftmaxXent, SoftmaxXentBwd, SoftmaxXentValues, Targets, softmax_xent,
-};
-pub use stem::{SpaceToDepth, StemFilter, StemFilterBwd, stem_conv2d};
 
-use crate::error::Result;
-use crate::graph::{Cost, Graph, InferResult, ValueId, ValueType};
+use crate::graph::{Cost, InferResult, ValueType};
 use crate::tensor::DType;
 
+/// Makes of each row, `file: names;`, what the file shows of itself and its line in [`registry`].
+macro_rules! operations {
+    ($($file:ident: $($name:ident),+;)+) => {
+        $(pub use $file::{$($name),+};)+
+
+        /// What the operations are checked by, each file under its name.
+        pub fn registry() -> Vec<(&'static str, Checks)> {
+            vec![$((stringify!($file), $file::checks())),+]
+        }
+    };
+}
+
+operations! {
+    accumulate: Accumulate, Clear;
+    adam: Adam, AdamConfig;
+    adaptive_avg_pool: AdaptiveAvgPool, AdaptiveAvgPoolBwd, adaptive_avg_pool;
+    add: Add, add;
+    augment: AugmentFwd, augment;
+    avg_pool: GlobalAvgPool, GlobalAvgPoolBwd, global_avg_pool;
+    batch_norm: BatchNormBwd, BatchNormInference, BatchNormInferenceBwd, BatchNormTrain, BnConfig, Mode, batch_norm;
+    bias: AddBias, AddBiasBwd, add_bias;
+    cast: Cast, CastTensors, cast;
+    clip: ClipNorm;
+    concat: Concat, SliceChannels, concat;
+    conv2d: Conv2dConfig, Conv2dDgrad, Conv2dFprop, Conv2dWgrad, Window, conv2d, conv2d_with;
+    dropout: DRAWS, Dropout, dropout;
+    ema: Ema;
+    flatten: Flatten, FlattenBwd, flatten;
+    linear: LinearDgrad, LinearFprop, LinearWgrad, linear;
+    max_pool: MaxPool, MaxPoolBwd, PoolWindow, max_pool;
+    rasterise: Paint, Rasterise, rasterise;
+    reduce: Fill, Reduce, ReduceBwd, Reduction, fill, mean, sum;
+    relu: Relu, ReluBwd, relu;
+    sgd: Sgd, SgdConfig;
+    softmax_xent: Mix, PADDING_LABEL, SoftmaxXent, SoftmaxXentBwd, SoftmaxXentValues, Targets, softmax_xent;
+    stem: SpaceToDepth, StemFilter, StemFilterBwd, stem_conv2d;
+}
+
 /// Elements that one task of an elementwise loop handles: 64 KiB of f32, well inside a second-level cache.
-pub(crate) const CHUNK_ELEMS: usize = 16 * 1024;
+pub const CHUNK_ELEMS: usize = 16 * 1024;
 
-/// A differentiable use of an operation on small, odd, unequal dimensions; every case is checked by finite differences
-/// in f64, and in f32 against f64.
-pub struct Case {
-    /// What the case is about.
-    pub name: &'static str,
-    /// Shapes of the differentiable operands, filled with random numbers.
-    pub inputs: &'static [&'static [usize]],
-    /// Records the operation on those operands and returns the result to differentiate.
-    pub build: fn(&mut Graph, &[ValueId]) -> Result<ValueId>,
-    /// Contents of the i32 input called `labels`, which `build` records where there are any; one called `partners` gets
-    /// them in reverse.
-    pub labels: &'static [i32],
-    /// Operands that stay f32 in a graph of bf16: scales and shifts, scores, the last layer.
-    pub in_f32: &'static [usize],
-}
-
-impl Case {
-    /// A case called `name` over operands of these shapes.
-    pub fn new(
-        name: &'static str,
-        inputs: &'static [&'static [usize]],
-        build: fn(&mut Graph, &[ValueId]) -> Result<ValueId>,
-    ) -> Case {
-        Case { name, inputs, build, labels: &[], in_f32: &[] }
-    }
-
-    /// This case with contents for its input called `labels`.
-    pub fn with_labels(self, labels: &'static [i32]) -> Case {
-        Case { labels, ..self }
-    }
-
-    /// This case with operands that stay f32 in a graph of bf16.
-    pub fn with_f32(self, in_f32: &'static [usize]) -> Case {
-        Case { in_f32, ..self }
-    }
-}
-
-/// The test cases of every operation, by operation.
-pub fn registry() -> Vec<(&'static str, Vec<Case>)> {
-    vec![
-        ("adaptive_avg_pool", adaptive_avg_pool::cases()),
-        ("add", add::cases()),
-        ("avg_pool", avg_pool::cases()),
-        ("batch_norm", batch_norm::cases()),
-        ("bias", bias::cases()),
-        ("concat", concat::cases()),
-        ("conv2d", conv2d::cases()),
-        ("dropout", dropout::cases()),
-        ("flatten", flatten::cases()),
-        ("linear", linear::cases()),
-        ("max_pool", max_pool::cases()),
-        ("reduce", reduce::cases()),
-        ("relu", relu::cases()),
-        ("softmax_xent", softmax_xent::cases()),
-        ("stem", stem::cases()),
-    ]
-}
-
-/// Calls `run::<f32>(args)` or `run::<f64>(args)` by the element type.
+/// Calls `run::<f32>(args)` or `run::<f64>(args)` by the element type, which an [`Op::cpu`](crate::graph::Op::cpu) learns
+/// from its operands.
+///
+/// # Panics
+/// For every other type.
+#[macro_export]
 macro_rules! dispatch_real {
     ($dtype:expr, $run:ident($($arg:expr),*)) => {
         match $dtype {
@@ -154,8 +113,11 @@ pub(crate) fn float(ty: ValueType) -> InferResult<ValueType> {
     }
 }
 
-/// The type of the only operand, which holds floating-point numbers.
-pub(crate) fn one_input(inputs: &[ValueType]) -> InferResult<ValueType> {
+/// The type of the only operand, which holds floating-point numbers: the shape rule of an elementwise operation.
+///
+/// # Errors
+/// If there are more operands or fewer, or of another type.
+pub fn one_input(inputs: &[ValueType]) -> InferResult<ValueType> {
     match inputs {
         [only] => float(*only),
         _ => Err(format!("takes 1 operand, got {}", inputs.len())),
@@ -163,7 +125,10 @@ pub(crate) fn one_input(inputs: &[ValueType]) -> InferResult<ValueType> {
 }
 
 /// The common type of exactly `count` operands, which hold floating-point numbers.
-pub(crate) fn same_shapes(inputs: &[ValueType], count: usize) -> InferResult<ValueType> {
+///
+/// # Errors
+/// If their number is another, or they are not of one such type and shape.
+pub fn same_shapes(inputs: &[ValueType], count: usize) -> InferResult<ValueType> {
     if inputs.len() != count {
         return Err(format!("takes {count} operands, got {}", inputs.len()));
     }

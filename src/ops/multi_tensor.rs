@@ -9,7 +9,8 @@ use crate::device::kernels::TensorTable;
 use crate::device::kernels::multi_tensor::{CHUNK_ELEMS, MAX_TENSORS, PLACE_BYTES};
 use crate::device::{ALIGNMENT_BYTES, LaunchArgs, Slot};
 use crate::error::{Error, Result};
-use crate::graph::{Cost, InferResult, ValueType};
+use crate::graph::{Cost, InferResult, Op, ValueType};
+use crate::ops::checks::{Draw, Trial, in_f32, state};
 use crate::ops::launch::only_f32;
 use crate::ops::{float, sum_dtype};
 use crate::tensor::Shape;
@@ -118,4 +119,28 @@ const _: () = assert!(ALIGNMENT_BYTES.is_multiple_of(PLACE_BYTES), "tables count
 /// Blocks that a tensor takes.
 pub(crate) fn num_blocks(shape: Shape) -> usize {
     shape.num_elems().div_ceil(CHUNK_ELEMS)
+}
+
+/// An update of tensors in `roles`, behind the hyper-parameters where there are any.
+pub(crate) fn update_trial<T: Op>(
+    draw: &mut Draw,
+    name: &str,
+    num_hyper: usize,
+    roles: &'static [&'static str],
+    op: impl Fn(usize) -> T + 'static,
+) -> Trial {
+    let sizes = draw.tensor_sizes();
+    let title = format!("{name}: {} tensors, the first of {}", sizes.len(), sizes[0]);
+    Trial::new(title, move |graph| {
+        let mut operands = Vec::new();
+        if num_hyper > 0 {
+            operands.push(in_f32(graph, "hyper", [num_hyper]));
+            operands.push(in_f32(graph, "grad_scale", []));
+        }
+        for (i, &size) in sizes.iter().enumerate() {
+            operands.extend(roles.iter().map(|role| state(graph, &format!("{role}.{i}"), [size])));
+        }
+        graph.apply("update", op(sizes.len()), &operands)?;
+        Ok(())
+    })
 }

@@ -7,9 +7,12 @@ use crate::device::kernels::{self, RasteriseArgs};
 use crate::device::{LaunchArgs, Launcher};
 use crate::error::Result;
 use crate::graph::{Graph, InferResult, Op, ValueId, ValueType};
+use crate::ops::augment::random_map;
+use crate::ops::checks::{Checks, Contents, Draw, Trial};
 use crate::ops::dispatch_real;
 use crate::ops::launch::vec_elems;
 use crate::tensor::DType;
+use crate::transform::Affine;
 
 /// Leading elements of a row of `params`: the x row and the y row of the inverse affine map.
 const MAP_ELEMS: usize = 6;
@@ -242,4 +245,48 @@ impl Bounds {
     fn may_hold(&self, x: f32) -> bool {
         x >= self.low[0] - 1.0 && x < self.high[0]
     }
+}
+
+/// What these operations are checked by.
+pub(super) fn checks() -> Checks {
+    Checks { cases: vec![], trials: vec![trial] }
+}
+
+/// Polygons of none to nine points, some of them far outside, painted as masks and as codes.
+fn trial(draw: &mut Draw) -> Trial {
+    let (samples, num_classes) = (draw.within(1, 3), draw.pick(&[1, 8, 37, 175]));
+    let [height, width] = [draw.within(1, 18), draw.within(1, 18)];
+    let maps: Vec<Affine> = (0..samples).map(|_| random_map(draw, height.min(width))).collect();
+    let (mut points, mut objects) = (Vec::new(), Vec::new());
+    for sample in 0..samples as i32 {
+        for _ in 0..draw.within(0, 6) {
+            let (first, len) = (points.len() as i32, draw.within(0, 9) as i32);
+            let reach = draw.pick(&[1.0, 1.0, 4.0]);
+            points
+                .extend((0..len).map(|_| [height, width].map(|v| v as f32 * reach * draw.uniform() - reach)));
+            objects.push([sample, draw.within(0, num_classes - 1) as i32, first, len]);
+        }
+    }
+    objects.push([-1; 4]);
+    points.push([0.0; 2]);
+    let (num_points, num_objects) = (points.len(), objects.len());
+    let title =
+        format!("rasterise: {num_objects} objects, {samples} of {height}x{width}, {num_classes} classes");
+    Trial::new(title, move |graph| {
+        let operands = [
+            graph.input("maps", [samples, 6], DType::F32),
+            graph.input("points", [num_points, 2], DType::F32),
+            graph.input("objects", [num_objects, 4], DType::I32),
+        ];
+        let dtype = graph.float();
+        for (name, paint) in
+            [("masks", Paint::Masks { num_classes }), ("codes", Paint::Codes { num_classes })]
+        {
+            rasterise(graph, name, Rasterise { paint, height, width, dtype }, operands)?;
+        }
+        Ok(())
+    })
+    .with_operand("maps", Contents::F32(bytemuck::cast_slice(&maps).to_vec()))
+    .with_operand("points", Contents::F32(points.concat()))
+    .with_operand("objects", Contents::I32(objects.concat()))
 }

@@ -5,8 +5,9 @@ use crate::device::kernels::{self, FillArgs, ReduceBwdArgs, ReducePartialsArgs, 
 use crate::device::{DeviceKind, LaunchArgs, Launcher};
 use crate::error::Result;
 use crate::graph::{Backward, Cost, Graph, InferResult, Op, ValueId, ValueType};
+use crate::ops::checks::{Case, Checks, Draw, Trial, in_f32, input};
 use crate::ops::launch::{only_f32, vec_grid};
-use crate::ops::{CHUNK_ELEMS, Case, cast, cost_per_elem, dispatch_real, one_input, sum_dtype};
+use crate::ops::{CHUNK_ELEMS, cast, cost_per_elem, dispatch_real, one_input, sum_dtype};
 use crate::tensor::{DType, Shape};
 
 /// What becomes of the sum of all elements.
@@ -236,9 +237,9 @@ impl Op for Fill {
     }
 }
 
-/// Test cases of these operations.
-pub fn cases() -> Vec<Case> {
-    vec![
+/// What these operations are checked by.
+pub(super) fn checks() -> Checks {
+    let cases = vec![
         Case::new("sum_odd_shape", &[&[2, 5, 3, 7]], |graph, x| sum(graph, "sum", x[0])),
         Case::new("mean_odd_shape", &[&[2, 5, 3, 7]], |graph, x| mean(graph, "mean", x[0])),
         Case::new("add_of_a_constant", &[&[3, 5]], |graph, x| {
@@ -246,5 +247,21 @@ pub fn cases() -> Vec<Case> {
             let constant = cast(graph, "cast", constant, graph.float())?;
             crate::ops::add(graph, "add", x[0], constant)
         }),
-    ]
+    ];
+    Checks { cases, trials: vec![trial] }
+}
+
+fn trial(draw: &mut Draw) -> Trial {
+    let (len, shape) = (draw.num_elems() * draw.within(1, 20), draw.image(1));
+    Trial::new(format!("reduce: {len} elements"), move |graph| {
+        let x = input(graph, "x", [len]);
+        graph.apply("sum", Reduce(Reduction::Sum), &[x])?;
+        graph.apply("mean", Reduce(Reduction::Mean), &[x])?;
+        let dy = in_f32(graph, "dy", []);
+        let op = ReduceBwd { shape: shape.into(), scale: 0.25, dtype: graph.float() };
+        graph.apply("dx", op, &[dy])?;
+        graph.apply("constant", Fill { value: 0.3, shape: shape.into(), dtype: DType::F32 }, &[])?;
+        Ok(())
+    })
+    .of_products()
 }

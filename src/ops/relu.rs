@@ -4,9 +4,10 @@ use crate::device::cpu::{CpuArgs, Real, for_each_chunk, vectorized};
 use crate::device::kernels::{self, ReluBwdArgs, ReluFwdArgs};
 use crate::device::{LaunchArgs, Launcher};
 use crate::error::Result;
-use crate::graph::{Backward, Cost, Graph, InPlace, InferResult, Op, ValueId, ValueType};
+use crate::graph::{Backward, Cost, Graph, InPlace, InferResult, Onnx, OnnxNode, Op, ValueId, ValueType};
+use crate::ops::checks::{Case, Checks, Draw, Trial, input};
 use crate::ops::launch::vec_grid;
-use crate::ops::{CHUNK_ELEMS, Case, cost_per_elem, dispatch_real, one_input, same_shapes};
+use crate::ops::{CHUNK_ELEMS, cost_per_elem, dispatch_real, one_input, same_shapes};
 
 /// `x -> y`, both of any shape.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -40,6 +41,10 @@ impl Op for Relu {
     fn gradient(&self, backward: &mut Backward<'_>) -> Result<Vec<Option<ValueId>>> {
         let (dy, y) = (backward.dy(self.name())?, backward.outputs[0]);
         Ok(vec![Some(backward.apply_one("bwd", ReluBwd, &[dy, y])?)])
+    }
+
+    fn onnx(&self, _inputs: &[ValueType]) -> Option<Onnx> {
+        Some(OnnxNode::new("Relu").into())
     }
 
     fn in_place(&self) -> &'static [InPlace] {
@@ -105,7 +110,18 @@ impl Op for ReluBwd {
     }
 }
 
-/// Test cases of this operation.
-pub fn cases() -> Vec<Case> {
-    vec![Case::new("relu_odd_shape", &[&[2, 5, 3, 7]], |graph, x| relu(graph, "relu", x[0]))]
+/// What these operations are checked by.
+pub(super) fn checks() -> Checks {
+    let cases = vec![Case::new("relu_odd_shape", &[&[2, 5, 3, 7]], |graph, x| relu(graph, "relu", x[0]))];
+    Checks { cases, trials: vec![trial] }
+}
+
+fn trial(draw: &mut Draw) -> Trial {
+    let len = draw.num_elems();
+    Trial::new(format!("relu: {len} elements"), move |graph| {
+        let [x, y, dy] = ["x", "y", "dy"].map(|name| input(graph, name, [len]));
+        graph.apply("relu", Relu, &[x])?;
+        graph.apply("dx", ReluBwd, &[dy, y])?;
+        Ok(())
+    })
 }

@@ -5,7 +5,8 @@ use crate::device::kernels::{self, SgdUpdateArgs};
 use crate::device::{LaunchArgs, Launcher};
 use crate::error::Result;
 use crate::graph::{Cost, InferResult, Op, ValueType};
-use crate::ops::multi_tensor::Groups;
+use crate::ops::checks::{Checks, Draw, Trial};
+use crate::ops::multi_tensor::{Groups, update_trial};
 use crate::ops::{CHUNK_ELEMS, dispatch_real};
 
 /// The constants of the update.
@@ -92,4 +93,16 @@ impl Op for Sgd {
             kernels::SGD_UPDATE.launch(launcher, num_blocks, &arguments)
         })
     }
+}
+
+/// What these operations are checked by.
+pub(super) fn checks() -> Checks {
+    Checks { cases: vec![], trials: vec![trial] }
+}
+
+fn trial(draw: &mut Draw) -> Trial {
+    let momentum = draw.pick(&[0.0, 0.9]);
+    let config = SgdConfig { momentum, nesterov: draw.coin(), weight_decay: draw.pick(&[0.0, 0.01]) };
+    let name = format!("{config:?}");
+    update_trial(draw, &name, 4, &["param", "grad", "velocity"], move |count| Sgd::new(config, count))
 }

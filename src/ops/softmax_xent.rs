@@ -6,8 +6,9 @@ use crate::device::kernels::{self, SoftmaxXentBwdArgs, SoftmaxXentRowsArgs, Soft
 use crate::device::{DeviceKind, LaunchArgs, Launcher};
 use crate::error::{Error, Result};
 use crate::graph::{Backward, Cost, Graph, InPlace, InferResult, Op, ValueId, ValueType};
+use crate::ops::checks::{Case, Checks, Draw, Trial, in_f32};
 use crate::ops::launch::only_f32;
-use crate::ops::{Case, cast, cost_per_elem, dispatch_real, fill, sum_dtype};
+use crate::ops::{cast, cost_per_elem, dispatch_real, fill, sum_dtype};
 use crate::tensor::DType;
 
 pub use crate::device::kernels::softmax_xent::PADDING_LABEL;
@@ -361,8 +362,8 @@ fn rank<T: Real>(logits: &[T], log_sum: f64, label: usize) -> f64 {
     before as f64
 }
 
-/// Test cases of this operation.
-pub fn cases() -> Vec<Case> {
+/// What these operations are checked by.
+pub(super) fn checks() -> Checks {
     fn case(graph: &mut Graph, x: &[ValueId], smoothing: f32) -> Result<ValueId> {
         let rows = graph.shape(x[0]).dims()[0];
         let labels = graph.input("labels", [rows], DType::I32);
@@ -378,7 +379,7 @@ pub fn cases() -> Vec<Case> {
         let targets = Targets { labels, mix: Some(Mix { partners, weights }) };
         Ok(softmax_xent(graph, "loss", logits, targets, 0.2)?.loss)
     }
-    vec![
+    let cases = vec![
         Case::new("softmax_xent_with_padding", &[&[5, 7]], |graph, x| case(graph, x, 0.0))
             .with_labels(&[3, -1, 0, 6, 3])
             .with_f32(&[0]),
@@ -389,5 +390,26 @@ pub fn cases() -> Vec<Case> {
         Case::new("softmax_xent_of_padding_only", &[&[2, 3]], |graph, x| case(graph, x, 0.1))
             .with_labels(&[-1, -1])
             .with_f32(&[0]),
-    ]
+    ];
+    Checks { cases, trials: vec![trial] }
+}
+
+fn trial(draw: &mut Draw) -> Trial {
+    let rows = draw.within(1, 40);
+    let classes = match draw.within(0, 2) {
+        0 => draw.within(2, 10),
+        1 => draw.within(90, 400),
+        _ => draw.within(1000, 1300),
+    };
+    let label_smoothing = draw.pick(&[0.0, 0.1, 0.25]);
+    Trial::new(format!("cross-entropy: {rows} rows, {classes} classes, {label_smoothing}"), move |graph| {
+        let (logits, labels) =
+            (in_f32(graph, "logits", [rows, classes]), graph.input("labels", [rows], DType::I32));
+        graph.apply("loss", SoftmaxXent { label_smoothing }, &[logits, labels])?;
+        let (dloss, probs) = (in_f32(graph, "dloss", []), in_f32(graph, "probs", [rows, classes]));
+        graph.apply("dlogits", SoftmaxXentBwd { label_smoothing }, &[dloss, probs, labels])?;
+        Ok(())
+    })
+    // A few classes, so that padding and hits occur.
+    .with_classes(draw.within(1, classes.min(6)) as u32)
 }

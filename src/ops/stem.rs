@@ -15,9 +15,10 @@ use crate::device::kernels::{self, Entry, SpaceToDepthArgs, StemFilterArgs};
 use crate::device::{LaunchArgs, Launcher};
 use crate::error::Result;
 use crate::graph::{Backward, Graph, InferResult, Op, ValueId, ValueType};
+use crate::ops::checks::{Case, Checks, Draw, Trial, in_f32, input};
 use crate::ops::launch::only_f32;
-use crate::ops::{CHUNK_ELEMS, Case, dispatch_real, one_input};
-use crate::tensor::{DType, Shape};
+use crate::ops::{CHUNK_ELEMS, dispatch_real, one_input};
+use crate::tensor::DType;
 
 /// Pixels of a block in each direction.
 const BLOCK: usize = 2;
@@ -90,7 +91,7 @@ impl Op for SpaceToDepth {
     fn cpu(&self, args: &CpuArgs<'_>) {
         fn run<T: Real>(args: &CpuArgs<'_>) {
             let ([_, height, width, channels], [_, rows, columns, depth]) =
-                (dims(args.input_shape(0)), dims(args.output_shape(0)));
+                (args.input_shape(0).nhwc(), args.output_shape(0).nhwc());
             let x = args.input::<T>(0);
             for_each_chunk(args.output::<T>(0), columns * depth, |start, y| {
                 let (image, row) = (start / (rows * columns * depth), start / (columns * depth) % rows);
@@ -114,7 +115,7 @@ impl Op for SpaceToDepth {
 
     fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
         let (x, y) = (&args.inputs[0], &args.outputs[0]);
-        let ([_, height, width, channels], [_, rows, columns, depth]) = (dims(x.shape), dims(y.shape));
+        let ([_, height, width, channels], [_, rows, columns, depth]) = (x.shape.nhwc(), y.shape.nhwc());
         let arguments = SpaceToDepthArgs {
             x: args.address(x),
             y: args.address(y),
@@ -242,13 +243,9 @@ fn launch_filter(
     kernel.launch(launcher, kernels::loop_grid(to.shape.num_elems(), 1), &arguments)
 }
 
-fn dims(shape: Shape) -> [usize; 4] {
-    shape.as_4d().expect("infer accepted operands of rank 4")
-}
-
-/// Test cases of this operation.
-pub fn cases() -> Vec<Case> {
-    vec![
+/// What these operations are checked by.
+pub(super) fn checks() -> Checks {
+    let cases = vec![
         Case::new("stem_filter_over_blocks", &[&[5, 7, 7, 3]], |graph, x| {
             graph.apply_one("blocks", StemFilter, &[x[0]])
         })
@@ -257,7 +254,24 @@ pub fn cases() -> Vec<Case> {
             graph.apply_one("blocks", StemFilter, &[x[0]])
         })
         .with_f32(&[0]),
-    ]
+    ];
+    Checks { cases, trials: vec![trial] }
+}
+
+/// What the stem's convolution over blocks is made of.
+fn trial(draw: &mut Draw) -> Trial {
+    let [n, h, w, _] = draw.image(1);
+    let (channels, filters) = (draw.pick(&[1, 3, 10, 21, 175]), draw.within(1, 5));
+    Trial::new(format!("stem: {n}x{h}x{w}x{channels}, {filters} filters"), move |graph| {
+        let x = input(graph, "x", [n, h, w, channels]);
+        graph.apply_one("blocks", SpaceToDepth, &[x])?;
+        let filter = input(graph, "filter", [filters, 7, 7, channels]);
+        let over_blocks = graph.apply_one("filter.blocks", StemFilter, &[filter])?;
+        let shape = graph.shape(over_blocks);
+        let gradient = in_f32(graph, "gradient", shape);
+        graph.apply_one("filter.gradient", StemFilterBwd { channels }, &[gradient])?;
+        Ok(())
+    })
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Where the time of a step goes: one bar, its parts as long as they take.
 
-use super::{escape, push};
+use maud::{Markup, Render, html};
 
 /// The time of one step in parts.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -20,29 +20,31 @@ impl Budget {
     fn total_ms(&self) -> f64 {
         self.parts.iter().map(|(_, ms)| ms.max(0.0)).sum()
     }
+}
 
-    /// The bar, the parts with their numbers, the note.
-    pub(super) fn to_html(&self) -> String {
+/// The bar, the parts with their numbers, the note.
+impl Render for Budget {
+    fn render(&self) -> Markup {
         let total = self.total_ms();
-        let shares = self.parts.iter().map(|(_, ms)| ms.max(0.0) / total);
-        let mut html = "<div class=\"budget\">\n<div class=\"bar\">".to_string();
-        for (index, share) in shares.clone().enumerate().filter(|(_, share)| *share > 0.0) {
-            push!(&mut html, "<i class=\"swatch s{index}\" style=\"width:{:.2}%\"></i>", 100.0 * share);
+        let percent = |ms: f64| 100.0 * ms.max(0.0) / total;
+        html! {
+            div.budget {
+                div.bar {
+                    @for (index, (_, ms)) in self.parts.iter().enumerate().filter(|(_, (_, ms))| *ms > 0.0) {
+                        i class={ "swatch s" (index) } style={ "width:" (format!("{:.2}", percent(*ms))) "%" } {}
+                    }
+                }
+                dl.facts {
+                    @for (index, (label, ms)) in self.parts.iter().enumerate() {
+                        dt { i class={ "swatch s" (index) } {} (label) }
+                        dd { (format!("{ms:.2} ms, {:.1} %", percent(*ms))) }
+                    }
+                    dt { "A step" }
+                    dd { (format!("{total:.2} ms")) }
+                }
+                @if !self.note.is_empty() { p { (self.note) } }
+            }
         }
-        html.push_str("</div>\n<dl class=\"facts\">\n");
-        for (index, ((label, ms), share)) in self.parts.iter().zip(shares).enumerate() {
-            let (label, percent) = (escape(label), 100.0 * share);
-            push!(
-                &mut html,
-                "<dt><i class=\"swatch s{index}\"></i>{label}</dt><dd>{ms:.2} ms, {percent:.1} %</dd>\n"
-            );
-        }
-        push!(&mut html, "<dt>A step</dt><dd>{total:.2} ms</dd>\n</dl>\n");
-        if !self.note.is_empty() {
-            push!(&mut html, "<p>{}</p>\n", escape(&self.note));
-        }
-        html.push_str("</div>\n");
-        html
     }
 }
 
@@ -57,7 +59,7 @@ mod tests {
             ("copying & more".to_string(), 0.0),
             ("computing".to_string(), 3.0),
         ];
-        let html = Budget { parts, note: "on <cpu>".into() }.to_html();
+        let html = Budget { parts, note: "on <cpu>".into() }.render().into_string();
         for part in [
             "<i class=\"swatch s0\" style=\"width:25.00%\">",
             "<i class=\"swatch s2\" style=\"width:75.00%\">",

@@ -2,8 +2,9 @@
 
 mod picture;
 
+use maud::{Markup, Render, html};
+
 use super::table::{Align, Table};
-use super::{escape, push};
 
 /// Up to so many categories, rows and columns carry names and cells their counts.
 const MAX_NAMED: usize = 20;
@@ -68,80 +69,70 @@ impl Confusion {
         table
     }
 
-    /// The matrix as a figure: a row for each truth, a column for each guess, stronger for a larger part of
-    /// the row.
-    pub(super) fn to_html(&self) -> String {
+    /// Names where there is room for them, else every tenth index.
+    fn labels(&self, grid: &Grid) -> Markup {
+        let every = if grid.named { 1 } else { 10 };
+        html! {
+            @for (index, name) in self.names.iter().enumerate().step_by(every) {
+                @let label = if grid.named { shortened(name) } else { index.to_string() };
+                @let middle = (index as f64 + 0.5) * grid.cell;
+                @let y = format!("{:.1}", grid.top + middle + grid.font / 3.0);
+                text x=(grid.left - 4.0) y=(y) text-anchor="end" { (label) }
+                @let (x, y) = (grid.left + middle, grid.top - 4.0);
+                @if grid.named {
+                    @let x = x + grid.font / 3.0;
+                    text transform=(format!("translate({x:.1} {y}) rotate(-90)")) { (label) }
+                } @else {
+                    text x=(x) y=(y) text-anchor="middle" { (label) }
+                }
+            }
+        }
+    }
+
+    fn cell(&self, grid: &Grid, truth: usize, guess: usize) -> Markup {
+        let (count, images) = (self.row(truth)[guess], self.images_of(truth));
+        let share = f64::from(count) / images as f64;
+        let (x, y) = (grid.left + guess as f64 * grid.cell, grid.top + truth as f64 * grid.cell);
+        // The root lifts rare confusions out of the background.
+        let opacity = format!("{:.2}", share.sqrt());
+        html! {
+            rect class=(if truth == guess { "s0" } else { "s1" })
+                x=(x) y=(y) width=(grid.cell) height=(grid.cell) fill-opacity=(opacity) {
+                @if grid.named || share >= MIN_TITLED_SHARE {
+                    title {
+                        (self.names[truth]) ", taken for " (self.names[guess]) ": " (count) " of " (images)
+                    }
+                }
+            }
+            @if grid.named {
+                text.count x=(x + grid.cell / 2.0) y=(y + grid.cell / 2.0 + 3.0) text-anchor="middle" { (count) }
+            }
+        }
+    }
+}
+
+/// The matrix as a figure: a row for each truth, a column for each guess, stronger for a larger part of the row.
+impl Render for Confusion {
+    fn render(&self) -> Markup {
         let grid = Grid::of(self);
         let (width, height) = (grid.left + grid.size + 2.0, grid.top + grid.size + 2.0);
-        let class = if grid.named { "confusion" } else { "confusion many" };
-        let mut html = format!(
-            "<figure class=\"{class}\">\n\
-             <svg viewBox=\"0 0 {width:.0} {height:.0}\" role=\"img\" aria-label=\"Confusion matrix\">\n"
-        );
-        push!(
-            &mut html,
-            "<rect class=\"frame\" x=\"{}\" y=\"{}\" width=\"{size}\" height=\"{size}\"/>\n",
-            grid.left,
-            grid.top,
-            size = grid.size
-        );
-        self.push_labels(&mut html, &grid);
-        for truth in 0..self.names.len() {
-            self.push_row(&mut html, &grid, truth);
-        }
-        html.push_str(
-            "</svg>\n<figcaption>A row is a true category, a column a guess. \
-             <span><i class=\"swatch s0\"></i>right</span> <span><i class=\"swatch s1\"></i>wrong</span> \
-             The stronger the colour, the larger the part of the row.</figcaption>\n</figure>\n",
-        );
-        html
-    }
-
-    /// Names where there is room for them, else every tenth index.
-    fn push_labels(&self, svg: &mut String, grid: &Grid) {
-        let every = if grid.named { 1 } else { 10 };
-        for (index, name) in self.names.iter().enumerate().step_by(every) {
-            let text = if grid.named { shortened(name) } else { index.to_string() };
-            let text = escape(&text);
-            let middle = (index as f64 + 0.5) * grid.cell;
-            let (x, y) = (grid.left - 4.0, grid.top + middle + grid.font / 3.0);
-            push!(svg, "<text x=\"{x}\" y=\"{y:.1}\" text-anchor=\"end\">{text}</text>");
-            let (x, y) = (grid.left + middle, grid.top - 4.0);
-            if grid.named {
-                let x = x + grid.font / 3.0;
-                push!(svg, "<text transform=\"translate({x:.1} {y}) rotate(-90)\">{text}</text>\n");
-            } else {
-                push!(svg, "<text x=\"{x}\" y=\"{y}\" text-anchor=\"middle\">{text}</text>\n");
-            }
-        }
-    }
-
-    fn push_row(&self, svg: &mut String, grid: &Grid, truth: usize) {
-        let images = self.images_of(truth);
-        for (guess, &count) in self.row(truth).iter().enumerate().filter(|(_, count)| **count > 0) {
-            let share = f64::from(count) / images as f64;
-            let class = if truth == guess { "s0" } else { "s1" };
-            let (x, y) = (grid.left + guess as f64 * grid.cell, grid.top + truth as f64 * grid.cell);
-            // The root lifts rare confusions out of the background.
-            push!(
-                svg,
-                "<rect class=\"{class}\" x=\"{x}\" y=\"{y}\" width=\"{cell}\" height=\"{cell}\" \
-                 fill-opacity=\"{:.2}\"",
-                share.sqrt(),
-                cell = grid.cell
-            );
-            if !grid.named && share < MIN_TITLED_SHARE {
-                svg.push_str("/>\n");
-                continue;
-            }
-            let (truth, guess) = (escape(&self.names[truth]), escape(&self.names[guess]));
-            push!(svg, "><title>{truth}, taken for {guess}: {count} of {images}</title></rect>\n");
-            if grid.named {
-                let (x, y) = (x + grid.cell / 2.0, y + grid.cell / 2.0 + 3.0);
-                push!(
-                    svg,
-                    "<text class=\"count\" x=\"{x}\" y=\"{y}\" text-anchor=\"middle\">{count}</text>\n"
-                );
+        let categories = 0..self.names.len();
+        html! {
+            figure.confusion.many[!grid.named] {
+                svg viewBox=(format!("0 0 {width:.0} {height:.0}")) role="img" aria-label="Confusion matrix" {
+                    rect.frame x=(grid.left) y=(grid.top) width=(grid.size) height=(grid.size) {}
+                    (self.labels(&grid))
+                    @for truth in categories.clone() {
+                        @for guess in categories.clone().filter(|&guess| self.row(truth)[guess] > 0) {
+                            (self.cell(&grid, truth, guess))
+                        }
+                    }
+                }
+                figcaption {
+                    "A row is a true category, a column a guess. "
+                    span { i.swatch.s0 {} "right" } " " span { i.swatch.s1 {} "wrong" }
+                    " The stronger the colour, the larger the part of the row."
+                }
             }
         }
     }
@@ -189,7 +180,7 @@ mod tests {
 
     #[test]
     fn cells_lie_at_their_truth_and_guess() {
-        let html = confusion().to_html();
+        let html = confusion().render().into_string();
         // Eleven characters of names and the gap beside them: 67 units.
         assert!(html.contains("class=\"s1\" x=\"91\" y=\"67\""), "truth 0, guess 1: {html}");
         assert!(html.contains("<title>abbey, taken for bar &amp; grill: 2 of 10</title>"), "{html}");
@@ -214,7 +205,7 @@ mod tests {
         let n = 100;
         let names = (0..n).map(|index| format!("category {index}")).collect();
         let counts: Vec<u32> = (0..n * n).map(|cell| if cell % (n + 1) == 0 { 90 } else { 1 }).collect();
-        let html = Confusion::new(names, &counts).to_html();
+        let html = Confusion::new(names, &counts).render().into_string();
         assert!(html.contains(">90</text>") && !html.contains(">91</text>"), "labels at every tenth index");
         assert_eq!(html.matches("<rect class=\"s0\"").count(), n);
         assert_eq!(html.matches("<title>").count(), n, "rare confusions have no text of their own");

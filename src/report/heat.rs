@@ -1,5 +1,8 @@
 //! A heat map over a photo: where the values are high, the photo glows; elsewhere it stays, a little darker.
 
+use image::imageops::{self, FilterType};
+use image::{ImageBuffer, Luma};
+
 /// Colours from low to high, evenly spaced; each brighter than the one before, so that the map survives a printer.
 const COLORS: [[f32; 3]; 5] = [
     [20.0, 11.0, 52.0],
@@ -20,8 +23,11 @@ pub fn heat_map(pixels: &[u8], size: usize, values: &[f32], columns: usize) -> V
     let (pixels, rest) = pixels.as_chunks::<3>();
     assert!(rest.is_empty() && pixels.len() == size * size, "one RGB triple per pixel");
     assert!(!values.is_empty() && values.len().is_multiple_of(columns), "whole rows of values");
-    let mixed = pixels.iter().enumerate().flat_map(|(index, pixel)| {
-        let value = stretched(values, columns, (index % size, index / size), size);
+    let rows = (values.len() / columns) as u32;
+    let map: ImageBuffer<Luma<f32>, _> =
+        ImageBuffer::from_raw(columns as u32, rows, values).expect("whole rows of values");
+    let map = imageops::resize(&map, size as u32, size as u32, FilterType::Triangle);
+    let mixed = pixels.iter().zip(map.pixels()).flat_map(|(pixel, &Luma([value]))| {
         let share = PHOTO_SHARE.0 + (PHOTO_SHARE.1 - PHOTO_SHARE.0) * value;
         let color = color_of(value);
         std::array::from_fn::<u8, 3, _>(|channel| {
@@ -29,20 +35,6 @@ pub fn heat_map(pixels: &[u8], size: usize, values: &[f32], columns: usize) -> V
         })
     });
     mixed.collect()
-}
-
-/// The value of the map at pixel (x, y) of the photo, bilinear between the middles of the map's cells.
-fn stretched(values: &[f32], columns: usize, (x, y): (usize, usize), size: usize) -> f32 {
-    let rows = values.len() / columns;
-    let place = |pixel: usize, cells: usize| {
-        let at = ((pixel as f32 + 0.5) * cells as f32 / size as f32 - 0.5).clamp(0.0, cells as f32 - 1.0);
-        let low = at as usize;
-        (low, (low + 1).min(cells - 1), at - low as f32)
-    };
-    let ((left, right, to_right), (upper, lower, down)) = (place(x, columns), place(y, rows));
-    let blend = |a: f32, b: f32, part: f32| a + (b - a) * part;
-    let row = |row: usize| blend(values[row * columns + left], values[row * columns + right], to_right);
-    blend(row(upper), row(lower), down)
 }
 
 fn color_of(value: f32) -> [f32; 3] {
@@ -55,16 +47,6 @@ fn color_of(value: f32) -> [f32; 3] {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn maps_are_stretched_between_the_middles_of_their_cells() {
-        let values = [0.0, 1.0, 0.5, 0.5];
-        let at = |x, y| stretched(&values, 2, (x, y), 8);
-        assert_eq!(at(0, 0), 0.0);
-        assert_eq!(at(7, 0), 1.0);
-        assert_eq!(at(0, 7), 0.5);
-        assert_eq!((at(3, 0), at(4, 0)), (0.375, 0.625));
-    }
 
     #[test]
     fn hot_places_glow_and_cold_ones_keep_the_photo() {

@@ -1,9 +1,9 @@
 //! The page: header, tiles, charts, tables, confusion matrix and images as one HTML file.
 
-use super::{Budget, Chart, Confusion, Table, escape, push};
+use base64::prelude::{BASE64_STANDARD, Engine};
+use maud::{DOCTYPE, Markup, PreEscaped, Render, html};
 
-/// The style of the page, put into it.
-const STYLE: &str = include_str!("style.css");
+use super::{Budget, Chart, Confusion, Table};
 
 /// What a page shows, from top to bottom. Empty parts are left out.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -33,21 +33,30 @@ pub struct Tile {
 
 /// A part of the page with a heading of its own.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Section {
+pub struct Section {
+    /// The heading.
+    pub title: String,
+    /// What stands below it.
+    pub body: Body,
+}
+
+/// What a section shows.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Body {
     /// Paragraphs.
-    Text { title: String, paragraphs: Vec<String> },
-    /// Line charts beside each other; those without points are left out.
-    Charts { title: String, charts: Vec<Chart> },
+    Text(Vec<String>),
+    /// Line charts next to each other; those without points are left out.
+    Charts(Vec<Chart>),
     /// A table.
-    Table { title: String, table: Table },
+    Table(Table),
     /// A confusion matrix with the pairs most often confused.
-    Confusion { title: String, confusion: Confusion },
+    Confusion(Confusion),
     /// Where the time of a step goes.
-    Budget { title: String, budget: Budget },
+    Budget(Budget),
     /// A row of images.
-    Figures { title: String, figures: Vec<Figure> },
+    Figures(Vec<Figure>),
     /// Names and values.
-    Facts { title: String, facts: Vec<(String, String)> },
+    Facts(Vec<(String, String)>),
 }
 
 /// An image, or several side by side, with text below.
@@ -64,163 +73,153 @@ pub struct Figure {
 impl Page {
     /// The page as one HTML file that needs no other.
     pub fn to_html(&self) -> String {
-        let title = escape(&self.title);
-        let mut html = format!(
-            "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
-             <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-             <meta name=\"color-scheme\" content=\"light dark\">\n<title>{title}</title>\n\
-             <style>\n{STYLE}</style>\n</head>\n<body>\n<main>\n\
-             <header>\n<h1>{title}</h1>\n<p>{}</p>\n</header>\n",
-            escape(&self.subtitle)
-        );
-        self.push_tiles(&mut html);
-        self.push_charts(&mut html);
-        for section in &self.sections {
-            section.push(&mut html);
-        }
-        html.push_str("</main>\n</body>\n</html>\n");
-        html
+        let page = html! {
+            (DOCTYPE)
+            html lang="en" {
+                head {
+                    meta charset="utf-8";
+                    meta name="viewport" content="width=device-width, initial-scale=1";
+                    meta name="color-scheme" content="light dark";
+                    title { (self.title) }
+                    style { (PreEscaped(include_str!("style.css"))) }
+                }
+                body {
+                    main {
+                        header { h1 { (self.title) } p { (self.subtitle) } }
+                        @if !self.tiles.is_empty() {
+                            dl.tiles { @for tile in &self.tiles { (tile) } }
+                        }
+                        @if self.charts.iter().any(Chart::has_points) {
+                            section.charts { @for chart in &self.charts { (chart) } }
+                        }
+                        @for section in &self.sections { (section) }
+                    }
+                }
+            }
+        };
+        page.into_string()
     }
 
-    /// Titles, paragraphs, tables, facts, the numbers behind charts, and captions as Markdown, for places that show no
-    /// HTML. Confusion matrices and budgets are left out.
+    /// Titles, paragraphs, tables, facts, the numbers of charts, and captions as Markdown, for places that show no HTML.
+    /// Confusion matrices and budgets are left out.
     pub fn to_markdown(&self) -> String {
-        let mut text = format!("# {}\n\n{}\n", self.title, self.subtitle);
-        self.tiles
-            .iter()
-            .for_each(|tile| push!(&mut text, "\n- {}: {} ({})", tile.label, tile.value, tile.note));
-        for chart in self.charts.iter().filter(|chart| chart.has_points()) {
-            push!(&mut text, "\n## {}\n\n{}", chart.title, chart.numbers().to_markdown());
-        }
-        for section in &self.sections {
-            section.push_markdown(&mut text);
-        }
-        text
-    }
-
-    fn push_tiles(&self, html: &mut String) {
-        if self.tiles.is_empty() {
-            return;
-        }
-        html.push_str("<dl class=\"tiles\">\n");
-        for tile in &self.tiles {
-            let (label, value, note) = (escape(&tile.label), escape(&tile.value), escape(&tile.note));
-            push!(html, "<div><dt>{label}</dt><dd>{value}</dd><dd class=\"note\">{note}</dd></div>\n");
-        }
-        html.push_str("</dl>\n");
-    }
-
-    fn push_charts(&self, html: &mut String) {
-        if !self.charts.iter().any(Chart::has_points) {
-            return;
-        }
-        html.push_str("<section class=\"charts\">\n");
-        for chart in &self.charts {
-            html.push_str(&chart.to_html());
-        }
-        html.push_str("</section>\n");
+        let heading = format!("# {}\n\n{}\n", self.title, self.subtitle);
+        let tiles =
+            self.tiles.iter().map(|tile| format!("\n- {}: {} ({})", tile.label, tile.value, tile.note));
+        let charts = self.charts.iter().filter(|chart| chart.has_points());
+        let charts = charts.map(|chart| format!("\n## {}\n\n{}", chart.title, chart.numbers().to_markdown()));
+        let sections = self.sections.iter().map(Section::to_markdown);
+        [heading].into_iter().chain(tiles).chain(charts).chain(sections).collect()
     }
 }
 
 impl Section {
-    fn push(&self, html: &mut String) {
-        let (title, class, body) = match self {
-            Section::Text { title, paragraphs } if !paragraphs.is_empty() => {
-                (title, "", paragraphs.iter().map(|text| format!("<p>{}</p>\n", escape(text))).collect())
-            }
-            Section::Charts { title, charts } if charts.iter().any(Chart::has_points) => {
-                (title, " class=\"charts\"", charts.iter().map(Chart::to_html).collect())
-            }
-            Section::Table { title, table } if !table.is_empty() => (title, "", table.to_html()),
-            Section::Confusion { title, confusion } => {
-                let pairs = confusion.worst_pairs();
-                let pairs = match pairs.is_empty() {
-                    true => String::new(),
-                    false => format!("<div><h3>Most often confused</h3>\n{}</div>\n", pairs.to_html()),
-                };
-                (title, " class=\"beside\"", format!("<div>{}</div>\n{pairs}", confusion.to_html()))
-            }
-            Section::Budget { title, budget } if budget.has_time() => (title, "", budget.to_html()),
-            Section::Figures { title, figures } if !figures.is_empty() => (title, "", figures_html(figures)),
-            Section::Facts { title, facts } if !facts.is_empty() => (title, "", facts_html(facts)),
-            _ => return,
-        };
-        push!(html, "<section>\n<h2>{}</h2>\n<div{class}>\n{body}</div>\n</section>\n", escape(title));
+    /// The section `title` that shows `body`.
+    pub fn new(title: impl Into<String>, body: Body) -> Section {
+        Section { title: title.into(), body }
     }
 
-    fn push_markdown(&self, text: &mut String) {
-        let (title, body) = match self {
-            Section::Text { title, paragraphs } => (title, format!("{}\n", paragraphs.join("\n\n"))),
-            Section::Charts { title, charts } => {
+    fn to_markdown(&self) -> String {
+        let body: String = match &self.body {
+            Body::Text(paragraphs) => paragraphs.join("\n\n") + "\n",
+            Body::Charts(charts) => {
                 let shown = charts.iter().filter(|chart| chart.has_points());
-                (
-                    title,
-                    shown
-                        .map(|chart| format!("{}\n\n{}\n", chart.title, chart.numbers().to_markdown()))
-                        .collect(),
-                )
+                shown.map(|chart| format!("{}\n\n{}\n", chart.title, chart.numbers().to_markdown())).collect()
             }
-            Section::Table { title, table } => (title, table.to_markdown()),
-            Section::Figures { title, figures } => {
-                (title, figures.iter().map(|figure| format!("- {}\n", figure.caption.join(", "))).collect())
+            Body::Table(table) => table.to_markdown(),
+            Body::Figures(figures) => {
+                figures.iter().map(|figure| format!("- {}\n", figure.caption.join(", "))).collect()
             }
-            Section::Facts { title, facts } => {
-                (title, facts.iter().map(|(name, value)| format!("- {name}: {value}\n")).collect())
-            }
-            Section::Confusion { .. } | Section::Budget { .. } => return,
+            Body::Facts(facts) => facts.iter().map(|(name, value)| format!("- {name}: {value}\n")).collect(),
+            Body::Confusion(_) | Body::Budget(_) => return String::new(),
         };
-        push!(text, "\n## {title}\n\n{body}");
+        format!("\n## {}\n\n{body}", self.title)
     }
 }
 
-fn figures_html(figures: &[Figure]) -> String {
-    let most = figures.iter().map(|figure| figure.images.len()).max().unwrap_or(0);
-    let class = match (figures.len(), most) {
-        (1, 1) => "figures large",
-        (_, 0 | 1) => "figures",
+impl Body {
+    fn is_empty(&self) -> bool {
+        match self {
+            Body::Text(paragraphs) => paragraphs.is_empty(),
+            Body::Charts(charts) => !charts.iter().any(Chart::has_points),
+            Body::Table(table) => table.is_empty(),
+            Body::Confusion(_) => false,
+            Body::Budget(budget) => !budget.has_time(),
+            Body::Figures(figures) => figures.is_empty(),
+            Body::Facts(facts) => facts.is_empty(),
+        }
+    }
+}
+
+impl Render for Tile {
+    fn render(&self) -> Markup {
+        html! { div { dt { (self.label) } dd { (self.value) } dd.note { (self.note) } } }
+    }
+}
+
+impl Render for Section {
+    fn render(&self) -> Markup {
+        let class = match self.body {
+            Body::Charts(_) => Some("charts"),
+            Body::Confusion(_) => Some("beside"),
+            _ => None,
+        };
+        html! {
+            @if !self.body.is_empty() {
+                section { h2 { (self.title) } div class=[class] { (self.body) } }
+            }
+        }
+    }
+}
+
+impl Render for Body {
+    fn render(&self) -> Markup {
+        html! {
+            @match self {
+                Body::Text(paragraphs) => @for text in paragraphs { p { (text) } },
+                Body::Charts(charts) => @for chart in charts { (chart) },
+                Body::Table(table) => (table),
+                Body::Confusion(confusion) => {
+                    div { (confusion) }
+                    @let pairs = confusion.worst_pairs();
+                    @if !pairs.is_empty() { div { h3 { "Most often confused" } (pairs) } }
+                }
+                Body::Budget(budget) => (budget),
+                Body::Figures(figures) => div class=(class_of(figures)) { @for figure in figures { (figure) } },
+                Body::Facts(facts) => dl.facts { @for (name, value) in facts { dt { (name) } dd { (value) } } },
+            }
+        }
+    }
+}
+
+/// One picture is shown large, pairs are given more width than single pictures.
+fn class_of(figures: &[Figure]) -> &'static str {
+    match (figures.len(), figures.iter().map(|figure| figure.images.len()).max()) {
+        (1, Some(1)) => "figures large",
+        (_, None | Some(0 | 1)) => "figures",
         _ => "figures wide",
-    };
-    let mut html = format!("<div class=\"{class}\">\n");
-    for figure in figures {
-        html.push_str("<figure><div>");
-        for image in &figure.images {
-            let media_type = if image.starts_with(b"\x89PNG") { "image/png" } else { "image/jpeg" };
-            let (data, alt) = (base64(image), escape(&figure.alt));
-            push!(&mut html, "<img src=\"data:{media_type};base64,{data}\" alt=\"{alt}\">");
-        }
-        html.push_str("</div><figcaption>");
-        for (index, line) in figure.caption.iter().enumerate() {
-            let element = if index == 0 { "b" } else { "span" };
-            push!(&mut html, "<{element}>{}</{element}>", escape(line));
-        }
-        html.push_str("</figcaption></figure>\n");
     }
-    html.push_str("</div>\n");
-    html
 }
 
-fn facts_html(facts: &[(String, String)]) -> String {
-    let mut html = "<dl class=\"facts\">\n".to_string();
-    for (name, value) in facts {
-        push!(&mut html, "<dt>{}</dt><dd>{}</dd>\n", escape(name), escape(value));
-    }
-    html.push_str("</dl>\n");
-    html
-}
-
-/// `bytes` in the base64 of RFC 4648, as data addresses hold them.
-fn base64(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for group in bytes.chunks(3) {
-        let byte = |index: usize| u32::from(group.get(index).copied().unwrap_or(0));
-        let bits = byte(0) << 16 | byte(1) << 8 | byte(2);
-        for digit in 0..4 {
-            let value = bits >> (18 - 6 * digit) & 63;
-            text.push(if digit <= group.len() { char::from(DIGITS[value as usize]) } else { '=' });
+impl Render for Figure {
+    fn render(&self) -> Markup {
+        html! {
+            figure {
+                div {
+                    @for image in &self.images {
+                        @let media_type = if image.starts_with(b"\x89PNG") { "image/png" } else { "image/jpeg" };
+                        img src={ "data:" (media_type) ";base64," (BASE64_STANDARD.encode(image)) } alt=(self.alt);
+                    }
+                }
+                figcaption {
+                    @if let Some((first, rest)) = self.caption.split_first() {
+                        b { (first) }
+                        @for line in rest { span { (line) } }
+                    }
+                }
+            }
         }
     }
-    text
 }
 
 #[cfg(test)]
@@ -241,24 +240,24 @@ mod tests {
                 ..Chart::default()
             }],
             sections: vec![
-                Section::Table { title: "Epochs".into(), table },
-                Section::Confusion {
-                    title: "Confusion".into(),
-                    confusion: Confusion::new(vec!["a".into(), "b".into()], &[1, 2, 3, 4]),
-                },
-                Section::Figures {
-                    title: "Worst".into(),
-                    figures: vec![Figure {
+                Section::new("Epochs", Body::Table(table)),
+                Section::new(
+                    "Confusion",
+                    Body::Confusion(Confusion::new(vec!["a".into(), "b".into()], &[1, 2, 3, 4])),
+                ),
+                Section::new(
+                    "Worst",
+                    Body::Figures(vec![Figure {
                         images: vec![b"\x89PNG..".to_vec(), b"jpeg".to_vec()],
                         alt: "x.jpg".into(),
                         caption: vec!["abbey".into(), "bar & grill, 99 %".into()],
-                    }],
-                },
-                Section::Budget {
-                    title: "Time of a step".into(),
-                    budget: Budget { parts: vec![("computing".into(), 2.0)], note: "all of it".into() },
-                },
-                Section::Facts { title: "Environment".into(), facts: vec![("cpu".into(), "<fast>".into())] },
+                    }]),
+                ),
+                Section::new(
+                    "Time of a step",
+                    Body::Budget(Budget { parts: vec![("computing".into(), 2.0)], note: "all of it".into() }),
+                ),
+                Section::new("Environment", Body::Facts(vec![("cpu".into(), "<fast>".into())])),
             ],
         }
     }
@@ -314,31 +313,15 @@ mod tests {
             title: "t".into(),
             charts: vec![Chart::default()],
             sections: vec![
-                Section::Table { title: "Epochs".into(), table: Table::new([("Epoch", Align::Right)]) },
-                Section::Figures { title: "Worst".into(), figures: vec![] },
-                Section::Budget { title: "Time of a step".into(), budget: Budget::default() },
-                Section::Facts { title: "Environment".into(), facts: vec![] },
+                Section::new("Epochs", Body::Table(Table::new([("Epoch", Align::Right)]))),
+                Section::new("Worst", Body::Figures(vec![])),
+                Section::new("Time of a step", Body::Budget(Budget::default())),
+                Section::new("Environment", Body::Facts(vec![])),
             ],
             ..Page::default()
         };
         let html = empty.to_html();
         assert_balanced(&html);
         assert!(!html.contains("<section") && !html.contains("<h2"), "{html}");
-    }
-
-    #[test]
-    fn base64_matches_the_vectors_of_rfc_4648() {
-        let vectors = [
-            ("", ""),
-            ("f", "Zg=="),
-            ("fo", "Zm8="),
-            ("foo", "Zm9v"),
-            ("foob", "Zm9vYg=="),
-            ("fooba", "Zm9vYmE="),
-            ("foobar", "Zm9vYmFy"),
-        ];
-        for (bytes, text) in vectors {
-            assert_eq!(base64(bytes.as_bytes()), text);
-        }
     }
 }

@@ -1,7 +1,9 @@
 //! A line chart as SVG.
 
+use maud::{Markup, Render, html};
+
 use super::ticks::Ticks;
-use super::{Align, Table, escape, push};
+use super::{Align, Table};
 
 /// The drawing is this large in its own units and scales to the width it is given. It is narrow, so that on a
 /// telephone its text is still large enough to read.
@@ -80,35 +82,6 @@ impl Chart {
         self.series.iter().any(|series| series.points.iter().any(is_finite))
     }
 
-    /// The chart with heading and legend as HTML, or nothing where there is no point.
-    pub(super) fn to_html(&self) -> String {
-        let Some(scale) = self.scale() else { return String::new() };
-        let mut html = format!("<figure class=\"chart\">\n<figcaption><b>{}</b>", escape(&self.title));
-        for (index, series) in self.series.iter().enumerate() {
-            push!(
-                &mut html,
-                "<span><svg class=\"key\" viewBox=\"0 0 24 8\" aria-hidden=\"true\">\
-                 <path class=\"line s{index}\" d=\"M1 4H23\"/></svg>{}</span>",
-                escape(&series.label)
-            );
-        }
-        push!(
-            &mut html,
-            "</figcaption>\n<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{}\">\n",
-            escape(&self.title)
-        );
-        self.push_axes(&mut html, &scale);
-        for (index, series) in self.series.iter().enumerate() {
-            push_band(&mut html, &scale, index, series);
-            push_line(&mut html, &scale, index, series);
-        }
-        for (index, series) in self.series.iter().enumerate() {
-            self.push_dots(&mut html, &scale, index, series);
-        }
-        html.push_str("</svg>\n</figure>\n");
-        html
-    }
-
     fn scale(&self) -> Option<Scale> {
         let points = self.series.iter().flat_map(|series| {
             let edges = series.band.iter().flat_map(|&(x, low, high)| [(x, low), (x, high)]);
@@ -129,55 +102,67 @@ impl Chart {
         Some(Scale { x: Ticks::around(x_low, x_high, 6, 1.0), y: Ticks::around(y_low, y_high, 5, 0.0) })
     }
 
-    fn push_axes(&self, svg: &mut String, scale: &Scale) {
+    fn axes(&self, scale: &Scale) -> Markup {
         let (right, bottom) = (WIDTH - RIGHT, HEIGHT - BOTTOM);
-        for &value in &scale.y.values {
-            let y = scale.y(value);
-            let class = if value == scale.y.low() { "axis" } else { "grid" };
-            push!(svg, "<path class=\"{class}\" d=\"M{LEFT} {y:.1}H{right}\"/>");
-            let label = scale.y.label(value);
-            push!(
-                svg,
-                "<text x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">{label}</text>\n",
-                LEFT - 7.0,
-                y + 4.0
-            );
+        html! {
+            @for &value in &scale.y.values {
+                @let y = scale.y(value);
+                @let class = if value == scale.y.low() { "axis" } else { "grid" };
+                path class=(class) d=(format!("M{LEFT} {y:.1}H{right}")) {}
+                text x=(LEFT - 7.0) y=(format!("{:.1}", y + 4.0)) text-anchor="end" { (scale.y.label(value)) }
+            }
+            @for &value in &scale.x.values {
+                @let x = format!("{:.1}", scale.x(value));
+                path.axis d={ "M" (x) " " (bottom) "v4" } {}
+                text x=(x) y=(bottom + 18.0) text-anchor="middle" { (scale.x.label(value)) }
+            }
+            text.title x=((LEFT + right) / 2.0) y=(HEIGHT - 5.0) text-anchor="middle" { (self.x_label) }
         }
-        for &value in &scale.x.values {
-            let x = scale.x(value);
-            push!(svg, "<path class=\"axis\" d=\"M{x:.1} {bottom}v4\"/>");
-            let label = scale.x.label(value);
-            push!(svg, "<text x=\"{x:.1}\" y=\"{}\" text-anchor=\"middle\">{label}</text>\n", bottom + 18.0);
-        }
-        let middle = (LEFT + right) / 2.0;
-        push!(
-            svg,
-            "<text class=\"title\" x=\"{middle}\" y=\"{}\" text-anchor=\"middle\">{}</text>\n",
-            HEIGHT - 5.0,
-            escape(&self.x_label)
-        );
     }
 
     /// Dots for short lines; a lone point between gaps always gets one, or it would be invisible.
-    fn push_dots(&self, svg: &mut String, scale: &Scale, index: usize, series: &Series) {
+    fn dots(&self, scale: &Scale, index: usize, series: &Series) -> Markup {
+        let finite = |at: usize| series.points.get(at).is_some_and(is_finite);
+        let alone = |at: usize| !at.checked_sub(1).is_some_and(finite) && !finite(at + 1);
         let all = series.points.len() <= MAX_DOTS;
-        for (at, point) in series.points.iter().enumerate().filter(|(_, point)| is_finite(point)) {
-            let neighbour =
-                |at: Option<usize>| at.and_then(|at| series.points.get(at)).is_some_and(is_finite);
-            let alone = !neighbour(at.checked_sub(1)) && !neighbour(Some(at + 1));
-            if all || alone {
-                push!(
-                    svg,
-                    "<circle class=\"dot s{index}\" cx=\"{:.1}\" cy=\"{:.1}\" r=\"2.6\">\
-                     <title>{}, {} {}: {}{}</title></circle>\n",
-                    scale.x(point.0),
-                    scale.y(point.1),
-                    escape(&series.label),
-                    escape(&self.x_label),
-                    point.0,
-                    significant(point.1),
-                    escape(&self.unit)
-                );
+        let shown = series.points.iter().enumerate().filter(|(at, _)| finite(*at) && (all || alone(*at)));
+        html! {
+            @for (_, &(x, y)) in shown {
+                @let [cx, cy] = [scale.x(x), scale.y(y)].map(|place| format!("{place:.1}"));
+                circle class={ "dot s" (index) } cx=(cx) cy=(cy) r="2.6" {
+                    title { (series.label) ", " (self.x_label) " " (x) ": " (significant(y)) (self.unit) }
+                }
+            }
+        }
+    }
+}
+
+/// The chart with heading and legend, or nothing where there is no point.
+impl Render for Chart {
+    fn render(&self) -> Markup {
+        let Some(scale) = self.scale() else { return html! {} };
+        let series = || self.series.iter().enumerate();
+        html! {
+            figure.chart {
+                figcaption {
+                    b { (self.title) }
+                    @for (index, series) in series() {
+                        span {
+                            svg.key viewBox="0 0 24 8" aria-hidden="true" {
+                                path class={ "line s" (index) } d="M1 4H23" {}
+                            }
+                            (series.label)
+                        }
+                    }
+                }
+                svg viewBox=(format!("0 0 {WIDTH} {HEIGHT}")) role="img" aria-label=(self.title) {
+                    (self.axes(&scale))
+                    @for (index, series) in series() {
+                        @if let Some(band) = band(&scale, series) { path class={ "band s" (index) } d=(band) {} }
+                        path class={ "line s" (index) } d=(line(&scale, series)) {}
+                    }
+                    @for (index, series) in series() { (self.dots(&scale, index, series)) }
+                }
             }
         }
     }
@@ -197,33 +182,25 @@ fn significant(value: f64) -> String {
     format!("{value:.0$}", 4_usize.saturating_sub(digits_before))
 }
 
-fn push_line(svg: &mut String, scale: &Scale, index: usize, series: &Series) {
-    let mut path = String::new();
-    let mut command = 'M';
-    for point in &series.points {
-        if is_finite(point) {
-            push!(&mut path, "{command}{:.1} {:.1}", scale.x(point.0), scale.y(point.1));
-            command = 'L';
-        } else {
-            command = 'M';
-        }
-    }
-    push!(svg, "<path class=\"line s{index}\" d=\"{path}\"/>\n");
+/// The path through the points, begun anew after a gap.
+fn line(scale: &Scale, series: &Series) -> String {
+    let runs = series.points.split(|point| !is_finite(point)).filter(|run| !run.is_empty());
+    runs.map(|run| path(scale, run)).collect()
 }
 
-fn push_band(svg: &mut String, scale: &Scale, index: usize, series: &Series) {
+/// The outline of the band: its upper edge, and its lower one back.
+fn band(scale: &Scale, series: &Series) -> Option<String> {
     let finite = |(x, low, high): &&(f64, f64, f64)| x.is_finite() && low.is_finite() && high.is_finite();
     let band: Vec<_> = series.band.iter().filter(finite).collect();
-    if band.is_empty() {
-        return;
-    }
-    let upper = band.iter().map(|(x, _, high)| (x, high));
-    let lower = band.iter().rev().map(|(x, low, _)| (x, low));
-    let mut path = String::new();
-    for (at, (x, y)) in upper.chain(lower).enumerate() {
-        push!(&mut path, "{}{:.1} {:.1}", if at == 0 { 'M' } else { 'L' }, scale.x(*x), scale.y(*y));
-    }
-    push!(svg, "<path class=\"band s{index}\" d=\"{path}Z\"/>\n");
+    let upper = band.iter().map(|(x, _, high)| (*x, *high));
+    let outline: Vec<_> = upper.chain(band.iter().rev().map(|(x, low, _)| (*x, *low))).collect();
+    (!outline.is_empty()).then(|| path(scale, &outline) + "Z")
+}
+
+fn path(scale: &Scale, points: &[(f64, f64)]) -> String {
+    let places: Vec<String> =
+        points.iter().map(|&(x, y)| format!("{:.1} {:.1}", scale.x(x), scale.y(y))).collect();
+    format!("M{}", places.join("L"))
 }
 
 #[cfg(test)]
@@ -242,7 +219,7 @@ mod tests {
 
     #[test]
     fn points_land_where_the_axes_say() {
-        let html = chart(vec![(0.0, 0.0), (2.0, 50.0), (4.0, 100.0)]).to_html();
+        let html = chart(vec![(0.0, 0.0), (2.0, 50.0), (4.0, 100.0)]).render().into_string();
         // x runs from 46 to 426, y from 220 up to 12.
         assert!(html.contains("d=\"M46.0 220.0L236.0 116.0L426.0 12.0\""), "{html}");
         assert!(html.contains("<title>a&lt;b, epoch 2: 50.00 %</title>"), "{html}");
@@ -251,7 +228,9 @@ mod tests {
 
     #[test]
     fn numbers_that_are_none_leave_a_gap() {
-        let html = chart(vec![(0.0, 0.0), (1.0, f64::NAN), (2.0, 50.0), (3.0, f64::INFINITY)]).to_html();
+        let html = chart(vec![(0.0, 0.0), (1.0, f64::NAN), (2.0, 50.0), (3.0, f64::INFINITY)])
+            .render()
+            .into_string();
         assert!(html.contains("d=\"M46.0 220.0M"), "{html}");
         assert_eq!(html.matches("<circle").count(), 2);
         assert!(!html.contains("NaN") && !html.contains("inf"), "{html}");
@@ -261,18 +240,18 @@ mod tests {
     fn a_chart_without_points_is_left_out() {
         for points in [vec![], vec![(1.0, f64::NAN)]] {
             assert!(!chart(points.clone()).has_points());
-            assert_eq!(chart(points).to_html(), "");
+            assert_eq!(chart(points).render().into_string(), "");
         }
-        assert!(chart(vec![(1.0, 3.0)]).to_html().contains("<circle"));
+        assert!(chart(vec![(1.0, 3.0)]).render().into_string().contains("<circle"));
     }
 
     #[test]
     fn the_band_is_inside_the_axes() {
         let mut chart = chart(vec![(0.0, 5.0), (1.0, 6.0)]);
         chart.series[0].band = vec![(0.0, 2.0, 9.0), (1.0, 5.0, 10.0)];
-        let html = chart.to_html();
+        let html = chart.render().into_string();
         assert!(
-            html.contains("<path class=\"band s0\" d=\"M46.0 32.8L426.0 12.0L426.0 116.0L46.0 178.4Z\"/>"),
+            html.contains("<path class=\"band s0\" d=\"M46.0 32.8L426.0 12.0L426.0 116.0L46.0 178.4Z\">"),
             "{html}"
         );
     }

@@ -2,7 +2,9 @@
 
 use std::fmt;
 
-use super::{escape, push};
+use comfy_table::presets::NOTHING;
+use comfy_table::{CellAlignment, ContentLineStyle, LineStyle};
+use maud::{Markup, Render, html};
 
 /// The side a column's text stands on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,14 +29,17 @@ impl Cell {
         Cell { text: text.into(), link: Some(link.into()) }
     }
 
-    fn to_html(&self) -> String {
-        let text = escape(&self.text);
-        self.link.as_ref().map_or(text.clone(), |link| format!("<a href=\"{}\">{text}</a>", escape(link)))
-    }
-
     fn to_markdown(&self) -> String {
         let text = self.text.replace('|', "\\|");
         self.link.as_ref().map_or(text.clone(), |link| format!("[{text}](<{link}>)"))
+    }
+}
+
+impl Render for Cell {
+    fn render(&self) -> Markup {
+        html! {
+            @if let Some(link) = &self.link { a href=(link) { (self.text) } } @else { (self.text) }
+        }
     }
 }
 
@@ -85,25 +90,6 @@ impl Table {
         self.rows.is_empty()
     }
 
-    /// The table as HTML.
-    pub(super) fn to_html(&self) -> String {
-        let mut html = "<div class=\"scroll\"><table>\n<thead><tr>".to_string();
-        let class = |align| if align == Align::Right { " class=\"num\"" } else { "" };
-        for (name, align) in &self.heading {
-            push!(&mut html, "<th scope=\"col\"{}>{}</th>", class(*align), escape(name));
-        }
-        html.push_str("</tr></thead>\n<tbody>\n");
-        for (index, row) in self.rows.iter().enumerate() {
-            html.push_str(if self.marked == Some(index) { "<tr class=\"marked\">" } else { "<tr>" });
-            for (cell, (_, align)) in row.iter().zip(&self.heading) {
-                push!(&mut html, "<td{}>{}</td>", class(*align), cell.to_html());
-            }
-            html.push_str("</tr>\n");
-        }
-        html.push_str("</tbody></table></div>\n");
-        html
-    }
-
     /// The table as Markdown.
     pub(super) fn to_markdown(&self) -> String {
         let line = |cells: &mut dyn Iterator<Item = String>| {
@@ -120,27 +106,47 @@ impl Table {
     }
 }
 
-impl fmt::Display for Table {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let width = |column: usize| {
-            let cells = self.rows.iter().map(|row| &row[column].text);
-            cells.chain([&self.heading[column].0]).map(|cell| cell.chars().count()).max().unwrap_or(0)
-        };
-        let widths: Vec<usize> = (0..self.heading.len()).map(width).collect();
-        let print = |f: &mut fmt::Formatter<'_>, cells: &mut dyn Iterator<Item = &str>| {
-            let mut line = String::new();
-            for ((cell, width), (_, align)) in cells.zip(&widths).zip(&self.heading) {
-                match align {
-                    Align::Left => push!(&mut line, "{cell:<width$}  "),
-                    Align::Right => push!(&mut line, "{cell:>width$}  "),
+impl Render for Table {
+    fn render(&self) -> Markup {
+        let class = |align: &Align| (*align == Align::Right).then_some("num");
+        html! {
+            div.scroll {
+                table {
+                    thead {
+                        tr { @for (name, align) in &self.heading { th scope="col" class=[class(align)] { (name) } } }
+                    }
+                    tbody {
+                        @for (index, row) in self.rows.iter().enumerate() {
+                            tr.marked[self.marked == Some(index)] {
+                                @for (cell, (_, align)) in row.iter().zip(&self.heading) {
+                                    td class=[class(align)] { (cell) }
+                                }
+                            }
+                        }
+                    }
                 }
             }
-            writeln!(f, "{}", line.trim_end())
-        };
-        print(f, &mut self.heading.iter().map(|(name, _)| name.as_str()))?;
-        let rules: Vec<String> = widths.iter().map(|&width| "─".repeat(width)).collect();
-        print(f, &mut rules.iter().map(String::as_str))?;
-        self.rows.iter().try_for_each(|row| print(f, &mut row.iter().map(|cell| cell.text.as_str())))
+        }
+    }
+}
+
+impl fmt::Display for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const BLANK: ContentLineStyle = ContentLineStyle::none().junction(' ');
+        const RULE: LineStyle = LineStyle::none().fill('─').junction('─');
+        let mut table = comfy_table::Table::new();
+        table.load_style(NOTHING.header_lines(BLANK).content_lines(BLANK).header_separator(RULE));
+        table.set_header(self.heading.iter().map(|(name, _)| name));
+        table.add_rows(self.rows.iter().map(|row| row.iter().map(|cell| &cell.text)));
+        let last = self.heading.len().saturating_sub(1);
+        for (index, (column, (_, align))) in table.column_iter_mut().zip(&self.heading).enumerate() {
+            column.set_padding((0, u16::from(index < last)));
+            column.set_cell_alignment(match align {
+                Align::Left => CellAlignment::Left,
+                Align::Right => CellAlignment::Right,
+            });
+        }
+        writeln!(f, "{}", table.trim_fmt())
     }
 }
 
@@ -160,7 +166,7 @@ mod tests {
     fn columns_are_aligned_by_characters() {
         let expected = [
             "layer                 shape       MiB",
-            "────────────────────  ────────  ─────",
+            "─────────────────────────────────────",
             "conv1                 64×3×7×7   0.04",
             "layer1.0.conv1 <3x3>            12.50",
             "",
@@ -170,7 +176,7 @@ mod tests {
 
     #[test]
     fn cells_are_escaped_on_the_page_and_the_marked_row_is_set_off() {
-        let html = table().to_html();
+        let html = table().render().into_string();
         assert!(html.contains("<tr class=\"marked\"><td>layer1.0.conv1 &lt;3x3&gt;</td>"), "{html}");
         assert!(html.contains("<td class=\"num\">0.04</td>"), "{html}");
         assert_eq!(html.matches("<tr").count(), 3);
@@ -180,7 +186,7 @@ mod tests {
     fn cells_lead_somewhere_on_pages_and_stay_text_on_a_terminal() {
         let mut table = Table::new([("run", Align::Left), ("error", Align::Right)]);
         table.row([Cell::link("a|b", "runs/a b/report.html"), "3 %".into()]);
-        assert!(table.to_html().contains("<a href=\"runs/a b/report.html\">a|b</a>"));
+        assert!(table.render().into_string().contains("<a href=\"runs/a b/report.html\">a|b</a>"));
         let markdown = "| run | error |\n| --- | ---: |\n| [a\\|b](<runs/a b/report.html>) | 3 % |\n";
         assert_eq!(table.to_markdown(), markdown);
         assert!(table.to_string().contains("\na|b"), "{table}");

@@ -4,9 +4,9 @@ use super::experiments::EXPERIMENTS;
 use super::{Done, Gallery, Options, Part, SHOWN_SEED};
 use crate::data::{self, OpenOptions, Split, decode_image};
 use crate::error::Result;
-use crate::report::{Align, Cell, Chart, Figure, Page, Section, Series, Table};
+use crate::report::{Align, Body, Cell, Chart, Figure, Page, Section, Series, Table};
 use crate::run::metrics::Epoch;
-use crate::run::page::{duration, grouped};
+use crate::show::{show_count, show_seconds};
 use crate::transform::Image;
 
 /// Height and width of the photo of figure 4.
@@ -42,8 +42,7 @@ const NOT_RUN: &str = "not run";
 /// The page of what is done so far.
 pub(super) fn page(options: &Options, done: &[Done]) -> Result<Page> {
     let results = Results(done);
-    let mut sections =
-        vec![Section::Text { title: "What this is".into(), paragraphs: introduction(options) }];
+    let mut sections = vec![Section::new("What this is", Body::Text(introduction(options)))];
     for (_, part) in Part::ALL.iter().filter(|(_, part)| options.parts.contains(part)) {
         match part {
             Part::Table1 => sections.push(table("Table 1: time of an epoch", results.table_1())),
@@ -88,7 +87,7 @@ fn introduction(options: &Options) -> Vec<String> {
 }
 
 fn table(title: &str, table: Table) -> Section {
-    Section::Table { title: title.into(), table }
+    Section::new(title, Body::Table(table))
 }
 
 /// `63.7 / 33.1`
@@ -131,8 +130,10 @@ impl Results<'_> {
             table.row([
                 title_of(key).into(),
                 format!("{seconds:.0} s").into(),
-                self.linked(key, |done| mean_epoch_seconds(done).map(duration)),
-                of_epochs(|done, _| done.config.steps_per_epoch.map_or(String::new(), grouped)),
+                self.linked(key, |done| mean_epoch_seconds(done).map(show_seconds)),
+                of_epochs(|done, _| {
+                    done.config.steps_per_epoch.map_or(String::new(), |steps| show_count(steps as usize))
+                }),
                 of_epochs(|_, epoch| format!("{:.1}", epoch.img_s)),
             ]);
         }
@@ -187,16 +188,16 @@ impl Results<'_> {
     }
 
     fn figure_3(&self) -> Section {
-        let title = "Figure 3: the baseline overfits".to_string();
+        let title = "Figure 3: the baseline overfits";
         let Some(done) = self.find("baseline") else {
-            return Section::Text { title, paragraphs: vec![NOT_RUN.into()] };
+            return Section::new(title, Body::Text(vec![NOT_RUN.into()]));
         };
         let series = [
             curve("training, top-1", done, |epoch| epoch.train_err1),
             curve("validation, top-1", done, |epoch| epoch.eval_err1),
         ];
         let about = "the paper: training towards 0, validation about 75 %";
-        Section::Charts { title, charts: vec![chart(about, series.into())] }
+        Section::new(title, Body::Charts(vec![chart(about, series.into())]))
     }
 
     fn section_5(&self) -> Table {
@@ -212,8 +213,8 @@ impl Results<'_> {
                 "masks" => "a negligible difference",
                 _ => "proposed, not tried",
             };
-            let parameters =
-                self.linked(key, |done| done.records.runs.last().map(|run| grouped(run.parameters)));
+            let parameters = self
+                .linked(key, |done| done.records.runs.last().map(|run| show_count(run.parameters as usize)));
             table.row([title_of(key).into(), paper.into(), self.errors(key), parameters]);
         }
         table
@@ -222,10 +223,7 @@ impl Results<'_> {
     fn section_5_curves(&self) -> Section {
         let of = |key: &&str| self.find(key).map(|done| curve(key, done, |epoch| epoch.eval_err1));
         let series = SECTION_5.iter().filter_map(of).collect();
-        Section::Charts {
-            title: "Section 5: validation error by epoch".into(),
-            charts: vec![chart("top-1", series)],
-        }
+        Section::new("Section 5: validation error by epoch", Body::Charts(vec![chart("top-1", series)]))
     }
 
     fn runs(&self) -> Table {
@@ -247,8 +245,8 @@ impl Results<'_> {
                 Cell::link(folder_of(done), report_of(done)),
                 model.into(),
                 done.config.img_size.to_string().into(),
-                grouped(updates).into(),
-                duration(seconds).into(),
+                show_count(updates as usize).into(),
+                show_seconds(seconds).into(),
                 done.config.seed.to_string().into(),
                 done.env.device.clone().into(),
                 done.env.commit.clone().unwrap_or_else(|| "unknown".into()).into(),
@@ -304,5 +302,5 @@ fn figure_4(options: &Options) -> Result<Section> {
         alt: format!("{name} and eight augmentations of it"),
         caption: vec!["The original and the paper's eight augmentations".into(), name],
     };
-    Ok(Section::Figures { title: "Figure 4: the augmentations".into(), figures: vec![figure] })
+    Ok(Section::new("Figure 4: the augmentations", Body::Figures(vec![figure])))
 }

@@ -20,6 +20,7 @@ use serde_json::Value;
 
 use crate::error::{Error, Result};
 use crate::run::replace;
+use crate::show::show_bytes;
 
 const _: () = assert!(cfg!(target_endian = "little"), "tensors are written as they lie in memory");
 
@@ -175,13 +176,13 @@ pub fn write_atomic(path: &Path, tensors: &[NamedTensor], metadata: &Value) -> R
         ));
     }
     replace::replace(path, |writer| write_to(writer, tensors, metadata)).map_err(|source| {
-        let megabytes = tensors.iter().map(|tensor| tensor.data.as_bytes().len()).sum::<usize>() >> 20;
+        let num_bytes = tensors.iter().map(|tensor| tensor.data.as_bytes().len()).sum();
         Error::checkpoint(
             path,
             format!(
-                "cannot be written ({source}); an earlier file of this name is intact. Make room for {} MiB, \
+                "cannot be written ({source}); an earlier file of this name is intact. Make room for {}, \
                  or choose another folder with --output",
-                megabytes + 1
+                show_bytes(num_bytes)
             ),
         )
     })

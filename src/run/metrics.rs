@@ -4,9 +4,8 @@
 //! line it starts with says from which step, and [`read`] drops what that replaces. So that nothing is lost
 //! in between, a trainer logs first and writes the checkpoint of the same step afterwards.
 
-use std::fmt::Write as _;
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{self, Read, Seek, SeekFrom, Write as _};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -407,18 +406,17 @@ pub fn read(path: &Path) -> Result<Records> {
 }
 
 /// `summary.csv` with timm's columns: top-1 and top-5 are accuracies in percent.
-pub fn summary_csv(epochs: &[Epoch]) -> String {
-    let mut text = "epoch,train_loss,eval_loss,eval_top1,eval_top5,lr\n".to_string();
+pub fn summary_csv(epochs: &[Epoch]) -> Vec<u8> {
+    let mut table = csv::Writer::from_writer(Vec::new());
+    let mut write = |row: [String; 6]| table.write_record(row).expect("memory takes a row");
+    write(["epoch", "train_loss", "eval_loss", "eval_top1", "eval_top5", "lr"].map(String::from));
     for row in epochs {
-        let (top1, top5) = (100.0 - row.eval_err1, 100.0 - row.eval_err5);
-        writeln!(
-            text,
-            "{},{:.6},{:.6},{top1:.4},{top5:.4},{:e}",
-            row.epoch, row.train_loss, row.eval_loss, row.lr
-        )
-        .expect("memory takes text");
+        let losses = [row.train_loss, row.eval_loss].map(|loss| format!("{loss:.6}"));
+        let accuracies = [row.eval_err1, row.eval_err5].map(|error| format!("{:.4}", 100.0 - error));
+        let ([train, eval], [top1, top5]) = (losses, accuracies);
+        write([row.epoch.to_string(), train, eval, top1, top5, format!("{:e}", row.lr)]);
     }
-    text
+    table.into_inner().expect("memory takes text")
 }
 
 /// Null as NaN: JSON has no other way to write one.

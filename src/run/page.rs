@@ -1,9 +1,10 @@
 //! What the page of a run says: `report.html`, made from the records of the run and nothing else, so that it
 //! can be made again at any time.
 
-use crate::report::{Align, Budget, Chart, Confusion, Figure, Page, Section, Series, Table, Tile};
+use crate::report::{Align, Body, Budget, Chart, Confusion, Figure, Page, Section, Series, Table, Tile};
 use crate::run::metrics::{Epoch, Records, Run, Step};
 use crate::run::run_dir::Env;
+use crate::show::{show_bytes, show_count, show_seconds};
 
 /// Lines over steps have at most so many points; each then stands for several steps, with their spread behind
 /// it.
@@ -69,26 +70,23 @@ impl RunPage<'_> {
     /// The page.
     pub fn page(&self) -> Page {
         let run = self.records.runs.last();
-        let confusion = self.confusion.map(|confusion| Section::Confusion {
-            title: "Confusion matrix of the validation images".into(),
-            confusion: confusion.clone(),
+        let photos = |judged: &[JudgedPhoto]| Body::Figures(judged.iter().map(JudgedPhoto::photo).collect());
+        let judged = self.mistakes.iter().chain(self.hits);
+        let heats = Body::Figures(judged.filter_map(JudgedPhoto::photo_and_heat).collect());
+        let confusion = self.confusion.map(|confusion| {
+            let body = Body::Confusion(confusion.clone());
+            Section::new("Confusion matrix of the validation images", body)
         });
         let mut sections = Vec::from_iter(confusion);
-        let figures = |title: &str, figures| Section::Figures { title: title.into(), figures };
-        let photos = |judged: &[JudgedPhoto]| judged.iter().map(JudgedPhoto::photo).collect();
-        let judged = self.mistakes.iter().chain(self.hits);
         sections.extend([
-            figures("Surest mistakes", photos(self.mistakes)),
-            figures("Surest hits", photos(self.hits)),
-            figures(
-                "Where the guess was seen (Grad-CAM)",
-                judged.filter_map(JudgedPhoto::photo_and_heat).collect(),
-            ),
-            Section::Budget { title: "Time of a training step".into(), budget: self.budget() },
+            Section::new("Surest mistakes", photos(self.mistakes)),
+            Section::new("Surest hits", photos(self.hits)),
+            Section::new("Where the guess was seen (Grad-CAM)", heats),
+            Section::new("Time of a training step", Body::Budget(self.budget())),
+            Section::new("Epochs", Body::Table(self.epoch_table())),
+            Section::new("Events", Body::Table(self.event_table())),
+            Section::new("Setting and environment", Body::Facts(self.facts())),
         ]);
-        sections.push(Section::Table { title: "Epochs".into(), table: self.epoch_table() });
-        sections.push(Section::Table { title: "Events".into(), table: self.event_table() });
-        sections.push(Section::Facts { title: "Setting and environment".into(), facts: self.facts() });
         Page {
             title: run.map_or(self.name.to_string(), |run| format!("{} on {}", run.model, run.data)),
             subtitle: format!("{} · {} · {}", self.name, self.env.device, self.status),
@@ -106,8 +104,16 @@ impl RunPage<'_> {
         };
         if let (Some(last), Some(best)) = (epochs.last(), best_epoch(epochs).map(|index| &epochs[index])) {
             tile("Best top-1 error", percent(best.eval_err1), format!("after epoch {}", best.epoch + 1));
-            tile("Final top-1 error", percent(last.eval_err1), format!("{} images", grouped(last.eval_n)));
-            tile("Final top-5 error", percent(last.eval_err5), format!("{} images", grouped(last.eval_n)));
+            tile(
+                "Final top-1 error",
+                percent(last.eval_err1),
+                format!("{} images", show_count(last.eval_n as usize)),
+            );
+            tile(
+                "Final top-5 error",
+                percent(last.eval_err5),
+                format!("{} images", show_count(last.eval_n as usize)),
+            );
             tile(
                 "Validation loss",
                 format!("{:.3}", last.eval_loss),
@@ -118,7 +124,7 @@ impl RunPage<'_> {
         if seconds > 0.0 {
             let images: f64 = epochs.iter().map(|epoch| epoch.img_s * epoch.train_seconds).sum();
             let waiting: f64 = epochs.iter().map(|epoch| epoch.data_wait_seconds).sum();
-            tile("Training speed", format!("{:.1} img/s", images / seconds), duration(seconds));
+            tile("Training speed", format!("{:.1} img/s", images / seconds), show_seconds(seconds));
             tile("Waiting for data", percent(100.0 * waiting / seconds), "of the training time".into());
         }
         tiles
@@ -184,7 +190,7 @@ impl RunPage<'_> {
                 format!("{:.4}", epoch.train_loss),
                 percent(epoch.train_err1),
                 if epoch.lr == 0.0 { "0".to_string() } else { format!("{:.2e}", epoch.lr) },
-                duration(epoch.train_seconds),
+                show_seconds(epoch.train_seconds),
                 format!("{:.1}", epoch.img_s),
                 percent(100.0 * epoch.data_wait_seconds / epoch.train_seconds),
             ]);
@@ -236,7 +242,7 @@ impl RunPage<'_> {
         let mut table = Table::new([("Step", Align::Right), ("Event", Align::Left), ("", Align::Left)]);
         let events = &self.records.events;
         for event in &events[events.len().saturating_sub(MAX_EVENTS)..] {
-            table.row([grouped(event.step), event.event.clone(), event.message.clone()]);
+            table.row([show_count(event.step as usize), event.event.clone(), event.message.clone()]);
         }
         table
     }
@@ -256,21 +262,26 @@ impl RunPage<'_> {
             format!("{}, {} threads", env.cpu.as_deref().unwrap_or("unknown"), env.threads),
         ));
         facts.push(("System", env.os.clone()));
-        facts.extend(self.records.steps.last().map(|step| ("Memory", format!("{:.1} MiB", step.mem_mib))));
+        facts.extend(
+            self.records
+                .steps
+                .last()
+                .map(|step| ("Memory", show_bytes((step.mem_mib * 1024.0 * 1024.0) as usize))),
+        );
         facts.into_iter().map(|(name, value)| (name.to_string(), value)).collect()
     }
 }
 
 fn run_facts(run: &Run) -> Vec<(&'static str, String)> {
     vec![
-        ("Model", format!("{}, {} parameters", run.model, grouped(run.parameters))),
+        ("Model", format!("{}, {} parameters", run.model, show_count(run.parameters as usize))),
         (
             "Data",
             format!(
                 "{}: {} training and {} validation images",
                 run.data,
-                grouped(run.train_images),
-                grouped(run.val_images)
+                show_count(run.train_images as usize),
+                show_count(run.val_images as usize)
             ),
         ),
         ("Input", format!("{0} x {0} pixels, batches of {1}", run.img_size, run.batch_size)),
@@ -305,29 +316,6 @@ fn by_step(label: &str, steps: &[Step], y: fn(&Step) -> f64) -> Series {
 
 fn percent(value: f64) -> String {
     if value.is_finite() { format!("{value:.1} %") } else { "–".to_string() }
-}
-
-/// `11,181,642`
-pub(crate) fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
-/// `41.2 s`, `2 min 41 s` or `3 h 07 min`.
-pub(crate) fn duration(seconds: f64) -> String {
-    let whole = seconds.round() as u64;
-    match whole {
-        0..60 => format!("{seconds:.1} s"),
-        60..3_600 => format!("{} min {:02} s", whole / 60, whole % 60),
-        _ => format!("{} h {:02} min", whole / 3_600, whole / 60 % 60),
-    }
 }
 
 #[cfg(test)]
@@ -478,21 +466,5 @@ mod tests {
         assert_eq!(series.band[1], (8.0, 0.0, 1.0));
         assert_eq!(series.points[200], (1_001.0, 1.0));
         assert_eq!(by_step("loss", &steps[..MAX_POINTS], |step| step.loss).band, []);
-    }
-
-    #[test]
-    fn numbers_are_written_for_people() {
-        for (number, text) in [(0, "0"), (999, "999"), (1_000, "1,000"), (11_181_642, "11,181,642")] {
-            assert_eq!(grouped(number), text);
-        }
-        for (seconds, text) in [
-            (0.04, "0.0 s"),
-            (59.4, "59.4 s"),
-            (59.6, "1 min 00 s"),
-            (161.0, "2 min 41 s"),
-            (11_220.0, "3 h 07 min"),
-        ] {
-            assert_eq!(duration(seconds), text);
-        }
     }
 }

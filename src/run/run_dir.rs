@@ -4,8 +4,9 @@
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
+use humantime::format_rfc3339_seconds;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -29,7 +30,7 @@ impl RunDir {
     /// [`Error::Io`] if the folder cannot be made.
     pub fn create(output: &Path, name: &str) -> Result<RunDir> {
         fs::create_dir_all(output).map_err(Error::io("create", output))?;
-        let stamped = format!("{}-{name}", Utc::now().stamp());
+        let stamped = format!("{}-{name}", utc().replace(['-', ':', 'Z'], "").replace('T', "-"));
         for count in 1.. {
             let suffix = if count == 1 { String::new() } else { format!("-{count}") };
             let path = output.join(format!("{stamped}{suffix}"));
@@ -161,7 +162,7 @@ impl RunDir {
     /// [`Error::Io`] if it cannot be written.
     pub fn log(&self, message: &str) -> Result<()> {
         let path = self.file("log.txt");
-        let line = format!("{} {message}\n", Utc::now().iso());
+        let line = format!("{} {message}\n", utc());
         let open = OpenOptions::new().append(true).create(true).open(&path);
         open.and_then(|mut file| file.write_all(line.as_bytes())).map_err(Error::io("append to", &path))
     }
@@ -195,7 +196,7 @@ impl Env {
             version: env!("CARGO_PKG_VERSION").to_string(),
             commit: option_env!("RESIDUUM_COMMIT").map(str::to_string),
             command: command_line(std::env::args_os().map(|arg| arg.to_string_lossy().into_owned())),
-            started: Utc::now().iso(),
+            started: utc(),
             device: device.into(),
             cpu: fs::read_to_string("/proc/cpuinfo").ok().and_then(|text| cpu_name(&text)),
             threads: std::thread::available_parallelism().map_or(1, usize::from),
@@ -228,54 +229,9 @@ fn os_name() -> String {
     parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ")
 }
 
-/// A moment on the calendar, in UTC.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Utc {
-    year: u64,
-    month: u64,
-    day: u64,
-    hour: u64,
-    minute: u64,
-    second: u64,
-}
-
-impl Utc {
-    fn now() -> Utc {
-        Utc::from_unix(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs())
-    }
-
-    /// The date by Howard Hinnant's `civil_from_days`: years begin in March, so that the leap day ends one.
-    fn from_unix(seconds: u64) -> Utc {
-        let (days, second_of_day) = (seconds / 86_400, seconds % 86_400);
-        let days_since_0000_03_01 = days + 719_468;
-        let era = days_since_0000_03_01 / 146_097;
-        let day_of_era = days_since_0000_03_01 % 146_097;
-        let year_of_era =
-            (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-        let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-        let month_from_march = (5 * day_of_year + 2) / 153;
-        let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
-        Utc {
-            year: era * 400 + year_of_era + u64::from(month <= 2),
-            month,
-            day: day_of_year - (153 * month_from_march + 2) / 5 + 1,
-            hour: second_of_day / 3_600,
-            minute: second_of_day / 60 % 60,
-            second: second_of_day % 60,
-        }
-    }
-
-    /// `20260131-180005`
-    fn stamp(self) -> String {
-        let Utc { year, month, day, hour, minute, second } = self;
-        format!("{year:04}{month:02}{day:02}-{hour:02}{minute:02}{second:02}")
-    }
-
-    /// `2026-01-31T18:00:05Z`
-    fn iso(self) -> String {
-        let Utc { year, month, day, hour, minute, second } = self;
-        format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
-    }
+/// Now, as in `2026-01-31T18:00:05Z`.
+fn utc() -> String {
+    format_rfc3339_seconds(SystemTime::now()).to_string()
 }
 
 #[cfg(test)]
@@ -287,23 +243,6 @@ mod tests {
     struct Config {
         model: String,
         lr: f64,
-    }
-
-    #[test]
-    fn dates_match_the_calendar() {
-        // From `date -u -d @<seconds> +%Y-%m-%dT%H:%M:%SZ`.
-        let cases = [
-            (0, "1970-01-01T00:00:00Z"),
-            (951_782_399, "2000-02-28T23:59:59Z"),
-            (951_782_400, "2000-02-29T00:00:00Z"),
-            (1_709_251_199, "2024-02-29T23:59:59Z"),
-            (1_767_225_599, "2025-12-31T23:59:59Z"),
-            (4_107_542_400, "2100-03-01T00:00:00Z"),
-        ];
-        for (seconds, expected) in cases {
-            assert_eq!(Utc::from_unix(seconds).iso(), expected);
-        }
-        assert_eq!(Utc::from_unix(1_767_225_599).stamp(), "20251231-235959");
     }
 
     #[test]

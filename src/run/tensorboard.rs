@@ -1,46 +1,68 @@
-//! TensorBoard event files, written by hand: a dozen fields of protocol buffers in a simple framing.
+//! TensorBoard event files: a dozen fields of protocol buffers in a simple framing.
 //!
 //! A file is a sequence of records: `u64` length, masked CRC-32C of those eight bytes, an `Event` message,
-//! masked CRC-32C of the message. Field numbers are those of TensorFlow's `event.proto` and `summary.proto`.
+//! masked CRC-32C of the message. The fields are those of TensorFlow's `event.proto` and `summary.proto`.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use prost::{Message, Oneof};
+
 use crate::error::{Error, Result};
 
-/// Field numbers of `Event`.
-mod event {
-    pub const WALL_TIME: u32 = 1;
-    pub const STEP: u32 = 2;
-    pub const FILE_VERSION: u32 = 3;
-    pub const SUMMARY: u32 = 5;
-    pub const SESSION_LOG: u32 = 7;
+/// `Event` of TensorFlow's `event.proto`, as much of it as is written here.
+#[derive(Clone, PartialEq, Message)]
+struct Event {
+    #[prost(double, tag = "1")]
+    wall_time: f64,
+    #[prost(int64, tag = "2")]
+    step: i64,
+    #[prost(oneof = "What", tags = "3, 5, 7")]
+    what: Option<What>,
 }
-/// Field number of the one repeated field of `Summary`.
-const SUMMARY_VALUE: u32 = 1;
-/// Field numbers of `Summary.Value`.
-const VALUE_TAG: u32 = 1;
-const VALUE_SIMPLE: u32 = 2;
-/// Field number and value of `SessionLog.status` for a session that starts.
-const SESSION_STATUS: u32 = 1;
-const SESSION_START: u64 = 1;
 
-/// Wire types of protocol buffers.
-const VARINT: u32 = 0;
-const FIXED64: u32 = 1;
-const BYTES: u32 = 2;
-const FIXED32: u32 = 5;
+#[derive(Clone, PartialEq, Oneof)]
+enum What {
+    #[prost(string, tag = "3")]
+    FileVersion(String),
+    #[prost(message, tag = "5")]
+    Summary(Summary),
+    #[prost(message, tag = "7")]
+    SessionLog(SessionLog),
+}
+
+/// `Summary` of `summary.proto`.
+#[derive(Clone, PartialEq, Message)]
+struct Summary {
+    #[prost(message, repeated, tag = "1")]
+    value: Vec<Value>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Value {
+    #[prost(string, tag = "1")]
+    tag: String,
+    /// One of several kinds of value in the schema, so it is written where it is 0, too.
+    #[prost(float, required, tag = "2")]
+    simple_value: f32,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct SessionLog {
+    #[prost(int32, tag = "1")]
+    status: i32,
+}
+
+/// `SessionLog.SessionStatus` of a session that starts.
+const START: i32 = 1;
 
 /// A new event file in a run folder. TensorBoard reads all event files of a folder as one run.
 #[derive(Debug)]
 pub struct EventFile {
     file: File,
     path: PathBuf,
-    /// Reused, so that writing allocates nothing once they have grown.
-    message: Vec<u8>,
-    record: Vec<u8>,
 }
 
 impl EventFile {
@@ -62,14 +84,9 @@ impl EventFile {
                 Err(error) => return Err(Error::io("create", path)(error)),
             }
         };
-        let mut events = EventFile { file, path, message: Vec::new(), record: Vec::new() };
-        events.write(|message| put_bytes(message, event::FILE_VERSION, b"brain.Event:2"))?;
-        events.write(|message| {
-            put_varint_field(message, event::STEP, step + 1);
-            put_message(message, event::SESSION_LOG, |log| {
-                put_varint_field(log, SESSION_STATUS, SESSION_START);
-            });
-        })?;
+        let mut events = EventFile { file, path };
+        events.write(0, What::FileVersion("brain.Event:2".into()))?;
+        events.write(step + 1, What::SessionLog(SessionLog { status: START }))?;
         Ok(events)
     }
 
@@ -78,35 +95,22 @@ impl EventFile {
     /// # Errors
     /// [`Error::Io`] if the file cannot be written.
     pub fn scalars(&mut self, step: u64, values: &[(&str, f64)]) -> Result<()> {
-        self.write(|message| {
-            put_varint_field(message, event::STEP, step);
-            put_message(message, event::SUMMARY, |summary| {
-                for (tag, number) in values {
-                    put_message(summary, SUMMARY_VALUE, |value| {
-                        put_bytes(value, VALUE_TAG, tag.as_bytes());
-                        put_key(value, VALUE_SIMPLE, FIXED32);
-                        value.extend((*number as f32).to_le_bytes());
-                    });
-                }
-            });
-        })
+        let value = |&(tag, number): &(&str, f64)| Value { tag: tag.into(), simple_value: number as f32 };
+        self.write(step, What::Summary(Summary { value: values.iter().map(value).collect() }))
     }
 
-    /// Writes the event whose fields beside the time `fill` writes, as one record with one call.
-    fn write(&mut self, fill: impl FnOnce(&mut Vec<u8>)) -> Result<()> {
-        self.message.clear();
-        put_key(&mut self.message, event::WALL_TIME, FIXED64);
-        self.message.extend(unix_seconds().to_le_bytes());
-        fill(&mut self.message);
-
-        let length = (self.message.len() as u64).to_le_bytes();
-        self.record.clear();
-        self.record.extend(length);
-        self.record.extend(masked_crc32c(&length).to_le_bytes());
-        self.record.extend(&self.message);
-        self.record.extend(masked_crc32c(&self.message).to_le_bytes());
-        self.file.write_all(&self.record).map_err(|source| Error::io("append to", &self.path)(source))
+    /// Appends an event as one record with one call.
+    fn write(&mut self, step: u64, what: What) -> Result<()> {
+        let event = Event { wall_time: unix_seconds(), step: step as i64, what: Some(what) };
+        self.file.write_all(&record(&event)).map_err(|source| Error::io("append to", &self.path)(source))
     }
+}
+
+fn record(event: &Event) -> Vec<u8> {
+    let message = event.encode_to_vec();
+    let length = (message.len() as u64).to_le_bytes();
+    let checksum = |bytes| masked_crc32c(bytes).to_le_bytes();
+    [&length[..], &checksum(&length), &message, &checksum(&message)].concat()
 }
 
 fn unix_seconds() -> f64 {
@@ -118,165 +122,68 @@ fn masked_crc32c(bytes: &[u8]) -> u32 {
     crc32c::crc32c(bytes).rotate_right(15).wrapping_add(0xa282_ead8)
 }
 
-fn put_varint(out: &mut Vec<u8>, mut value: u64) {
-    while value >= 0x80 {
-        out.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    out.push(value as u8);
-}
-
-fn put_key(out: &mut Vec<u8>, field: u32, wire_type: u32) {
-    put_varint(out, u64::from(field << 3 | wire_type));
-}
-
-fn put_varint_field(out: &mut Vec<u8>, field: u32, value: u64) {
-    put_key(out, field, VARINT);
-    put_varint(out, value);
-}
-
-fn put_bytes(out: &mut Vec<u8>, field: u32, bytes: &[u8]) {
-    put_key(out, field, BYTES);
-    put_varint(out, bytes.len() as u64);
-    out.extend(bytes);
-}
-
-/// A nested message: written in place, its length put before it afterwards.
-fn put_message(out: &mut Vec<u8>, field: u32, fill: impl FnOnce(&mut Vec<u8>)) {
-    put_key(out, field, BYTES);
-    let start = out.len();
-    fill(out);
-    let length = out.len() - start;
-    put_varint(out, length as u64);
-    let length_bytes = out.len() - start - length;
-    out[start..].rotate_right(length_bytes);
-}
-
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
     use std::fs;
 
     use super::*;
 
-    /// A field of a message, as any protocol buffer parser sees it.
-    #[derive(Debug, Clone, PartialEq)]
-    enum Field {
-        Number(u64),
-        Bytes(Vec<u8>),
-    }
-
-    impl Field {
-        fn number(&self) -> u64 {
-            match self {
-                Field::Number(value) => *value,
-                Field::Bytes(_) => panic!("bytes where a number belongs"),
-            }
-        }
-
-        fn message(&self) -> BTreeMap<u64, Vec<Field>> {
-            match self {
-                Field::Bytes(bytes) => parse(bytes),
-                Field::Number(_) => panic!("a number where a message belongs"),
-            }
-        }
-    }
-
-    /// Takes a varint off the front of `bytes`.
-    fn varint(bytes: &mut &[u8]) -> u64 {
-        let mut value = 0;
-        for shift in (0..).step_by(7) {
-            let byte = bytes[0];
-            *bytes = &bytes[1..];
-            value |= u64::from(byte & 0x7f) << shift;
-            if byte < 0x80 {
-                break;
-            }
-        }
-        value
-    }
-
-    fn parse(mut bytes: &[u8]) -> BTreeMap<u64, Vec<Field>> {
-        let mut fields: BTreeMap<u64, Vec<Field>> = BTreeMap::new();
-        while !bytes.is_empty() {
-            let key = varint(&mut bytes);
-            let mut take = |count: usize| {
-                let (head, tail) = bytes.split_at(count);
-                bytes = tail;
-                head.to_vec()
-            };
-            let field = match key & 7 {
-                0 => Field::Number(varint(&mut bytes)),
-                1 => Field::Number(u64::from_le_bytes(take(8).try_into().unwrap())),
-                5 => Field::Number(u32::from_le_bytes(take(4).try_into().unwrap()).into()),
-                2 => {
-                    let length = varint(&mut bytes) as usize;
-                    let (head, tail) = bytes.split_at(length);
-                    bytes = tail;
-                    Field::Bytes(head.to_vec())
-                }
-                other => panic!("wire type {other}"),
-            };
-            fields.entry(key >> 3).or_default().push(field);
-        }
-        fields
-    }
-
-    /// CRC-32C bit by bit from its polynomial, then the mask as TensorFlow defines it.
-    fn reference_masked_crc(bytes: &[u8]) -> u32 {
-        let mut crc = !0_u32;
-        for byte in bytes {
-            crc ^= u32::from(*byte);
-            for _ in 0..8 {
-                crc = if crc & 1 == 1 { crc >> 1 ^ 0x82f6_3b78 } else { crc >> 1 };
-            }
-        }
-        // TensorFlow's mask: the lower 15 bits move to the top, then a constant is added modulo 2^32.
-        let crc = u64::from(!crc);
-        let turned = (crc >> 15) + (crc % (1 << 15)) * (1 << 17);
-        ((turned + 0xa282_ead8) % (1 << 32)) as u32
-    }
-
-    fn events_in(mut bytes: &[u8]) -> Vec<BTreeMap<u64, Vec<Field>>> {
-        let mut events = Vec::new();
-        while !bytes.is_empty() {
-            let word = |from: usize| u32::from_le_bytes(bytes[from..from + 4].try_into().unwrap());
-            let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
-            assert_eq!(word(8), reference_masked_crc(&bytes[..8]));
-            let message = &bytes[12..12 + length];
-            assert_eq!(word(12 + length), reference_masked_crc(message));
-            events.push(parse(message));
-            bytes = &bytes[16 + length..];
+    /// The events in a file, each held to the bytes of its record.
+    fn events_in(path: &Path) -> Vec<Event> {
+        let file = fs::read(path).unwrap();
+        let (mut rest, mut events) = (&file[..], Vec::new());
+        while let Some((length, _)) = rest.split_first_chunk() {
+            let event = Event::decode(&rest[12..][..u64::from_le_bytes(*length) as usize]).unwrap();
+            rest = rest.strip_prefix(&record(&event)[..]).unwrap();
+            events.push(event);
         }
         events
     }
 
     #[test]
-    fn an_independent_parser_reads_the_scalars_back() {
+    fn records_have_the_bytes_that_tensorboard_writes() {
+        // Written by TensorBoard 2.21: RecordWriter over event_pb2.Event(wall_time=1.5, ..).SerializeToString().
+        let summary = Summary {
+            value: vec![
+                Value { tag: "train/loss".into(), simple_value: 0.75 },
+                Value { tag: "lr".into(), simple_value: 0.0 },
+            ],
+        };
+        for (step, what, expected) in [
+            (
+                0,
+                What::FileVersion("brain.Event:2".into()),
+                "1800000000000000a37f4b2209000000000000f83f1a0d627261696e2e4576656e743a322a28646c",
+            ),
+            (
+                42,
+                What::SessionLog(SessionLog { status: START }),
+                "0f000000000000006d532b0909000000000000f83f102a3a020801813cdd9d",
+            ),
+            (
+                300,
+                What::Summary(summary),
+                "2c00000000000000f4aecc4509000000000000f83f10ac022a1e0a110a0a747261696e2f6c6f7373\
+                 150000403f0a090a026c72150000000023c8e612",
+            ),
+        ] {
+            let bytes = record(&Event { wall_time: 1.5, step, what: Some(what) });
+            let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+            assert_eq!(hex, expected, "step {step}");
+        }
+    }
+
+    #[test]
+    fn scalars_are_logged_with_step_and_time() {
         let folder = tempfile::tempdir().unwrap();
         let mut file = EventFile::create(folder.path(), 0).unwrap();
-        let long_tag = "eval/".to_string() + &"x".repeat(200);
-        file.scalars(300, &[("train/loss", 0.75), (&long_tag, -1e-3)]).unwrap();
-        file.scalars(u64::from(u32::MAX), &[("lr", f64::NAN)]).unwrap();
-
-        let events = events_in(&fs::read(&file.path).unwrap());
-        assert_eq!(events.len(), 4);
-        assert_eq!(events[0][&3], [Field::Bytes(b"brain.Event:2".to_vec())]);
-        assert_eq!(events[1][&2][0].number(), 1);
-        assert_eq!(events[1][&7][0].message()[&1][0].number(), 1);
-
-        assert!(f64::from_bits(events[2][&1][0].number()) > 1.7e9, "wall time in seconds");
-        assert_eq!(events[2][&2][0].number(), 300);
-        let values: Vec<_> = events[2][&5][0].message()[&1].iter().map(Field::message).collect();
-        assert_eq!(values.len(), 2);
-        assert_eq!(values[0][&1], [Field::Bytes(b"train/loss".to_vec())]);
-        assert_eq!(values[0][&2][0].number(), u64::from(0.75_f32.to_bits()));
-        assert_eq!(values[1][&1], [Field::Bytes(long_tag.into_bytes())]);
-        assert_eq!(values[1][&2][0].number(), u64::from((-1e-3_f32).to_bits()));
-
-        assert_eq!(events[3][&2][0].number(), u64::from(u32::MAX));
-        let value = events[3][&5][0].message()[&1][0].message();
-        assert!(f32::from_bits(value[&2][0].number() as u32).is_nan());
+        file.scalars(300, &[("train/loss", 0.75), ("eval/loss", f64::NAN)]).unwrap();
+        let events = events_in(&file.path);
+        assert_eq!(events.len(), 3);
+        assert!(events[2].wall_time > 1.7e9 && events[2].step == 300, "{:?}", events[2]);
+        let Some(What::Summary(Summary { value })) = &events[2].what else { panic!("{:?}", events[2]) };
+        assert_eq!(value[0], Value { tag: "train/loss".into(), simple_value: 0.75 });
+        assert!(value[1].tag == "eval/loss" && value[1].simple_value.is_nan(), "{value:?}");
     }
 
     #[test]
@@ -285,16 +192,6 @@ mod tests {
         let first = EventFile::create(folder.path(), 0).unwrap();
         let second = EventFile::create(folder.path(), 41).unwrap();
         assert!(first.path < second.path, "{:?} {:?}", first.path, second.path);
-        let events = events_in(&fs::read(&second.path).unwrap());
-        assert_eq!(events[1][&2][0].number(), 42);
-    }
-
-    #[test]
-    fn the_checksum_is_the_published_one() {
-        // CRC-32C of 32 zero bytes, RFC 3720 section B.4.
-        assert_eq!(crc32c::crc32c(&[0; 32]), 0x8a91_36aa);
-        for bytes in [&b""[..], b"a", b"123456789"] {
-            assert_eq!(masked_crc32c(bytes), reference_masked_crc(bytes));
-        }
+        assert_eq!(events_in(&second.path)[1].step, 42);
     }
 }

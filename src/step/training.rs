@@ -16,6 +16,7 @@ use crate::data::pack::Pack;
 use crate::device::{Device, Slot};
 use crate::error::{Error, Result};
 use crate::exec::{Session, Start};
+use crate::ops::DRAWS;
 use crate::run::checkpoint::{self, NamedTensor};
 use crate::tensor::Shape;
 
@@ -71,6 +72,8 @@ struct StepIo {
     loss: Slot,
     hits: Slot,
     grad_norm: Option<Slot>,
+    /// Which random numbers the layers draw, where some do.
+    draws: Option<Slot>,
 }
 
 /// What a batch leaves behind: the values called [`values::LOSS`] and [`values::HITS`], in this order.
@@ -111,6 +114,7 @@ impl Training {
             loss: plan.slot(values::LOSS)?,
             hits: plan.slot(values::HITS)?,
             grad_norm: plan.slot(values::GRAD_NORM).ok(),
+            draws: plan.slot(DRAWS).ok(),
         };
         let evaluator = Evaluator::new(&session, EVAL)?;
         let (num_updates, num_accumulated, copy_time) = (0, 0, Duration::ZERO);
@@ -172,6 +176,11 @@ impl Training {
     }
 
     fn run(&mut self, lr: f64) -> Result<()> {
+        if let Some(slot) = &self.io.draws {
+            let batch = self.num_updates * self.config.grad_accum_steps as u64 + self.num_accumulated as u64;
+            let seed = self.config.seed;
+            self.session.write(slot, &[seed as i32, (seed >> 32) as i32, batch as i32, 0])?;
+        }
         self.session.run_micro_batch(TRAIN)?;
         self.session.note(&self.io.loss)?;
         self.session.note(&self.io.hits)?;

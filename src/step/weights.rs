@@ -7,7 +7,7 @@ use crate::exec::Session;
 use crate::graph::{Init, Role};
 use crate::plan::Persistent;
 use crate::run::checkpoint::{NamedTensor, check_names};
-use crate::tensor::{Layout, Shape, Tensor};
+use crate::tensor::{Shape, Tensor};
 
 /// Which of the two sets of weights of a training session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,7 +82,7 @@ pub(super) fn load_values(
 ) -> Result<()> {
     let mut names: Vec<(String, Vec<usize>)> = Vec::new();
     for (name, p) in values {
-        names.push((name.clone(), file_shape(p)));
+        names.push((name.clone(), p.value.layout.file_extents(p.slot.shape)));
         if let Some(layer) = name.strip_suffix(".running_var") {
             names.push((format!("{layer}.num_batches_tracked"), vec![]));
         }
@@ -93,17 +93,11 @@ pub(super) fn load_values(
         let data = found.and_then(NamedTensor::as_f32);
         let data =
             data.ok_or_else(|| Error::checkpoint(path, format!("tensor `{name}` does not hold floats")))?;
-        let tensor = Tensor::new(Shape::new(&file_shape(p)), data.to_vec()).from_file_layout(p.value.layout);
+        let tensor = Tensor::new(Shape::new(&p.value.layout.file_extents(p.slot.shape)), data.to_vec())
+            .from_file_layout(p.value.layout);
         session.write::<f32>(&p.slot, tensor.data())?;
     }
     Ok(())
-}
-
-fn file_shape(p: &Persistent) -> Vec<usize> {
-    match (p.value.layout, p.slot.shape.as_4d()) {
-        (Layout::Krsc, Some([k, r, s, c])) => vec![k, c, r, s],
-        _ => p.slot.shape.dims().to_vec(),
-    }
 }
 
 /// Every persistent value as it lies in memory, borrowed on the CPU: what a resumed run starts from.

@@ -6,6 +6,7 @@ use crate::device::{Device, DeviceKind};
 use crate::error::{Error, Result};
 use crate::exec::{Session, Start};
 use crate::plan::Program;
+use crate::show::show_bytes;
 use crate::step::{PixelSource, StepConfig, Training, program};
 
 /// What [`largest_batch`] finds.
@@ -104,7 +105,7 @@ pub fn pixels_line(step: &StepConfig, extent: &Extent) -> Option<String> {
         PixelSource::Batch => "stay in the host's memory and go to the device batch by batch",
         PixelSource::Resident { .. } => "in the device's memory",
     };
-    Some(format!("pixels: {} MiB {place}", pixels >> 20))
+    Some(format!("pixels: {} {place}", show_bytes(pixels)))
 }
 
 /// Plans a training run and allocates its memory on `device`.
@@ -133,11 +134,11 @@ fn open_with(
 fn remedy(step: &StepConfig, free_bytes: usize, device: DeviceKind) -> String {
     match largest_batch(step, free_bytes, device) {
         Ok(LargestBatch::Fits { images, peak_bytes }) if images < step.batch_size => {
-            format!("a batch of {images} would fit ({} MiB): take --batch-size {images}", peak_bytes >> 20)
+            format!("a batch of {images} would fit ({}): take --batch-size {images}", show_bytes(peak_bytes))
         }
         Ok(LargestBatch::TooLarge { images, peak_bytes }) => format!(
-            "even a batch of {images} needs {} MiB: take a smaller model or --img-size",
-            peak_bytes.div_ceil(1 << 20)
+            "even a batch of {images} needs {}: take a smaller model or --img-size",
+            show_bytes(peak_bytes)
         ),
         // What was free may have changed since, and what fits alone may not fit beside the kernels.
         Ok(LargestBatch::Fits { .. }) | Err(_) => "take a smaller --batch-size".into(),
@@ -215,7 +216,7 @@ mod tests {
         assert_eq!(decide(DeviceKind::Cuda, Some(needed * 20 / 19 + 20)), resident);
         assert_eq!(decide(DeviceKind::Cuda, Some(needed)), PixelSource::Batch);
         assert_eq!(decide(DeviceKind::Cpu, None), PixelSource::Host);
-        assert_eq!(pixels_line(&config, &extent).unwrap(), "pixels: 0 MiB in the device's memory");
+        assert_eq!(pixels_line(&config, &extent).unwrap(), "pixels: 328.12 KiB in the device's memory");
     }
 
     #[test]

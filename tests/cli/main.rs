@@ -6,6 +6,7 @@ mod bad_data;
 mod bad_files;
 mod bad_flags;
 mod data;
+mod old_run;
 mod plan;
 #[cfg(residuum_simt)]
 mod plan_on_kernels;

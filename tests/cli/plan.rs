@@ -9,13 +9,13 @@ use tempfile::TempDir;
 
 use crate::program::Program;
 
-/// The number in the line of `text` that starts with `label`, blanks between its digits left out.
+/// The number in the line of `text` that starts with `label`, without the commas between its digits.
 #[track_caller]
 pub fn number_after(text: &str, label: &str) -> usize {
     let line =
         text.lines().find(|line| line.starts_with(label)).unwrap_or_else(|| panic!("no {label}:\n{text}"));
     let digits = line[label.len()..].trim_start().split("  ").next().unwrap();
-    digits.replace(' ', "").parse().unwrap_or_else(|_| panic!("{line}"))
+    digits.replace(',', "").parse().unwrap_or_else(|_| panic!("{line}"))
 }
 
 #[cfg(unix)]
@@ -72,10 +72,10 @@ fn a_data_set_that_is_not_here_is_planned_by_its_numbers() {
     let program = Program::new();
     let said = program.succeeds("plan --images 5000,1000 --device cuda --batch-size 8");
     assert_eq!(number_after(&said, "pixels of the data set"), 6000 * 128 * 128 * 3);
-    assert!(said.contains("pixels: 281 MiB in the device's memory"), "{said}");
+    assert!(said.contains("pixels: 281.25 MiB in the device's memory"), "{said}");
     let said = program.succeeds("plan --images 5000,1000 --device cuda --batch-size 8 --memory 400MiB");
     assert!(!said.contains("pixels of the data set") && said.contains("batch by batch"), "{said}");
-    assert!(said.lines().last().unwrap().starts_with("largest batch in 400.0 MiB: "), "{said}");
+    assert!(said.lines().last().unwrap().starts_with("largest batch in 400.00 MiB: "), "{said}");
     program.fails("plan --categories 100", 2, &["--categories 100", "at most 10", "--images"]);
     program.fails("plan --images 7", 2, &["--images", "100000,10000"]);
     program.fails("plan --data-dir nowhere", 4, &["nowhere"]);
@@ -85,7 +85,7 @@ fn a_data_set_that_is_not_here_is_planned_by_its_numbers() {
 fn the_largest_batch_fits_and_one_more_does_not() {
     let said = Program::new().succeeds("plan --img-size 32 --categories 10 --memory 400MiB");
     let last = said.lines().last().unwrap();
-    let batch_size = last.strip_prefix("largest batch in 400.0 MiB: ").unwrap().split(' ').next().unwrap();
+    let batch_size = last.strip_prefix("largest batch in 400.00 MiB: ").unwrap().split(' ').next().unwrap();
     let batch_size: usize = batch_size.parse().unwrap();
     let peak = |batch_size| {
         let config = TrainConfig { batch_size, img_size: 32, ..TrainConfig::defaults(None) };
@@ -97,6 +97,6 @@ fn the_largest_batch_fits_and_one_more_does_not() {
 
 #[test]
 fn memory_for_not_one_image_is_refused() {
-    let parts = ["even a batch of 2 needs", "--memory 1.0 MiB", "--img-size"];
+    let parts = ["even a batch of 2 needs", "--memory 1.00 MiB", "--img-size"];
     Program::new().fails("plan --img-size 32 --memory 1MiB", 6, &parts);
 }

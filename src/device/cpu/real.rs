@@ -35,6 +35,8 @@ pub trait Real:
     fn exp(self) -> Self;
     /// Natural logarithm.
     fn ln(self) -> Self;
+    /// Hyperbolic tangent.
+    fn tanh(self) -> Self;
 }
 
 macro_rules! real {
@@ -62,6 +64,10 @@ macro_rules! real {
             #[inline(always)]
             fn ln(self) -> $ty {
                 self.ln()
+            }
+            #[inline(always)]
+            fn tanh(self) -> $ty {
+                self.tanh()
             }
         }
     };

@@ -6,6 +6,7 @@ use cudarc::driver::{CudaContext, CudaEvent, CudaStream, DriverError, result, sy
 
 use super::driver::failed;
 use crate::error::{Error, Result};
+use crate::show::show_bytes;
 
 /// One allocation on the GPU.
 #[derive(Debug)]
@@ -32,7 +33,7 @@ impl DeviceMemory {
             sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => {
                 does_not_fit(context.ordinal(), num_bytes, free, total)
             }
-            _ => failed(format!("allocating {} MiB", mib(num_bytes)))(error),
+            _ => failed(format!("allocating {}", show_bytes(num_bytes)))(error),
         })?;
         let memory = DeviceMemory { address, num_bytes, context: Arc::clone(context) };
         // SAFETY: the range is the allocation, which outlives the work: freeing it waits for the device.
@@ -74,22 +75,17 @@ impl Drop for DeviceMemory {
 
 fn does_not_fit(ordinal: usize, num_bytes: usize, free: usize, total: usize) -> Error {
     let message = format!(
-        "the plan needs {} MiB, but cuda:{ordinal} has {} MiB free of {}; end other programs that use this GPU, or take \
-         a smaller --batch-size",
-        mib(num_bytes),
-        free >> 20,
-        total >> 20
+        "the plan needs {}, but cuda:{ordinal} has {} free of {}; end other programs that use this GPU, or take a smaller \
+         --batch-size",
+        show_bytes(num_bytes),
+        show_bytes(free),
+        show_bytes(total)
     );
     Error::DoesNotFit { message, free_bytes: Some(free.saturating_sub(BESIDE_ARENA_BYTES)) }
 }
 
 /// Left for kernels and captured steps when a batch that fits is looked for.
 const BESIDE_ARENA_BYTES: usize = 256 << 20;
-
-/// Rounded up.
-fn mib(num_bytes: usize) -> usize {
-    num_bytes.div_ceil(1 << 20)
-}
 
 /// Two page-locked buffers in turn: while the GPU fetches one, the host fills the other.
 #[derive(Debug)]
@@ -254,10 +250,10 @@ mod tests {
 
     #[test]
     fn a_plan_that_does_not_fit_names_both_sizes_and_exits_with_6() {
-        let error = does_not_fit(1, (5 << 30) + 1, 3 << 30, 8 << 30);
+        let error = does_not_fit(1, 5 << 30, 3 << 30, 8 << 30);
         assert_eq!(error.exit_code(), 6);
         let message = error.to_string();
-        assert!(message.contains("5121 MiB") && message.contains("3072 MiB free of 8192"), "{message}");
+        assert!(message.contains("5.00 GiB") && message.contains("3.00 GiB free of 8.00 GiB"), "{message}");
         let Error::DoesNotFit { free_bytes: Some(free), .. } = error else { panic!("it says what is free") };
         assert!((2 << 30..3 << 30).contains(&free), "{free} bytes for a plan");
     }

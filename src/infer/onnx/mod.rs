@@ -1,22 +1,15 @@
 //! A recorded forward pass as an ONNX model.
 //!
-//! The unfused evaluation graph is textbook operations, and ONNX has one for each: nodes are translated in order and keep
-//! their names, filters keep torchvision's layout (OIHW), images become NCHW. The messages and field numbers are those of
-//! `onnx.proto`; a generated schema would be larger than this writer.
+//! The unfused evaluation graph is textbook operations, each of which says what it is in ONNX (`Op::onnx`). Nodes keep their
+//! order and their names, filters keep torchvision's layout (OIHW), images become NCHW.
 
 mod proto;
 
-use std::any::Any;
-
-use proto::Message;
+use prost::Message;
+use proto::{AttributeType, Extent};
 
 use crate::error::{Error, Result};
-use crate::graph::{Graph, Node, Op, Role, ValueId};
-use crate::ops::{
-    Add, BatchNormInference, Concat, Conv2dFprop, GlobalAvgPool, LinearFprop, MaxPool, PoolWindow, Relu,
-    Window,
-};
-use crate::tensor::{Layout, Shape};
+use crate::graph::{Graph, Node, Onnx, OnnxAttribute, OnnxNode, Role, ValueId, ValueType};
 
 /// The operator set: the oldest in which every operation written here has its present form, read by all runtimes
 /// since 2020.
@@ -50,100 +43,72 @@ impl OnnxModel<'_> {
     /// # Errors
     /// [`Error::Graph`] naming the first operation without a counterpart, or what `weights` reports.
     pub fn to_bytes(&self) -> Result<Vec<u8>> {
-        let graph = self.graph_message()?;
-        let mut model = Message::default();
-        model
-            .int(1, IR_VERSION)
-            .string(2, env!("CARGO_PKG_NAME"))
-            .string(3, env!("CARGO_PKG_VERSION"))
-            .raw(7, &graph)
-            .message(8, |opset| {
-                opset.string(1, "").int(2, OPSET);
-            });
-        for (key, value) in self.metadata {
-            model.message(14, |entry| {
-                entry.string(1, key).string(2, value);
-            });
-        }
-        Ok(model.into_bytes())
+        let metadata = self.metadata.iter();
+        let model = proto::Model {
+            ir_version: IR_VERSION,
+            producer_name: env!("CARGO_PKG_NAME").into(),
+            producer_version: env!("CARGO_PKG_VERSION").into(),
+            graph: Some(self.graph_message()?),
+            opset_import: vec![proto::OperatorSetId { domain: String::new(), version: OPSET }],
+            metadata_props: metadata
+                .map(|(key, value)| proto::StringStringEntry { key: key.to_string(), value: value.clone() })
+                .collect(),
+        };
+        Ok(model.encode_to_vec())
     }
 
-    /// A GraphProto.
-    fn graph_message(&self) -> Result<Vec<u8>> {
-        let mut message = Message::default();
-        for node in self.graph.nodes() {
-            for translated in self.translate(node)? {
-                message.message(1, |node| translated.write(node));
-            }
-        }
-        message.string(2, env!("CARGO_PKG_NAME"));
-        for value in self.graph.values().iter().filter(|value| value.role.is_persistent()) {
-            let elems = (self.weights)(&value.name)?;
-            message.message(5, |tensor| {
-                for extent in file_extents(value.layout, value.ty.shape) {
-                    tensor.int(1, extent as i64);
-                }
-                tensor.int(2, FLOAT).string(8, &value.name).raw(9, bytemuck::cast_slice(elems));
-            });
-        }
+    fn graph_message(&self) -> Result<proto::Graph> {
         let [_, height, width, channels] = self.graph.shape(self.images).as_4d().ok_or_else(|| {
-            self.unsupported("input", &self.graph.value(self.images).name, "is no batch of images")
+            self.unsupported("input", &self.graph.value(self.images).name, "is not a batch of images")
         })?;
-        message.message(11, |info| value_info(info, IMAGES, &[channels, height, width]));
-        message.message(12, |info| value_info(info, LOGITS, &[self.graph.shape(self.logits).last()]));
-        Ok(message.into_bytes())
+        let classes = self.graph.shape(self.logits).last();
+        let mut graph = proto::Graph {
+            name: env!("CARGO_PKG_NAME").into(),
+            input: vec![value_info(IMAGES, &[channels, height, width])],
+            output: vec![value_info(LOGITS, &[classes])],
+            ..proto::Graph::default()
+        };
+        for value in self.graph.values().iter().filter(|value| value.role.is_persistent()) {
+            let extents = value.layout.file_extents(value.ty.shape);
+            graph.initializer.push(tensor(&value.name, &extents, (self.weights)(&value.name)?));
+        }
+        for node in self.graph.nodes() {
+            self.translate(node, &mut graph)?;
+        }
+        Ok(graph)
     }
 
-    /// The ONNX nodes that compute what `node` does.
-    fn translate(&self, node: &Node) -> Result<Vec<OnnxNode>> {
-        let name = &node.name;
+    /// Appends what computes the first result of `node`.
+    fn translate(&self, node: &Node, graph: &mut proto::Graph) -> Result<()> {
         let operands = node.inputs.iter().map(|&id| self.name(node, id)).collect::<Result<Vec<_>>>()?;
         let output = self.name(node, node.outputs[0])?;
-        let one = |op_type, inputs: Vec<String>, attributes| {
-            Ok(vec![OnnxNode { op_type, name: name.clone(), inputs, output: output.clone(), attributes }])
-        };
-        if let Some(Conv2dFprop { window }) = cast_op(node) {
-            let [_, r, s, _] = self.graph.shape(node.inputs[1]).as_4d().expect("a filter is KRSC");
-            return one("Conv", operands, conv_attributes([r, s], window));
+        let types: Vec<ValueType> = node.inputs.iter().map(|&id| self.graph.value(id).ty).collect();
+        match node.op.onnx(&types) {
+            Some(Onnx::Nodes(chain)) => push_chain(graph, chain, &node.name, operands, &output),
+            Some(Onnx::ConvBias) => {
+                let readers = self.graph.nodes().iter().flat_map(|reader| &reader.inputs);
+                let is_private = readers.filter(|&&id| id == node.inputs[0]).count() == 1;
+                let conv = graph.node.iter_mut().find(|made| made.output[0] == operands[0]);
+                match conv.filter(|conv| is_private && conv.op_type == "Conv" && conv.input.len() == 2) {
+                    Some(conv) => {
+                        conv.input.extend(operands.into_iter().nth(1));
+                        conv.output = vec![output];
+                    }
+                    None => {
+                        return Err(self.unsupported(
+                            node.op.name(),
+                            &node.name,
+                            "does not follow a convolution",
+                        ));
+                    }
+                }
+            }
+            None => {
+                let what = "has no counterpart in the ONNX export";
+                return Err(self.unsupported(node.op.name(), &node.name, what));
+            }
         }
-        if let Some(&BatchNormInference { eps, relu: false, residual: false }) = cast_op(node) {
-            return one("BatchNormalization", operands, vec![Attribute::Float("epsilon", eps)]);
-        }
-        if cast_op::<Relu>(node).is_some() {
-            return one("Relu", operands, vec![]);
-        }
-        if let Some(MaxPool(window)) = cast_op(node) {
-            return one("MaxPool", operands, pool_attributes(window));
-        }
-        if cast_op::<Add>(node).is_some() {
-            return one("Add", operands, vec![]);
-        }
-        if cast_op::<Concat>(node).is_some() {
-            return one("Concat", operands, vec![Attribute::Int("axis", 1)]);
-        }
-        if cast_op::<GlobalAvgPool>(node).is_some() {
-            // ONNX keeps the height and width of 1.
-            let pooled = format!("{output}.pooled");
-            let pool = OnnxNode {
-                op_type: "GlobalAveragePool",
-                name: name.clone(),
-                inputs: operands,
-                output: pooled.clone(),
-                attributes: vec![],
-            };
-            let flatten = OnnxNode {
-                op_type: "Flatten",
-                name: format!("{name}.flatten"),
-                inputs: vec![pooled],
-                output,
-                attributes: vec![Attribute::Int("axis", 1)],
-            };
-            return Ok(vec![pool, flatten]);
-        }
-        if cast_op::<LinearFprop>(node).is_some() {
-            return one("Gemm", operands, vec![Attribute::Int("transB", 1)]);
-        }
-        Err(self.unsupported(node.op.name(), name, "has no counterpart in the ONNX export"))
+        Ok(())
     }
 
     /// The name of a value in the model.
@@ -167,100 +132,75 @@ impl OnnxModel<'_> {
     }
 }
 
-/// TensorProto.DataType.
-const FLOAT: i64 = 1;
-
-struct OnnxNode {
-    op_type: &'static str,
-    name: String,
-    inputs: Vec<String>,
-    output: String,
-    attributes: Vec<Attribute>,
-}
-
-enum Attribute {
-    Float(&'static str, f32),
-    Int(&'static str, i64),
-    Ints(&'static str, Vec<usize>),
-}
-
-impl OnnxNode {
-    /// A NodeProto.
-    fn write(&self, message: &mut Message) {
-        for input in &self.inputs {
-            message.string(1, input);
+/// Appends `chain`, from `operands` to `output`. Nodes after the first, results between nodes and constants are named after
+/// the operator.
+fn push_chain(
+    graph: &mut proto::Graph,
+    chain: Vec<OnnxNode>,
+    name: &str,
+    operands: Vec<String>,
+    output: &str,
+) {
+    let last = chain.len() - 1;
+    let mut input = operands;
+    for (index, node) in chain.into_iter().enumerate() {
+        let inner_name = format!("{output}.{}", node.op_type.to_lowercase());
+        for (position, constant) in node.constants.iter().enumerate() {
+            let name = format!("{inner_name}.{position}");
+            graph.initializer.push(tensor(&name, constant.shape().dims(), constant.data()));
+            input.push(name);
         }
-        message.string(2, &self.output).string(3, &self.name).string(4, self.op_type);
-        for attribute in &self.attributes {
-            message.message(5, |message| attribute.write(message));
-        }
-    }
-}
-
-impl Attribute {
-    /// An AttributeProto; field 20 tells which of the others holds the value.
-    fn write(&self, message: &mut Message) {
-        match self {
-            Attribute::Float(name, value) => message.string(1, name).float(2, *value).int(20, 1),
-            Attribute::Int(name, value) => message.string(1, name).int(3, *value).int(20, 2),
-            Attribute::Ints(name, values) => {
-                message.string(1, name);
-                for &value in values {
-                    message.int(8, value as i64);
-                }
-                message.int(20, 7)
-            }
-        };
-    }
-}
-
-fn cast_op<T: Op>(node: &Node) -> Option<&T> {
-    (node.op.as_ref() as &dyn Any).downcast_ref()
-}
-
-fn conv_attributes(kernel: [usize; 2], window: &Window) -> Vec<Attribute> {
-    let &Window { stride_h, stride_w, pad_h, pad_w } = window;
-    window_attributes(kernel, [stride_h, stride_w], [pad_h, pad_w])
-}
-
-fn pool_attributes(window: &PoolWindow) -> Vec<Attribute> {
-    let &PoolWindow { kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w } = window;
-    window_attributes([kernel_h, kernel_w], [stride_h, stride_w], [pad_h, pad_w])
-}
-
-fn window_attributes(kernel: [usize; 2], strides: [usize; 2], [pad_h, pad_w]: [usize; 2]) -> Vec<Attribute> {
-    vec![
-        Attribute::Ints("kernel_shape", kernel.into()),
-        Attribute::Ints("strides", strides.into()),
-        // Above, left, below, right.
-        Attribute::Ints("pads", vec![pad_h, pad_w, pad_h, pad_w]),
-    ]
-}
-
-/// The extents of a persistent value in weight files.
-fn file_extents(layout: Layout, shape: Shape) -> Vec<usize> {
-    match (layout, shape.as_4d()) {
-        (Layout::Krsc, Some([k, r, s, c])) => vec![k, c, r, s],
-        _ => shape.dims().to_vec(),
-    }
-}
-
-/// A ValueInfoProto of f32 `[batch, extents...]`.
-fn value_info(message: &mut Message, name: &str, extents: &[usize]) {
-    message.string(1, name).message(2, |ty| {
-        ty.message(1, |tensor| {
-            tensor.int(1, FLOAT).message(2, |shape| {
-                shape.message(1, |dim| {
-                    dim.string(2, "batch");
-                });
-                for &extent in extents {
-                    shape.message(1, |dim| {
-                        dim.int(1, extent as i64);
-                    });
-                }
-            });
+        let result = if index == last { output } else { &inner_name };
+        graph.node.push(proto::Node {
+            input: std::mem::replace(&mut input, vec![result.to_string()]),
+            output: vec![result.to_string()],
+            name: if index == 0 { name.to_string() } else { inner_name.clone() },
+            op_type: node.op_type.into(),
+            attribute: node.attributes.into_iter().map(attribute).collect(),
         });
-    });
+    }
+}
+
+fn attribute((name, value): (&str, OnnxAttribute)) -> proto::Attribute {
+    let mut attribute = proto::Attribute { name: name.into(), ..proto::Attribute::default() };
+    let r#type = match value {
+        OnnxAttribute::Float(value) => {
+            attribute.f = Some(value);
+            AttributeType::Float
+        }
+        OnnxAttribute::Int(value) => {
+            attribute.i = Some(value);
+            AttributeType::Int
+        }
+        OnnxAttribute::Ints(values) => {
+            attribute.ints = as_i64(&values);
+            AttributeType::Ints
+        }
+        OnnxAttribute::Text(text) => {
+            attribute.s = Some(text.into());
+            AttributeType::String
+        }
+    };
+    attribute.set_type(r#type);
+    attribute
+}
+
+fn tensor(name: &str, extents: &[usize], elems: &[f32]) -> proto::Tensor {
+    let raw_data = bytemuck::cast_slice(elems).to_vec();
+    proto::Tensor { dims: as_i64(extents), data_type: proto::FLOAT, name: name.into(), raw_data }
+}
+
+fn as_i64(extents: &[usize]) -> Vec<i64> {
+    extents.iter().map(|&extent| extent as i64).collect()
+}
+
+/// Says that `name` is f32 `[batch, extents...]`.
+fn value_info(name: &str, extents: &[usize]) -> proto::ValueInfo {
+    let fixed = extents.iter().map(|&extent| Extent::Fixed(extent as i64));
+    let dim = [Extent::Named("batch".into())].into_iter().chain(fixed);
+    let dim = dim.map(|extent| proto::Dimension { extent: Some(extent) }).collect();
+    let tensor = proto::TensorType { elem_type: proto::FLOAT, shape: Some(proto::TensorShape { dim }) };
+    proto::ValueInfo { name: name.into(), r#type: Some(proto::Type { tensor_type: Some(tensor) }) }
 }
 
 #[cfg(test)]

@@ -1,94 +1,148 @@
-//! The protocol-buffer wire format, as much of it as writing an ONNX file takes.
+//! The messages of `onnx.proto`, with the fields that are written here.
 //!
-//! A message is its fields one after the other; a field is a key (field number and wire type) and a value. Whole numbers
-//! are varints; strings, bytes and messages within messages are preceded by their length.
-//! Source: protobuf.dev/programming-guides/encoding.
+//! A field that is `required` here is written even where it holds the default of its type.
 
-const VARINT: u64 = 0;
-const LENGTH_DELIMITED: u64 = 2;
-const FIXED_32: u64 = 5;
+use prost::Message;
 
-/// A message being written.
-#[derive(Debug, Default)]
-pub(super) struct Message {
-    bytes: Vec<u8>,
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Model {
+    #[prost(int64, tag = "1")]
+    pub ir_version: i64,
+    #[prost(string, tag = "2")]
+    pub producer_name: String,
+    #[prost(string, tag = "3")]
+    pub producer_version: String,
+    #[prost(message, optional, tag = "7")]
+    pub graph: Option<Graph>,
+    #[prost(message, repeated, tag = "8")]
+    pub opset_import: Vec<OperatorSetId>,
+    #[prost(message, repeated, tag = "14")]
+    pub metadata_props: Vec<StringStringEntry>,
 }
 
-impl Message {
-    /// Appends field `number`, an int64 or an enum.
-    pub(super) fn int(&mut self, number: u64, value: i64) -> &mut Message {
-        self.key(number, VARINT);
-        // Negative numbers are sent as the 64 bits of their two's complement.
-        self.varint(value as u64);
-        self
-    }
-
-    /// Appends field `number`, a float.
-    pub(super) fn float(&mut self, number: u64, value: f32) -> &mut Message {
-        self.key(number, FIXED_32);
-        self.bytes.extend(value.to_le_bytes());
-        self
-    }
-
-    /// Appends field `number`, a string.
-    pub(super) fn string(&mut self, number: u64, text: &str) -> &mut Message {
-        self.raw(number, text.as_bytes())
-    }
-
-    /// Appends field `number`, bytes.
-    pub(super) fn raw(&mut self, number: u64, bytes: &[u8]) -> &mut Message {
-        self.key(number, LENGTH_DELIMITED);
-        self.varint(bytes.len() as u64);
-        self.bytes.extend_from_slice(bytes);
-        self
-    }
-
-    /// Appends field `number`, a message of what `fill` writes.
-    pub(super) fn message(&mut self, number: u64, fill: impl FnOnce(&mut Message)) -> &mut Message {
-        let mut inner = Message::default();
-        fill(&mut inner);
-        self.raw(number, &inner.bytes)
-    }
-
-    /// The bytes of the message.
-    pub(super) fn into_bytes(self) -> Vec<u8> {
-        self.bytes
-    }
-
-    fn key(&mut self, number: u64, wire_type: u64) {
-        self.varint(number << 3 | wire_type);
-    }
-
-    /// Seven bits a byte, the lowest first; the top bit says that more follow.
-    fn varint(&mut self, mut value: u64) {
-        while value >= 0x80 {
-            self.bytes.push(value as u8 | 0x80);
-            value >>= 7;
-        }
-        self.bytes.push(value as u8);
-    }
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct OperatorSetId {
+    #[prost(string, required, tag = "1")]
+    pub domain: String,
+    #[prost(int64, tag = "2")]
+    pub version: i64,
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct StringStringEntry {
+    #[prost(string, required, tag = "1")]
+    pub key: String,
+    #[prost(string, required, tag = "2")]
+    pub value: String,
+}
 
-    /// The examples of the format's specification.
-    #[test]
-    fn fields_are_encoded_as_specified() {
-        let mut message = Message::default();
-        message.int(1, 150).string(2, "testing").message(3, |inner| {
-            inner.int(1, 150);
-        });
-        let expected = b"\x08\x96\x01\x12\x07testing\x1a\x03\x08\x96\x01";
-        assert_eq!(message.into_bytes(), expected);
-    }
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Graph {
+    #[prost(message, repeated, tag = "1")]
+    pub node: Vec<Node>,
+    #[prost(string, tag = "2")]
+    pub name: String,
+    #[prost(message, repeated, tag = "5")]
+    pub initializer: Vec<Tensor>,
+    #[prost(message, repeated, tag = "11")]
+    pub input: Vec<ValueInfo>,
+    #[prost(message, repeated, tag = "12")]
+    pub output: Vec<ValueInfo>,
+}
 
-    #[test]
-    fn floats_and_negative_numbers_have_their_fixed_forms() {
-        let mut message = Message::default();
-        message.float(2, 1.0).int(16, -2);
-        let expected = b"\x15\x00\x00\x80\x3f\x80\x01\xfe\xff\xff\xff\xff\xff\xff\xff\xff\x01";
-        assert_eq!(message.into_bytes(), expected);
-    }
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Node {
+    #[prost(string, repeated, tag = "1")]
+    pub input: Vec<String>,
+    #[prost(string, repeated, tag = "2")]
+    pub output: Vec<String>,
+    #[prost(string, tag = "3")]
+    pub name: String,
+    #[prost(string, tag = "4")]
+    pub op_type: String,
+    #[prost(message, repeated, tag = "5")]
+    pub attribute: Vec<Attribute>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Attribute {
+    #[prost(string, tag = "1")]
+    pub name: String,
+    #[prost(float, optional, tag = "2")]
+    pub f: Option<f32>,
+    #[prost(int64, optional, tag = "3")]
+    pub i: Option<i64>,
+    #[prost(bytes = "vec", optional, tag = "4")]
+    pub s: Option<Vec<u8>>,
+    #[prost(int64, repeated, packed = "false", tag = "8")]
+    pub ints: Vec<i64>,
+    /// Which of the others holds the value.
+    #[prost(enumeration = "AttributeType", tag = "20")]
+    pub r#type: i32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, prost::Enumeration)]
+pub(super) enum AttributeType {
+    Undefined = 0,
+    Float = 1,
+    Int = 2,
+    String = 3,
+    Ints = 7,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Tensor {
+    #[prost(int64, repeated, packed = "false", tag = "1")]
+    pub dims: Vec<i64>,
+    #[prost(int32, tag = "2")]
+    pub data_type: i32,
+    #[prost(string, tag = "8")]
+    pub name: String,
+    #[prost(bytes = "vec", tag = "9")]
+    pub raw_data: Vec<u8>,
+}
+
+/// `TensorProto.DataType.FLOAT`.
+pub(super) const FLOAT: i32 = 1;
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct ValueInfo {
+    #[prost(string, tag = "1")]
+    pub name: String,
+    #[prost(message, optional, tag = "2")]
+    pub r#type: Option<Type>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Type {
+    #[prost(message, optional, tag = "1")]
+    pub tensor_type: Option<TensorType>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct TensorType {
+    #[prost(int32, tag = "1")]
+    pub elem_type: i32,
+    #[prost(message, optional, tag = "2")]
+    pub shape: Option<TensorShape>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct TensorShape {
+    #[prost(message, repeated, tag = "1")]
+    pub dim: Vec<Dimension>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Dimension {
+    #[prost(oneof = "Extent", tags = "1, 2")]
+    pub extent: Option<Extent>,
+}
+
+#[derive(Clone, PartialEq, prost::Oneof)]
+pub(super) enum Extent {
+    #[prost(int64, tag = "1")]
+    Fixed(i64),
+    #[prost(string, tag = "2")]
+    Named(String),
 }

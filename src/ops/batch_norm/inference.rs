@@ -5,7 +5,9 @@ use super::{BatchNormInferenceBwd, Blocks, Normalize, Spread, check_operands, re
 use crate::device::cpu::{CpuArgs, Real};
 use crate::device::{LaunchArgs, Launcher};
 use crate::error::Result;
-use crate::graph::{Backward, Cost, InPlace, InferResult, Op, ValueId, ValueType};
+use crate::graph::{
+    Backward, Cost, InPlace, InferResult, Onnx, OnnxAttribute, OnnxNode, Op, ValueId, ValueType,
+};
 use crate::ops::{cost_per_elem, dispatch_real};
 
 /// `(x, gamma, beta, running_mean, running_var [, residual]) -> y`:
@@ -43,6 +45,11 @@ impl Op for BatchNormInference {
         let op = BatchNormInferenceBwd { eps: self.eps };
         let grads = backward.apply("bwd", op, &[dy, x, gamma, running_mean, running_var])?;
         Ok(vec![Some(grads[0]), Some(grads[1]), Some(grads[2]), None, None])
+    }
+
+    fn onnx(&self, _inputs: &[ValueType]) -> Option<Onnx> {
+        let node = OnnxNode::new("BatchNormalization").with("epsilon", OnnxAttribute::Float(self.eps));
+        (!self.relu && !self.residual).then(|| node.into())
     }
 
     fn in_place(&self) -> &'static [InPlace] {

@@ -19,7 +19,8 @@ pub use train::BatchNormTrain;
 use crate::device::cpu::{ChannelTile, Real, for_each_channel_tile, for_each_chunk, lanes, lanes_mut};
 use crate::error::{Error, Result};
 use crate::graph::{Backward, Graph, InferResult, Init, ValueId, ValueType};
-use crate::ops::{Case, add, cast, float, sum_dtype};
+use crate::ops::checks::{Case, Checks, Draw, Trial, in_f32, input, state};
+use crate::ops::{add, cast, float, sum_dtype};
 use crate::tensor::{Layout, Shape};
 
 /// Which statistics a batch norm normalises by.
@@ -238,8 +239,8 @@ fn refuse_fused(op: &'static str, fused: bool, backward: &Backward<'_>) -> Resul
     })
 }
 
-/// Test cases of this operation.
-pub fn cases() -> Vec<Case> {
+/// What these operations are checked by.
+pub(super) fn checks() -> Checks {
     /// Gamma and beta, in f32 where the operands are bf16.
     fn parameters(graph: &mut Graph, x: &[ValueId]) -> Result<[ValueId; 2]> {
         let dtype = sum_dtype(graph.float());
@@ -261,7 +262,7 @@ pub fn cases() -> Vec<Case> {
         let op = BatchNormInference { eps: 1e-5, relu: false, residual: false };
         graph.apply_one("bn", op, &[x[0], gamma, beta, mean, var])
     }
-    vec![
+    let cases = vec![
         Case::new("batch_norm_train", &[&[2, 5, 3, 7], &[7], &[7]], train).with_f32(&[1, 2]),
         Case::new("batch_norm_train_of_rows_and_a_wide_tile", &[&[11, 17], &[17], &[17]], train)
             .with_f32(&[1, 2]),
@@ -279,5 +280,53 @@ pub fn cases() -> Vec<Case> {
             let y = batch_norm(graph, "bn", shifted, BnConfig::new(Mode::Eval))?;
             add(graph, "sum", y, y)
         }),
-    ]
+    ];
+    Checks { cases, trials: vec![fwd_trial, bwd_trial] }
 }
+
+fn fwd_trial(draw: &mut Draw) -> Trial {
+    let (shape, (relu, residual)) = (draw.image(LEAST_ROWS), form(draw));
+    Trial::new(format!("batch norm: {shape:?}, relu {relu}, residual {residual}"), move |graph| {
+        let c = shape[3];
+        let forms = |graph: &mut Graph, name: &str| {
+            let mut operands = vec![
+                input(graph, &format!("{name}.x"), shape),
+                in_f32(graph, &format!("{name}.gamma"), [c]),
+                in_f32(graph, &format!("{name}.beta"), [c]),
+                state(graph, &format!("{name}.running_mean"), [c]),
+                state(graph, &format!("{name}.running_var"), [c]),
+            ];
+            if residual {
+                operands.push(input(graph, &format!("{name}.residual"), shape));
+            }
+            operands
+        };
+        let operands = forms(graph, "train");
+        graph.apply("y", BatchNormTrain { eps: 1e-5, bn_momentum: 0.1, relu, residual }, &operands)?;
+        let operands = forms(graph, "inference");
+        graph.apply("z", BatchNormInference { eps: 1e-5, relu, residual }, &operands)?;
+        Ok(())
+    })
+}
+
+fn bwd_trial(draw: &mut Draw) -> Trial {
+    let (shape, (relu, residual)) = (draw.image(LEAST_ROWS), form(draw));
+    Trial::new(format!("batch norm bwd: {shape:?}, relu {relu}, residual {residual}"), move |graph| {
+        let c = shape[3];
+        let [dy, x, mask] = ["dy", "x", "mask"].map(|name| input(graph, name, shape));
+        let [gamma, mean, rstd, var] = ["gamma", "mean", "rstd", "var"].map(|name| in_f32(graph, name, [c]));
+        let mut operands = vec![dy, x, gamma, mean, rstd];
+        operands.extend(relu.then_some(mask));
+        graph.apply("train", BatchNormBwd { relu, residual }, &operands)?;
+        graph.apply("inference", BatchNormInferenceBwd { eps: 1e-5 }, &[dy, x, gamma, mean, var])?;
+        Ok(())
+    })
+}
+
+/// Relu and residual of the fused forms.
+fn form(draw: &mut Draw) -> (bool, bool) {
+    draw.pick(&[(false, false), (true, false), (true, true)])
+}
+
+/// Fewer rows can lie so close that the variance of a channel is all rounding.
+const LEAST_ROWS: usize = 8;

@@ -16,8 +16,11 @@ use crate::device::cpu::conv::{self, Conv2dDims};
 use crate::device::cpu::{CpuArgs, Real};
 use crate::device::{DeviceKind, LaunchArgs, Launcher};
 use crate::error::Result;
-use crate::graph::{Backward, Cost, Graph, InPlace, InferResult, Init, Op, ValueId, ValueType};
-use crate::ops::{Case, cast, dispatch_real};
+use crate::graph::{
+    Backward, Cost, Graph, InPlace, InferResult, Init, Onnx, OnnxNode, Op, ValueId, ValueType,
+};
+use crate::ops::checks::{Case, Checks, Draw, MOST_MACS, Trial, input};
+use crate::ops::{cast, dispatch_real};
 use crate::tensor::{DType, Layout, Shape};
 
 /// Steps and borders of a convolution.
@@ -156,10 +159,6 @@ fn cpu_workspace(device: DeviceKind, operand: &ValueType, num_elems: usize) -> u
     if device == DeviceKind::Cpu && operand.dtype == DType::F32 { num_elems * size_of::<f32>() } else { 0 }
 }
 
-fn dims_4d(shape: Shape) -> [usize; 4] {
-    shape.as_4d().expect("infer accepted operands of rank 4")
-}
-
 impl Op for Conv2dFprop {
     fn name(&self) -> &'static str {
         "conv2d_fprop"
@@ -172,7 +171,7 @@ impl Op for Conv2dFprop {
     }
 
     fn cost(&self, inputs: &[ValueType], outputs: &[ValueType]) -> Cost {
-        cost(&self.window.dims(dims_4d(inputs[0].shape), dims_4d(inputs[1].shape)), inputs, outputs)
+        cost(&self.window.dims(inputs[0].shape.nhwc(), inputs[1].shape.nhwc()), inputs, outputs)
     }
 
     fn gradient(&self, backward: &mut Backward<'_>) -> Result<Vec<Option<ValueId>>> {
@@ -192,13 +191,19 @@ impl Op for Conv2dFprop {
         Ok(vec![dx, dw])
     }
 
+    fn onnx(&self, inputs: &[ValueType]) -> Option<Onnx> {
+        let Window { stride_h, stride_w, pad_h, pad_w } = self.window;
+        let [_, r, s, _] = inputs[1].shape.nhwc();
+        Some(OnnxNode::new("Conv").with_window([r, s], [stride_h, stride_w], [pad_h, pad_w]).into())
+    }
+
     fn workspace_bytes(&self, device: DeviceKind, inputs: &[ValueType], _outputs: &[ValueType]) -> usize {
-        let dims = self.window.dims(dims_4d(inputs[0].shape), dims_4d(inputs[1].shape));
+        let dims = self.window.dims(inputs[0].shape.nhwc(), inputs[1].shape.nhwc());
         cpu_workspace(device, &inputs[0], conv::fprop_workspace_elems(&dims))
     }
 
     fn cpu(&self, args: &CpuArgs<'_>) {
-        let dims = self.window.dims(dims_4d(args.input_shape(0)), dims_4d(args.input_shape(1)));
+        let dims = self.window.dims(args.input_shape(0).nhwc(), args.input_shape(1).nhwc());
         if args.input_dtype(0) == DType::F32 {
             return conv::conv2d_fprop(
                 &dims,
@@ -216,7 +221,7 @@ impl Op for Conv2dFprop {
     }
 
     fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
-        let dims = self.window.dims(dims_4d(args.inputs[0].shape), dims_4d(args.inputs[1].shape));
+        let dims = self.window.dims(args.inputs[0].shape.nhwc(), args.inputs[1].shape.nhwc());
         launch::launch(Pass::Fprop, &dims, args, launcher)
     }
 }
@@ -244,7 +249,7 @@ impl Op for Conv2dDgrad {
     }
 
     fn cost(&self, inputs: &[ValueType], outputs: &[ValueType]) -> Cost {
-        cost(&self.window.dims(dims_4d(self.x), dims_4d(inputs[1].shape)), inputs, outputs)
+        cost(&self.window.dims(self.x.nhwc(), inputs[1].shape.nhwc()), inputs, outputs)
     }
 
     fn in_place(&self) -> &'static [InPlace] {
@@ -252,7 +257,7 @@ impl Op for Conv2dDgrad {
     }
 
     fn workspace_bytes(&self, device: DeviceKind, inputs: &[ValueType], _outputs: &[ValueType]) -> usize {
-        let dims = self.window.dims(dims_4d(self.x), dims_4d(inputs[1].shape));
+        let dims = self.window.dims(self.x.nhwc(), inputs[1].shape.nhwc());
         cpu_workspace(device, &inputs[0], conv::dgrad_workspace_elems(&dims))
     }
 
@@ -260,7 +265,7 @@ impl Op for Conv2dDgrad {
         fn dx<'a, T: Real>(args: &CpuArgs<'a>, accumulate: bool) -> &'a mut [T] {
             if accumulate { args.output_over_input(0, 2) } else { args.output(0) }
         }
-        let dims = self.window.dims(dims_4d(self.x), dims_4d(args.input_shape(1)));
+        let dims = self.window.dims(self.x.nhwc(), args.input_shape(1).nhwc());
         if args.input_dtype(0) == DType::F32 {
             return conv::conv2d_dgrad(
                 &dims,
@@ -279,7 +284,7 @@ impl Op for Conv2dDgrad {
     }
 
     fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
-        let dims = self.window.dims(dims_4d(self.x), dims_4d(args.inputs[1].shape));
+        let dims = self.window.dims(self.x.nhwc(), args.inputs[1].shape.nhwc());
         launch::launch(Pass::Dgrad, &dims, args, launcher)
     }
 }
@@ -302,11 +307,11 @@ impl Op for Conv2dWgrad {
     }
 
     fn cost(&self, inputs: &[ValueType], outputs: &[ValueType]) -> Cost {
-        cost(&self.window.dims(dims_4d(inputs[0].shape), dims_4d(self.w)), inputs, outputs)
+        cost(&self.window.dims(inputs[0].shape.nhwc(), self.w.nhwc()), inputs, outputs)
     }
 
     fn workspace_bytes(&self, device: DeviceKind, inputs: &[ValueType], _outputs: &[ValueType]) -> usize {
-        let dims = self.window.dims(dims_4d(inputs[0].shape), dims_4d(self.w));
+        let dims = self.window.dims(inputs[0].shape.nhwc(), self.w.nhwc());
         match device {
             DeviceKind::Cpu => cpu_workspace(device, &inputs[0], conv::wgrad_workspace_elems(&dims)),
             DeviceKind::Cuda | DeviceKind::Simt => choose(Pass::Wgrad, inputs[0].dtype, &dims)
@@ -315,7 +320,7 @@ impl Op for Conv2dWgrad {
     }
 
     fn cpu(&self, args: &CpuArgs<'_>) {
-        let dims = self.window.dims(dims_4d(args.input_shape(0)), dims_4d(self.w));
+        let dims = self.window.dims(args.input_shape(0).nhwc(), self.w.nhwc());
         if args.input_dtype(0) == DType::F32 {
             return conv::conv2d_wgrad(
                 &dims,
@@ -332,14 +337,14 @@ impl Op for Conv2dWgrad {
     }
 
     fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
-        let dims = self.window.dims(dims_4d(args.inputs[0].shape), dims_4d(self.w));
+        let dims = self.window.dims(args.inputs[0].shape.nhwc(), self.w.nhwc());
         launch::launch(Pass::Wgrad, &dims, args, launcher)
     }
 }
 
-/// Test cases of this operation.
-pub fn cases() -> Vec<Case> {
-    vec![
+/// What these operations are checked by.
+pub(super) fn checks() -> Checks {
+    let cases = vec![
         Case::new("conv2d_3x3_padded", &[&[2, 5, 4, 3], &[6, 3, 3, 3]], |graph, x| {
             conv2d_with(graph, "conv", x[0], x[1], Window::square(1, 1))
         }),
@@ -353,7 +358,52 @@ pub fn cases() -> Vec<Case> {
         Case::new("conv2d_7x7_stem", &[&[1, 9, 8, 3], &[4, 7, 7, 3]], |graph, x| {
             conv2d_with(graph, "conv", x[0], x[1], Window::square(2, 3))
         }),
-    ]
+    ];
+    Checks { cases, trials: vec![trial] }
+}
+
+fn trial(draw: &mut Draw) -> Trial {
+    // Few channels of many pixels, whose wgrad is split, or many of few.
+    let is_long = draw.within(0, 3) == 0;
+    let (most_taps, most_stride) = if is_long { (3, 1) } else { (7, 4) };
+    loop {
+        let [r, s] = [draw.within(1, most_taps), draw.within(1, most_taps)];
+        let window = Window {
+            stride_h: draw.within(1, most_stride),
+            stride_w: draw.within(1, most_stride),
+            pad_h: draw.within(0, 3),
+            pad_w: draw.within(0, 3),
+        };
+        let (x, k) = if is_long {
+            let x = [2, draw.within(23, 40), draw.within(23, 40), draw.within(1, 8)];
+            (x, draw.within(1, 8))
+        } else {
+            (draw.image(1), draw.channels())
+        };
+        let [n, h, w, c] = x;
+        let [Some(p), Some(q)] = [
+            (h + 2 * window.pad_h).checked_sub(r).map(|room| room / window.stride_h + 1),
+            (w + 2 * window.pad_w).checked_sub(s).map(|room| room / window.stride_w + 1),
+        ] else {
+            continue;
+        };
+        // Where dx is larger than dy, a dgrad has tiles to fill for it.
+        if n * (p * q * r * s * c * k).max(h * w * c * k) > MOST_MACS {
+            continue;
+        }
+        let filter = [k, r, s, c];
+        return Trial::new(format!("conv2d: {x:?}, filter {filter:?}, {window:?}"), move |graph| {
+            let (image, dy) = (input(graph, "x", x), input(graph, "dy", [n, p, q, k]));
+            let (w, sum) = (input(graph, "w", filter), input(graph, "sum", x));
+            graph.apply("fprop", Conv2dFprop { window }, &[image, w])?;
+            let dgrad = Conv2dDgrad { window, x: x.into(), accumulate: false };
+            graph.apply("dgrad", dgrad, &[dy, w])?;
+            graph.apply("dgrad_sum", Conv2dDgrad { accumulate: true, ..dgrad }, &[dy, w, sum])?;
+            graph.apply("wgrad", Conv2dWgrad { window, w: filter.into() }, &[image, dy])?;
+            Ok(())
+        })
+        .of_products();
+    }
 }
 
 #[cfg(test)]

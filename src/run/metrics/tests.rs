@@ -218,7 +218,7 @@ fn a_damaged_line_is_named() {
 fn the_summary_has_the_columns_of_timm() {
     let text = summary_csv(&[epoch(0, 2.0), epoch(1, f64::NAN)]);
     assert_eq!(
-        text,
+        String::from_utf8(text).unwrap(),
         "epoch,train_loss,eval_loss,eval_top1,eval_top5,lr\n\
          0,1.500000,2.000000,64.5000,95.7500,2.5e-2\n\
          1,1.500000,NaN,64.5000,95.7500,2.5e-2\n"

@@ -1,0 +1,326 @@
+//! A data set on disk: its categories, and the images of each split that are there.
+
+use std::collections::VecDeque;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
+
+use rayon::prelude::*;
+
+use super::files::{FieldHash, first_few};
+use super::{folder, miniplaces};
+use crate::error::{Error, Result};
+
+/// The three parts of a data set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Split {
+    /// Images to learn from.
+    Train,
+    /// Labelled images held out for evaluation.
+    Val,
+    /// Images without labels.
+    Test,
+}
+
+impl Split {
+    /// The name lists and folders use: `train`, `val` or `test`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Split::Train => "train",
+            Split::Val => "val",
+            Split::Test => "test",
+        }
+    }
+}
+
+/// One image of a split.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sample {
+    /// Path below the image folder, as the lists write it.
+    pub path: PathBuf,
+    /// Category, an index into [`Dataset::categories`]; `None` in the test split.
+    pub label: Option<u32>,
+}
+
+/// What [`open`] leaves out or tolerates; the default is the whole data set, nothing missing.
+#[derive(Debug, Clone, Default)]
+pub struct OpenOptions {
+    /// Skip listed images that are missing or cannot be decoded, instead of failing (`--allow-missing`).
+    pub allow_missing: bool,
+    /// How many categories are kept, from the first on (`--categories`).
+    pub categories: Option<usize>,
+    /// How many training images are kept, spread evenly over the categories (`--limit-train`).
+    pub limit_train: Option<usize>,
+    /// How many validation images are kept, spread in the same way (`--limit-val`).
+    pub limit_val: Option<usize>,
+}
+
+/// A data set on disk: its categories and the images of each split.
+#[derive(Debug)]
+pub struct Dataset {
+    root: PathBuf,
+    pub(super) image_dir: PathBuf,
+    format: &'static str,
+    categories: Vec<String>,
+    listings: [Listing; 3],
+    missing: Vec<PathBuf>,
+    allow_missing: bool,
+}
+
+/// The images of one split and what the file system says about each.
+#[derive(Debug, Default)]
+struct Listing {
+    samples: Vec<Sample>,
+    stamps: Vec<Stamp>,
+}
+
+/// What changes when an image file is edited: its length and the time it was written.
+#[derive(Debug, Clone, Copy)]
+struct Stamp {
+    len_bytes: u64,
+    modified_ns: u128,
+}
+
+/// What the reader of one format finds in a folder, before anything is filtered or checked against the disk.
+pub(super) struct Listed {
+    pub(super) format: &'static str,
+    pub(super) image_dir: PathBuf,
+    pub(super) categories: Vec<String>,
+    /// The samples of [`Split::Train`], [`Split::Val`] and [`Split::Test`].
+    pub(super) samples: [Vec<Sample>; 3],
+}
+
+/// Opens the data set at `root`, a MiniPlaces folder or a folder-per-class tree.
+///
+/// # Errors
+/// [`Error::Data`] if `root` is neither, if a list or folder is malformed or empty, or if listed images are
+/// missing and `options` does not allow that; [`Error::Setting`] if `options` asks for more categories than there are
+/// or for none of them.
+pub fn open(root: &Path, options: &OpenOptions) -> Result<Dataset> {
+    for (name, limit) in [("limit_train", options.limit_train), ("limit_val", options.limit_val)] {
+        if limit == Some(0) {
+            return Err(Error::setting(name, 0, "leaves no images; give at least 1"));
+        }
+    }
+    let root = &absolute(root)?;
+    let listed = read_lists(root)?;
+    let num_categories = kept_categories(listed.categories.len(), options.categories)?;
+    let mut categories = listed.categories;
+    categories.truncate(num_categories);
+    let mut dataset = Dataset {
+        root: root.clone(),
+        image_dir: listed.image_dir,
+        format: listed.format,
+        categories,
+        listings: Default::default(),
+        missing: Vec::new(),
+        allow_missing: options.allow_missing,
+    };
+    for (split, mut samples) in [Split::Train, Split::Val, Split::Test].into_iter().zip(listed.samples) {
+        samples.retain(|sample| sample.label.is_none_or(|label| (label as usize) < num_categories));
+        let limit = match split {
+            Split::Train => options.limit_train,
+            Split::Val => options.limit_val,
+            Split::Test => None,
+        };
+        if let Some(limit) = limit {
+            samples = spread_over_categories(samples, num_categories, limit);
+        }
+        dataset.take_existing(split, samples);
+    }
+    dataset.check_missing(root)?;
+    for split in [Split::Train, Split::Val] {
+        if dataset.samples(split).is_empty() {
+            return Err(Error::data(root, format!("the {} split has no images", split.name())));
+        }
+    }
+    Ok(dataset)
+}
+
+/// The folder `root` by its one absolute path, which the key of a pack must not depend on the spelling of.
+pub(super) fn absolute(root: &Path) -> Result<PathBuf> {
+    if root.is_file() {
+        return Err(Error::data(root, "is a file; --data-dir takes the folder of a data set"));
+    }
+    if !root.is_dir() {
+        return Err(Error::data(root, "no such folder; --data-dir takes the folder of a data set"));
+    }
+    fs::canonicalize(root).map_err(Error::io("open", root))
+}
+
+/// Detects the format of `root` and reads its lists.
+pub(super) fn read_lists(root: &Path) -> Result<Listed> {
+    if is_miniplaces(root) {
+        miniplaces::read_lists(root)
+    } else if root.join("train").is_dir() {
+        folder::read_lists(root)
+    } else {
+        Err(not_a_data_set(root))
+    }
+}
+
+pub(super) fn is_miniplaces(root: &Path) -> bool {
+    root.join("train.txt").exists() || root.join("categories.txt").exists()
+}
+
+pub(super) fn not_a_data_set(root: &Path) -> Error {
+    Error::data(
+        root,
+        "not a data set: looked for MiniPlaces (train.txt, val.txt, categories.txt, images/) and for one folder \
+         per class (train/<class>/*.jpg, val/<class>/*.jpg)",
+    )
+}
+
+/// The number of categories to keep of `num_categories`, given `--categories`.
+pub(crate) fn kept_categories(num_categories: usize, wanted: Option<usize>) -> Result<usize> {
+    match wanted {
+        Some(0) => Err(Error::setting("categories", 0, "leaves nothing to learn; give at least 1")),
+        Some(wanted) if wanted > num_categories => {
+            let message = format!("there are {num_categories} categories; give at most {num_categories}");
+            Err(Error::setting("categories", wanted, message))
+        }
+        Some(wanted) => Ok(wanted),
+        None => Ok(num_categories),
+    }
+}
+
+/// At most `limit` of `samples`, taken from each category in turn and kept in their order.
+fn spread_over_categories(samples: Vec<Sample>, num_categories: usize, limit: usize) -> Vec<Sample> {
+    let mut by_category = vec![VecDeque::new(); num_categories];
+    for (index, sample) in samples.iter().enumerate() {
+        by_category[sample.label.map_or(0, |label| label as usize)].push_back(index);
+    }
+    let limit = limit.min(samples.len());
+    let mut kept = Vec::with_capacity(limit);
+    while kept.len() < limit {
+        let next_of_each = by_category.iter_mut().filter_map(VecDeque::pop_front);
+        kept.extend(next_of_each);
+    }
+    kept.truncate(limit);
+    kept.sort_unstable();
+    kept.into_iter().map(|index| samples[index].clone()).collect()
+}
+
+impl Dataset {
+    /// The folder given to [`open`], made absolute.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The name of the on-disk format.
+    pub fn format(&self) -> &'static str {
+        self.format
+    }
+
+    /// The names of the categories; a label is an index into them.
+    pub fn categories(&self) -> &[String] {
+        &self.categories
+    }
+
+    /// The images of `split` in the order of its list.
+    pub fn samples(&self, split: Split) -> &[Sample] {
+        &self.listings[split as usize].samples
+    }
+
+    /// The file of `sample`.
+    pub fn image_path(&self, sample: &Sample) -> PathBuf {
+        self.image_dir.join(&sample.path)
+    }
+
+    /// Listed images that do not exist and were left out, which only `allow_missing` lets happen.
+    pub fn missing(&self) -> &[PathBuf] {
+        &self.missing
+    }
+
+    /// Whether images that cannot be read are skipped.
+    pub fn allow_missing(&self) -> bool {
+        self.allow_missing
+    }
+
+    /// A hash of everything that decides the decoded pixels of `split`: the root, the list with its labels, and
+    /// length and modification time of every image.
+    pub fn fingerprint(&self, split: Split) -> u64 {
+        let listing = &self.listings[split as usize];
+        let mut hash = FieldHash::default();
+        hash.write(self.image_dir.as_os_str().as_encoded_bytes());
+        for (sample, stamp) in listing.samples.iter().zip(&listing.stamps) {
+            hash.write(sample.path.as_os_str().as_encoded_bytes());
+            hash.write(&sample.label.map_or(u64::MAX, u64::from).to_le_bytes());
+            hash.write(&stamp.len_bytes.to_le_bytes());
+            hash.write(&stamp.modified_ns.to_le_bytes());
+        }
+        hash.finish()
+    }
+
+    /// Records `samples` as those of `split`, those without a file as missing.
+    fn take_existing(&mut self, split: Split, samples: Vec<Sample>) {
+        let stamps: Vec<Option<Stamp>> =
+            samples.par_iter().map(|sample| Stamp::of(&self.image_dir.join(&sample.path))).collect();
+        let listing = &mut self.listings[split as usize];
+        for (sample, stamp) in samples.into_iter().zip(stamps) {
+            match stamp {
+                Some(stamp) => {
+                    listing.samples.push(sample);
+                    listing.stamps.push(stamp);
+                }
+                None => self.missing.push(sample.path),
+            }
+        }
+    }
+
+    /// Fails on missing images unless they are allowed.
+    fn check_missing(&self, root: &Path) -> Result<()> {
+        if self.missing.is_empty() || self.allow_missing {
+            return Ok(());
+        }
+        let names = self.missing.iter().map(|path| path.display().to_string());
+        Err(Error::data(
+            root,
+            format!(
+                "{} of the listed images are missing below {}: {}; --allow-missing skips them",
+                self.missing.len(),
+                self.image_dir.display(),
+                first_few(names, ", ")
+            ),
+        ))
+    }
+}
+
+impl Stamp {
+    /// The stamp of the file at `path`, or `None` where there is none.
+    fn of(path: &Path) -> Option<Stamp> {
+        let metadata = fs::metadata(path).ok().filter(fs::Metadata::is_file)?;
+        let modified = metadata.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+        Some(Stamp {
+            len_bytes: metadata.len(),
+            modified_ns: modified.map_or(0, |since_epoch| since_epoch.as_nanos()),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn samples(labels: &[u32]) -> Vec<Sample> {
+        labels
+            .iter()
+            .enumerate()
+            .map(|(i, &l)| Sample { path: i.to_string().into(), label: Some(l) })
+            .collect()
+    }
+
+    #[test]
+    fn a_small_limit_covers_every_category() {
+        let kept = spread_over_categories(samples(&[0, 0, 0, 0, 1, 1, 2]), 3, 5);
+        let labels: Vec<u32> = kept.iter().filter_map(|sample| sample.label).collect();
+        assert_eq!(labels, [0, 0, 1, 1, 2]);
+        assert_eq!(spread_over_categories(samples(&[0, 1]), 2, 9).len(), 2);
+        for options in [
+            OpenOptions { limit_train: Some(0), ..OpenOptions::default() },
+            OpenOptions { limit_val: Some(0), ..OpenOptions::default() },
+        ] {
+            assert!(matches!(open(Path::new("."), &options), Err(Error::Setting { .. })));
+        }
+    }
+}
