@@ -33,7 +33,10 @@ impl SettingArgs {
 
 /// Takes the device that `--device` names, saying on stderr why `auto` did not take a GPU.
 pub(super) fn open_device(choice: DeviceChoice) -> Result<Device> {
-    let (device, remark) = choice.open()?;
+    let (device, remark) = choice.open().map_err(|error| match error {
+        Error::Device(message) => Error::Device(format!("--device {message}; or take --device cpu")),
+        other => other,
+    })?;
     if let Some(remark) = remark {
         eprintln!("{remark}");
     }
