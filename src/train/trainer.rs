@@ -1,7 +1,7 @@
 //! The training loop: batches in, updates, evaluation, checkpoints, and every way a run can stop.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::capacity;
 use super::config::TrainConfig;
@@ -16,7 +16,6 @@ use crate::error::{Error, Result};
 use crate::exec::Session;
 use crate::graph::Role;
 use crate::infer::model_file::ModelFile;
-use crate::models::Model;
 use crate::run::metrics::{Epoch, Eval, Run, Step};
 use crate::run::model_card::{ModelCard, ObjectsCard};
 use crate::run::run_dir::RunDir;
