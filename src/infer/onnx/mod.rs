@@ -83,32 +83,35 @@ impl OnnxModel<'_> {
         let operands = node.inputs.iter().map(|&id| self.name(node, id)).collect::<Result<Vec<_>>>()?;
         let output = self.name(node, node.outputs[0])?;
         let types: Vec<ValueType> = node.inputs.iter().map(|&id| self.graph.value(id).ty).collect();
-        match node.op.onnx(&types) {
-            Some(Onnx::Nodes(chain)) => push_chain(graph, chain, &node.name, operands, &output),
-            Some(Onnx::ConvBias) => {
-                let readers = self.graph.nodes().iter().flat_map(|reader| &reader.inputs);
-                let is_private = readers.filter(|&&id| id == node.inputs[0]).count() == 1;
-                let conv = graph.node.iter_mut().find(|made| made.output[0] == operands[0]);
-                match conv.filter(|conv| is_private && conv.op_type == "Conv" && conv.input.len() == 2) {
-                    Some(conv) => {
-                        conv.input.extend(operands.into_iter().nth(1));
-                        conv.output = vec![output];
-                    }
-                    None => {
-                        return Err(self.unsupported(
-                            node.op.name(),
-                            &node.name,
-                            "does not follow a convolution",
-                        ));
-                    }
+        let problem = match node.op.onnx(&types) {
+            Some(Onnx::Nodes(chain)) => {
+                push_chain(graph, chain, &node.name, operands, &output);
+                return Ok(());
+            }
+            Some(Onnx::ConvBias) => match self.conv_before(node, &operands[0], graph) {
+                Some(conv) => {
+                    conv.input.extend(operands.into_iter().nth(1));
+                    conv.output = vec![output];
+                    return Ok(());
                 }
-            }
-            None => {
-                let what = "has no counterpart in the ONNX export";
-                return Err(self.unsupported(node.op.name(), &node.name, what));
-            }
-        }
-        Ok(())
+                None => "does not follow a convolution",
+            },
+            None => "has no counterpart in the ONNX export",
+        };
+        Err(self.unsupported(node.op.name(), &node.name, problem))
+    }
+
+    /// The convolution without a bias that makes `operand`, the first operand of `node`, for that node alone.
+    fn conv_before<'g>(
+        &self,
+        node: &Node,
+        operand: &str,
+        graph: &'g mut proto::Graph,
+    ) -> Option<&'g mut proto::Node> {
+        let reads = self.graph.nodes().iter().flat_map(|reader| &reader.inputs);
+        let is_private = reads.filter(|&&id| id == node.inputs[0]).count() == 1;
+        let maker = graph.node.iter_mut().find(|made| made.output[0] == operand)?;
+        (is_private && maker.op_type == "Conv" && maker.input.len() == 2).then_some(maker)
     }
 
     /// The name of a value in the model.
@@ -141,7 +144,7 @@ fn push_chain(
     operands: Vec<String>,
     output: &str,
 ) {
-    let last = chain.len() - 1;
+    let count = chain.len();
     let mut input = operands;
     for (index, node) in chain.into_iter().enumerate() {
         let inner_name = format!("{output}.{}", node.op_type.to_lowercase());
@@ -150,7 +153,7 @@ fn push_chain(
             graph.initializer.push(tensor(&name, constant.shape().dims(), constant.data()));
             input.push(name);
         }
-        let result = if index == last { output } else { &inner_name };
+        let result = if index + 1 == count { output } else { &inner_name };
         graph.node.push(proto::Node {
             input: std::mem::replace(&mut input, vec![result.to_string()]),
             output: vec![result.to_string()],
@@ -162,27 +165,19 @@ fn push_chain(
 }
 
 fn attribute((name, value): (&str, OnnxAttribute)) -> proto::Attribute {
-    let mut attribute = proto::Attribute { name: name.into(), ..proto::Attribute::default() };
-    let r#type = match value {
-        OnnxAttribute::Float(value) => {
-            attribute.f = Some(value);
-            AttributeType::Float
+    let named = proto::Attribute { name: name.into(), ..proto::Attribute::default() };
+    match value {
+        OnnxAttribute::Float(f) => {
+            proto::Attribute { f: Some(f), r#type: AttributeType::Float.into(), ..named }
         }
-        OnnxAttribute::Int(value) => {
-            attribute.i = Some(value);
-            AttributeType::Int
-        }
-        OnnxAttribute::Ints(values) => {
-            attribute.ints = as_i64(&values);
-            AttributeType::Ints
+        OnnxAttribute::Int(i) => proto::Attribute { i: Some(i), r#type: AttributeType::Int.into(), ..named },
+        OnnxAttribute::Ints(ints) => {
+            proto::Attribute { ints: as_i64(&ints), r#type: AttributeType::Ints.into(), ..named }
         }
         OnnxAttribute::Text(text) => {
-            attribute.s = Some(text.into());
-            AttributeType::String
+            proto::Attribute { s: Some(text.into()), r#type: AttributeType::String.into(), ..named }
         }
-    };
-    attribute.set_type(r#type);
-    attribute
+    }
 }
 
 fn tensor(name: &str, extents: &[usize], elems: &[f32]) -> proto::Tensor {
@@ -206,7 +201,7 @@ fn value_info(name: &str, extents: &[usize]) -> proto::ValueInfo {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::{linear, mean, relu};
+    use crate::ops::{Conv2dConfig, Window, add, add_bias, conv2d, global_avg_pool, linear, mean, relu};
     use crate::tensor::DType;
 
     fn write(graph: &Graph, images: ValueId, logits: ValueId) -> Result<Vec<u8>> {
@@ -222,6 +217,21 @@ mod tests {
         let scalar = mean(&mut graph, "brightness", clipped).unwrap();
         let message = write(&graph, images, scalar).unwrap_err().to_string();
         assert!(message.contains("`brightness`") && message.contains("--format safetensors"), "{message}");
+    }
+
+    #[test]
+    fn a_bias_without_a_convolution_of_its_own_is_named() {
+        let mut graph = Graph::new(DType::F32);
+        let images = graph.input("images", [1, 4, 5, 3], DType::F32);
+        let config = Conv2dConfig { out_channels: 2, kernel: [3, 3], window: Window::square(1, 1) };
+        let x = conv2d(&mut graph, "conv", images, config).unwrap();
+        let biased = add_bias(&mut graph, "conv", x).unwrap();
+        let pooled = global_avg_pool(&mut graph, "pool", biased).unwrap();
+        assert!(write(&graph, images, pooled).is_ok());
+        let both = add(&mut graph, "both", x, biased).unwrap();
+        let pooled = global_avg_pool(&mut graph, "pool2", both).unwrap();
+        let message = write(&graph, images, pooled).unwrap_err().to_string();
+        assert!(message.contains("`conv.add_bias`") && message.contains("does not follow"), "{message}");
     }
 
     #[test]
