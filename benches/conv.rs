@@ -8,70 +8,38 @@ use residuum::device::cpu::conv::{
     Conv2dDims, conv2d_dgrad, conv2d_fprop, conv2d_wgrad, dgrad_workspace_elems, fprop_workspace_elems,
     wgrad_workspace_elems,
 };
+use residuum::models::{Model, Options};
+use residuum::ops::Conv2dFprop;
+use residuum::step::{StepConfig, evaluation_graph};
 
 /// Seconds each pass is repeated for.
 const BUDGET_S: f64 = 0.15;
 
 fn main() {
     let filter = std::env::args().skip(1).find(|arg| !arg.starts_with('-')).unwrap_or_default();
-    for (name, blocks, is_bottleneck, batch) in [
-        ("resnet18", [2, 2, 2, 2], false, 16),
-        ("resnet34", [3, 4, 6, 3], false, 16),
-        ("resnet50", [3, 4, 6, 3], true, 8),
-    ] {
+    for (name, batch) in [("resnet18", 16), ("resnet34", 16), ("resnet50", 8)] {
         for size in [64, 128] {
             let title = format!("{name} {size}px batch {batch}");
             if title.contains(&filter) {
                 println!("{title}");
-                print_table(&layers(blocks, is_bottleneck, batch, size));
+                print_table(&layers(name, batch, size));
             }
         }
     }
 }
 
-/// The convolutions of a network of form v1.5 with how often each occurs; the stem first.
-fn layers(blocks: [usize; 4], is_bottleneck: bool, n: usize, size: usize) -> Vec<(Conv2dDims, usize)> {
+/// The convolutions of a network with how often each occurs; the stem first.
+fn layers(name: &str, batch: usize, size: usize) -> Vec<(Conv2dDims, usize)> {
+    let model = Model::new(name, Options::new(100)).expect("a known model");
+    let graph = evaluation_graph(&StepConfig::new(model, batch, size), "").expect("the images fit");
     let mut layers: Vec<(Conv2dDims, usize)> = Vec::new();
-    let mut add = |size: usize, c, k, kernel: usize, stride| {
-        let pad = kernel / 2;
-        let d = Conv2dDims {
-            n,
-            h: size,
-            w: size,
-            c,
-            k,
-            r: kernel,
-            s: kernel,
-            stride_h: stride,
-            stride_w: stride,
-            pad_h: pad,
-            pad_w: pad,
-        };
+    for node in graph.nodes() {
+        let Some(Conv2dFprop { window }) = node.op_as() else { continue };
+        let [x, w] = [0, 1].map(|operand| graph.shape(node.inputs[operand]).nhwc());
+        let d = window.dims(x, w);
         match layers.iter_mut().find(|(other, _)| *other == d) {
             Some((_, count)) => *count += 1,
             None => layers.push((d, 1)),
-        }
-        d.p()
-    };
-    add(size, 3, 64, 7, 2);
-    let (mut size, mut c) = (size / 4, 64);
-    for (stage, num_blocks) in blocks.into_iter().enumerate() {
-        let width = 64 << stage;
-        let k = if is_bottleneck { 4 * width } else { width };
-        for block in 0..num_blocks {
-            let stride = if stage > 0 && block == 0 { 2 } else { 1 };
-            if c != k || stride != 1 {
-                add(size, c, k, 1, stride);
-            }
-            if is_bottleneck {
-                add(size, c, width, 1, 1);
-                size = add(size, width, width, 3, stride);
-                add(size, width, k, 1, 1);
-            } else {
-                size = add(size, c, width, 3, stride);
-                add(size, width, width, 3, 1);
-            }
-            c = k;
         }
     }
     layers

@@ -1,8 +1,7 @@
 //! Times every operation of a training and an inference step at the shapes of the network's own layers, on the device's
 //! clock: microseconds, TFLOP/s, GB/s, and the share of the roofline.
 //!
-//!     cargo bench --bench kernels -- [--device D] [--precision P] [--json] [--rows TEXT] [--ops TEXT] [--runs N]
-//!                                    [--peak-tflops X --peak-gb-s Y]
+//!     cargo bench --bench kernels -- --help
 //!
 //! The steps are those of the plan: each distinct one (operation, settings, shapes) is a row, with how often it occurs.
 //! Operands are random; between two runs of a step the device's caches are filled with other memory. The roofline is
@@ -13,7 +12,8 @@ mod common;
 use std::collections::HashMap;
 use std::time::Duration;
 
-use common::{CLASSES, RUNS, Row, median_and_spread, open_device, parse_precision};
+use clap::{Parser, value_parser};
+use common::{CLASSES, Flags, RUNS, Row, end, median_and_spread};
 use half::bf16;
 use residuum::device::{Device, DeviceKind, Slot};
 use residuum::exec::{Session, Start};
@@ -43,83 +43,44 @@ const FLUSH: usize = 1;
 /// Larger than any cache, in f32.
 const FLUSH_ELEMS: usize = 64 << 20;
 
+/// Every operation of a step at the shapes of the network's own layers
+#[derive(Debug, Parser)]
 struct Options {
-    device: Device,
-    float: DType,
-    json: bool,
-    rows: String,
+    #[command(flatten)]
+    flags: Flags,
+    /// Only operations whose name contains this
+    #[arg(long, value_name = "TEXT", default_value = "")]
     ops: String,
-    runs: usize,
-    peaks: Option<Peaks>,
-}
-
-/// What the device was measured to reach.
-#[derive(Debug, Clone, Copy)]
-struct Peaks {
-    tflops: f64,
-    gb_s: f64,
+    /// Runs of each operation that count [default: 20; simt: 1]
+    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..))]
+    runs: Option<u32>,
+    /// What the device was measured to reach, for the roofline
+    #[arg(long, value_name = "X", requires = "peak_gb_s")]
+    peak_tflops: Option<f64>,
+    /// The same of its memory
+    #[arg(long, value_name = "Y", requires = "peak_tflops")]
+    peak_gb_s: Option<f64>,
 }
 
 fn main() {
-    let options = options();
-    let rows = match options.device.kind() {
+    let options = Options::parse();
+    let (device, float) = options.flags.open();
+    let rows = match device.kind() {
         DeviceKind::Cpu => CPU_ROWS,
         DeviceKind::Cuda => GPU_ROWS,
         DeviceKind::Simt => SIMT_ROWS,
     };
-    for row in rows.iter().filter(|row| row.title().contains(&options.rows)) {
-        measure(&options, row);
+    for row in rows.iter().filter(|row| row.title().contains(&options.flags.rows)) {
+        measure(&Bench { options: &options, device, float, row: *row });
     }
 }
 
-/// `cargo bench` adds `--bench`, which says nothing here.
-fn options() -> Options {
-    let (mut device, mut float, mut json, mut runs) = (Device::Cpu, None, false, None);
-    let (mut rows, mut ops) = (String::new(), String::new());
-    let (mut tflops, mut gb_s) = (None, None);
-    let mut arguments = std::env::args().skip(1);
-    while let Some(argument) = arguments.next() {
-        let mut value = || arguments.next().unwrap_or_else(|| usage(&format!("{argument} needs a value")));
-        match argument.as_str() {
-            "--json" => json = true,
-            "--bench" => {}
-            "--rows" => rows = value(),
-            "--ops" => ops = value(),
-            "--device" => device = open_device(&value()),
-            "--precision" => {
-                float = Some(parse_precision(&value()).unwrap_or_else(|| usage("--precision is f32 or bf16")))
-            }
-            "--runs" => runs = Some(value().parse().unwrap_or_else(|_| usage("--runs needs a number"))),
-            "--peak-tflops" => tflops = Some(number(&value())),
-            "--peak-gb-s" => gb_s = Some(number(&value())),
-            other => usage(&format!("unknown flag {other}")),
-        }
-    }
-    let is_cpu = device == Device::Cpu;
-    if is_cpu && float == Some(DType::Bf16) {
-        usage("the CPU computes in f32");
-    }
-    Options {
-        device,
-        float: float.unwrap_or(if is_cpu { DType::F32 } else { DType::Bf16 }),
-        json,
-        rows,
-        ops,
-        runs: runs.unwrap_or(if device == Device::Simt { 1 } else { 20 }).max(1),
-        peaks: tflops.zip(gb_s).map(|(tflops, gb_s)| Peaks { tflops, gb_s }),
-    }
-}
-
-fn number(text: &str) -> f64 {
-    text.parse().ok().filter(|value| *value > 0.0).unwrap_or_else(|| usage("a peak needs a number"))
-}
-
-fn usage(message: &str) -> ! {
-    eprintln!(
-        "{message}; flags: --device D, --precision f32|bf16, --json, --rows TEXT, --ops TEXT, --runs N, \
-         --peak-tflops X --peak-gb-s Y"
-    );
-    std::process::exit(2)
+/// A row on a device.
+struct Bench<'a> {
+    options: &'a Options,
+    device: Device,
+    float: DType,
+    row: Row,
 }
 
 /// Steps of a plan that do the same work.
@@ -129,32 +90,29 @@ struct Kind {
     count: usize,
 }
 
-fn measure(options: &Options, row: &Row) {
-    let mut session = open(options, row);
+fn measure(bench: &Bench) {
+    let mut session = open(bench);
     let mut total_us = 0.0;
     for kind in kinds(&session.plan(NETWORK).steps) {
-        if session.plan(NETWORK).steps[kind.step].op.name().contains(&options.ops) {
-            total_us += kind.count as f64 * measure_kind(options, row, &mut session, &kind);
+        if session.plan(NETWORK).steps[kind.step].op.name().contains(&bench.options.ops) {
+            total_us += kind.count as f64 * measure_kind(bench, &mut session, &kind);
         }
     }
-    if !options.json {
-        println!("{}: {:.3} ms by these kernels one by one\n", row.title(), total_us / 1e3);
+    if !bench.options.flags.json {
+        println!("{}: {:.3} ms by these kernels one by one\n", bench.row.title(), total_us / 1e3);
     }
 }
 
-fn open(options: &Options, row: &Row) -> Session {
+fn open(bench: &Bench) -> Session {
     let mut flush = Graph::new(DType::F32);
-    let elems = if options.device == Device::Simt { 1 } else { FLUSH_ELEMS };
+    let elems = if bench.device == Device::Simt { 1 } else { FLUSH_ELEMS };
     let filler = flush.state("flush", [elems], Layout::Flat, Init::Constant(0.0));
     flush.apply("clear", Clear::new(1), &[filler]).expect("a state can be cleared");
-    let config = row.config(options.float);
-    let graph = if row.train { training_graph(&config) } else { evaluation_graph(&config, "") };
-    let program = plan(&[&graph.expect("the rows fit their models"), &flush], options.device.kind())
+    let config = bench.row.config(bench.float);
+    let graph = if bench.row.train { training_graph(&config) } else { evaluation_graph(&config, "") };
+    let program = plan(&[&graph.expect("the rows fit their models"), &flush], bench.device.kind())
         .expect("both verify");
-    Session::open(program, options.device, Start::Seed(1)).unwrap_or_else(|error| {
-        eprintln!("{}: {error}", row.title());
-        std::process::exit(error.exit_code().into())
-    })
+    Session::open(program, bench.device, Start::Seed(1)).unwrap_or_else(|error| end(&error))
 }
 
 /// In order of their first step.
@@ -183,10 +141,12 @@ fn shapes(step: &Step, most: usize) -> String {
 }
 
 /// Prints a row; the median in microseconds.
-fn measure_kind(options: &Options, row: &Row, session: &mut Session, kind: &Kind) -> f64 {
+fn measure_kind(bench: &Bench, session: &mut Session, kind: &Kind) -> f64 {
+    let (options, row) = (bench.options, &bench.row);
+    let runs = options.runs.unwrap_or(if bench.device == Device::Simt { 1 } else { 20 }) as usize;
     let step = session.plan(NETWORK).steps[kind.step].clone();
     fill_operands(session, kind.step);
-    let mut times = vec![Duration::ZERO; 1 + options.runs];
+    let mut times = vec![Duration::ZERO; 1 + runs];
     session.time_step(NETWORK, kind.step, FLUSH, &mut times).expect(RUNS);
     // The first run also loads code.
     let mut times_us: Vec<f64> = times[1..].iter().map(|time| time.as_secs_f64() * 1e6).collect();
@@ -194,9 +154,10 @@ fn measure_kind(options: &Options, row: &Row, session: &mut Session, kind: &Kind
     let (us, spread) = median_and_spread(&times_us);
     let (flops, bytes) = (step.cost.flops as f64, step.cost.bytes as f64);
     let (tflop_s, gb_s) = (flops / us / 1e6, bytes / us / 1e3);
-    let roofline = options.peaks.map(|p| (flops / p.tflops / 1e6).max(bytes / p.gb_s / 1e3) / us);
+    let peaks = options.peak_tflops.zip(options.peak_gb_s);
+    let roofline = peaks.map(|(tflops, gb_s)| (flops / tflops / 1e6).max(bytes / gb_s / 1e3) / us);
     let (op, name, shapes) = (step.op.name(), &step.name, shapes(&step, 3));
-    if options.json {
+    if options.flags.json {
         let Row { model, size, batch, .. } = row;
         let roofline = roofline.map_or("null".into(), |share| format!("{share:.4}"));
         println!(
@@ -205,8 +166,8 @@ fn measure_kind(options: &Options, row: &Row, session: &mut Session, kind: &Kind
              \"count\":{},\"us\":{us:.2},\"spread\":{spread:.4},\"gflop\":{:.4},\"mbytes\":{:.3},\
              \"tflop_s\":{tflop_s:.3},\"gb_s\":{gb_s:.1},\"roofline\":{roofline}}}",
             row.mode(),
-            options.float,
-            options.device,
+            bench.float,
+            bench.device,
             kind.count,
             flops / 1e9,
             bytes / 1e6,

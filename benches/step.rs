@@ -1,6 +1,6 @@
 //! Images per second of training steps and of inference, for `benches/peers/compare.sh` and for eyes.
 //!
-//!     cargo bench --bench step -- [--device D] [--precision P] [--json] [--rows TEXT] [--seconds S] [--copy] [--profile]
+//!     cargo bench --bench step -- --help
 //!
 //! Data and weights are random. On the CPU a row is the median over single steps after a warm-up. On a GPU (f32 or, the
 //! default there, bf16) steps run in groups without a stop and a row is the median over groups; images and labels stay
@@ -12,7 +12,8 @@ mod common;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use common::{CLASSES, RUNS, Row, median_and_spread, open_device, parse_precision};
+use clap::Parser;
+use common::{CLASSES, Flags, RUNS, Row, end, median_and_spread};
 use residuum::batch::Batch;
 use residuum::device::{Device, DeviceKind};
 use residuum::exec::{Session, Start};
@@ -53,78 +54,39 @@ const GPU_ROWS: &[Row] = &[
 /// The emulator shows that the benchmark works; its times say nothing.
 const SIMT_ROWS: &[Row] = &[Row::new("resnet18", 16, 2, true), Row::new("resnet18", 16, 2, false)];
 
+/// Images per second of training steps and of inference
+#[derive(Debug, Parser)]
 struct Options {
-    device: Device,
-    float: DType,
+    #[command(flatten)]
+    flags: Flags,
+    /// Copy images and labels to the device before every step, as on the CPU
+    #[arg(long)]
     copy: bool,
-    json: bool,
+    /// Also print where the time goes, by operation
+    #[arg(long)]
     profile: bool,
-    rows: String,
+    /// Seconds a row takes at least
+    #[arg(long, value_name = "S", default_value_t = 4.0)]
     seconds: f64,
 }
 
 fn main() {
-    let options = options();
-    let rows = match options.device.kind() {
+    let mut options = Options::parse();
+    let (device, float) = options.flags.open();
+    options.copy |= device == Device::Cpu;
+    let rows = match device.kind() {
         DeviceKind::Cpu => CPU_ROWS,
         DeviceKind::Cuda => GPU_ROWS,
         DeviceKind::Simt => SIMT_ROWS,
     };
-    for row in rows.iter().filter(|row| row.title().contains(&options.rows)) {
-        let mut bench = Bench::new(&options, *row);
+    for row in rows.iter().filter(|row| row.title().contains(&options.flags.rows)) {
+        let mut bench = Bench::new(&options, device, *row, float);
         let times = rayon::scope(|_| bench.measure(options.seconds));
-        report(&options, &mut bench, times);
+        report(&options, device, &mut bench, times);
         if options.profile {
             rayon::scope(|_| bench.profile());
         }
     }
-}
-
-/// `cargo bench` adds `--bench`, which says nothing here.
-fn options() -> Options {
-    let mut options = Options {
-        device: Device::Cpu,
-        float: DType::F32,
-        copy: false,
-        json: false,
-        profile: false,
-        rows: String::new(),
-        seconds: 4.0,
-    };
-    let mut float = None;
-    let mut arguments = std::env::args().skip(1);
-    while let Some(argument) = arguments.next() {
-        let mut value = || arguments.next().unwrap_or_else(|| usage(&format!("{argument} needs a value")));
-        match argument.as_str() {
-            "--json" => options.json = true,
-            "--profile" => options.profile = true,
-            "--copy" => options.copy = true,
-            "--bench" => {}
-            "--rows" => options.rows = value(),
-            "--device" => options.device = open_device(&value()),
-            "--precision" => {
-                float = Some(parse_precision(&value()).unwrap_or_else(|| usage("--precision is f32 or bf16")))
-            }
-            "--seconds" => {
-                options.seconds = value().parse().unwrap_or_else(|_| usage("--seconds needs a number"))
-            }
-            other => usage(&format!("unknown flag {other}")),
-        }
-    }
-    let is_cpu = options.device == Device::Cpu;
-    if is_cpu && float == Some(DType::Bf16) {
-        usage("the CPU computes in f32");
-    }
-    options.float = float.unwrap_or(if is_cpu { DType::F32 } else { DType::Bf16 });
-    options.copy |= is_cpu;
-    options
-}
-
-fn usage(message: &str) -> ! {
-    eprintln!(
-        "{message}; flags: --device D, --precision f32|bf16, --copy, --json, --rows TEXT, --seconds S, --profile"
-    );
-    std::process::exit(2)
 }
 
 /// What a row runs.
@@ -136,23 +98,20 @@ enum Work {
 /// A row with its random batch, which is copied before every step, unless it stays on the device.
 struct Bench {
     row: Row,
+    float: DType,
     work: Work,
     batch: Batch,
     copies: bool,
 }
 
 impl Bench {
-    fn new(options: &Options, row: Row) -> Bench {
-        let config =
-            StepConfig { keep_inputs: !options.copy || options.profile, ..row.config(options.float) };
+    fn new(options: &Options, device: Device, row: Row, float: DType) -> Bench {
+        let config = StepConfig { keep_inputs: !options.copy || options.profile, ..row.config(float) };
         let mut stream = Stream::new(1, 0, 0, Use::Augment);
         let images = (0..row.batch * row.size * row.size * 3).map(|_| stream.normal()).collect();
         let labels = (0..row.batch).map(|_| stream.below(CLASSES as u32) as i32).collect();
-        let work = Bench::open(options.device, &row, config).unwrap_or_else(|error| {
-            eprintln!("{}: {error}", row.title());
-            std::process::exit(error.exit_code().into())
-        });
-        let mut bench = Bench { row, work, batch: Batch::new(images, labels), copies: true };
+        let work = Bench::open(device, &row, config).unwrap_or_else(|error| end(&error));
+        let mut bench = Bench { row, float, work, batch: Batch::new(images, labels), copies: true };
         bench.run_step();
         bench.copies = options.copy;
         bench
@@ -234,19 +193,19 @@ impl Bench {
     }
 }
 
-fn report(options: &Options, bench: &mut Bench, mut times: Vec<f64>) {
+fn report(options: &Options, device: Device, bench: &mut Bench, mut times: Vec<f64>) {
     times.sort_by(f64::total_cmp);
     let (median, spread) = median_and_spread(&times);
     let Row { model, size, batch, .. } = bench.row;
-    let (mode, float, speed) = (bench.row.mode(), options.float, batch as f64 / median);
-    if options.json {
+    let (mode, float, speed) = (bench.row.mode(), bench.float, batch as f64 / median);
+    if options.flags.json {
         println!(
             "{{\"peer\":\"residuum\",\"version\":\"{}\",\"model\":\"{model}\",\"size\":{size},\"batch\":{batch},\
              \"mode\":\"{mode}\",\"images_per_second\":{speed:.2},\"spread\":{spread:.4},\"steps\":{},\
              \"device\":\"{}\",\"precision\":\"{float}\",\"input\":\"{}\",\"memory_mib\":{}}}",
             env!("CARGO_PKG_VERSION"),
             times.len() * bench.group(),
-            options.device,
+            device,
             if options.copy { "copied" } else { "resident" },
             bench.session().arena_bytes() >> 20
         );

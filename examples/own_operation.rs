@@ -2,8 +2,7 @@
 //! has no kernel for it. `cargo run --release --example own_operation`
 
 use residuum::check::{finite_differences, run};
-use residuum::device::Device;
-use residuum::device::cpu::{CpuArgs, Real, for_each_chunk};
+use residuum::device::{Device, cpu::CpuArgs, cpu::Real, cpu::for_each_chunk};
 use residuum::graph::{Backward, InferResult, Op, ValueId, ValueType};
 use residuum::ops::{CHUNK_ELEMS, Case, one_input, same_shapes};
 use residuum::{Result, dispatch_real, tensor::DType};

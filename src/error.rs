@@ -10,6 +10,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 ///
 /// Every message names the file, line, flag or tensor and ends with a remedy where there is one.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum Error {
     /// A flag, a configuration value or a combination of them that cannot be used.
     #[error("{0}")]

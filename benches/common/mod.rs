@@ -1,9 +1,12 @@
 //! What the benchmarks of whole networks share: their rows, their flags, their statistics.
 
+use clap::Args;
+use residuum::Error;
 use residuum::device::{Device, DeviceChoice};
 use residuum::models::{Model, Options};
 use residuum::step::StepConfig;
 use residuum::tensor::DType;
+use residuum::train::config::Precision;
 
 pub const CLASSES: usize = 100;
 /// Why a step of a graph that was planned for the device cannot fail.
@@ -38,18 +41,43 @@ impl Row {
     }
 }
 
-/// The device that `--device` names, or an end with exit code 3.
-pub fn open_device(name: &str) -> Device {
-    let opened = name.parse().and_then(DeviceChoice::open);
-    opened.map(|(device, _)| device).unwrap_or_else(|error| {
-        eprintln!("{error}");
-        std::process::exit(3)
-    })
+/// The flags of the benchmarks of whole networks.
+#[derive(Debug, Args)]
+pub struct Flags {
+    /// Where to run: cpu, cuda[:N] or simt
+    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
+    device: DeviceChoice,
+    /// Type of activations: f32, or bf16, the default on a GPU
+    #[arg(long, value_name = "TYPE")]
+    precision: Option<Precision>,
+    /// Print rows of JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Only the rows whose title contains this
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    pub rows: String,
+    /// What `cargo bench` adds
+    #[arg(long, hide = true)]
+    bench: bool,
 }
 
-/// The type that `--precision` names.
-pub fn parse_precision(name: &str) -> Option<DType> {
-    [DType::F32, DType::Bf16].into_iter().find(|dtype| dtype.to_string() == name)
+impl Flags {
+    /// The device and the type of activations, or an end with the exit code of the program.
+    pub fn open(&self) -> (Device, DType) {
+        let (device, _) = self.device.open().unwrap_or_else(|error| end(&error));
+        let default = if device == Device::Cpu { Precision::F32 } else { Precision::Bf16 };
+        let precision = self.precision.unwrap_or(default);
+        if (device, precision) == (Device::Cpu, Precision::Bf16) {
+            end(&Error::setting("precision", precision, "the CPU computes in f32"));
+        }
+        (device, precision.into())
+    }
+}
+
+/// Ends as the program does.
+pub fn end(error: &Error) -> ! {
+    eprintln!("{error}");
+    std::process::exit(error.exit_code().into())
 }
 
 /// The middle of sorted values, and the distance of their quartiles over it.

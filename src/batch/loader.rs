@@ -100,15 +100,20 @@ pub struct Loader {
 /// The number of batches in an epoch of training on `num_images`; a partial last batch is dropped.
 ///
 /// # Errors
-/// [`Error::Usage`] if `batch_size` is 0 or there are fewer images than that.
+/// [`Error::Setting`] if `batch_size` is 0 or there are fewer images than that.
 pub fn batches_per_epoch(num_images: usize, batch_size: usize) -> Result<usize> {
     match num_images.checked_div(batch_size) {
-        None => Err(Error::Usage("--batch-size must be at least 1".into())),
-        Some(0) => Err(Error::Usage(format!(
-            "--batch-size {batch_size} is more than the {num_images} training images; give at most {num_images}"
-        ))),
+        None => Err(no_batch()),
+        Some(0) => {
+            let message = format!("there are {num_images} training images; give at most {num_images}");
+            Err(Error::setting("batch_size", batch_size, message))
+        }
         Some(num_batches) => Ok(num_batches),
     }
+}
+
+fn no_batch() -> Error {
+    Error::setting("batch_size", 0, "must be at least 1")
 }
 
 impl Loader {
@@ -148,7 +153,7 @@ impl Loader {
     /// [`Error::Usage`] if the batch size is 0 or there is to be no worker.
     pub fn eval(pack: Arc<Pack>, options: &LoaderOptions) -> Result<Loader> {
         if options.batch_size == 0 {
-            return Err(Error::Usage("--batch-size must be at least 1".into()));
+            return Err(no_batch());
         }
         let num_images = pack.len();
         let num_batches = num_images.div_ceil(options.batch_size);
@@ -174,7 +179,7 @@ impl Loader {
         M: FnMut(u64, &mut Batch) + Clone + Send + 'static,
     {
         if options.workers == 0 || options.prefetch == 0 {
-            return Err(Error::Usage("--workers and the batches made ahead must be at least 1".into()));
+            return Err(Error::Usage("workers and batches made ahead must be at least 1".into()));
         }
         let workers = vec![make; options.workers];
         Ok(Loader { batches: Prefetcher::start(workers, options.prefetch, num_batches, buffers) })

@@ -24,15 +24,19 @@ pub(super) struct SettingArgs {
 }
 
 impl SettingArgs {
-    pub(super) fn read(&self) -> Result<TrainConfig> {
+    /// The settings that were given over the defaults, on `data_dir` unless they name a data set.
+    pub(super) fn read(&self, data_dir: Option<PathBuf>) -> Result<TrainConfig> {
         let recipe = self.config.as_deref().map(Recipe::read).transpose()?;
-        TrainConfig::layered(recipe.as_ref(), &self.flags)
+        TrainConfig::layered(data_dir, recipe.as_ref(), &self.flags)
     }
 }
 
 /// Takes the device that `--device` names, saying on stderr why `auto` did not take a GPU.
 pub(super) fn open_device(choice: DeviceChoice) -> Result<Device> {
-    let (device, remark) = choice.open()?;
+    let (device, remark) = choice.open().map_err(|error| match error {
+        Error::Device(message) => Error::Device(format!("--device {message}; or take --device cpu")),
+        other => other,
+    })?;
     if let Some(remark) = remark {
         eprintln!("{remark}");
     }
@@ -67,6 +71,15 @@ pub(super) fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
     replace::replace(path, |writer| writer.write_all(bytes)).map_err(Error::io("write", path))
 }
 
+/// Two comma-separated numbers of images: for training and for validation.
+pub(super) fn parse_images(text: &str) -> std::result::Result<(usize, usize), String> {
+    let counts = text.split_once(',').and_then(|(train, val)| Some((train.parse().ok()?, val.parse().ok()?)));
+    match counts {
+        Some((train, val)) if train > 0 && val > 0 => Ok((train, val)),
+        _ => Err(format!("`{text}`: give the numbers of training and validation images, as in 100000,10000")),
+    }
+}
+
 /// A size in bytes, as in `24GiB`, `512MiB`, `8GB` or `1000000`.
 pub(super) fn parse_bytes(text: &str) -> std::result::Result<usize, String> {
     match text.parse() {
@@ -87,5 +100,7 @@ mod tests {
         assert_eq!(parse_bytes("77"), Ok(77));
         assert!(parse_bytes("many").unwrap_err().contains("24GiB"));
         assert!(parse_bytes("-1GiB").is_err());
+        assert_eq!(parse_images("100000,10"), Ok((100_000, 10)));
+        assert!(["7", "7,0", "a,b"].iter().all(|text| parse_images(text).unwrap_err().contains(text)));
     }
 }

@@ -1,96 +1,53 @@
 //! `residuum plan`: layers, cost and memory of a training run, without touching a device.
 
-use clap::Args;
-use clap::builder::PossibleValuesParser;
+use std::path::PathBuf;
 
-use super::flags::parse_bytes;
+use clap::Args;
+
+use super::flags::{SettingArgs, parse_bytes, parse_images};
 use crate::device::DeviceKind;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Node, Phase, Role};
-use crate::models::{self, ObjectsKind};
 use crate::plan::Program;
 use crate::report::{Align, Table};
 use crate::show::{show_bytes, show_count};
-use crate::step::{StepConfig, evaluation_graph, program};
-use crate::train::capacity::{LargestBatch, largest_batch};
+use crate::step::{PixelSource, StepConfig, evaluation_graph, program};
+use crate::train::capacity::{LargestBatch, largest_batch, pixel_source, pixels_line, room_with_data};
 use crate::train::config::TrainConfig;
+use crate::train::source::Extent;
 
 /// Show layers, cost and memory of a training run before any device is touched
 #[derive(Debug, Args)]
+#[command(mut_arg("clip_grad", |flag| flag.num_args(0..=1).default_missing_value(ANY_NORM)))]
 pub(super) struct PlanArgs {
-    /// Network
-    #[arg(long, value_name = "NAME", default_value = "resnet18", value_parser = PossibleValuesParser::new(models::names()))]
-    model: String,
-    /// Form of the blocks
-    #[arg(long, value_name = "FORM", default_value = "v1.5", value_parser = ["v1", "v1.5", "v2"])]
-    form: String,
-    /// Height and width of the images in pixels
-    #[arg(long, value_name = "PIXELS", default_value_t = 128)]
-    img_size: usize,
-    /// Images of a batch
-    #[arg(short, long, value_name = "N", default_value_t = 64)]
-    batch_size: usize,
-    /// Categories
-    #[arg(long, value_name = "N", default_value_t = 100)]
-    categories: usize,
-    /// Take in where 175 classes of objects are
-    #[arg(long, value_name = "WAY", default_value = "none", value_parser = ["none", "masks", "vector", "codes"])]
-    objects: String,
-    /// Update rule
-    #[arg(long, value_name = "NAME", default_value = "sgd", value_parser = ["sgd", "adam", "adamw"])]
-    opt: String,
-    /// Batches per update
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    grad_accum_steps: usize,
-    /// Plan for clipping by the norm of all gradients
-    #[arg(long)]
-    clip_grad: bool,
-    /// Plan for averaged weights
-    #[arg(long)]
-    model_ema: bool,
-    /// Memory there is; prints the largest batch that fits
+    #[command(flatten)]
+    settings: SettingArgs,
+    /// Plan for a data set that is not here, with TRAIN and VAL images of --categories [default: 100] without objects
+    #[arg(long, value_name = "TRAIN,VAL", value_parser = parse_images, help_heading = "Data")]
+    images: Option<(usize, usize)>,
+    /// Memory that is free on the device: decides whether it holds the data set, and the largest batch that fits is printed
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
     memory: Option<usize>,
-    /// Kind of device to plan for: cpu, cuda or simt; none has to be there
-    #[arg(long, value_name = "KIND", default_value = "cpu", value_parser = ["cpu", "cuda", "simt"])]
-    device: String,
-    /// Type of activations
-    #[arg(long, value_name = "TYPE", default_value = "f32", value_parser = ["f32", "bf16"])]
-    precision: String,
-    /// Run the textbook graph instead of fused operations
-    #[arg(long)]
-    no_fuse: bool,
     /// Also print every step with its place in the arena
     #[arg(long)]
     steps: bool,
 }
 
+/// What `--clip-grad` alone means to a plan: the norm decides no bytes.
+const ANY_NORM: &str = "1";
+/// Categories of a data set that is not here: those of MiniPlaces.
+const CATEGORIES: usize = 100;
+
 impl PlanArgs {
     pub(super) fn run(self) -> Result<()> {
-        let config = TrainConfig {
-            model: self.model.clone(),
-            form: self.form.parse()?,
-            img_size: self.img_size,
-            objects: ObjectsKind::NAMES
-                .contains(&&*self.objects)
-                .then(|| self.objects.parse())
-                .transpose()?,
-            batch_size: self.batch_size,
-            opt: self.opt.parse()?,
-            grad_accum_steps: self.grad_accum_steps,
-            // The values themselves decide no bytes.
-            clip_grad: self.clip_grad.then_some(1.0),
-            model_ema_decay: self.model_ema.then_some(0.5),
-            precision: self.precision.parse()?,
-            fuse: !self.no_fuse,
-            ..TrainConfig::defaults(None)
-        };
-        let step = config.step_config(self.categories)?;
-        let device = match self.device.as_str() {
-            "cuda" => DeviceKind::Cuda,
-            "simt" => DeviceKind::Simt,
-            _ => DeviceKind::Cpu,
-        };
+        // Has the defaults of a data set, and no folder.
+        let elsewhere = self.images.map(|_| PathBuf::new());
+        let config = self.settings.read(elsewhere)?;
+        config.validate()?;
+        let extent = self.extent(&config)?;
+        let device = config.device.kind()?;
+        let mut step = config.step_config(extent.facts)?;
+        step.pixels = pixel_source(&step, &extent, device, self.memory)?;
         let planned = program(&step, device)?;
         let layers = evaluation_graph(&StepConfig { fuse: false, ..step.clone() }, "")?;
         print!("{}", layer_table(&layers));
@@ -99,17 +56,30 @@ impl PlanArgs {
         let cost = planned.plans[0].cost();
         println!(
             "\na training step of {} images: {:.2} GFLOP, {} moved at least",
-            self.batch_size,
+            step.batch_size,
             cost.flops as f64 / 1e9,
             show_bytes(cost.bytes as usize)
         );
+        if let Some(line) = pixels_line(&step, &extent) {
+            println!("{line}");
+        }
         if self.steps {
             print!("\n{}", planned.plans[0]);
         }
-        match self.memory {
-            Some(memory) => print_largest_batch(&step, memory, device),
-            None => Ok(()),
+        self.memory.map_or(Ok(()), |memory| print_largest_batch(&step, &extent, memory, device))
+    }
+
+    fn extent(&self, config: &TrainConfig) -> Result<Extent> {
+        if let Some((train, val)) = self.images {
+            return Ok(Extent { train, val, facts: config.categories.unwrap_or(CATEGORIES).into() });
         }
+        Extent::of(config).map_err(|error| match error {
+            Error::Setting { name, value, message } if config.data_dir.is_none() => {
+                let message = format!("{message}, or plan for another data set with --images or --data-dir");
+                Error::Setting { name, value, message }
+            }
+            other => other,
+        })
     }
 }
 
@@ -168,7 +138,11 @@ fn memory_table(program: &Program) -> Table {
     row("parameters", parameters);
     row("running statistics and averages", state);
     row("optimiser state", optimiser);
-    row("alignment", program.persistent_bytes - parameters - state - optimiser);
+    let data = program.persistent_bytes_where(|v| v.role == Role::Data);
+    if data > 0 {
+        row("pixels of the data set", data);
+    }
+    row("alignment", program.persistent_bytes - parameters - state - optimiser - data);
     let fullest = program.plans.iter().map(|plan| &plan.live).max_by_key(|live| live.arena_bytes);
     if let Some(live) = fullest {
         for &(role, bytes) in &live.by_role {
@@ -181,10 +155,22 @@ fn memory_table(program: &Program) -> Table {
     table
 }
 
-fn print_largest_batch(step: &StepConfig, memory: usize, device: DeviceKind) -> Result<()> {
-    match largest_batch(step, memory, device)? {
+fn print_largest_batch(step: &StepConfig, extent: &Extent, memory: usize, device: DeviceKind) -> Result<()> {
+    let title = format!("largest batch in {}", show_bytes(memory));
+    let mut step = step.clone();
+    if step.pixels != PixelSource::Host {
+        step.pixels = PixelSource::Resident { train: extent.train, val: extent.val };
+        if let LargestBatch::Fits { images, peak_bytes } =
+            largest_batch(&step, room_with_data(memory), device)?
+        {
+            let peak = show_bytes(peak_bytes);
+            println!("{title} with the pixels of the data set on the device: {images} images ({peak})");
+        }
+        step.pixels = PixelSource::Batch;
+    }
+    match largest_batch(&step, memory, device)? {
         LargestBatch::Fits { images, peak_bytes } => {
-            println!("largest batch in {}: {images} images ({})", show_bytes(memory), show_bytes(peak_bytes));
+            println!("{title}: {images} images ({})", show_bytes(peak_bytes));
             Ok(())
         }
         LargestBatch::TooLarge { images, peak_bytes } => Err(Error::does_not_fit(format!(

@@ -51,7 +51,7 @@ impl ReproduceArgs {
         if let Some(file) = self.pretrained.as_deref().filter(|file| !file.is_file()) {
             return Err(Error::Usage(format!("--pretrained {}: there is no such file", file.display())));
         }
-        let common = TrainConfig::layered(None, &self.common)?;
+        let common = TrainConfig::layered(None, None, &self.common)?;
         let device = open_device(*common.device)?;
         let options = Options {
             parts,

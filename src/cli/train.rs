@@ -31,7 +31,7 @@ impl TrainArgs {
                 Trainer::resume(dir, config, device)?
             }
             None => {
-                let config = self.settings.read()?;
+                let config = self.settings.read(None)?;
                 let device = open_device(*config.device)?;
                 Trainer::start(config, device)?
             }

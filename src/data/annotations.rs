@@ -13,7 +13,7 @@ use rayon::prelude::*;
 use super::decode::{self, Fit};
 use super::objects::Annotation;
 use super::scenes::{self, SceneOptions};
-use super::{Dataset, Pack, miniplaces};
+use super::{Dataset, Pack, Split, miniplaces};
 use crate::error::{Error, Result};
 
 /// Polygons of every image of a split, and the classes they belong to.
@@ -71,10 +71,24 @@ impl Annotations {
     /// [`Error::Data`] if the data set has no object_categories.txt, or naming file and line of an annotation that cannot
     /// be used, the first in the order of the pack.
     pub fn read(dataset: &Dataset, pack: &Pack) -> Result<Annotations> {
+        let images: Vec<&Path> = (0..pack.len()).map(|index| Path::new(pack.name(index))).collect();
+        Annotations::of_images(dataset, &images, pack.image_size())
+    }
+
+    /// The annotations of all images that the list of `split` names, for their pixels at this size.
+    ///
+    /// # Errors
+    /// As [`Annotations::read`].
+    pub fn of_split(dataset: &Dataset, split: Split, image_size: usize) -> Result<Annotations> {
+        let images: Vec<&Path> = dataset.samples(split).iter().map(|sample| &*sample.path).collect();
+        Annotations::of_images(dataset, &images, image_size)
+    }
+
+    fn of_images(dataset: &Dataset, images: &[&Path], image_size: usize) -> Result<Annotations> {
         let class_names = read_class_names(dataset.root())?;
-        let reader = Reader { dataset, num_classes: class_names.len(), image_size: pack.image_size() };
+        let reader = Reader { dataset, num_classes: class_names.len(), image_size };
         let images: Vec<Result<Option<Polygons>>> =
-            (0..pack.len()).into_par_iter().map(|index| reader.read(Path::new(pack.name(index)))).collect();
+            images.par_iter().map(|image| reader.read(image)).collect();
         let num_faults = images.iter().filter(|image| image.is_err()).count();
         let images: Vec<Option<Polygons>> =
             images.into_iter().collect::<Result<_>>().map_err(|error| with_remedy(error, num_faults))?;

@@ -94,12 +94,12 @@ pub(super) struct Listed {
 ///
 /// # Errors
 /// [`Error::Data`] if `root` is neither, if a list or folder is malformed or empty, or if listed images are
-/// missing and `options` does not allow that; [`Error::Usage`] if `options` asks for more categories than there are
+/// missing and `options` does not allow that; [`Error::Setting`] if `options` asks for more categories than there are
 /// or for none of them.
 pub fn open(root: &Path, options: &OpenOptions) -> Result<Dataset> {
-    for (flag, limit) in [("--limit-train", options.limit_train), ("--limit-val", options.limit_val)] {
+    for (name, limit) in [("limit_train", options.limit_train), ("limit_val", options.limit_val)] {
         if limit == Some(0) {
-            return Err(Error::Usage(format!("{flag} 0 leaves no images; give at least 1")));
+            return Err(Error::setting(name, 0, "leaves no images; give at least 1"));
         }
     }
     let root = &absolute(root)?;
@@ -174,10 +174,11 @@ pub(super) fn not_a_data_set(root: &Path) -> Error {
 /// The number of categories to keep of `num_categories`, given `--categories`.
 pub(crate) fn kept_categories(num_categories: usize, wanted: Option<usize>) -> Result<usize> {
     match wanted {
-        Some(0) => Err(Error::Usage("--categories 0 leaves nothing to learn; give at least 1".into())),
-        Some(wanted) if wanted > num_categories => Err(Error::Usage(format!(
-            "--categories {wanted} is more than the {num_categories} categories there are; give at most {num_categories}"
-        ))),
+        Some(0) => Err(Error::setting("categories", 0, "leaves nothing to learn; give at least 1")),
+        Some(wanted) if wanted > num_categories => {
+            let message = format!("there are {num_categories} categories; give at most {num_categories}");
+            Err(Error::setting("categories", wanted, message))
+        }
         Some(wanted) => Ok(wanted),
         None => Ok(num_categories),
     }
@@ -319,7 +320,7 @@ mod tests {
             OpenOptions { limit_train: Some(0), ..OpenOptions::default() },
             OpenOptions { limit_val: Some(0), ..OpenOptions::default() },
         ] {
-            assert!(matches!(open(Path::new("."), &options), Err(Error::Usage(_))));
+            assert!(matches!(open(Path::new("."), &options), Err(Error::Setting { .. })));
         }
     }
 }

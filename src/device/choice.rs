@@ -1,4 +1,4 @@
-//! `--device auto | cuda[:N] | cpu | simt`: what was asked for, and what there is.
+//! `auto`, `cuda[:N]`, `cpu` or `simt`: what was asked for, and what there is.
 
 use std::fmt;
 use std::str::FromStr;
@@ -123,6 +123,19 @@ impl FromStr for DeviceChoice {
 }
 
 impl DeviceChoice {
+    /// The kind to plan for: of the device that was named, whether it is there or not, and of the best there is for `auto`.
+    ///
+    /// # Errors
+    /// As [`DeviceChoice::open`].
+    pub fn kind(self) -> Result<DeviceKind> {
+        match self {
+            DeviceChoice::Auto => Ok(self.open()?.0.kind()),
+            DeviceChoice::Cuda(_) => Ok(DeviceKind::Cuda),
+            DeviceChoice::Cpu => Ok(DeviceKind::Cpu),
+            DeviceChoice::Simt => Ok(DeviceKind::Simt),
+        }
+    }
+
     /// The device to use, and for `auto` a line that says why it is no GPU.
     ///
     /// # Errors
@@ -141,7 +154,7 @@ impl DeviceChoice {
         };
         match device.check() {
             Ok(()) => Ok((device, None)),
-            Err(reason) => Err(Error::Device(format!("--device {device}: {reason}; or take --device cpu"))),
+            Err(reason) => Err(Error::Device(format!("{device}: {reason}"))),
         }
     }
 }
@@ -164,7 +177,7 @@ mod tests {
     fn a_named_device_that_cannot_be_used_is_an_error_with_a_way_out() {
         let error = DeviceChoice::Cuda(4096).open().unwrap_err();
         assert_eq!(error.exit_code(), 3);
-        assert!(error.to_string().ends_with("--device cpu"), "{error}");
+        assert!(error.to_string().starts_with("cuda:4096: "), "{error}");
     }
 
     #[test]

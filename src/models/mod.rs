@@ -77,7 +77,7 @@ impl Model {
     /// The model called `name`.
     ///
     /// # Errors
-    /// [`Error::Usage`] with the nearest name if there is none, and if `options` ask for a variant that it does not have.
+    /// [`Error::Setting`] with the nearest name if there is none, and if `options` ask for a variant that it does not have.
     pub fn new(name: &str, options: Options) -> Result<Model> {
         let Some(row) = MODELS.iter().find(|row| row.name == name) else {
             let all: Vec<&str> = names().collect();
@@ -85,17 +85,14 @@ impl Model {
                 Some(near) => format!("did you mean `{near}`?"),
                 None => format!("take one of {}", all.join(", ")),
             };
-            return Err(Error::Usage(format!("--model `{name}` is unknown; {hint}")));
+            return Err(Error::setting("model", name, format!("unknown; {hint}")));
         };
         if !row.has_variants && options.form != Form::V1_5 {
-            return Err(Error::Usage(format!(
-                "--form {}: {name} has one form; leave --form out",
-                options.form
-            )));
+            return Err(Error::setting("form", options.form, format!("{name} has one form, {}", Form::V1_5)));
         }
         if let Some(objects) = options.objects.filter(|_| !row.has_variants) {
-            let kind = objects.kind;
-            return Err(Error::Usage(format!("--objects {kind}: {name} takes images alone; take a ResNet")));
+            let message = format!("{name} takes images alone; take a ResNet");
+            return Err(Error::setting("objects", objects.kind, message));
         }
         Ok(Model { row: *row, options, network: (row.build)(&options) })
     }
@@ -160,9 +157,9 @@ mod tests {
         let message = |name: &str, options| Model::new(name, options).unwrap_err().to_string();
         assert!(message("resnet19", Options::new(3)).contains("did you mean `resnet"));
         let v2 = Options { form: Form::V2, ..Options::new(3) };
-        assert!(message("vgg11_bn", v2).contains("--form v2"));
+        assert!(message("vgg11_bn", v2).contains("form v2"));
         let objects = Some(Objects { kind: ObjectsKind::Codes, num_classes: 4 });
-        assert!(message("resnet9", Options { objects, ..Options::new(3) }).contains("--objects codes"));
+        assert!(message("resnet9", Options { objects, ..Options::new(3) }).contains("objects codes"));
         assert!(message("transformer", Options::new(3)).contains("resnet18, resnet34"));
     }
 

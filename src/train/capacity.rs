@@ -1,7 +1,7 @@
 //! Whether a training run fits into memory, how large a batch may be, and where the pixels go.
 
 use super::config::TrainConfig;
-use super::source::Source;
+use super::source::{Extent, Source};
 use crate::device::{Device, DeviceKind};
 use crate::error::{Error, Result};
 use crate::exec::{Session, Start};
@@ -51,14 +51,15 @@ pub fn largest_batch(step: &StepConfig, memory_bytes: usize, device: DeviceKind)
     Ok(LargestBatch::Fits { images: fits, peak_bytes: peak(fits)? })
 }
 
-/// The network of a run on `source`, in training. A device that runs kernels holds the data set if there is room for it.
+/// The network of a run on `source`, in training.
 ///
 /// # Errors
 /// As [`open_session`].
 pub(super) fn open(config: &TrainConfig, source: &Source, device: Device) -> Result<Training> {
     let mut step = config.step_config(source.facts())?;
-    if device.kind() != DeviceKind::Cpu {
-        step.pixels = pixel_source(&step, source, device)?;
+    step.pixels = pixel_source(&step, &source.extent(), device.kind(), device.free_bytes()?)?;
+    if let Some(line) = pixels_line(&step, &source.extent()) {
+        eprintln!("{line}");
     }
     let holds_pixels = matches!(step.pixels, PixelSource::Resident { .. });
     let session = open_session(&step, device)?;
@@ -70,23 +71,41 @@ pub(super) fn open(config: &TrainConfig, source: &Source, device: Device) -> Res
     Ok(training)
 }
 
-/// Where a device that runs kernels takes the pixels from; says so on stderr.
-fn pixel_source(step: &StepConfig, source: &Source, device: Device) -> Result<PixelSource> {
-    let resident = PixelSource::Resident { train: source.train.len(), val: source.val.len() };
-    let pixels = format!("pixels: {}", show_bytes(source.train.num_bytes() + source.val.num_bytes()));
-    let needed = program(&StepConfig { pixels: resident, ..step.clone() }, device.kind())?.peak_bytes;
-    if holds(needed, device.free_bytes()?) {
-        eprintln!("{pixels} in the device's memory");
-        return Ok(resident);
+/// Where a run on such a data set takes its pixels from. A device that runs kernels holds them if there is room for them
+/// in `free_bytes`, or if it does not say how much is free.
+///
+/// # Errors
+/// As [`program`].
+pub fn pixel_source(
+    step: &StepConfig,
+    extent: &Extent,
+    device: DeviceKind,
+    free_bytes: Option<usize>,
+) -> Result<PixelSource> {
+    if device == DeviceKind::Cpu {
+        return Ok(PixelSource::Host);
     }
-    eprintln!("{pixels} stay in the host's memory and go to the device batch by batch");
-    Ok(PixelSource::Batch)
+    let resident = PixelSource::Resident { train: extent.train, val: extent.val };
+    let needed = program(&StepConfig { pixels: resident, ..step.clone() }, device)?.peak_bytes;
+    let fits = free_bytes.is_none_or(|free_bytes| needed <= room_with_data(free_bytes));
+    Ok(if fits { resident } else { PixelSource::Batch })
 }
 
-/// Whether a device holds so much beside what its driver takes for code and captured steps; one that does not tell what is
-/// free is the host.
-fn holds(needed_bytes: usize, free_bytes: Option<usize>) -> bool {
-    free_bytes.is_none_or(|free_bytes| needed_bytes <= free_bytes - free_bytes / 20)
+/// The part of `free_bytes` that a plan with the data set in it may take: the driver wants the rest for code and captured
+/// steps.
+pub fn room_with_data(free_bytes: usize) -> usize {
+    free_bytes - free_bytes / 20
+}
+
+/// Says where the pixels of the data set are, for a device that prepares the images itself.
+pub fn pixels_line(step: &StepConfig, extent: &Extent) -> Option<String> {
+    let pixels = (extent.train + extent.val) * step.image_size * step.image_size * 3;
+    let place = match step.pixels {
+        PixelSource::Host => return None,
+        PixelSource::Batch => "stay in the host's memory and go to the device batch by batch",
+        PixelSource::Resident { .. } => "in the device's memory",
+    };
+    Some(format!("pixels: {} {place}", show_bytes(pixels)))
 }
 
 /// Plans a training run and allocates its memory on `device`.
@@ -188,8 +207,16 @@ mod tests {
 
     #[test]
     fn a_data_set_is_held_where_it_leaves_room() {
-        assert!(holds(95, Some(100)) && !holds(96, Some(100)));
-        assert!(holds(usize::MAX, None));
+        let (step, extent) = (step(4), Extent { train: 50, val: 20, facts: 7.into() });
+        let resident = PixelSource::Resident { train: 50, val: 20 };
+        let config = StepConfig { pixels: resident, ..step.clone() };
+        let needed = program(&config, DeviceKind::Cuda).unwrap().peak_bytes;
+        let decide = |device, free_bytes| pixel_source(&step, &extent, device, free_bytes).unwrap();
+        assert_eq!(decide(DeviceKind::Cuda, None), resident);
+        assert_eq!(decide(DeviceKind::Cuda, Some(needed * 20 / 19 + 20)), resident);
+        assert_eq!(decide(DeviceKind::Cuda, Some(needed)), PixelSource::Batch);
+        assert_eq!(decide(DeviceKind::Cpu, None), PixelSource::Host);
+        assert_eq!(pixels_line(&config, &extent).unwrap(), "pixels: 328.12 KiB in the device's memory");
     }
 
     #[test]

@@ -11,7 +11,7 @@ use super::schedule::{Decay, Schedule, Shape};
 use super::setting::{ANY, SettingFlags, Subset, above, flag, off, on, settings};
 use super::value::{Written, none_or};
 use crate::batch::{Augment, batches_per_epoch};
-use crate::data::annotations::Capacity;
+use crate::data::annotations::{Capacity, SplitAnnotations};
 use crate::device::DeviceChoice;
 use crate::error::{Error, Result};
 use crate::models::{self, Form, Model, Objects, ObjectsKind, Options};
@@ -184,6 +184,19 @@ impl From<usize> for DataFacts {
     }
 }
 
+impl DataFacts {
+    /// What this number of categories and these annotations come to.
+    pub fn new(num_classes: usize, annotations: Option<&SplitAnnotations>) -> DataFacts {
+        let Some(SplitAnnotations { train, val }) = annotations else { return num_classes.into() };
+        let [train_room, val_room] = [train, val].map(|annotations| annotations.capacity(1));
+        let largest_annotation = Capacity {
+            points: train_room.points.max(val_room.points),
+            objects: train_room.objects.max(val_room.objects),
+        };
+        DataFacts { num_classes, num_object_classes: train.num_classes(), largest_annotation }
+    }
+}
+
 /// Names in MiniPlaces' object_categories.txt.
 const MINIPLACES_OBJECT_CLASSES: usize = 175;
 
@@ -197,11 +210,16 @@ impl TrainConfig {
         config
     }
 
-    /// The settings of a command: the defaults, replaced by those of `recipe`, replaced by `flags`.
+    /// The settings of a command: the defaults, replaced by those of `recipe`, replaced by `flags`; on `data_dir` unless
+    /// they name a data set.
     ///
     /// # Errors
     /// As [`Recipe::apply`].
-    pub fn layered<S: Subset>(recipe: Option<&Recipe>, flags: &SettingFlags<S>) -> Result<TrainConfig> {
+    pub fn layered<S: Subset>(
+        data_dir: Option<PathBuf>,
+        recipe: Option<&Recipe>,
+        flags: &SettingFlags<S>,
+    ) -> Result<TrainConfig> {
         let over = |mut config: TrainConfig| {
             if let Some(recipe) = recipe {
                 config = recipe.apply(&config)?;
@@ -218,7 +236,7 @@ impl TrainConfig {
         };
         // Some defaults depend on settings that may be given.
         let given = over(TrainConfig::plain())?;
-        let mut defaults = TrainConfig::defaults(given.data_dir);
+        let mut defaults = TrainConfig::defaults(given.data_dir.or(data_dir));
         if given.opt != OptimiserKind::Sgd {
             defaults.set_adam();
         }

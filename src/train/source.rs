@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::config::{DataFacts, TrainConfig};
-use crate::data::annotations::{Annotations, Capacity, SplitAnnotations};
+use crate::data::annotations::{Annotations, SplitAnnotations};
 use crate::data::pack::{self, Pack};
 use crate::data::scenes::{self, SceneOptions};
 use crate::data::{self, Dataset, OpenOptions, Split};
@@ -29,68 +29,79 @@ pub struct Source {
     pub annotations: Option<SplitAnnotations>,
 }
 
+/// The numbers of a data set that decide how much memory a run on it takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Extent {
+    /// Number of training images.
+    pub train: usize,
+    /// Number of validation images.
+    pub val: usize,
+    /// What the network has to know.
+    pub facts: DataFacts,
+}
+
+impl Extent {
+    /// What the settings come to, without decoding an image: listed images count although they may turn out to be
+    /// unreadable.
+    ///
+    /// # Errors
+    /// As [`Source::open`].
+    pub fn of(config: &TrainConfig) -> Result<Extent> {
+        let dataset = open_dataset(config)?;
+        let read = |split| match &dataset {
+            Some(dataset) => {
+                let read = |_| Annotations::of_split(dataset, split, config.img_size).map(Arc::new);
+                Ok::<_, Error>((dataset.samples(split).len(), config.objects.map(read).transpose()?))
+            }
+            None => {
+                let options = scene_options(config, split)?;
+                let draw = |_| Arc::new(Annotations::from_scenes(&options));
+                Ok((options.num_images, config.objects.map(draw)))
+            }
+        };
+        let ((train, of_train), (val, of_val)) = (read(Split::Train)?, read(Split::Val)?);
+        let num_classes = match &dataset {
+            Some(dataset) => dataset.categories().len(),
+            None => scene_categories(config)?.len(),
+        };
+        let annotations = of_train.zip(of_val).map(|(train, val)| SplitAnnotations { train, val });
+        Ok(Extent { train, val, facts: DataFacts::new(num_classes, annotations.as_ref()) })
+    }
+}
+
 impl Source {
     /// Opens the data set and decodes what is not decoded yet; generates scenes where no data set is given.
     ///
     /// # Errors
     /// [`Error::Data`] naming the file and line that cannot be used, [`Error::Usage`] if nothing is left to train on.
     pub fn open(config: &TrainConfig) -> Result<Source> {
-        let takes_objects = config.objects.is_some();
-        let Some(dataset) = open_dataset(config)? else {
-            let annotations = |split| Ok(Arc::new(Annotations::from_scenes(&scene_options(config, split)?)));
-            let both = || {
-                Ok::<_, Error>(SplitAnnotations {
-                    train: annotations(Split::Train)?,
-                    val: annotations(Split::Val)?,
-                })
-            };
-            return Ok(Source {
-                format: "scenes".into(),
-                categories: scene_categories(config)?,
-                train: scenes_of(config, Split::Train)?,
-                val: scenes_of(config, Split::Val)?,
-                annotations: takes_objects.then(both).transpose()?,
-            });
-        };
-        let train = open_pack(config, &dataset, Split::Train)?;
-        let val = open_pack(config, &dataset, Split::Val)?;
-        let both = || {
-            let annotations = |pack| Annotations::read(&dataset, pack).map(Arc::new);
-            Ok::<_, Error>(SplitAnnotations { train: annotations(&train)?, val: annotations(&val)? })
-        };
-        let annotations = takes_objects.then(both).transpose()?;
-        let source = Source {
-            format: dataset.format().to_string(),
-            categories: dataset.categories().to_vec(),
-            train: Arc::new(train),
-            val: Arc::new(val),
-            annotations,
-        };
-        if source.val.is_empty() {
+        let dataset = open_dataset(config)?;
+        let train = SplitSource::read(config, dataset.as_ref(), Split::Train)?;
+        let val = SplitSource::read(config, dataset.as_ref(), Split::Val)?;
+        if let Some(dataset) = dataset.as_ref().filter(|_| val.pack.is_empty()) {
             return Err(Error::data(
                 dataset.root(),
                 "has no validation images; training measures its error on them",
             ));
         }
-        Ok(source)
+        let annotations = train.annotations.zip(val.annotations);
+        Ok(Source {
+            format: dataset.map_or("scenes", |dataset| dataset.format()).into(),
+            categories: train.categories,
+            train: train.pack,
+            val: val.pack,
+            annotations: annotations.map(|(train, val)| SplitAnnotations { train, val }),
+        })
     }
-}
 
-impl Source {
     /// What the network has to know of the data.
     pub fn facts(&self) -> DataFacts {
-        let plain = DataFacts::from(self.categories.len());
-        self.annotations.as_ref().map_or(plain, |SplitAnnotations { train, val }| {
-            let [train_room, val_room] = [train, val].map(|annotations| annotations.capacity(1));
-            DataFacts {
-                num_object_classes: train.num_classes(),
-                largest_annotation: Capacity {
-                    points: train_room.points.max(val_room.points),
-                    objects: train_room.objects.max(val_room.objects),
-                },
-                ..plain
-            }
-        })
+        DataFacts::new(self.categories.len(), self.annotations.as_ref())
+    }
+
+    /// What decides the memory of a run.
+    pub fn extent(&self) -> Extent {
+        Extent { train: self.train.len(), val: self.val.len(), facts: self.facts() }
     }
 }
 
@@ -111,25 +122,21 @@ impl SplitSource {
     /// # Errors
     /// As [`Source::open`].
     pub fn open(config: &TrainConfig, split: Split) -> Result<SplitSource> {
+        SplitSource::read(config, open_dataset(config)?.as_ref(), split)
+    }
+
+    fn read(config: &TrainConfig, dataset: Option<&Dataset>, split: Split) -> Result<SplitSource> {
         let takes_objects = config.objects.is_some();
-        match open_dataset(config)? {
-            Some(dataset) => {
-                let pack = open_pack(config, &dataset, split)?;
-                let annotations = takes_objects.then(|| Annotations::read(&dataset, &pack).map(Arc::new));
-                let annotations = annotations.transpose()?;
-                Ok(SplitSource {
-                    categories: dataset.categories().to_vec(),
-                    pack: Arc::new(pack),
-                    annotations,
-                })
-            }
-            None => {
-                let options = scene_options(config, split)?;
-                let annotations = takes_objects.then(|| Arc::new(Annotations::from_scenes(&options)));
-                let pack = Arc::new(Pack::from_scenes(&options));
-                Ok(SplitSource { categories: scene_categories(config)?, pack, annotations })
-            }
-        }
+        let Some(dataset) = dataset else {
+            let options = scene_options(config, split)?;
+            let annotations = takes_objects.then(|| Arc::new(Annotations::from_scenes(&options)));
+            let pack = Arc::new(Pack::from_scenes(&options));
+            return Ok(SplitSource { categories: scene_categories(config)?, pack, annotations });
+        };
+        let pack = Arc::new(open_pack(config, dataset, split)?);
+        let annotations =
+            takes_objects.then(|| Annotations::read(dataset, &pack).map(Arc::new)).transpose()?;
+        Ok(SplitSource { categories: dataset.categories().to_vec(), pack, annotations })
     }
 }
 
@@ -150,10 +157,6 @@ fn open_pack(config: &TrainConfig, dataset: &Dataset, split: Split) -> Result<Pa
 fn scene_categories(config: &TrainConfig) -> Result<Vec<String>> {
     let count = data::kept_categories(scenes::CATEGORIES.len(), config.categories)?;
     Ok(scenes::CATEGORIES[..count].iter().map(|&name| name.into()).collect())
-}
-
-fn scenes_of(config: &TrainConfig, split: Split) -> Result<Arc<Pack>> {
-    Ok(Arc::new(Pack::from_scenes(&scene_options(config, split)?)))
 }
 
 fn scene_options(config: &TrainConfig, split: Split) -> Result<SceneOptions> {

@@ -1,11 +1,11 @@
 //! The training loop: batches in, updates, evaluation, checkpoints, and every way a run can stop.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::capacity;
 use super::config::TrainConfig;
-use super::log::RunLog;
+use super::log::{Interval, RunLog};
 use super::schedule::Schedule;
 use super::signal::Signals;
 use super::source::Source;
@@ -16,11 +16,10 @@ use crate::error::{Error, Result};
 use crate::exec::Session;
 use crate::graph::Role;
 use crate::infer::model_file::ModelFile;
-use crate::models::Model;
 use crate::run::metrics::{Epoch, Eval, Run, Step};
 use crate::run::model_card::{ModelCard, ObjectsCard};
 use crate::run::run_dir::RunDir;
-use crate::run::state::{self, Best, EpochSums, FORMAT, TrainState};
+use crate::run::state::{self, Best, EpochSums, TrainState};
 use crate::step::evaluate::Evaluation;
 use crate::step::{PixelSource, Training, pretrained};
 
@@ -52,30 +51,6 @@ pub struct Trainer {
     last_eval: Option<Evaluation>,
 }
 
-/// Sums since the last line of the log. Steps whose results are not read yet are not in `loss`.
-#[derive(Debug, Clone, Copy)]
-struct Interval {
-    start: Instant,
-    steps: u64,
-    loss: f64,
-    data_wait: Duration,
-    copy_time: Duration,
-    /// As far as the device tells.
-    busy_time: Option<Duration>,
-}
-
-impl Interval {
-    fn begin() -> Interval {
-        let (data_wait, copy_time) = (Duration::ZERO, Duration::ZERO);
-        Interval { start: Instant::now(), steps: 0, loss: 0.0, data_wait, copy_time, busy_time: None }
-    }
-
-    /// Milliseconds a step.
-    fn ms_of(&self, time: Duration) -> f64 {
-        1e3 * time.as_secs_f64() / self.steps as f64
-    }
-}
-
 impl Trainer {
     /// A new run on `device`, in a new folder.
     ///
@@ -95,7 +70,7 @@ impl Trainer {
             config.experiment.clone().unwrap_or_else(|| format!("{}-{}", model.title(), config.img_size));
         let dir = RunDir::create(&config.output, &name)?;
         dir.write_config(&config)?;
-        let state = first_state(&model, config.seed);
+        let state = TrainState::first(model.title(), config.seed);
         Trainer::assemble(config, dir, source, training, state)
     }
 
@@ -115,7 +90,7 @@ impl Trainer {
             state
         } else {
             // The run ended before its first checkpoint.
-            first_state(&model, config.seed)
+            TrainState::first(model.title(), config.seed)
         };
         Trainer::assemble(config, dir, source, training, state)
     }
@@ -507,21 +482,5 @@ pub fn loader_options(config: &TrainConfig, augment: Augment) -> LoaderOptions {
         seed: config.seed,
         workers: config.workers,
         prefetch: PREFETCH,
-    }
-}
-
-fn first_state(model: &Model, seed: u64) -> TrainState {
-    TrainState {
-        format: FORMAT,
-        model: model.title(),
-        seed,
-        step: 0,
-        epoch: 0,
-        batch_in_epoch: 0,
-        samples: 0,
-        train_seconds: 0.0,
-        partial: EpochSums::default(),
-        best: None,
-        history: Vec::new(),
     }
 }

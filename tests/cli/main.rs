@@ -8,6 +8,8 @@ mod bad_flags;
 mod data;
 mod old_run;
 mod plan;
+#[cfg(residuum_simt)]
+mod plan_on_kernels;
 mod predict;
 mod program;
 mod recipes;

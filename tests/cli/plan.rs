@@ -11,7 +11,7 @@ use crate::program::Program;
 
 /// The number in the line of `text` that starts with `label`, without the commas between its digits.
 #[track_caller]
-fn number_after(text: &str, label: &str) -> usize {
+pub fn number_after(text: &str, label: &str) -> usize {
     let line =
         text.lines().find(|line| line.starts_with(label)).unwrap_or_else(|| panic!("no {label}:\n{text}"));
     let digits = line[label.len()..].trim_start().split("  ").next().unwrap();
@@ -65,6 +65,20 @@ fn a_run_allocates_what_the_plan_says() {
         let said = Program::new().succeeds(&call);
         assert_eq!(number_after(&said, "peak"), session_bytes, "{call}");
     }
+}
+
+#[test]
+fn a_data_set_that_is_not_here_is_planned_by_its_numbers() {
+    let program = Program::new();
+    let said = program.succeeds("plan --images 5000,1000 --device cuda --batch-size 8");
+    assert_eq!(number_after(&said, "pixels of the data set"), 6000 * 128 * 128 * 3);
+    assert!(said.contains("pixels: 281.25 MiB in the device's memory"), "{said}");
+    let said = program.succeeds("plan --images 5000,1000 --device cuda --batch-size 8 --memory 400MiB");
+    assert!(!said.contains("pixels of the data set") && said.contains("batch by batch"), "{said}");
+    assert!(said.lines().last().unwrap().starts_with("largest batch in 400.00 MiB: "), "{said}");
+    program.fails("plan --categories 100", 2, &["--categories 100", "at most 10", "--images"]);
+    program.fails("plan --images 7", 2, &["--images", "100000,10000"]);
+    program.fails("plan --data-dir nowhere", 4, &["nowhere"]);
 }
 
 #[test]

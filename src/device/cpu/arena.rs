@@ -27,7 +27,7 @@ impl Arena {
     pub fn new(num_bytes: usize) -> Result<Arena> {
         let too_large = || {
             Error::does_not_fit(format!(
-                "the plan needs {num_bytes} bytes, which this machine does not give; take a smaller --batch-size"
+                "the plan needs {num_bytes} bytes, which this machine does not give; take a smaller batch"
             ))
         };
         let layout = Layout::from_size_align(num_bytes.max(1), ALIGNMENT_BYTES).map_err(|_| too_large())?;

@@ -182,7 +182,7 @@ pub(super) fn failed(action: impl Into<String>) -> impl FnOnce(DriverError) -> E
     move |error| match error.0 {
         sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => Error::does_not_fit(format!(
             "CUDA: {action} failed: the GPU's memory is full; end other programs that use it, or take a smaller \
-             --batch-size"
+             batch"
         )),
         _ => Error::Device(format!("CUDA: {action} failed: {}", describe(error))),
     }

@@ -76,7 +76,7 @@ impl Drop for DeviceMemory {
 fn does_not_fit(ordinal: usize, num_bytes: usize, free: usize, total: usize) -> Error {
     let message = format!(
         "the plan needs {}, but cuda:{ordinal} has {} free of {}; end other programs that use this GPU, or take a smaller \
-         --batch-size",
+         batch",
         show_bytes(num_bytes),
         show_bytes(free),
         show_bytes(total)

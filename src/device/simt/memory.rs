@@ -33,7 +33,7 @@ impl Memory {
         let refused = |what: &str| {
             let cause = std::io::Error::last_os_error();
             Error::does_not_fit(format!(
-                "the emulator's arena needs {num_bytes} bytes, but {what} failed: {cause}; take a smaller --batch-size"
+                "the emulator's arena needs {num_bytes} bytes, but {what} failed: {cause}; take a smaller batch"
             ))
         };
         const PAGE_BYTES: usize = 4096;

@@ -34,7 +34,7 @@ impl Op for BatchNormTrain {
         let rows = x.shape.num_elems() / x.shape.last().max(1);
         if rows < 2 {
             return Err(format!(
-                "has {rows} value a channel in x of {x}; a variance needs at least 2: take a larger --batch-size or --img-size"
+                "has {rows} value a channel in x of {x}; a variance needs at least 2: take a larger batch or larger images"
             ));
         }
         Ok(vec![x, inputs[1], inputs[1]])

@@ -42,7 +42,8 @@ impl Window {
         Window { stride_h: stride, stride_w: stride, pad_h: pad, pad_w: pad }
     }
 
-    fn dims(&self, x: [usize; 4], w: [usize; 4]) -> Conv2dDims {
+    /// The convolution of NHWC images with KRSC filters of these extents.
+    pub fn dims(&self, x: [usize; 4], w: [usize; 4]) -> Conv2dDims {
         let Window { stride_h, stride_w, pad_h, pad_w } = *self;
         let ([n, h, w_in, c], [k, r, s, _]) = (x, w);
         Conv2dDims { n, h, w: w_in, c, k, r, s, stride_h, stride_w, pad_h, pad_w }

@@ -170,7 +170,7 @@ pub(super) fn choose(pass: Pass, dtype: DType, dims: &Conv2dDims) -> Result<&'st
         .filter(|variant| variant.takes(pass, dtype, dims))
         .min_by(|a, b| a.cost(&gemm).total_cmp(&b.cost(&gemm)))
         .ok_or_else(|| {
-            Error::Device(format!("no kernel of a convolution computes in {dtype}; use --device cpu"))
+            Error::Device(format!("no kernel of a convolution computes in {dtype}; run it on the CPU"))
         })
 }
 

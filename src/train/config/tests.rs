@@ -14,7 +14,7 @@ fn given(recipe: &str, flags: &str) -> Result<TrainConfig> {
     let words = std::iter::once("train").chain(flags.split_whitespace());
     let matches = command().try_get_matches_from(words).unwrap_or_else(|error| panic!("{error}"));
     let flags: SettingFlags = SettingFlags::from_arg_matches(&matches).unwrap();
-    TrainConfig::layered(Some(&Recipe::parse(Path::new("recipe.toml"), recipe).unwrap()), &flags)
+    TrainConfig::layered(None, Some(&Recipe::parse(Path::new("recipe.toml"), recipe).unwrap()), &flags)
 }
 
 #[test]
