@@ -145,22 +145,27 @@ pub trait KernelDevice: Send {
     /// [`crate::Error::Device`] if the device refuses, or a launch before it failed.
     fn download(&self, offset_bytes: usize, bytes: &mut [u8]) -> Result<()>;
 
-    /// Appends to `notes` what this part of the arena holds after the launches so far: now, or by the time of
-    /// [`KernelDevice::finish_notes`] where the host need not wait.
+    /// Appends to `readback` what this part of the arena holds after the launches so far: now, or by the time of
+    /// [`KernelDevice::finish_readback`] where the host need not wait.
     ///
     /// # Errors
     /// As [`KernelDevice::download`].
-    fn note(&mut self, offset_bytes: usize, num_bytes: usize, notes: &mut Vec<u8>) -> Result<()> {
-        let start = notes.len();
-        notes.resize(start + num_bytes, 0);
-        self.download(offset_bytes, &mut notes[start..])
+    fn enqueue_readback(
+        &mut self,
+        offset_bytes: usize,
+        num_bytes: usize,
+        readback: &mut Vec<u8>,
+    ) -> Result<()> {
+        let start = readback.len();
+        readback.resize(start + num_bytes, 0);
+        self.download(offset_bytes, &mut readback[start..])
     }
 
-    /// Waits until `notes`, the same as in every call of [`KernelDevice::note`], holds all that was noted.
+    /// Waits until `readback`, the same as in every call of [`KernelDevice::enqueue_readback`], holds all that was enqueued.
     ///
     /// # Errors
     /// As [`KernelDevice::download`].
-    fn finish_notes(&mut self, _notes: &mut Vec<u8>) -> Result<()> {
+    fn finish_readback(&mut self, _notes: &mut Vec<u8>) -> Result<()> {
         Ok(())
     }
 

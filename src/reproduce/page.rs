@@ -177,7 +177,7 @@ impl Results<'_> {
 
     fn gap(&self) -> Table {
         let mut table = Table::new([
-            ("Form of the blocks", Align::Left),
+            ("Variant of the blocks", Align::Left),
             ("128 pixels", Align::Right),
             ("224 pixels", Align::Right),
         ]);

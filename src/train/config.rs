@@ -14,7 +14,7 @@ use crate::batch::{Augment, batches_per_epoch};
 use crate::data::annotations::{Capacity, SplitAnnotations};
 use crate::device::DeviceChoice;
 use crate::error::{Error, Result};
-use crate::models::{self, Form, Model, Objects, ObjectsKind, Options};
+use crate::models::{self, Model, Objects, ObjectsKind, Options, Variant};
 use crate::named::named;
 use crate::ops::{AdamConfig, SgdConfig};
 use crate::run::model_card::ModelCard;
@@ -45,8 +45,8 @@ settings! {
         ["Model"]
         /// Network.
         model: String = "resnet18".into() => flag("NAME").value_parser(PossibleValuesParser::new(models::names()));
-        /// Form of the blocks: He 2015, torchvision, pre-activation.
-        form: Form = Form::V1_5 => flag("FORM");
+        /// Variant of the blocks: He 2015, torchvision, pre-activation.
+        form: Variant = Variant::V1_5 => flag("FORM");
         /// Height and width of the images in pixels.
         img_size: usize = 128, scenes 32, range IMAGE_SIZES => flag("PIXELS").alias("train-crop-size");
         /// Take in where objects are: a second head for masks, a presence vector, or codes beside the image.
