@@ -22,7 +22,7 @@ struct Conv2dArgs {
     int32_t kernel_h, kernel_w;
     int32_t stride_h, stride_w;
     int32_t pad_h, pad_w;
-    int32_t k_per_split;  // gemm_k positions per blockIdx.z, whose results lie one behind the other in out
+    int32_t k_per_split;  // gemm_k positions per blockIdx.z, whose results lie one after the other in out
 };
 
 enum class Pass { kFprop, kDgrad };
@@ -103,7 +103,7 @@ static __device__ __forceinline__ Extents tap_extents(const TapPlane& plane, int
 // An output position's flat position: column, row, image.
 static __device__ __forceinline__ Extents pixel_extents(const TapPlane& plane) { return {plane.w.num_out, plane.h.num_out}; }
 
-// A coordinate from which no tap reaches the source: the row of a tile behind the last output position.
+// A coordinate from which no tap reaches the source: the row of a tile after the last output position.
 constexpr int32_t kOutside = -(1 << 30);
 
 static __device__ __forceinline__ bool within(int32_t position, int32_t extent) {

@@ -36,16 +36,16 @@ pub enum DeviceKind {
 /// Where a value lies in the arena, and what it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Slot {
-    /// From the start of the arena.
+    /// Offset in bytes from the start of the arena.
     pub offset_bytes: usize,
-    /// Extents.
+    /// Shape of the value.
     pub shape: Shape,
-    /// Element type.
+    /// Type of the elements.
     pub dtype: DType,
 }
 
 impl Slot {
-    /// Size in memory.
+    /// Bytes that the value takes in memory.
     pub fn num_bytes(&self) -> usize {
         self.shape.num_elems() * self.dtype.size_bytes()
     }
@@ -66,7 +66,7 @@ pub struct LaunchArgs<'a> {
     pub inputs: &'a [Slot],
     /// Results in the operation's order.
     pub outputs: &'a [Slot],
-    /// Scratch memory.
+    /// Scratch memory of the step.
     pub workspace: Slot,
 }
 
@@ -124,7 +124,7 @@ pub type RecordList<'a> = &'a mut dyn FnMut(usize, &mut dyn Launcher) -> Result<
 
 /// A device that runs kernels: one arena, and lists of launches.
 pub trait KernelDevice: Send {
-    /// Its kind.
+    /// Kind of the device.
     fn kind(&self) -> DeviceKind;
 
     /// Allocates the arena, zeroed, and returns its address on the device.

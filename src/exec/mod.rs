@@ -92,7 +92,7 @@ impl Session {
         &self.program
     }
 
-    /// Bytes allocated.
+    /// Bytes of memory that the session has allocated on its device.
     pub fn arena_bytes(&self) -> usize {
         match &self.backend {
             Backend::Cpu { arena, .. } => arena.num_bytes(),

@@ -1,7 +1,7 @@
 //! Networks that see where objects are: the paper's two heads, and its two proposals for later.
 //!
 //! Source: section 5 of the MiniPlaces paper. The numbers of the two heads are its own: a stem of 50 channels, heads that
-//! end at a quarter of the image's height and width with 128 channels each, the rest of the network behind both.
+//! end at a quarter of the image's height and width with 128 channels each, the rest of the network after both.
 
 use super::Inputs;
 use super::resnet::{HeadWidths, ResNet};
@@ -21,14 +21,14 @@ const HEAD_CHANNELS: usize = 128;
 /// How a network takes objects in, and how many classes of them there are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Objects {
-    /// The way in.
+    /// How the network takes objects in.
     pub kind: ObjectsKind,
-    /// Classes of objects.
+    /// Number of classes of objects.
     pub num_classes: usize,
 }
 
 impl Objects {
-    /// What the image of the objects shows; none for a vector, which is no image.
+    /// What the image of the objects shows; none for a vector, which is not an image.
     pub fn paint(self) -> Option<Paint> {
         let num_classes = self.num_classes;
         match self.kind {

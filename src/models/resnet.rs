@@ -140,7 +140,7 @@ impl ResNet {
         global_avg_pool(graph, "avgpool", x)
     }
 
-    /// Inner width of the first stage for so many channels at its end.
+    /// Inner width of the first stage that ends with that many channels.
     pub(super) fn width_of(&self, out_channels: usize) -> usize {
         if self.bottleneck { out_channels / EXPANSION } else { out_channels }
     }
@@ -185,7 +185,7 @@ impl ResNet {
         relu(graph, "relu", sum)
     }
 
-    /// y = branch(x) + shortcut(x), each convolution of the branch behind its own batch norm and ReLU; a projection
+    /// y = branch(x) + shortcut(x), each convolution of the branch after its own batch norm and ReLU; a projection
     /// takes the first activation instead of x.
     fn pre_activation_block(
         &self,

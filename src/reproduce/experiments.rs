@@ -14,7 +14,7 @@ use crate::train::recipe::Recipe;
 pub enum Part {
     /// Time of an epoch.
     Table1,
-    /// Depths.
+    /// Networks of different depths.
     Table2,
     /// Sizes, and the bound.
     Table3,
@@ -22,7 +22,7 @@ pub enum Part {
     Fig3,
     /// The augmentations.
     Fig4,
-    /// Objects.
+    /// Networks that take objects in.
     Section5,
 }
 
@@ -60,7 +60,7 @@ impl FromStr for Part {
             let names = Part::ALL.map(|(name, _)| name);
             let hint =
                 nearest(text, &names).map(|name| format!("; did you mean `{name}`?")).unwrap_or_default();
-            Error::Usage(format!("`{text}` is no part of the paper; take {} or all{hint}", names.join(", ")))
+            Error::Usage(format!("`{text}` is not a part of the paper; take {} or all{hint}", names.join(", ")))
         })
     }
 }
@@ -208,7 +208,7 @@ pub static EXPERIMENTS: [Experiment; 15] = [
     },
     Experiment {
         key: "codes",
-        title: "ResNet-50 with codes beside the image",
+        title: "ResNet-50 with codes next to the image",
         parts: &[Part::Section5],
         recipe: MASKS,
         objects: Some(ObjectsKind::Codes),

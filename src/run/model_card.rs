@@ -36,6 +36,6 @@ impl ModelCard {
 pub struct ObjectsCard {
     /// Name for `--objects`.
     pub kind: String,
-    /// Classes of objects.
+    /// Number of classes of objects.
     pub num_classes: usize,
 }

@@ -29,11 +29,11 @@ const PREFETCH: usize = 4;
 /// How a run ended.
 #[derive(Debug, Clone)]
 pub struct Outcome {
-    /// Its folder.
+    /// Folder of the run.
     pub dir: RunDir,
-    /// The last evaluation.
+    /// Last evaluation of the run.
     pub last: Epoch,
-    /// The best evaluation.
+    /// Best evaluation of the run.
     pub best: Best,
 }
 
@@ -173,7 +173,7 @@ impl Trainer {
                 self.read_results(&mut interval)?;
                 let paused = Instant::now();
                 self.end_epoch()?;
-                // An evaluation is no part of a step.
+                // An evaluation is not part of a step.
                 self.training.take_busy_time()?;
                 interval.start += paused.elapsed();
             }

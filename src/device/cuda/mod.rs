@@ -81,7 +81,7 @@ impl CudaDevice {
         Ok(CudaDevice { graphs: Vec::new(), arena: None, staging, readbacks, modules, stream, context, gpu })
     }
 
-    /// What was opened.
+    /// The GPU that was opened.
     pub fn gpu(&self) -> &Gpu {
         &self.gpu
     }

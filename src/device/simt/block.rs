@@ -308,7 +308,7 @@ impl Block {
                 Err("ldmatrix reads a row that is not in shared memory".into())
             }
             Some(_) if !address.is_multiple_of(16) => {
-                Err(format!("ldmatrix reads a row at address {address:#x}, which is no multiple of 16"))
+                Err(format!("ldmatrix reads a row at address {address:#x}, which is not a multiple of 16"))
             }
             Some(checker) => checker.access(address, 16, Access::Read),
         };
@@ -334,7 +334,7 @@ impl Block {
         for address in [to as usize, from as usize] {
             if !address.is_multiple_of(num_bytes) {
                 let what = format!(
-                    "cp_async copies {num_bytes} bytes at address {address:#x}, which is no multiple of {num_bytes}"
+                    "cp_async copies {num_bytes} bytes at address {address:#x}, which is not a multiple of {num_bytes}"
                 );
                 self.fail(place, what);
             }
