@@ -55,7 +55,10 @@ impl KernelFile {
         if let Some(unknown) =
             allowed_spills.iter().find(|spill| entries.iter().all(|entry| entry.name != spill.kernel))
         {
-            return Err(located(format!("ALLOW_SPILL names `{}`, which is not a kernel here", unknown.kernel)));
+            return Err(located(format!(
+                "ALLOW_SPILL names `{}`, which is not a kernel here",
+                unknown.kernel
+            )));
         }
         let arguments: Vec<&str> = entries.iter().map(|entry| entry.args.as_str()).collect();
         let declared = Declared::read(&sources, &arguments)?;

@@ -33,6 +33,7 @@ mod stem;
 pub use checks::{Case, Checks, Contents, Draw, Record, Trial};
 pub use codes::{CODE_CHANNELS, MAX_CODED_CLASSES, code};
 
+pub use crate::graph::Mode;
 use crate::graph::{Cost, InferResult, ValueType};
 use crate::tensor::DType;
 

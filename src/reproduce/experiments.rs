@@ -60,7 +60,10 @@ impl FromStr for Part {
             let names = Part::ALL.map(|(name, _)| name);
             let hint =
                 nearest(text, &names).map(|name| format!("; did you mean `{name}`?")).unwrap_or_default();
-            Error::Usage(format!("`{text}` is not a part of the paper; take {} or all{hint}", names.join(", ")))
+            Error::Usage(format!(
+                "`{text}` is not a part of the paper; take {} or all{hint}",
+                names.join(", ")
+            ))
         })
     }
 }

@@ -282,8 +282,12 @@ impl TrainConfig {
     /// As [`TrainConfig::model`].
     pub fn step_config(&self, facts: impl Into<DataFacts>) -> Result<StepConfig> {
         let facts = facts.into();
-        Ok(StepConfig {
-            network: Arc::new(self.model(facts)?),
+        Ok(self.step_of(&self.model(facts)?, facts))
+    }
+
+    pub(super) fn step_of(&self, model: &Model, facts: DataFacts) -> StepConfig {
+        StepConfig {
+            network: Arc::new(model.clone()),
             batch_size: self.batch_size,
             image_size: self.img_size,
             float: self.precision.into(),
@@ -304,7 +308,7 @@ impl TrainConfig {
             fuse: self.fuse,
             seed: self.seed,
             keep_inputs: false,
-        })
+        }
     }
 
     fn optimiser(&self) -> Optimiser {

@@ -18,7 +18,7 @@ pub use train::BatchNormTrain;
 
 use crate::device::cpu::{ChannelTile, Real, for_each_channel_tile, for_each_chunk, lanes, lanes_mut};
 use crate::error::{Error, Result};
-use crate::graph::{Mode, Backward, Graph, InferResult, Init, ValueId, ValueType};
+use crate::graph::{Backward, Graph, InferResult, Init, Mode, ValueId, ValueType};
 use crate::ops::checks::{Case, Checks, Draw, Trial, in_f32, input, state};
 use crate::ops::{add, cast, float, sum_dtype};
 use crate::tensor::{Layout, Shape};
