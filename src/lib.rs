@@ -27,8 +27,8 @@
 //!
 //! ```
 //! use residuum::autodiff::differentiate;
-//! use residuum::device::DeviceKind;
-//! use residuum::exec::Session;
+//! use residuum::device::{Device, DeviceKind};
+//! use residuum::exec::{Session, Start};
 //! use residuum::graph::{Graph, Phase};
 //! use residuum::ops::{fill, linear, softmax_xent};
 //! use residuum::plan::plan;
@@ -55,8 +55,8 @@
 //! let program = plan(&[&graph], DeviceKind::Cpu)?;
 //! let peak_bytes = program.peak_bytes;
 //!
-//! // Run: the session allocates those bytes, once. Parameters start as zero until somebody writes them.
-//! let mut session = Session::new(program)?;
+//! // Run: the session allocates those bytes, once. Parameters are zero here; `Session::new` would initialise them.
+//! let mut session = Session::open(program, Device::Cpu, Start::Zeros)?;
 //! assert_eq!(session.arena_bytes(), peak_bytes);
 //! let slot = |session: &Session, name: &str| session.plan(0).slot(name);
 //! let (x, labels) = (slot(&session, "x")?, slot(&session, "labels")?);

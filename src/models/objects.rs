@@ -1,7 +1,7 @@
 //! Networks that see where objects are: the paper's two heads, and its two proposals for later.
 //!
 //! Source: section 5 of the MiniPlaces paper. The numbers of the two heads are its own: a stem of 50 channels, heads that
-//! end at a quarter of the image's height and width with 128 channels each, the rest of the network behind both.
+//! end at a quarter of the image's height and width with 128 channels each, the rest of the network after both.
 
 use super::Inputs;
 use super::resnet::{HeadWidths, ResNet};
@@ -21,14 +21,14 @@ const HEAD_CHANNELS: usize = 128;
 /// How a network takes objects in, and how many classes of them there are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Objects {
-    /// The way in.
+    /// How the network takes objects in.
     pub kind: ObjectsKind,
-    /// Classes of objects.
+    /// Number of classes of objects.
     pub num_classes: usize,
 }
 
 impl Objects {
-    /// What the image of the objects shows; none for a vector, which is no image.
+    /// What the image of the objects shows; none for a vector, which is not an image.
     pub fn paint(self) -> Option<Paint> {
         let num_classes = self.num_classes;
         match self.kind {
@@ -89,11 +89,11 @@ pub(super) fn features(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::models::{Form, Model, Network, Options};
+    use crate::models::{Model, Network, Options, Variant};
     use crate::tensor::DType;
 
     /// The graph of a model for 10 categories and 175 classes of objects, and its logits.
-    fn recorded(name: &str, form: Form, kind: ObjectsKind) -> Graph {
+    fn recorded(name: &str, form: Variant, kind: ObjectsKind) -> Graph {
         let (num_images, size, num_classes) = (2, 128, 175);
         let objects = Some(Objects { kind, num_classes });
         let model = Model::new(name, Options { form, objects, ..Options::new(10) }).unwrap();
@@ -120,7 +120,7 @@ mod tests {
 
     #[test]
     fn two_heads_have_the_papers_numbers() {
-        let graph = recorded("resnet50", Form::V1_5, ObjectsKind::Masks);
+        let graph = recorded("resnet50", Variant::V1_5, ObjectsKind::Masks);
         for (name, shape) in [
             ("conv1.weight", &[50, 7, 7, 3][..]),
             ("mask_head.conv1.weight", &[50, 7, 7, 175]),
@@ -138,7 +138,7 @@ mod tests {
     #[test]
     fn every_depth_and_form_takes_objects_in() {
         for name in ["resnet18", "resnet50"] {
-            for form in [Form::V1, Form::V1_5, Form::V2] {
+            for form in [Variant::V1, Variant::V1_5, Variant::V2] {
                 for kind in [ObjectsKind::Masks, ObjectsKind::Vector, ObjectsKind::Codes] {
                     recorded(name, form, kind);
                 }
@@ -148,9 +148,9 @@ mod tests {
 
     #[test]
     fn vectors_widen_the_last_layer_and_codes_the_first() {
-        let graph = recorded("resnet18", Form::V1_5, ObjectsKind::Vector);
+        let graph = recorded("resnet18", Variant::V1_5, ObjectsKind::Vector);
         assert_eq!(shape_of(&graph, "fc.weight"), [10, 512 + 175]);
-        let graph = recorded("resnet18", Form::V1_5, ObjectsKind::Codes);
+        let graph = recorded("resnet18", Variant::V1_5, ObjectsKind::Codes);
         assert_eq!(shape_of(&graph, "conv1.weight"), [64, 7, 7, 21]);
     }
 }

@@ -7,7 +7,7 @@ use crate::transform::{Image, Mix, SampleParams};
 /// A seed that draws each of the paper's augmentations strongly enough to be seen.
 pub const SHOWN_SEED: u64 = 2786;
 
-/// Draws of a policy that are shown beside the original.
+/// Draws of a policy that are shown next to the original.
 const NUM_DRAWS: u32 = 8;
 /// Pictures in a row.
 const NUM_COLUMNS: usize = 3;

@@ -182,8 +182,8 @@ impl Training {
             self.session.write(slot, &[seed as i32, (seed >> 32) as i32, batch as i32, 0])?;
         }
         self.session.run_micro_batch(TRAIN)?;
-        self.session.note(&self.io.loss)?;
-        self.session.note(&self.io.hits)?;
+        self.session.enqueue_readback(&self.io.loss)?;
+        self.session.enqueue_readback(&self.io.hits)?;
         self.num_accumulated += 1;
         if self.num_accumulated == self.config.grad_accum_steps { self.update(lr) } else { Ok(()) }
     }
@@ -210,7 +210,7 @@ impl Training {
         &mut self,
         read: impl FnOnce(&mut dyn ExactSizeIterator<Item = BatchResult>) -> R,
     ) -> Result<R> {
-        self.session.take_notes(|bytes| {
+        self.session.take_readback(|bytes| {
             read(&mut bytes.chunks_exact(size_of::<BatchResult>()).map(bytemuck::pod_read_unaligned))
         })
     }

@@ -140,7 +140,7 @@ fn remedy(step: &StepConfig, free_bytes: usize, device: DeviceKind) -> String {
             "even a batch of {images} needs {}: take a smaller model or --img-size",
             show_bytes(peak_bytes)
         ),
-        // What was free may have changed since, and what fits alone may not fit beside the kernels.
+        // What was free may have changed since, and what fits alone may not fit next to the kernels.
         Ok(LargestBatch::Fits { .. }) | Err(_) => "take a smaller --batch-size".into(),
     }
 }

@@ -14,7 +14,7 @@ use crate::batch::{Augment, batches_per_epoch};
 use crate::data::annotations::{Capacity, SplitAnnotations};
 use crate::device::DeviceChoice;
 use crate::error::{Error, Result};
-use crate::models::{self, Form, Model, Objects, ObjectsKind, Options};
+use crate::models::{self, Model, Objects, ObjectsKind, Options, Variant};
 use crate::named::named;
 use crate::ops::{AdamConfig, SgdConfig};
 use crate::run::model_card::ModelCard;
@@ -45,11 +45,11 @@ settings! {
         ["Model"]
         /// Network.
         model: String = "resnet18".into() => flag("NAME").value_parser(PossibleValuesParser::new(models::names()));
-        /// Form of the blocks: He 2015, torchvision, pre-activation.
-        form: Form = Form::V1_5 => flag("FORM");
+        /// Variant of the blocks: He 2015, torchvision, pre-activation.
+        form: Variant = Variant::V1_5 => flag("FORM");
         /// Height and width of the images in pixels.
         img_size: usize = 128, scenes 32, range IMAGE_SIZES => flag("PIXELS").alias("train-crop-size");
-        /// Take in where objects are: a second head for masks, a presence vector, or codes beside the image.
+        /// Take in where objects are: a second head for masks, a presence vector, or codes next to the image.
         #[serde(with = "none_or")]
         objects: Option<ObjectsKind> = None => flag("WAY");
         /// Start from the weights in FILE, safetensors of torchvision's or of a run, with a new last layer.
@@ -170,7 +170,7 @@ impl From<Precision> for DType {
 pub struct DataFacts {
     /// Number of categories.
     pub num_classes: usize,
-    /// Number of classes of objects; of no account without `objects`.
+    /// Number of classes of objects; ignored without `objects`.
     pub num_object_classes: usize,
     /// Rows for the largest annotation of an image.
     pub largest_annotation: Capacity,

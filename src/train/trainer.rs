@@ -10,7 +10,7 @@ use super::schedule::Schedule;
 use super::signal::Signals;
 use super::source::Source;
 use super::summary::Standing;
-use crate::batch::{Augment, Deliver, Loader, LoaderOptions, batches_per_epoch};
+use crate::batch::{Augment, BatchContents, Loader, LoaderOptions, batches_per_epoch};
 use crate::device::{Device, DeviceKind};
 use crate::error::{Error, Result};
 use crate::exec::Session;
@@ -29,11 +29,11 @@ const PREFETCH: usize = 4;
 /// How a run ended.
 #[derive(Debug, Clone)]
 pub struct Outcome {
-    /// Its folder.
+    /// Folder of the run.
     pub dir: RunDir,
-    /// The last evaluation.
+    /// Last evaluation of the run.
     pub last: Epoch,
-    /// The best evaluation.
+    /// Best evaluation of the run.
     pub best: Best,
 }
 
@@ -173,7 +173,7 @@ impl Trainer {
                 self.read_results(&mut interval)?;
                 let paused = Instant::now();
                 self.end_epoch()?;
-                // An evaluation is no part of a step.
+                // An evaluation is not part of a step.
                 self.training.take_busy_time()?;
                 interval.start += paused.elapsed();
             }
@@ -235,12 +235,12 @@ impl Trainer {
     }
 
     fn loader_options(&self, augment: Augment) -> LoaderOptions {
-        let deliver = match self.training.config().pixels {
-            PixelSource::Host => Deliver::Images,
-            PixelSource::Batch => Deliver::Pixels,
-            PixelSource::Resident { .. } => Deliver::Indices,
+        let contents = match self.training.config().pixels {
+            PixelSource::Host => BatchContents::Images,
+            PixelSource::Batch => BatchContents::Pixels,
+            PixelSource::Resident { .. } => BatchContents::Indices,
         };
-        LoaderOptions { deliver, ..loader_options(&self.config, augment) }
+        LoaderOptions { contents, ..loader_options(&self.config, augment) }
     }
 
     fn batches_per_epoch(&self) -> Result<u64> {
@@ -478,7 +478,7 @@ pub fn loader_options(config: &TrainConfig, augment: Augment) -> LoaderOptions {
         batch_size: config.batch_size,
         augment,
         normalization: config.normalization(),
-        deliver: Deliver::Images,
+        contents: BatchContents::Images,
         seed: config.seed,
         workers: config.workers,
         prefetch: PREFETCH,

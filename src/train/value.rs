@@ -13,7 +13,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use super::config::{OptimiserKind, Precision};
 use super::schedule::Decay;
 use crate::error::Error;
-use crate::models::{Form, ObjectsKind};
+use crate::models::{ObjectsKind, Variant};
 
 /// A type that settings have.
 pub(super) trait Value: Clone + Send + Sync + 'static {
@@ -66,7 +66,7 @@ macro_rules! named_values {
     })+ };
 }
 
-named_values!(Form OptimiserKind Decay Precision);
+named_values!(Variant OptimiserKind Decay Precision);
 
 impl Value for bool {
     fn arg(arg: Arg) -> Arg {

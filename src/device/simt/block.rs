@@ -14,14 +14,13 @@ use super::order::Order;
 use super::shadow::Access;
 use super::stuck;
 use super::warp;
+use crate::device::kernels::common::WARP_THREADS;
 
 /// Enough for a kernel's local arrays and, in a checked launch, for judging an access.
 const STACK_BYTES: usize = 64 << 10;
 
 /// The most dynamic shared memory of a block, as on sm_90.
 pub const MAX_DYNAMIC_SHARED_BYTES: usize = 227 << 10;
-
-const WARP_THREADS: usize = 32;
 
 /// A launch, as the blocks see it.
 #[derive(Debug, Clone, Copy)]
@@ -309,7 +308,7 @@ impl Block {
                 Err("ldmatrix reads a row that is not in shared memory".into())
             }
             Some(_) if !address.is_multiple_of(16) => {
-                Err(format!("ldmatrix reads a row at address {address:#x}, which is no multiple of 16"))
+                Err(format!("ldmatrix reads a row at address {address:#x}, which is not a multiple of 16"))
             }
             Some(checker) => checker.access(address, 16, Access::Read),
         };
@@ -335,7 +334,7 @@ impl Block {
         for address in [to as usize, from as usize] {
             if !address.is_multiple_of(num_bytes) {
                 let what = format!(
-                    "cp_async copies {num_bytes} bytes at address {address:#x}, which is no multiple of {num_bytes}"
+                    "cp_async copies {num_bytes} bytes at address {address:#x}, which is not a multiple of {num_bytes}"
                 );
                 self.fail(place, what);
             }
