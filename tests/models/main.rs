@@ -156,7 +156,12 @@ struct Trained {
 
 fn train(name: &str, form: Variant, steps: usize, fuse: bool) -> Trained {
     let config = step_config(name, form, TRAIN_BATCH, fuse);
-    let mut session = session(name, &training_graph(&config).unwrap());
+    let mut graph = training_graph(&config).unwrap();
+    let update = graph.nodes().iter().find(|node| node.op.name() == "sgd_update").unwrap();
+    for group in update.inputs.clone()[2..].chunks_exact(3) {
+        graph.keep(group[1]);
+    }
+    let mut session = session(name, &graph);
     let persistent = session.program().persistent.clone();
     let of_role = |role: Role| persistent.iter().filter(move |p| p.value.role == role);
     let read = |session: &Session, p: &Persistent| sampled(tensor_at(session, &p.slot, p.value.layout));
