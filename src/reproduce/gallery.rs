@@ -40,11 +40,6 @@ impl Gallery {
         self.tiles.len()
     }
 
-    /// Whether there is no picture, which does not happen.
-    pub fn is_empty(&self) -> bool {
-        self.tiles.is_empty()
-    }
-
     /// All of them in rows.
     pub fn draw(&self) -> Canvas {
         grid(&self.tiles, self.size)
