@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 
 use super::annotations::read_class_names;
-use super::dataset::{absolute, is_miniplaces, not_a_data_set};
 use super::files::{FieldHash, is_image, sorted_entries, sorted_images};
 use super::objects::Annotation;
+use super::open::{absolute, is_miniplaces, not_a_data_set};
 use super::progress::Progress;
 use super::{Sample, Split, decode, folder, miniplaces};
 use crate::error::{Error, Result};

@@ -33,11 +33,11 @@ pub struct Row {
 
 /// Every model that has a name.
 pub const MODELS: [Row; 7] = [
-    Row { name: "resnet18", has_variants: true, build: |options| resnet::build(18, options) },
-    Row { name: "resnet34", has_variants: true, build: |options| resnet::build(34, options) },
-    Row { name: "resnet50", has_variants: true, build: |options| resnet::build(50, options) },
-    Row { name: "resnet101", has_variants: true, build: |options| resnet::build(101, options) },
-    Row { name: "resnet152", has_variants: true, build: |options| resnet::build(152, options) },
+    Row { name: "resnet18", has_variants: true, build: |options| objects::build(18, options) },
+    Row { name: "resnet34", has_variants: true, build: |options| objects::build(34, options) },
+    Row { name: "resnet50", has_variants: true, build: |options| objects::build(50, options) },
+    Row { name: "resnet101", has_variants: true, build: |options| objects::build(101, options) },
+    Row { name: "resnet152", has_variants: true, build: |options| objects::build(152, options) },
     Row { name: "resnet9", has_variants: false, build: resnet9::build },
     Row { name: "vgg11_bn", has_variants: false, build: vgg::build },
 ];

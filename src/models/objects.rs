@@ -3,12 +3,14 @@
 //! Source: section 5 of the MiniPlaces paper. The numbers of the two heads are its own: a stem of 50 channels, heads that
 //! end at a quarter of the image's height and width with 128 channels each, the rest of the network after both.
 
-use super::Inputs;
+use std::sync::Arc;
+
 use super::resnet::{HeadWidths, ResNet};
+use super::{Inputs, Network, Options};
 use crate::error::Result;
 use crate::graph::{Graph, ValueId};
 use crate::named::named;
-use crate::ops::{Mode, Paint, concat};
+use crate::ops::{Mode, Paint, concat, linear};
 
 /// Prefix of the second head's tensors.
 pub const MASK_HEAD_PREFIX: &str = "mask_head.";
@@ -51,11 +53,41 @@ named! {
     }
 }
 
+/// A residual network with its last layer.
+#[derive(Debug, Clone, Copy)]
+struct Classifier {
+    resnet: ResNet,
+    num_classes: usize,
+    objects: Option<Objects>,
+}
+
+/// The model of `depth` layers, one of those that [`ResNet::new`] knows.
+pub(super) fn build(depth: usize, options: &Options) -> Arc<dyn Network> {
+    let Options { num_classes, form, objects } = *options;
+    let resnet = ResNet::new(depth, form).expect("the table lists depths that exist");
+    Arc::new(Classifier { resnet, num_classes, objects })
+}
+
+impl Network for Classifier {
+    fn forward(&self, graph: &mut Graph, inputs: Inputs, mode: Mode) -> Result<ValueId> {
+        let features = features(&self.resnet, self.objects, graph, inputs, mode)?;
+        linear(graph, self.last_layer(), features, self.num_classes)
+    }
+
+    fn objects(&self) -> Option<Objects> {
+        self.objects
+    }
+
+    fn backbone(&self) -> Option<Arc<dyn Network>> {
+        self.objects.map(|_| -> Arc<dyn Network> { Arc::new(Classifier { objects: None, ..*self }) })
+    }
+}
+
 /// Records everything before the last layer, objects included where the model takes them in.
 ///
 /// # Panics
 /// If a network that takes objects in is not given any: whoever records the graph asks [`super::Network::objects`].
-pub(super) fn features(
+fn features(
     resnet: &ResNet,
     taken_in: Option<Objects>,
     graph: &mut Graph,

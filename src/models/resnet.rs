@@ -4,15 +4,12 @@
 //! Ren, Sun, "Deep residual learning for image recognition" (2015) for v1; torchvision for v1.5; the same authors'
 //! "Identity mappings in deep residual networks" (2016) for v2.
 
-use std::sync::Arc;
-
-use super::{Inputs, Network, Objects, Options, objects};
 use crate::error::Result;
 use crate::graph::{Graph, ValueId};
 use crate::named::named;
 use crate::ops::{
-    BnConfig, Conv2dConfig, Mode, PoolWindow, add, batch_norm, conv2d, global_avg_pool, linear, max_pool,
-    relu, stem_conv2d,
+    BnConfig, Conv2dConfig, Mode, PoolWindow, add, batch_norm, conv2d, global_avg_pool, max_pool, relu,
+    stem_conv2d,
 };
 
 named! {
@@ -36,36 +33,6 @@ pub struct ResNet {
     pub form: Variant,
     blocks: [usize; 4],
     bottleneck: bool,
-}
-
-/// A residual network with its last layer.
-#[derive(Debug, Clone, Copy)]
-struct Classifier {
-    resnet: ResNet,
-    num_classes: usize,
-    objects: Option<Objects>,
-}
-
-/// The model of `depth` layers, one of those that [`ResNet::new`] knows.
-pub(super) fn build(depth: usize, options: &Options) -> Arc<dyn Network> {
-    let Options { num_classes, form, objects } = *options;
-    let resnet = ResNet::new(depth, form).expect("the table lists depths that exist");
-    Arc::new(Classifier { resnet, num_classes, objects })
-}
-
-impl Network for Classifier {
-    fn forward(&self, graph: &mut Graph, inputs: Inputs, mode: Mode) -> Result<ValueId> {
-        let features = objects::features(&self.resnet, self.objects, graph, inputs, mode)?;
-        linear(graph, self.last_layer(), features, self.num_classes)
-    }
-
-    fn objects(&self) -> Option<Objects> {
-        self.objects
-    }
-
-    fn backbone(&self) -> Option<Arc<dyn Network>> {
-        self.objects.map(|_| -> Arc<dyn Network> { Arc::new(Classifier { objects: None, ..*self }) })
-    }
 }
 
 const WIDTHS: [usize; 4] = [64, 128, 256, 512];

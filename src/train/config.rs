@@ -9,7 +9,7 @@ use clap::builder::PossibleValuesParser;
 use super::recipe::Recipe;
 use super::schedule::{Decay, Schedule, Shape};
 use super::setting::{ANY, SettingFlags, Subset, above, flag, off, on, settings};
-use super::value::{Written, none_or};
+use super::value::{Written, named_values, none_or};
 use crate::batch::{Augment, batches_per_epoch};
 use crate::data::annotations::{Capacity, SplitAnnotations};
 use crate::device::DeviceChoice;
@@ -164,6 +164,8 @@ impl From<Precision> for DType {
         }
     }
 }
+
+named_values!(OptimiserKind Decay Precision);
 
 /// What the network has to know of the data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

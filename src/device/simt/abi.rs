@@ -2,6 +2,9 @@
 
 use std::ffi::{c_char, c_void};
 
+/// The most dynamic shared memory of a block, as on sm_90.
+pub const MAX_DYNAMIC_SHARED_BYTES: usize = 227 << 10;
+
 /// A kernel compiled for the host; `build.rs` writes the table of them.
 #[derive(Debug, Clone, Copy)]
 pub struct HostKernel {

@@ -7,20 +7,17 @@ use std::ops::Range;
 use corosensei::stack::{DefaultStack, Stack};
 use corosensei::{Coroutine, CoroutineResult, Yielder};
 
-use super::abi::{ThreadState, WarpCall, call_name, kind};
+use super::abi::{MAX_DYNAMIC_SHARED_BYTES, ThreadState, WarpCall, call_name, kind};
 use super::checker::{Checker, thread_idx};
 use super::finding::{Finding, Place};
 use super::order::Order;
 use super::shadow::Access;
-use super::stuck;
+use super::stuck::{self, Wait};
 use super::warp;
 use crate::device::kernels::common::WARP_THREADS;
 
 /// Enough for a kernel's local arrays and, in a checked launch, for judging an access.
 const STACK_BYTES: usize = 64 << 10;
-
-/// The most dynamic shared memory of a block, as on sm_90.
-pub const MAX_DYNAMIC_SHARED_BYTES: usize = 227 << 10;
 
 /// A launch, as the blocks see it.
 #[derive(Debug, Clone, Copy)]
@@ -31,19 +28,6 @@ pub struct Launch<'a> {
     pub grid_dim: [u32; 3],
     pub block_dim: [u32; 3],
     pub seed: u64,
-}
-
-/// What a thread waits for.
-#[derive(Debug, Clone, Copy)]
-pub enum Wait {
-    /// Its turn.
-    Turn,
-    /// `__syncthreads` at that place.
-    Barrier(Place),
-    /// The other lanes of its warp.
-    Warp(*mut WarpCall),
-    /// Nothing more: the kernel has returned.
-    Exited,
 }
 
 #[derive(Debug, Clone, Copy)]

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::block::MAX_DYNAMIC_SHARED_BYTES;
+use super::abi::MAX_DYNAMIC_SHARED_BYTES;
 use super::memory::{CHECKED_VIEWS, Memory};
 use super::process;
 use super::shadow::{Access, Cell, Conflict, Now};
