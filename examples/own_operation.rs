@@ -2,8 +2,7 @@
 //! has no kernel for it. `cargo run --release --example own_operation`
 
 use residuum::check::{finite_differences, run};
-use residuum::device::Device;
-use residuum::device::cpu::{CpuArgs, Real, for_each_chunk};
+use residuum::device::{Device, cpu::CpuArgs, cpu::Real, cpu::for_each_chunk};
 use residuum::graph::{Backward, InferResult, Op, ValueId, ValueType};
 use residuum::ops::{CHUNK_ELEMS, Case, one_input, same_shapes};
 use residuum::{Result, dispatch_real, tensor::DType};
@@ -14,7 +13,6 @@ struct Gelu;
 /// `(dy, x) -> dx`.
 #[derive(Debug)]
 struct GeluBwd;
-
 /// y and dy/dx at x.
 fn gelu<T: Real>(x: T) -> (T, T) {
     let [a, b, half, three] = [0.797_884_560_802_865_4, 0.044715, 0.5, 3.0].map(T::from_f64);

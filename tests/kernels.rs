@@ -158,7 +158,7 @@ fn no_kernel_is_left_out() {
     on_each_device(|device, open| {
         let names = Names::default();
         for float in [DType::F32, DType::Bf16] {
-            for trial in (0..8).flat_map(random) {
+            for trial in (0..16).flat_map(random) {
                 let noting = Noting(open(Watch { seed: 0, judged: false }), Arc::clone(&names));
                 trial.on_device(float, Box::new(noting)).unwrap();
             }

@@ -142,7 +142,8 @@ pub fn run(name: &str, case: &Case, float: DType, device: Box<dyn KernelDevice>)
         _ => TOLERANCE_F32,
     };
     let mut outcome = Outcome::new(name, float, tolerance);
-    if !outcome.same_names(&expected.recording.results, &got.recording.results) {
+    // Results are called after the nodes that made them, and a graph of bf16 has casts.
+    if !outcome.same_names(&expected.recording.differentiated, &got.recording.differentiated) {
         return Ok(outcome);
     }
     let error = if float == DType::Bf16 { relative_norm } else { relative_error };

@@ -19,7 +19,7 @@ mod conv2d;
 mod dropout;
 mod ema;
 mod flatten;
-pub mod launch;
+mod launch;
 mod linear;
 mod max_pool;
 mod multi_tensor;

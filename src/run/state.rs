@@ -48,6 +48,25 @@ pub struct TrainState {
     pub history: Vec<Epoch>,
 }
 
+impl TrainState {
+    /// The state before the first step.
+    pub fn first(model: String, seed: u64) -> TrainState {
+        TrainState {
+            format: FORMAT,
+            model,
+            seed,
+            step: 0,
+            epoch: 0,
+            batch_in_epoch: 0,
+            samples: 0,
+            train_seconds: 0.0,
+            partial: EpochSums::default(),
+            best: None,
+            history: Vec::new(),
+        }
+    }
+}
+
 /// Sums over the batches of the epoch in progress.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

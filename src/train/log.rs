@@ -1,5 +1,7 @@
 //! What a run says and leaves behind: progress on stderr, `log.txt`, `metrics.jsonl`, TensorBoard events, the report.
 
+use std::time::{Duration, Instant};
+
 use super::progress::Progress;
 use super::source::Source;
 use super::summary::{self, Standing};
@@ -16,6 +18,30 @@ pub(super) struct RunLog {
     events: EventFile,
     progress: Progress,
     total_steps: u64,
+}
+
+/// Sums since the last line of the log. Steps whose results are not read yet are not in `loss`.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Interval {
+    pub(super) start: Instant,
+    pub(super) steps: u64,
+    pub(super) loss: f64,
+    pub(super) data_wait: Duration,
+    pub(super) copy_time: Duration,
+    /// As far as the device tells.
+    pub(super) busy_time: Option<Duration>,
+}
+
+impl Interval {
+    pub(super) fn begin() -> Interval {
+        let (data_wait, copy_time) = (Duration::ZERO, Duration::ZERO);
+        Interval { start: Instant::now(), steps: 0, loss: 0.0, data_wait, copy_time, busy_time: None }
+    }
+
+    /// Milliseconds a step.
+    pub(super) fn ms_of(&self, time: Duration) -> f64 {
+        1e3 * time.as_secs_f64() / self.steps as f64
+    }
 }
 
 impl RunLog {

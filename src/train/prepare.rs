@@ -9,7 +9,7 @@ use crate::error::Result;
 use crate::graph::Role;
 use crate::models::Model;
 use crate::run::metrics::Run;
-use crate::run::state::{EpochSums, FORMAT, TrainState};
+use crate::run::state::TrainState;
 use crate::step::Training;
 
 /// Settings, data and the network in training, with its initial values.
@@ -38,24 +38,7 @@ impl Prepared {
         Ok(Prepared { config, source, model, training, schedule, steps_per_epoch, total_steps })
     }
 
-    /// The state of a run of which no step is done.
-    pub(super) fn first_state(&self) -> TrainState {
-        TrainState {
-            format: FORMAT,
-            model: self.model.title(),
-            seed: self.config.seed,
-            step: 0,
-            epoch: 0,
-            batch_in_epoch: 0,
-            samples: 0,
-            train_seconds: 0.0,
-            partial: EpochSums::default(),
-            best: None,
-            history: Vec::new(),
-        }
-    }
-
-    /// What the log says of the run, which goes on from `state`.
+    /// What the log says of the run, which continues from `state`.
     pub(super) fn record(&self, state: &TrainState) -> Run {
         let Prepared { config, source, .. } = self;
         let session = self.training.session();

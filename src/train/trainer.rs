@@ -1,10 +1,10 @@
 //! The training loop: batches in, updates, evaluation, checkpoints, and every way a run can stop.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::config::TrainConfig;
-use super::log::RunLog;
+use super::log::{Interval, RunLog};
 use super::prepare::Prepared;
 use super::schedule::Schedule;
 use super::signal::Signals;
@@ -50,30 +50,6 @@ pub struct Trainer {
     last_eval: Option<Evaluation>,
 }
 
-/// Sums since the last line of the log. Steps whose results are not read yet are not in `loss`.
-#[derive(Debug, Clone, Copy)]
-struct Interval {
-    start: Instant,
-    steps: u64,
-    loss: f64,
-    data_wait: Duration,
-    copy_time: Duration,
-    /// As far as the device tells.
-    busy_time: Option<Duration>,
-}
-
-impl Interval {
-    fn begin() -> Interval {
-        let (data_wait, copy_time) = (Duration::ZERO, Duration::ZERO);
-        Interval { start: Instant::now(), steps: 0, loss: 0.0, data_wait, copy_time, busy_time: None }
-    }
-
-    /// Milliseconds a step.
-    fn ms_of(&self, time: Duration) -> f64 {
-        1e3 * time.as_secs_f64() / self.steps as f64
-    }
-}
-
 impl Trainer {
     /// A new run on `device`, in a new folder.
     ///
@@ -90,7 +66,7 @@ impl Trainer {
         };
         let dir = RunDir::create(&run.config.output, &name)?;
         dir.write_config(&run.config)?;
-        let state = run.first_state();
+        let state = TrainState::first(run.model.title(), run.config.seed);
         Trainer::assemble(run, dir, state)
     }
 
@@ -107,7 +83,7 @@ impl Trainer {
             state
         } else {
             // The run ended before its first checkpoint.
-            run.first_state()
+            TrainState::first(run.model.title(), run.config.seed)
         };
         Trainer::assemble(run, dir, state)
     }

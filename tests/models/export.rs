@@ -280,6 +280,8 @@ fn onnxruntime_computes_the_same_logits() {
         ("resnet50", "v1"),
         ("resnet50", "v1.5"),
         ("resnet50", "v2"),
+        ("resnet9", "v1.5"),
+        ("vgg11_bn", "v1.5"),
     ];
     for (name, form) in models {
         formula_model(name, form, CLASSES, SIZE).write(&path("weights.safetensors")).unwrap();

@@ -14,14 +14,13 @@ use super::order::Order;
 use super::shadow::Access;
 use super::stuck;
 use super::warp;
+use crate::device::kernels::common::WARP_THREADS;
 
 /// Enough for a kernel's local arrays and, in a checked launch, for judging an access.
 const STACK_BYTES: usize = 64 << 10;
 
 /// The most dynamic shared memory of a block, as on sm_90.
 pub const MAX_DYNAMIC_SHARED_BYTES: usize = 227 << 10;
-
-const WARP_THREADS: usize = 32;
 
 /// A launch, as the blocks see it.
 #[derive(Debug, Clone, Copy)]
