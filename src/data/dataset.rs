@@ -276,7 +276,7 @@ mod tests {
             OpenOptions { limit_train: Some(0), ..OpenOptions::default() },
             OpenOptions { limit_val: Some(0), ..OpenOptions::default() },
         ] {
-            assert!(matches!(open(Path::new("."), &options), Err(Error::Setting { .. })));
+            assert!(matches!(crate::data::open(Path::new("."), &options), Err(Error::Setting { .. })));
         }
     }
 }

@@ -195,7 +195,7 @@ fn projection(graph: &Graph, x: ValueId, block: Block) -> Option<Conv2dConfig> {
 mod tests {
     use super::*;
     use crate::graph::Role;
-    use crate::models::Model;
+    use crate::models::{Model, Network, Options};
     use crate::tensor::DType;
 
     fn recorded(depth: usize, form: Variant, classes: usize, size: usize) -> (Graph, ValueId) {
