@@ -12,7 +12,7 @@ use crate::tensor::DType;
 /// Hold every kernel to the CPU's results and print a table
 #[derive(Debug, Args)]
 pub(super) struct CheckKernelsArgs {
-    /// simt (the emulator) or cuda[:N]
+    /// simt (the emulator), cuda or cuda:N
     #[arg(long, value_name = "DEVICE", default_value = "simt")]
     device: DeviceChoice,
     /// Only cases whose name contains this

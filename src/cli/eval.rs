@@ -68,7 +68,7 @@ pub(super) struct EvalArgs {
     /// Where decoded photos are kept
     #[arg(long, value_name = "DIR")]
     cache_dir: Option<PathBuf>,
-    /// auto, cpu, cuda[:N] or simt
+    /// auto, cpu, cuda, cuda:N or simt
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     device: DeviceChoice,
 }

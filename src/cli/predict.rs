@@ -61,7 +61,7 @@ pub(super) struct PredictArgs {
     /// Average the probabilities over each photo and its mirror image
     #[arg(long, conflicts_with = "input")]
     tta: bool,
-    /// auto, cpu, cuda[:N] or simt
+    /// auto, cpu, cuda, cuda:N or simt
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     device: DeviceChoice,
 }

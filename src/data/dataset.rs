@@ -41,7 +41,7 @@ pub struct Sample {
     pub label: Option<u32>,
 }
 
-/// What [`open`] leaves out or tolerates; the default is the whole data set, nothing missing.
+/// What [`super::open`] leaves out or tolerates; the default is the whole data set, nothing missing.
 #[derive(Debug, Clone, Default)]
 pub struct OpenOptions {
     /// Skip listed images that are missing or cannot be decoded, instead of failing (`--allow-missing`).
@@ -158,7 +158,7 @@ fn spread_over_categories(samples: Vec<Sample>, num_categories: usize, limit: us
 }
 
 impl Dataset {
-    /// The folder given to [`open`], made absolute.
+    /// The folder given to [`super::open`], made absolute.
     pub fn root(&self) -> &Path {
         &self.root
     }

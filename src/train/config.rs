@@ -117,7 +117,7 @@ settings! {
         ["Run"]
         /// Seed of weights, order and augmentation.
         seed: u64 = 0 => flag("N");
-        /// Where to run: auto, cpu, cuda[:N] or simt.
+        /// Where to run: auto, cpu, cuda, cuda:N or simt.
         device: Written<DeviceChoice> = Written::known("auto") => flag("DEVICE");
         /// Type of activations.
         precision: Precision = Precision::F32 => flag("TYPE");
