@@ -36,7 +36,7 @@ fn architectures_that_cannot_be_built_are_named() {
         ("sm_75", "too old"),
         ("sm_120", "unknown to this nvcc, which knows sm_75, sm_80"),
         ("sm_80a", "unknown"),
-        ("ampere", "is no architecture"),
+        ("ampere", "is not an architecture"),
         (" , ", "is empty"),
     ] {
         let message = archs(text).unwrap_err();
