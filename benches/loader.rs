@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use residuum::batch::{Deliver, Loader, LoaderOptions, Normalization};
+use residuum::batch::{BatchContents, Loader, LoaderOptions, Normalization};
 use residuum::data::scenes::SceneOptions;
 use residuum::data::{Pack, Split};
 
@@ -31,25 +31,25 @@ fn main() {
     let scenes =
         SceneOptions { split: Split::Train, num_images: 640, num_categories: 10, image_size, seed: 1 };
     let pack = Arc::new(Pack::from_scenes(&scenes));
-    println!("policy               deliver   images/s ({image_size} px, one worker)");
+    println!("policy               contents   images/s ({image_size} px, one worker)");
     for policy in POLICIES {
-        for deliver in [Deliver::Images, Deliver::Pixels, Deliver::Indices] {
+        for contents in [BatchContents::Images, BatchContents::Pixels, BatchContents::Indices] {
             let mut rates: Vec<f64> = (0..NUM_RUNS)
-                .map(|_| rate(&pack, policy, deliver, Duration::from_secs_f64(seconds)))
+                .map(|_| rate(&pack, policy, contents, Duration::from_secs_f64(seconds)))
                 .collect();
             rates.sort_by(f64::total_cmp);
-            println!("{policy:<20} {:<8} {:>9.0}", format!("{deliver:?}"), rates[NUM_RUNS / 2]);
+            println!("{policy:<20} {:<8} {:>9.0}", format!("{contents:?}"), rates[NUM_RUNS / 2]);
         }
     }
 }
 
 /// Images a second over `time`, after a few batches to warm up.
-fn rate(pack: &Arc<Pack>, policy: &str, deliver: Deliver, time: Duration) -> f64 {
+fn rate(pack: &Arc<Pack>, policy: &str, contents: BatchContents, time: Duration) -> f64 {
     let options = LoaderOptions {
         batch_size: BATCH_SIZE,
         augment: policy.parse().expect("a policy"),
         normalization: Normalization::default(),
-        deliver,
+        contents,
         seed: 1,
         workers: 1,
         prefetch: 2,

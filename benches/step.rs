@@ -161,7 +161,7 @@ impl Bench {
             let start = Instant::now();
             (0..group).for_each(|_| self.run_step());
             // Waits for the device.
-            self.session().take_notes(|_| ()).expect(RUNS);
+            self.session().take_readback(|_| ()).expect(RUNS);
             times.push(start.elapsed().as_secs_f64() / group as f64);
         }
         times.split_off(warm_up)

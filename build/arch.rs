@@ -54,7 +54,8 @@ fn parse(word: &str, known: &str) -> Result<Arch, String> {
         (None, None) => (word, false),
     };
     let digits = number.trim_end_matches(['a', 'f']);
-    let value: u32 = digits.parse().map_err(|_| format!("is no architecture; give one like {DEFAULT}"))?;
+    let value: u32 =
+        digits.parse().map_err(|_| format!("is not an architecture; give one like {DEFAULT}"))?;
     if value < LOWEST {
         return Err(format!("is too old: the kernels need sm_{LOWEST} (Ampere) or later"));
     }

@@ -331,7 +331,7 @@ impl SourceText {
             let statement_at = from + (rest.len() - rest.trim_start().len());
             match &rest[end..=end] {
                 "}" => break,
-                // A member function: behind its body the next declaration begins.
+                // A member function: after its body the next declaration begins.
                 "{" => from = self.end_of_block(from + end).ok_or_else(|| self.located(at, "no end"))?,
                 _ if rest[..end].contains('(') => from += end + 1,
                 _ => {

@@ -21,7 +21,7 @@ pub struct Job {
     pub extension: &'static str,
     /// The call, up to `-o`.
     pub command: Command,
-    /// All that the result depends on beside the command.
+    /// All that the result depends on besides the command.
     pub inputs: String,
 }
 
@@ -152,7 +152,7 @@ impl Job {
         hasher.finish()
     }
 
-    /// Removes what the same job made of other inputs; a file that stays behind does no harm.
+    /// Removes what the same job made of other inputs; a file that stays does no harm.
     fn remove_older(&self, folder: &Path) {
         let prefix = format!("{}.", self.name);
         for entry in fs::read_dir(folder).into_iter().flatten().flatten() {

@@ -85,7 +85,7 @@ fn candidates() -> impl Iterator<Item = PathBuf> {
     toolkits.chain(in_path).chain(usual).chain(python).chain(installed)
 }
 
-/// `/usr/local/cuda`, then the versions beside it, latest first.
+/// `/usr/local/cuda`, then the versions next to it, latest first.
 fn usual_folders() -> Vec<PathBuf> {
     let mut versions: Vec<(Vec<u32>, PathBuf)> = entries(Path::new("/usr/local"))
         .filter_map(|path| {

@@ -45,7 +45,7 @@ pub struct KernelFile {
 }
 
 impl KernelFile {
-    /// Reads a file and the headers that it includes, which lie beside it or in `headers`.
+    /// Reads a file and the headers that it includes, which lie next to it or in `headers`.
     pub fn read(path: &Path, headers: &Path) -> Result<KernelFile, String> {
         let located = |message: String| format!("{}: {message}", path.display());
         let sources = with_headers(path, headers)?;
@@ -55,7 +55,10 @@ impl KernelFile {
         if let Some(unknown) =
             allowed_spills.iter().find(|spill| entries.iter().all(|entry| entry.name != spill.kernel))
         {
-            return Err(located(format!("ALLOW_SPILL names `{}`, which is no kernel here", unknown.kernel)));
+            return Err(located(format!(
+                "ALLOW_SPILL names `{}`, which is not a kernel here",
+                unknown.kernel
+            )));
         }
         let arguments: Vec<&str> = entries.iter().map(|entry| entry.args.as_str()).collect();
         let declared = Declared::read(&sources, &arguments)?;
@@ -194,7 +197,7 @@ pub fn local_includes(text: &str) -> impl Iterator<Item = &str> {
     text.lines().filter_map(name)
 }
 
-/// A file and every header it includes, found beside the includer or in `headers`.
+/// A file and every header it includes, found next to the includer or in `headers`.
 pub fn with_headers(path: &Path, headers: &Path) -> Result<Vec<SourceText>, String> {
     let mut waiting = vec![path.to_path_buf()];
     let mut seen = BTreeSet::new();

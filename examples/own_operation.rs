@@ -13,7 +13,6 @@ struct Gelu;
 /// `(dy, x) -> dx`.
 #[derive(Debug)]
 struct GeluBwd;
-
 /// y and dy/dx at x.
 fn gelu<T: Real>(x: T) -> (T, T) {
     let [a, b, half, three] = [0.797_884_560_802_865_4, 0.044715, 0.5, 3.0].map(T::from_f64);

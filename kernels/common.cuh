@@ -72,7 +72,7 @@ struct alignas(sizeof(T) * N) Vec {
     __device__ __forceinline__ const T& operator[](int i) const { return elems[i]; }
 };
 
-// The integer type that makes the compiler emit one access of so many bytes.
+// The integer type that makes the compiler emit one access of that many bytes.
 template <int kBytes>
 struct Word;
 template <>

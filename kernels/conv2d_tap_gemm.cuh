@@ -1,8 +1,8 @@
 // fprop and dgrad as implicit GEMM on the CUDA cores: any shape, f32 arithmetic, storage f32 or bf16.
 //
 // GEMM      gemm_m = output positions of a class, gemm_n = output channels, gemm_k = taps * source channels
-// Mapping   block -> 64x64 tile of one class; thread -> 4x4 outputs; slabs of 16 gemm_k positions through two shared
-//           buffers (17 KiB), the next slab being in registers while one is multiplied
+// Mapping   block -> 64x64 tile of one class; thread -> 4x4 outputs; k-tiles of 16 gemm_k positions through two shared
+//           buffers (17 KiB), the next k-tile being in registers while one is multiplied
 //           grid = (row tiles * column tiles, classes, splits of gemm_k); column tiles of the same rows are neighbours
 // Numerics  each output is one sum in ascending gemm_k (per split), fused multiply-adds; no atomics, repeatable
 #pragma once
@@ -14,37 +14,37 @@ namespace tap_gemm {
 // Edge of the square tile of a block.
 FOR_RUST constexpr int kTile = 64;
 // Positions of gemm_k that a block takes at once.
-FOR_RUST constexpr int kSlab = 16;
+FOR_RUST constexpr int kTileK = 16;
 constexpr int kThreads = 256;
-// Elements of each operand that a thread stages per slab, and the edge of its square of outputs.
-constexpr int kPerThread = kTile * kSlab / kThreads;
-constexpr int kRowsApart = kThreads / kSlab;
+// Elements of each operand that a thread stages per k-tile, and the edge of its square of outputs.
+constexpr int kPerThread = kTile * kTileK / kThreads;
+constexpr int kRowsApart = kThreads / kTileK;
 // Four floats more keep rows 16-byte aligned and spread the staging writes over the banks.
 constexpr int kPitch = kTile + 4;
 
 struct alignas(16) Buffer {
-    float at[kSlab][kPitch];
+    float at[kTileK][kPitch];
 };
 
-// The source pixels under this thread's rows: position `threadIdx.x % kSlab` of a slab for rows kRowsApart apart.
+// The source pixels under this thread's rows: position `threadIdx.x % kTileK` of a k-tile for rows kRowsApart apart.
 template <class T>
 struct SourceGather {
     const T* image[kPerThread];
     int32_t h[kPerThread], w[kPerThread];
-    Digits tap, step;
-    Radix radix;
+    Coord tap, step;
+    Extents extents;
 
     __device__ SourceGather(const Conv2dArgs& a, const TapPlane& plane, int32_t row_first, int32_t num_rows,
                             int32_t k_first) {
-        const int32_t k = static_cast<int32_t>(threadIdx.x) % kSlab;
+        const int32_t k = static_cast<int32_t>(threadIdx.x) % kTileK;
         const int64_t image_elems = static_cast<int64_t>(a.src_h) * a.src_w * a.src_c;
-        radix = tap_radix(plane, a.src_c);
-        tap = digits_of(k_first + k, radix);
-        step = digits_of(kSlab, radix);
+        extents = tap_extents(plane, a.src_c);
+        tap = coord_of(k_first + k, extents);
+        step = coord_of(kTileK, extents);
 #pragma unroll
         for (int i = 0; i < kPerThread; i++) {
-            const int32_t row = row_first + static_cast<int32_t>(threadIdx.x) / kSlab + i * kRowsApart;
-            const Digits pixel = digits_of(min(row, num_rows - 1), pixel_radix(plane));
+            const int32_t row = row_first + static_cast<int32_t>(threadIdx.x) / kTileK + i * kRowsApart;
+            const Coord pixel = coord_of(min(row, num_rows - 1), pixel_extents(plane));
             image[i] = static_cast<const T*>(a.src) + pixel.hi * image_elems;
             h[i] = row < num_rows ? pixel.mid * plane.h.src_step + plane.h.src_first : kOutside;
             w[i] = pixel.lo * plane.w.src_step + plane.w.src_first;
@@ -60,13 +60,13 @@ struct SourceGather {
                                     image[i][(static_cast<int64_t>(src_h) * a.src_w + src_w) * a.src_c + tap.lo])
                               : 0.0f;
         }
-        advance(tap, step, radix);
+        advance(tap, step, extents);
     }
 
     static __device__ __forceinline__ void store(Buffer& tile, const float (&values)[kPerThread]) {
 #pragma unroll
         for (int i = 0; i < kPerThread; i++) {
-            tile.at[threadIdx.x % kSlab][threadIdx.x / kSlab + i * kRowsApart] = values[i];
+            tile.at[threadIdx.x % kTileK][threadIdx.x / kTileK + i * kRowsApart] = values[i];
         }
     }
 };
@@ -79,24 +79,24 @@ struct WeightGather {
 
     __device__ WeightGather(const Conv2dArgs& a, const TapPlane&, int32_t col_first, int32_t k_first) {
         gemm_k = a.kernel_h * a.kernel_w * a.src_c;
-        col = col_first + static_cast<int32_t>(threadIdx.x) / kSlab;
-        weights = static_cast<const T*>(a.weights) + static_cast<int64_t>(col) * gemm_k + k_first + threadIdx.x % kSlab;
+        col = col_first + static_cast<int32_t>(threadIdx.x) / kTileK;
+        weights = static_cast<const T*>(a.weights) + static_cast<int64_t>(col) * gemm_k + k_first + threadIdx.x % kTileK;
     }
 
     __device__ __forceinline__ void load(const Conv2dArgs& a, int32_t k_left, float (&values)[kPerThread]) {
-        const bool in_range = static_cast<int32_t>(threadIdx.x) % kSlab < k_left;
+        const bool in_range = static_cast<int32_t>(threadIdx.x) % kTileK < k_left;
 #pragma unroll
         for (int i = 0; i < kPerThread; i++) {
             const bool valid = in_range && col + i * kRowsApart < a.out_c;
             values[i] = valid ? static_cast<float>(weights[static_cast<int64_t>(i) * kRowsApart * gemm_k]) : 0.0f;
         }
-        weights += kSlab;
+        weights += kTileK;
     }
 
     static __device__ __forceinline__ void store(Buffer& tile, const float (&values)[kPerThread]) {
 #pragma unroll
         for (int i = 0; i < kPerThread; i++) {
-            tile.at[threadIdx.x % kSlab][threadIdx.x / kSlab + i * kRowsApart] = values[i];
+            tile.at[threadIdx.x % kTileK][threadIdx.x / kTileK + i * kRowsApart] = values[i];
         }
     }
 };
@@ -107,16 +107,16 @@ struct WeightGather<T, Pass::kDgrad> {
     const T* weights;
     int32_t col;
     TapPlane plane;
-    Digits tap, step;
-    Radix radix;
+    Coord tap, step;
+    Extents extents;
 
     __device__ WeightGather(const Conv2dArgs& a, const TapPlane& taps, int32_t col_first, int32_t k_first)
         : plane(taps) {
         col = col_first + static_cast<int32_t>(threadIdx.x) % kRowsApart;
         weights = static_cast<const T*>(a.weights);
-        radix = tap_radix(plane, a.src_c);
-        tap = digits_of(k_first + static_cast<int32_t>(threadIdx.x) / kRowsApart, radix);
-        step = digits_of(kSlab, radix);
+        extents = tap_extents(plane, a.src_c);
+        tap = coord_of(k_first + static_cast<int32_t>(threadIdx.x) / kRowsApart, extents);
+        step = coord_of(kTileK, extents);
     }
 
     __device__ __forceinline__ void load(const Conv2dArgs& a, int32_t k_left, float (&values)[kPerThread]) {
@@ -129,7 +129,7 @@ struct WeightGather<T, Pass::kDgrad> {
             const bool valid = in_range && col + i * kRowsApart < a.out_c;
             values[i] = valid ? static_cast<float>(weights[line * a.out_c + col + i * kRowsApart]) : 0.0f;
         }
-        advance(tap, step, radix);
+        advance(tap, step, extents);
     }
 
     static __device__ __forceinline__ void store(Buffer& tile, const float (&values)[kPerThread]) {
@@ -140,11 +140,11 @@ struct WeightGather<T, Pass::kDgrad> {
     }
 };
 
-// acc += the product of one slab; this thread's outputs start at (row, col) of the tile.
+// acc += the product of one k-tile; this thread's outputs start at (row, col) of the tile.
 static __device__ __forceinline__ void multiply(const Buffer& rows, const Buffer& cols, int row, int col,
                                                 float (&acc)[kPerThread][kPerThread]) {
 #pragma unroll
-    for (int k = 0; k < kSlab; k++) {
+    for (int k = 0; k < kTileK; k++) {
         const Vec<float, kPerThread> a = load_vec<kPerThread>(&rows.at[k][row]);
         const Vec<float, kPerThread> b = load_vec<kPerThread>(&cols.at[k][col]);
 #pragma unroll
@@ -190,7 +190,7 @@ static __device__ void run(const Conv2dArgs& a) {
 
     SourceGather<T> sources(a, plane, row_first, num_rows, k_first);
     WeightGather<T, kPass> weights(a, plane, col_first, k_first);
-    const int32_t k_source = static_cast<int32_t>(threadIdx.x) % kSlab;
+    const int32_t k_source = static_cast<int32_t>(threadIdx.x) % kTileK;
     const int row = static_cast<int>(threadIdx.x) / kRowsApart * kPerThread;
     const int col = static_cast<int>(threadIdx.x) % kRowsApart * kPerThread;
     float acc[kPerThread][kPerThread] = {};
@@ -200,14 +200,14 @@ static __device__ void run(const Conv2dArgs& a) {
         sources.load(a, k_first + k_source < k_end, next_source);
         weights.load(a, k_end - k_first, next_weight);
     }
-    for (int32_t k = k_first; k < k_end; k += kSlab) {
+    for (int32_t k = k_first; k < k_end; k += kTileK) {
         SourceGather<T>::store(source_tile[buffer], next_source);
         WeightGather<T, kPass>::store(weight_tile[buffer], next_weight);
-        // One barrier a slab is enough: a buffer is written again only after the barrier that follows its last reads.
+        // One barrier a k-tile is enough: a buffer is written again only after the barrier that follows its last reads.
         __syncthreads();
-        if (k + kSlab < k_end) {
-            sources.load(a, k + kSlab + k_source < k_end, next_source);
-            weights.load(a, k_end - k - kSlab, next_weight);
+        if (k + kTileK < k_end) {
+            sources.load(a, k + kTileK + k_source < k_end, next_source);
+            weights.load(a, k_end - k - kTileK, next_weight);
         }
         multiply(source_tile[buffer], weight_tile[buffer], row, col, acc);
         buffer ^= 1;

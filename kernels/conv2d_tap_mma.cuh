@@ -1,7 +1,7 @@
 // fprop and dgrad as implicit GEMM on tensor cores: bf16 storage, f32 accumulation.
 //
 // GEMM      gemm_m = output positions of a class, gemm_n = output channels, gemm_k = taps * source channels
-// Mapping   block -> tile of one class; warp -> 64x64, 64x32 or 32x32 of it; thread -> m16n8k16 fragments. Slabs of 64
+// Mapping   block -> tile of one class; warp -> 64x64, 64x32 or 32x32 of it; thread -> m16n8k16 fragments. K-tiles of 64
 //           gemm_k positions come by 16-byte cp.async; what lies outside the image is filled with zeros on the way
 //           grid = (row tiles * column tiles, classes); column tiles of the same rows are neighbours
 //           shared: 3 stages of 128 bytes per row and column of the tile; at the end the f32 results
@@ -18,10 +18,10 @@ namespace tap_mma {
 using mma_tile::kChunkElems;
 using mma_tile::kDepth;
 
-// Rows of the tile from the source image. Thread -> one chunk of the slab, for rows kApart apart.
+// Rows of the tile from the source image. Thread -> one chunk of the k-tile, for rows kApart apart.
 template <class T>
 struct SourceGather {
-    using Lines = mma_tile::DepthLines<T::kRows>;
+    using Lines = mma_tile::KMajor<T::kRows>;
     static constexpr int kApart = T::kThreads / Lines::kChunks;
     static constexpr int kCopies = T::kRows / kApart;
 
@@ -29,8 +29,8 @@ struct SourceGather {
     int32_t src_h, src_w, src_c, num_taps_h;
     int32_t origin[kCopies];  // in chunks, of tap (0, 0), channel 0; may lie outside
     int32_t h[kCopies], w[kCopies];
-    Digits tap, step;
-    Radix radix;
+    Coord tap, step;
+    Extents extents;
 
     __device__ __forceinline__ SourceGather(const Conv2dArgs& a, const TapPlane& plane, int32_t row_first,
                                             int32_t num_rows)
@@ -39,13 +39,13 @@ struct SourceGather {
           src_w(a.src_w),
           src_c(a.src_c),
           num_taps_h(plane.h.num_taps) {
-        radix = tap_radix(plane, src_c);
-        tap = digits_of(static_cast<int32_t>(threadIdx.x) % Lines::kChunks * kChunkElems, radix);
-        step = digits_of(kDepth, radix);
+        extents = tap_extents(plane, src_c);
+        tap = coord_of(static_cast<int32_t>(threadIdx.x) % Lines::kChunks * kChunkElems, extents);
+        step = coord_of(kDepth, extents);
 #pragma unroll
         for (int i = 0; i < kCopies; i++) {
             const int32_t row = row_first + static_cast<int32_t>(threadIdx.x) / Lines::kChunks + i * kApart;
-            const Digits pixel = digits_of(min(row, num_rows - 1), pixel_radix(plane));
+            const Coord pixel = coord_of(min(row, num_rows - 1), pixel_extents(plane));
             const int32_t first_h = pixel.mid * plane.h.src_step + plane.h.src_first;
             w[i] = pixel.lo * plane.w.src_step + plane.w.src_first;
             h[i] = row < num_rows ? first_h : kOutside;
@@ -64,14 +64,14 @@ struct SourceGather {
             cp_async_16(tile + Lines::offset(line + i * kApart, chunk),
                         src + static_cast<int64_t>(origin[i] + delta) * kChunkElems, valid);
         }
-        advance(tap, step, radix);
+        advance(tap, step, extents);
     }
 };
 
 // Columns of the tile from the filters of an fprop, whose gemm_k positions are contiguous.
 template <class T, Pass kPass>
 struct WeightGather {
-    using Lines = mma_tile::DepthLines<T::kCols>;
+    using Lines = mma_tile::KMajor<T::kCols>;
     static constexpr int kApart = T::kThreads / Lines::kChunks;
     static constexpr int kCopies = T::kCols / kApart;
 
@@ -103,7 +103,7 @@ struct WeightGather {
 // positions, and each pass over the stage walks on by kApart of them.
 template <class T>
 struct WeightGather<T, Pass::kDgrad> {
-    using Lines = mma_tile::ExtentLines<T::kCols>;
+    using Lines = mma_tile::MnMajor<T::kCols>;
     static constexpr int kApart = T::kThreads / Lines::kChunks;
     static constexpr int kCopies = kDepth / kApart;
 
@@ -111,17 +111,17 @@ struct WeightGather<T, Pass::kDgrad> {
     int32_t kernel_h, kernel_w, out_c;
     TapAxis axis_h, axis_w;
     bool has_col;
-    Digits tap, step;
-    Radix radix;
+    Coord tap, step;
+    Extents extents;
 
     __device__ __forceinline__ WeightGather(const Conv2dArgs& a, const TapPlane& plane, int32_t col_first)
         : kernel_h(a.kernel_h), kernel_w(a.kernel_w), out_c(a.out_c), axis_h(plane.h), axis_w(plane.w) {
         const int32_t col = col_first + static_cast<int32_t>(threadIdx.x) % Lines::kChunks * kChunkElems;
         has_col = col < out_c;
         weights = static_cast<const bf16*>(a.weights) + col;
-        radix = tap_radix(plane, a.src_c);
-        tap = digits_of(static_cast<int32_t>(threadIdx.x) / Lines::kChunks, radix);
-        step = digits_of(kApart, radix);
+        extents = tap_extents(plane, a.src_c);
+        tap = coord_of(static_cast<int32_t>(threadIdx.x) / Lines::kChunks, extents);
+        step = coord_of(kApart, extents);
     }
 
     __device__ __forceinline__ void start(bf16* tile) {
@@ -134,7 +134,7 @@ struct WeightGather<T, Pass::kDgrad> {
             const int64_t from = static_cast<int64_t>((tap.lo * kernel_h + r) * kernel_w + s) * out_c;
             cp_async_16(tile + Lines::offset(line + i * kApart, chunk), weights + from,
                         has_col && tap.hi < axis_h.num_taps);
-            advance(tap, step, radix);
+            advance(tap, step, extents);
         }
     }
 };
@@ -191,8 +191,8 @@ static __device__ __forceinline__ void run(const Conv2dArgs& a) {
     if (row_first >= num_rows) return;  // the grid is made for the class with most positions
     typename T::Acc acc;
     Gather<T, kPass> gather = {{a, plane, row_first, num_rows}, {a, plane, col_first}};
-    const int32_t num_slabs = ceil_div(plane.num_taps() * a.src_c, kDepth);
-    mma_tile::multiply<T, typename SourceGather<T>::Lines, typename WeightGather<T, kPass>::Lines>(gather, num_slabs,
+    const int32_t num_k_tiles = ceil_div(plane.num_taps() * a.src_c, kDepth);
+    mma_tile::multiply<T, typename SourceGather<T>::Lines, typename WeightGather<T, kPass>::Lines>(gather, num_k_tiles,
                                                                                                    acc);
     write<T>(a, plane, row_first, num_rows, col_first, acc);
 }

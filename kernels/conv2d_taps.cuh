@@ -22,7 +22,7 @@ struct Conv2dArgs {
     int32_t kernel_h, kernel_w;
     int32_t stride_h, stride_w;
     int32_t pad_h, pad_w;
-    int32_t k_per_split;  // gemm_k positions per blockIdx.z, whose results lie one behind the other in out
+    int32_t k_per_split;  // gemm_k positions per blockIdx.z, whose results lie one after the other in out
 };
 
 enum class Pass { kFprop, kDgrad };
@@ -67,43 +67,43 @@ static __device__ __forceinline__ TapPlane tap_plane(const Conv2dArgs& a, int32_
             dgrad_axis(a.out_w, a.kernel_w, a.stride_w, a.pad_w, output_class % a.stride_w)};
 }
 
-// A flat position in mixed radix, hi unbounded. Adding the digits of a step, with carries, walks it without division.
-struct Radix {
+// A flat position as a coordinate along three extents, hi unbounded. Adding the coordinate of a step, with carries, walks it without division.
+struct Extents {
     int32_t lo, mid;
 };
 
-struct Digits {
+struct Coord {
     int32_t lo, mid, hi;
 };
 
-static __device__ __forceinline__ Digits digits_of(int32_t position, Radix radix) {
-    const int32_t rest = position / radix.lo;
-    return {position % radix.lo, rest % radix.mid, rest / radix.mid};
+static __device__ __forceinline__ Coord coord_of(int32_t position, Extents extents) {
+    const int32_t rest = position / extents.lo;
+    return {position % extents.lo, rest % extents.mid, rest / extents.mid};
 }
 
-static __device__ __forceinline__ void advance(Digits& digits, const Digits& step, Radix radix) {
-    digits.lo += step.lo;
-    digits.mid += step.mid;
-    digits.hi += step.hi;
-    if (digits.lo >= radix.lo) {
-        digits.lo -= radix.lo;
-        digits.mid++;
+static __device__ __forceinline__ void advance(Coord& coord, const Coord& step, Extents extents) {
+    coord.lo += step.lo;
+    coord.mid += step.mid;
+    coord.hi += step.hi;
+    if (coord.lo >= extents.lo) {
+        coord.lo -= extents.lo;
+        coord.mid++;
     }
-    if (digits.mid >= radix.mid) {
-        digits.mid -= radix.mid;
-        digits.hi++;
+    if (coord.mid >= extents.mid) {
+        coord.mid -= extents.mid;
+        coord.hi++;
     }
 }
 
-// The taps' flat position: channel, tap column, tap row. A class without taps has no positions; its radix must not be 0.
-static __device__ __forceinline__ Radix tap_radix(const TapPlane& plane, int32_t channels) {
+// The taps' flat position: channel, tap column, tap row. A class without taps has no positions; its extents must not be 0.
+static __device__ __forceinline__ Extents tap_extents(const TapPlane& plane, int32_t channels) {
     return {channels, max(plane.w.num_taps, 1)};
 }
 
 // An output position's flat position: column, row, image.
-static __device__ __forceinline__ Radix pixel_radix(const TapPlane& plane) { return {plane.w.num_out, plane.h.num_out}; }
+static __device__ __forceinline__ Extents pixel_extents(const TapPlane& plane) { return {plane.w.num_out, plane.h.num_out}; }
 
-// A coordinate from which no tap reaches the source: the row of a tile behind the last output position.
+// A coordinate from which no tap reaches the source: the row of a tile after the last output position.
 constexpr int32_t kOutside = -(1 << 30);
 
 static __device__ __forceinline__ bool within(int32_t position, int32_t extent) {
@@ -113,7 +113,7 @@ static __device__ __forceinline__ bool within(int32_t position, int32_t extent) 
 // Where the output position `row` of a class lies in out, in elements, channel 0.
 static __device__ __forceinline__ int64_t out_offset(const Conv2dArgs& a, const TapPlane& plane, int32_t row) {
     if (plane.is_dense()) return static_cast<int64_t>(row) * a.out_c;
-    const Digits pixel = digits_of(row, pixel_radix(plane));
+    const Coord pixel = coord_of(row, pixel_extents(plane));
     const int32_t h = plane.h.out_first + pixel.mid * plane.h.out_step;
     const int32_t w = plane.w.out_first + pixel.lo * plane.w.out_step;
     return ((static_cast<int64_t>(pixel.hi) * a.out_h + h) * a.out_w + w) * a.out_c;

@@ -3,7 +3,7 @@
 
 #include "conv2d_taps.cuh"
 
-// x NHWC, dy NPQK, dw KRSC in f32. With more than one split, dw is a workspace of one dw behind the other.
+// x NHWC, dy NPQK, dw KRSC in f32. With more than one split, dw is a workspace of one dw after the other.
 struct Conv2dWgradArgs {
     const void* x;
     const void* dy;

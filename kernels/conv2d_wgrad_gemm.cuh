@@ -1,8 +1,8 @@
 // wgrad as implicit GEMM on the CUDA cores: any shape, f32 arithmetic, operands f32 or bf16, dw f32.
 //
 // GEMM      gemm_m = K, gemm_n = R*S*C, gemm_k = N*P*Q
-// Mapping   block -> 64x64 tile of dw over one split of gemm_k; thread -> 4x4 outputs; slabs of 16 pixels through two
-//           shared buffers (17 KiB), the next slab being in registers while one is multiplied
+// Mapping   block -> 64x64 tile of dw over one split of gemm_k; thread -> 4x4 outputs; k-tiles of 16 pixels through two
+//           shared buffers (17 KiB), the next k-tile being in registers while one is multiplied
 //           grid = (row tiles * column tiles, splits)
 // Numerics  each part is one sum in ascending pixels; the parts are added in their order; no atomics, repeatable
 #pragma once
@@ -14,10 +14,10 @@ namespace wgrad_gemm {
 
 using tap_gemm::Buffer;
 using tap_gemm::kPerThread;
-using tap_gemm::kSlab;
+using tap_gemm::kTileK;
 using tap_gemm::kTile;
 // Neighbouring lanes load neighbouring channels of one pixel.
-constexpr int kLanes = tap_gemm::kThreads / kSlab;
+constexpr int kLanes = tap_gemm::kThreads / kTileK;
 
 static __device__ __forceinline__ int32_t lane() { return static_cast<int32_t>(threadIdx.x) % kLanes; }
 static __device__ __forceinline__ int32_t line() { return static_cast<int32_t>(threadIdx.x) / kLanes; }
@@ -29,20 +29,20 @@ struct PixelGather {
     int32_t filter;
     int32_t tap_h[kPerThread], tap_w[kPerThread];
     int32_t offset[kPerThread];  // in elements, from the first channel of the pixel at (p * stride_h, q * stride_w)
-    Digits pixel, step;
-    Radix radix;
+    Coord pixel, step;
+    Extents extents;
 
     __device__ PixelGather(const Conv2dWgradArgs& a, int32_t row_first, int32_t col_first, int32_t pixel_first) {
         x = static_cast<const T*>(a.x);
         filter = row_first + lane();
         dy = static_cast<const T*>(a.dy) + static_cast<int64_t>(pixel_first + line()) * a.k + filter;
-        radix = {a.q, a.p};
-        pixel = digits_of(pixel_first + line(), radix);
-        step = digits_of(kSlab, radix);
+        extents = {a.q, a.p};
+        pixel = coord_of(pixel_first + line(), extents);
+        step = coord_of(kTileK, extents);
 #pragma unroll
         for (int i = 0; i < kPerThread; i++) {
             const int32_t col = col_first + lane() + i * kLanes;
-            const Digits tap = digits_of(col, {a.c, a.s});
+            const Coord tap = coord_of(col, {a.c, a.s});
             tap_w[i] = tap.mid - a.pad_w;
             offset[i] = ((tap.hi - a.pad_h) * a.w + tap_w[i]) * a.c + tap.lo;
             tap_h[i] = col < a.r * a.s * a.c ? tap.hi - a.pad_h : kOutside;
@@ -60,8 +60,8 @@ struct PixelGather {
             const bool valid = in_range && within(first_h + tap_h[i], a.h) && within(first_w + tap_w[i], a.w);
             xs[i] = valid ? static_cast<float>(from[offset[i]]) : 0.0f;
         }
-        dy += static_cast<int64_t>(kSlab) * a.k;
-        advance(pixel, step, radix);
+        dy += static_cast<int64_t>(kTileK) * a.k;
+        advance(pixel, step, extents);
     }
 
     static __device__ __forceinline__ void store(Buffer& tile, const float (&values)[kPerThread]) {
@@ -86,11 +86,11 @@ static __device__ void run(const Conv2dWgradArgs& a) {
     float next_dy[kPerThread], next_x[kPerThread];
     int buffer = 0;
     gather.load(a, pixel_end - pixel_first, next_dy, next_x);
-    for (int32_t pixel = pixel_first; pixel < pixel_end; pixel += kSlab) {
+    for (int32_t pixel = pixel_first; pixel < pixel_end; pixel += kTileK) {
         PixelGather<T>::store(dy_tile[buffer], next_dy);
         PixelGather<T>::store(x_tile[buffer], next_x);
         __syncthreads();
-        if (pixel + kSlab < pixel_end) gather.load(a, pixel_end - pixel - kSlab, next_dy, next_x);
+        if (pixel + kTileK < pixel_end) gather.load(a, pixel_end - pixel - kTileK, next_dy, next_x);
         tap_gemm::multiply(dy_tile[buffer], x_tile[buffer], row, col, acc);
         buffer ^= 1;
     }

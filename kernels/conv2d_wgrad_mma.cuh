@@ -1,7 +1,7 @@
 // wgrad as implicit GEMM on tensor cores: bf16 operands, f32 accumulation, dw f32.
 //
 // GEMM      gemm_m = K, gemm_n = R*S*C, gemm_k = N*P*Q
-// Mapping   block -> tile of dw over one split of gemm_k; slabs of 64 pixels of dy and x come by 16-byte cp.async as they
+// Mapping   block -> tile of dw over one split of gemm_k; k-tiles of 64 pixels of dy and x come by 16-byte cp.async as they
 //           lie in memory, channels along the lines; `ldmatrix` transposes both. A thread keeps its filters and its
 //           (r, s, c) and walks over pixels
 //           grid = (row tiles * column tiles, splits); shared: 3 stages of 128 bytes per row and column of the tile
@@ -20,7 +20,7 @@ using mma_tile::kDepth;
 
 template <class T>
 struct DyGather {
-    using Lines = mma_tile::ExtentLines<T::kRows>;
+    using Lines = mma_tile::MnMajor<T::kRows>;
     static constexpr int kApart = T::kThreads / Lines::kChunks;
     static constexpr int kCopies = kDepth / kApart;
 
@@ -53,28 +53,28 @@ struct DyGather {
 
 template <class T>
 struct XGather {
-    using Lines = mma_tile::ExtentLines<T::kCols>;
+    using Lines = mma_tile::MnMajor<T::kCols>;
     static constexpr int kApart = T::kThreads / Lines::kChunks;
     static constexpr int kCopies = kDepth / kApart;
 
     const bf16* x;
     int32_t h, w, c, stride_h, stride_w;
     int32_t tap_h, tap_w, pixels_left;
-    Digits pixel, step;
-    Radix radix;
+    Coord pixel, step;
+    Extents extents;
 
     __device__ __forceinline__ XGather(const Conv2dWgradArgs& a, int32_t col_first, int32_t pixel_first,
                                        int32_t pixel_end)
         : h(a.h), w(a.w), c(a.c), stride_h(a.stride_h), stride_w(a.stride_w) {
         const int32_t line = static_cast<int32_t>(threadIdx.x) / Lines::kChunks;
         const int32_t col = col_first + static_cast<int32_t>(threadIdx.x) % Lines::kChunks * kChunkElems;
-        const Digits tap = digits_of(col, {c, a.s});
+        const Coord tap = coord_of(col, {c, a.s});
         x = static_cast<const bf16*>(a.x) + tap.lo;
         tap_h = tap.hi < a.r ? tap.hi - a.pad_h : kOutside;
         tap_w = tap.mid - a.pad_w;
-        radix = {a.q, a.p};
-        pixel = digits_of(pixel_first + line, radix);
-        step = digits_of(kApart, radix);
+        extents = {a.q, a.p};
+        pixel = coord_of(pixel_first + line, extents);
+        step = coord_of(kApart, extents);
         pixels_left = pixel_end - pixel_first - line;
     }
 
@@ -87,7 +87,7 @@ struct XGather {
             const bool valid = i * kApart < pixels_left && within(src_h, h) && within(src_w, w);
             const int32_t position = (pixel.hi * h + src_h) * w + src_w;
             cp_async_16(tile + Lines::offset(line + i * kApart, chunk), x + static_cast<int64_t>(position) * c, valid);
-            advance(pixel, step, radix);
+            advance(pixel, step, extents);
         }
         pixels_left -= kDepth;
     }

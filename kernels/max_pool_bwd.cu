@@ -2,7 +2,7 @@
 // Math      dx[n,h,w,c] = sum of dy[n,p,q,c] over the windows (p,q) that cover (h,w) and whose argmax names it
 // Layout    dx NHWC, dy and argmax (u8) NPQC
 // Mapping   grid-stride loop over (n,h,w, vector of channels): 16 bytes of channels a thread, or one channel where C is
-//           no multiple of that
+//           not a multiple of that
 // Cost      2*kernel_h*kernel_w flop per element of dy; DRAM floor = bytes(dy) + bytes(argmax) + bytes(dx). A flop is a
 //           comparison or an addition
 // Numerics  a gather in order of p, then q: no atomics, the same bits every run; f32, rounded once to the type of dx

@@ -4,7 +4,7 @@
 //           window as the largest, as in PyTorch
 // Layout    x NHWC, y and argmax (u8) NPQC
 // Mapping   grid-stride loop over (n,p,q, vector of channels): 16 bytes of channels a thread, or one channel where C is
-//           no multiple of that
+//           not a multiple of that
 // Cost      kernel_h*kernel_w flop per element of y; DRAM floor = bytes(x) + bytes(y) + bytes(argmax). A flop is a
 //           comparison; windows that overlap meet in the cache
 // Numerics  exact

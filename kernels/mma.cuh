@@ -60,7 +60,7 @@ static __device__ __forceinline__ void ldmatrix_x2_trans(uint32_t (&r)[2], const
 
 // Starts a copy of 16 bytes from global to shared memory, both 16-byte aligned, past the L1 cache. With `valid` false
 // it writes zeros and reads nothing. The bytes are there after this thread's `cp_async_wait`; for other threads, after
-// a barrier behind that.
+// a barrier after that.
 static __device__ __forceinline__ void cp_async_16(void* to, const void* from, bool valid = true) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)),
                  "l"(__cvta_generic_to_global(from)), "r"(valid ? 16 : 0)

@@ -27,11 +27,11 @@ struct Tile {
     static constexpr int kThreads = kWarpsDown * kWarpsAcross * kWarpThreads;
     static constexpr int kWarpRows = kRows / kWarpsDown, kWarpCols = kCols / kWarpsAcross;
     // Products m16n8k16 of a warp in each direction.
-    static constexpr int kDown = kWarpRows / 16, kAcross = kWarpCols / 8;
-    static_assert(kDown * 16 == kWarpRows && kAcross * 8 == kWarpCols && kAcross % 2 == 0, "whole fragments only");
+    static constexpr int kFragmentsM = kWarpRows / 16, kFragmentsN = kWarpCols / 8;
+    static_assert(kFragmentsM * 16 == kWarpRows && kFragmentsN * 8 == kWarpCols && kFragmentsN % 2 == 0, "whole fragments only");
 
     struct Acc {
-        float at[kDown][kAcross][4] = {};
+        float at[kFragmentsM][kFragmentsN][4] = {};
     };
 
     static __device__ __forceinline__ int lane() { return static_cast<int>(threadIdx.x) % kWarpThreads; }
@@ -64,8 +64,8 @@ struct Lines {
 
 // gemm_k runs along the lines.
 template <int kExtent>
-struct DepthLines : Lines<kExtent, kExtent, kDepth / kChunkElems> {
-    using DepthLines::Lines::offset;
+struct KMajor : Lines<kExtent, kExtent, kDepth / kChunkElems> {
+    using KMajor::Lines::offset;
 
     // The fragment of rows row .. row + 15, positions k .. k + 15.
     static __device__ __forceinline__ void load_a(const bf16* tile, int row, int k, uint32_t (&a)[4]) {
@@ -84,8 +84,8 @@ struct DepthLines : Lines<kExtent, kExtent, kDepth / kChunkElems> {
 
 // The tile's rows or columns run along the lines.
 template <int kExtent>
-struct ExtentLines : Lines<kExtent, kDepth, kExtent / kChunkElems> {
-    using ExtentLines::Lines::offset;
+struct MnMajor : Lines<kExtent, kDepth, kExtent / kChunkElems> {
+    using MnMajor::Lines::offset;
 
     static __device__ __forceinline__ void load_a(const bf16* tile, int row, int k, uint32_t (&a)[4]) {
         const int lane = static_cast<int>(threadIdx.x) % kWarpThreads;
@@ -102,14 +102,14 @@ struct ExtentLines : Lines<kExtent, kDepth, kExtent / kChunkElems> {
 
 template <class T>
 struct Fragments {
-    uint32_t a[T::kDown][4], b[T::kAcross / 2][2][2];
+    uint32_t a[T::kFragmentsM][4], b[T::kFragmentsN / 2][2][2];
 
     template <class A, class B>
     __device__ __forceinline__ void load(const bf16* a_tile, const bf16* b_tile, int k) {
 #pragma unroll
-        for (int i = 0; i < T::kDown; i++) A::load_a(a_tile, T::warp_row() + 16 * i, k, a[i]);
+        for (int i = 0; i < T::kFragmentsM; i++) A::load_a(a_tile, T::warp_row() + 16 * i, k, a[i]);
 #pragma unroll
-        for (int j = 0; j < T::kAcross / 2; j++) B::load_b(b_tile, T::warp_col() + 16 * j, k, b[j]);
+        for (int j = 0; j < T::kFragmentsN / 2; j++) B::load_b(b_tile, T::warp_col() + 16 * j, k, b[j]);
     }
 };
 
@@ -123,32 +123,32 @@ static __device__ __forceinline__ void multiply_stage(const bf16* a_tile, const 
         if (step + 1 < kDepth / 16) fragments[(step + 1) % 2].template load<A, B>(a_tile, b_tile, 16 * (step + 1));
         const Fragments<T>& now = fragments[step % 2];
 #pragma unroll
-        for (int i = 0; i < T::kDown; i++) {
+        for (int i = 0; i < T::kFragmentsM; i++) {
 #pragma unroll
-            for (int j = 0; j < T::kAcross; j++) {
+            for (int j = 0; j < T::kFragmentsN; j++) {
                 mma_m16n8k16_bf16(acc.at[i][j], now.a[i], now.b[j / 2][j % 2], acc.at[i][j]);
             }
         }
     }
 }
 
-// acc += the product over `num_slabs` slabs of kDepth positions. `gather.start(a, b)` starts this thread's copies of the
-// next slab. Every thread of the block must call it; on return shared memory is free.
+// acc += the product over `num_k_tiles` k-tiles of kDepth positions. `gather.start(a, b)` starts this thread's copies of the
+// next k-tile. Every thread of the block must call it; on return shared memory is free.
 template <class T, class A, class B, class Gather>
-static __device__ __forceinline__ void multiply(Gather& gather, int32_t num_slabs, typename T::Acc& acc) {
+static __device__ __forceinline__ void multiply(Gather& gather, int32_t num_k_tiles, typename T::Acc& acc) {
     constexpr int kStageElems = A::kElems + B::kElems;
     bf16* stages = dynamic_shared<bf16>();
 #pragma unroll
     for (int stage = 0; stage < kStages - 1; stage++) {
-        if (stage < num_slabs) gather.start(stages + stage * kStageElems, stages + stage * kStageElems + A::kElems);
+        if (stage < num_k_tiles) gather.start(stages + stage * kStageElems, stages + stage * kStageElems + A::kElems);
         cp_async_commit();
     }
     int read = 0, write = kStages - 1;
-    for (int32_t slab = 0; slab < num_slabs; slab++) {
+    for (int32_t k_tile = 0; k_tile < num_k_tiles; k_tile++) {
         cp_async_wait<kStages - 2>();
         // Makes the stage visible to all, and says that all have read the stage that is written next.
         __syncthreads();
-        if (slab + kStages - 1 < num_slabs) {
+        if (k_tile + kStages - 1 < num_k_tiles) {
             gather.start(stages + write * kStageElems, stages + write * kStageElems + A::kElems);
         }
         cp_async_commit();
@@ -165,9 +165,9 @@ template <class T, class Each>
 static __device__ __forceinline__ void for_each_pair(const typename T::Acc& acc, Each each) {
     const int row = T::warp_row() + T::lane() / 4, col = T::warp_col() + T::lane() % 4 * 2;
 #pragma unroll
-    for (int i = 0; i < T::kDown; i++) {
+    for (int i = 0; i < T::kFragmentsM; i++) {
 #pragma unroll
-        for (int j = 0; j < T::kAcross; j++) {
+        for (int j = 0; j < T::kFragmentsN; j++) {
             const float* at = acc.at[i][j];
             each(row + 16 * i, col + 8 * j, at[0], at[1]);
             each(row + 16 * i + 8, col + 8 * j, at[2], at[3]);

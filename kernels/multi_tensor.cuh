@@ -29,7 +29,7 @@ struct TensorTable {
     uint32_t num_elems[kMaxTensors];
     uint32_t places[kArity][kMaxTensors];
 
-    // The last group whose first block is not behind this block.
+    // The last group whose first block is not after this block.
     __device__ __forceinline__ uint32_t find() const {
         uint32_t low = 0, high = num_tensors;
         while (high - low > 1) {

@@ -8,8 +8,8 @@ set -euo pipefail
 
 cd "$(dirname "$(realpath -- "${BASH_SOURCE[0]}")")/.."
 pictures=docs/pictures
-amount="--train 2000 --val 200"
-training="--epochs 6"
+amount="--train 1000 --val 200"
+training="--epochs 5"
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 if [[ ${1:-} == --quick ]]; then

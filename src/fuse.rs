@@ -1,7 +1,7 @@
 //! Rewrites of the textbook graph into the one that runs: the same numbers in fewer passes over memory.
 //!
 //! Each [`Rewrite`] looks for one pattern and replaces its nodes by one; values keep their ids and names. They act on
-//! the differentiated graph, so the patterns of the backward pass are found beside those of the forward pass.
+//! the differentiated graph, so the patterns of the backward pass are found next to those of the forward pass.
 
 use std::sync::Arc;
 

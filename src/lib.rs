@@ -1,4 +1,15 @@
-//! residuum trains residual networks on compute code it owns, under a small static-graph autograd engine.
+//! residuum trains residual networks on compute code of its own, under a small autograd engine with static graphs.
+//!
+//! # A network of your own
+//!
+//! ```
+#![doc = include_str!("../examples/train_a_batch.rs")]
+//! ```
+//!
+//! `examples/` goes on from here: gradients of a small graph, a network on a folder of photos, an operation defined outside
+//! the crate, a trained model in use.
+//!
+//! # The tour
 //!
 //! The modules stand in the order in which a training step passes through them:
 //!
@@ -6,73 +17,21 @@
 //! data -> batch -> graph -> autodiff -> fuse -> plan -> exec -> device -> kernels
 //! ```
 //!
-//! # The tour
-//!
-//! - [`data`] finds the images of a data set and decodes each once into a [`data::Pack`]; [`data::scenes`] draws some
-//!   where there is none.
+//! - [`data`] finds the images of a data set and decodes each once into a [`data::Pack`]; [`data::scenes`] generates some
+//!   where there is no data set.
 //! - [`batch`] makes batches ahead of time on threads; order and augmentation are functions of seed, epoch and image.
 //! - [`graph`] holds the recorded computation, and [`graph::Op`], the contract of an operation.
-//! - [`ops`] has the operations, one file each, with their gradients and CPU code; [`models`] records networks with them.
+//! - [`ops`] has the operations, one file each, with their gradients and CPU code; [`models`] has [`models::Network`] and the
+//!   networks with a name.
 //! - [`autodiff`] appends the gradient to a graph, [`fuse`] merges neighbouring nodes, [`plan`] gives every value its
 //!   place in one block of memory.
-//! - [`exec`] runs the planned steps on a [`device`]; [`check`] holds the kernels of one to the CPU.
-//! - [`train`] is the loop around a step, with its checkpoints and logs; [`report`] the page that shows them; [`cli`] the
-//!   program.
+//! - [`exec`] runs the planned steps on a [`device`]; [`check`] holds gradients to finite differences and kernels to the CPU.
+//! - [`step`] puts these together: [`step::Training`] is a network in training.
+//! - [`train`] is the loop around a step, [`run`] the files that it leaves, [`infer`] a trained model in use.
 //!
 //! `ARCHITECTURE.md` tells what each pass promises and why it is made so.
 //!
-//! # From a graph to gradients
-//!
-//! One linear layer with its two parameters, recorded, differentiated, planned and run:
-//!
-//! ```
-//! use residuum::autodiff::differentiate;
-//! use residuum::device::DeviceKind;
-//! use residuum::exec::Session;
-//! use residuum::graph::{Graph, Phase};
-//! use residuum::ops::{fill, linear, softmax_xent};
-//! use residuum::plan::plan;
-//! use residuum::tensor::DType;
-//!
-//! # fn main() -> residuum::Result<()> {
-//! // Record: two rows of three features, four classes; parameters `fc.weight` [4, 3] and `fc.bias` [4].
-//! let mut graph = Graph::new(DType::F32);
-//! let x = graph.input("x", [2, 3], DType::F32);
-//! let labels = graph.input("labels", [2], DType::I32);
-//! let logits = linear(&mut graph, "fc", x, 4)?;
-//! let loss = softmax_xent(&mut graph, "loss", logits, labels, 0.0)?.loss;
-//! graph.keep(loss);
-//!
-//! // Differentiate: the seed is the gradient of the loss by itself.
-//! let parameters: Vec<_> = graph.parameters().collect();
-//! graph.set_phase(Phase::Backward);
-//! let seed = fill(&mut graph, "seed", [], 1.0)?;
-//! let gradients = differentiate(&mut graph, loss, seed, &parameters)?;
-//! let bias_gradient = graph.value(gradients[1]).name.clone();
-//! gradients.into_iter().for_each(|id| graph.keep(id));
-//!
-//! // Plan: from here on it is known what runs, in which order, and in how many bytes.
-//! let program = plan(&[&graph], DeviceKind::Cpu)?;
-//! let peak_bytes = program.peak_bytes;
-//!
-//! // Run: the session allocates those bytes, once. Parameters start as zero until somebody writes them.
-//! let mut session = Session::new(program)?;
-//! assert_eq!(session.arena_bytes(), peak_bytes);
-//! let slot = |session: &Session, name: &str| session.plan(0).slot(name);
-//! let (x, labels) = (slot(&session, "x")?, slot(&session, "labels")?);
-//! session.write::<f32>(&x, &[1.0, 2.0, 3.0, -1.0, 0.5, 0.0])?;
-//! session.write::<i32>(&labels, &[1, 3])?;
-//! session.run_micro_batch(0)?;
-//!
-//! let loss = session.read::<f32>(&slot(&session, "loss")?)?[0];
-//! assert!((loss - 4.0_f32.ln()).abs() < 1e-6);
-//! let bias_gradient = session.read::<f32>(&slot(&session, &bias_gradient)?)?;
-//! assert_eq!(*bias_gradient, [0.25, -0.25, 0.25, -0.25]);
-//! # Ok(())
-//! # }
-//! ```
-//!
-//! # Training from the library
+//! # Whole runs
 //!
 //! What `residuum train` does, without the command line:
 //!
@@ -93,7 +52,6 @@
 pub mod error;
 mod named;
 pub mod prelude;
-pub mod reproduce;
 pub mod rng;
 mod show;
 pub mod tensor;
@@ -115,11 +73,15 @@ pub mod exec;
 
 pub mod check;
 
-pub mod cli;
 pub mod infer;
-pub mod report;
 pub mod run;
 pub mod step;
 pub mod train;
+
+// The program: public for its own `main`, and not part of the library.
+#[doc(hidden)]
+pub mod cli;
+mod report;
+mod reproduce;
 
 pub use error::{Error, Result};

@@ -161,7 +161,7 @@ impl Tensor {
         Tensor { shape, data }
     }
 
-    /// The extents.
+    /// Shape of the tensor.
     pub fn shape(&self) -> Shape {
         self.shape
     }

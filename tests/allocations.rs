@@ -9,11 +9,11 @@ use std::sync::atomic::Ordering;
 
 use counting::NUM_ALLOCATIONS;
 
-use residuum::batch::{Deliver, Loader, LoaderOptions, Normalization};
+use residuum::batch::{BatchContents, Loader, LoaderOptions, Normalization};
 use residuum::data::scenes::SceneOptions;
 use residuum::data::{Pack, Split};
 use residuum::device::Device;
-use residuum::models::Form;
+use residuum::models::Variant;
 use residuum::step::Training;
 use residuum::train::config::{OptimiserKind, TrainConfig};
 use residuum::train::schedule::Schedule;
@@ -45,7 +45,7 @@ impl Run {
             batch_size: BATCH_SIZE,
             augment: "flip,shift".parse().unwrap(),
             normalization: Normalization::default(),
-            deliver: Deliver::Images,
+            contents: BatchContents::Images,
             seed: 1,
             workers: 1,
             prefetch: 4,
@@ -93,7 +93,7 @@ fn a_training_step_allocates_nothing() {
         lr: 1e-3,
         model_ema_decay: Some(0.9),
         smoothing: 0.1,
-        form: Form::V2,
+        form: Variant::V2,
         ..plain.clone()
     };
     let bottlenecks = TrainConfig { model: "resnet50".into(), ..plain.clone() };

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use devices::{Open, Watch, on_each_device};
 use half::bf16;
-use residuum::batch::{Augment, Batch, Deliver, Loader, LoaderOptions, Normalization};
+use residuum::batch::{Augment, Batch, BatchContents, Loader, LoaderOptions, Normalization};
 use residuum::data::scenes::SceneOptions;
 use residuum::data::{Pack, Split};
 use residuum::device::{Device, DeviceKind};
@@ -49,12 +49,12 @@ fn on_cpu(dims: [usize; 4], pixels: &[u8], rows: &[i32], params: &[SampleParams]
     session.read::<f32>(&session.plan(0).slot("images").unwrap()).unwrap().into_owned()
 }
 
-fn batch(pack: &Arc<Pack>, policy: &str, deliver: Deliver) -> Batch {
+fn batch(pack: &Arc<Pack>, policy: &str, contents: BatchContents) -> Batch {
     let options = LoaderOptions {
         batch_size: 7,
         augment: policy.parse::<Augment>().unwrap(),
         normalization: NORMALIZATION,
-        deliver,
+        contents,
         seed: 5,
         workers: 1,
         prefetch: 1,
@@ -70,21 +70,23 @@ fn a_device_that_augments_makes_what_the_loader_makes() {
     let pack = Arc::new(Pack::from_scenes(&options));
     let everything: Vec<u8> = (0..pack.len()).flat_map(|index| pack.pixels(index).to_vec()).collect();
     for policy in ["none", "flip,shift", "paper", "compose", "modern", "mixup,drop=0.3", "cutmix,rotate"] {
-        let expected = batch(&pack, policy, Deliver::Images);
-        for (deliver, photos) in [(Deliver::Pixels, 7), (Deliver::Indices, 19)] {
-            let batch = batch(&pack, policy, deliver);
-            assert!(batch.images.is_empty() && batch.pixels.is_empty() == (deliver == Deliver::Indices));
+        let expected = batch(&pack, policy, BatchContents::Images);
+        for (contents, photos) in [(BatchContents::Pixels, 7), (BatchContents::Indices, 19)] {
+            let batch = batch(&pack, policy, contents);
+            assert!(
+                batch.images.is_empty() && batch.pixels.is_empty() == (contents == BatchContents::Indices)
+            );
             assert_eq!(
                 (&batch.params, &batch.labels, &batch.partner_labels, &batch.weights),
                 (&expected.params, &expected.labels, &expected.partner_labels, &expected.weights)
             );
-            let pixels = if deliver == Deliver::Pixels { &batch.pixels } else { &everything };
+            let pixels = if contents == BatchContents::Pixels { &batch.pixels } else { &everything };
             let images = on_cpu([photos, 22, 22, 7], pixels, &batch.rows, &batch.params);
             let error = images
                 .iter()
                 .zip(&expected.images)
                 .fold(0.0f32, |most, (a, b)| if (a - b).abs() <= most { most } else { (a - b).abs() });
-            assert!(error < 2e-6, "{policy} from {deliver:?}: {error}");
+            assert!(error < 2e-6, "{policy} from {contents:?}: {error}");
         }
     }
 }

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use residuum::Error;
-use residuum::batch::{Augment, Batch, Deliver, Loader, LoaderOptions, Normalization, batches_per_epoch};
+use residuum::batch::{
+    Augment, Batch, BatchContents, Loader, LoaderOptions, Normalization, batches_per_epoch,
+};
 use residuum::data::scenes::SceneOptions;
 use residuum::data::{Pack, Split};
 use residuum::transform::SampleParams;
@@ -19,7 +21,7 @@ fn options(batch_size: usize, workers: usize) -> LoaderOptions {
         batch_size,
         augment: "flip,shift".parse::<Augment>().unwrap(),
         normalization: Normalization::default(),
-        deliver: Deliver::Images,
+        contents: BatchContents::Images,
         seed: 11,
         workers,
         prefetch: 3,
@@ -52,9 +54,9 @@ fn batches_do_not_depend_on_the_number_of_threads() {
 fn every_policy_gives_the_same_batches_on_any_number_of_threads() {
     let pack = scene_pack(23);
     for policy in ["paper", "compose", "modern", "drop,mixup,cutmix@0.5"] {
-        for deliver in [Deliver::Images, Deliver::Pixels, Deliver::Indices] {
+        for contents in [BatchContents::Images, BatchContents::Pixels, BatchContents::Indices] {
             let options =
-                |workers| LoaderOptions { augment: policy.parse().unwrap(), deliver, ..options(5, workers) };
+                |workers| LoaderOptions { augment: policy.parse().unwrap(), contents, ..options(5, workers) };
             let expected = take(&mut Loader::train(pack.clone(), &options(1), 1, 2).unwrap(), 6);
             assert!(take(&mut Loader::train(pack.clone(), &options(3), 1, 2).unwrap(), 6) == expected);
         }
@@ -64,20 +66,20 @@ fn every_policy_gives_the_same_batches_on_any_number_of_threads() {
 #[test]
 fn what_is_not_delivered_is_empty_and_padding_is_marked() {
     let pack = scene_pack(7);
-    for deliver in [Deliver::Images, Deliver::Pixels, Deliver::Indices] {
-        let options = LoaderOptions { deliver, ..options(5, 1) };
+    for contents in [BatchContents::Images, BatchContents::Pixels, BatchContents::Indices] {
+        let options = LoaderOptions { contents, ..options(5, 1) };
         let batch = take(&mut Loader::eval(pack.clone(), &options).unwrap(), 2).pop().unwrap();
         let num_elems = |is_delivered| if is_delivered { 5 * 12 * 12 * 3 } else { 0 };
-        assert_eq!(batch.images.len(), num_elems(deliver == Deliver::Images));
-        assert_eq!(batch.pixels.len(), num_elems(deliver == Deliver::Pixels));
-        match deliver {
-            Deliver::Images => assert!(batch.rows.is_empty()),
-            Deliver::Pixels => {
+        assert_eq!(batch.images.len(), num_elems(contents == BatchContents::Images));
+        assert_eq!(batch.pixels.len(), num_elems(contents == BatchContents::Pixels));
+        match contents {
+            BatchContents::Images => assert!(batch.rows.is_empty()),
+            BatchContents::Pixels => {
                 assert_eq!(batch.rows, [0, 1, -1, -1, -1]);
                 assert!(batch.pixels[..432] == *pack.pixels(5) && batch.pixels[432..864] == *pack.pixels(6));
                 assert!(batch.pixels[864..].iter().all(|&byte| byte == 0));
             }
-            Deliver::Indices => assert_eq!(batch.rows, [5, 6, -1, -1, -1]),
+            BatchContents::Indices => assert_eq!(batch.rows, [5, 6, -1, -1, -1]),
         }
         assert_eq!(batch.params, [SampleParams::NONE; 5]);
         assert_eq!((&batch.weights[..], &batch.partner_labels), (&[1.0; 5][..], &batch.labels));

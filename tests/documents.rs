@@ -14,18 +14,8 @@ const DOCUMENTS: [&str; 7] = [
     "kernels/README.md",
 ];
 /// Folders whose files documents may name.
-const ROOTS: [&str; 9] = [
-    "src/",
-    "kernels/",
-    "tests/",
-    "benches/",
-    "examples/",
-    "docs/",
-    "scripts/",
-    "recipes/",
-    "build/",
-    ".ci/",
-];
+const ROOTS: [&str; 9] =
+    ["src/", "kernels/", "tests/", "benches/", "examples/", "docs/", "scripts/", "recipes/", "build/"];
 /// Sources in which a name must occur.
 const SOURCES: [&str; 9] =
     ["src", "kernels", "tests", "benches", "build", "build.rs", "examples", "scripts", "Cargo.toml"];

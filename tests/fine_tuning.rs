@@ -5,7 +5,7 @@ use std::path::Path;
 use residuum::batch::Batch;
 use residuum::device::{Device, DeviceKind};
 use residuum::exec::Session;
-use residuum::models::{Form, Model, Network, Objects, ObjectsKind, Options};
+use residuum::models::{Model, Network, Objects, ObjectsKind, Options, Variant};
 use residuum::plan::plan;
 use residuum::run::checkpoint::{self, NamedTensor};
 use residuum::step::weights::{Weights, model_tensors};
@@ -74,7 +74,7 @@ fn all_but_the_last_layer_is_taken_over() {
     let config = StepConfig { ema_decay: Some(0.9), ..StepConfig::new(model(4), BATCH, SIZE) };
     let mut training = training(config, 1);
     let before = tensors(training.session());
-    pretrained::load(training.session_mut(), &model(4), Form::V1_5, &path).unwrap();
+    pretrained::load(training.session_mut(), &model(4), Variant::V1_5, &path).unwrap();
     let trained = tensors(training.session());
     for (before, after) in before.iter().zip(&trained).filter(|(a, _)| a.as_f32().is_some()) {
         if after.name.starts_with("fc.") {
@@ -103,7 +103,7 @@ fn a_second_head_starts_fresh_behind_a_known_backbone() {
     let graph = two_head_graph(&two_heads);
     let mut session = Session::new(plan(&[&graph], DeviceKind::Cpu).unwrap()).unwrap();
     session.initialise(1).unwrap();
-    pretrained::load(&mut session, &two_heads, Form::V1_5, &path).unwrap();
+    pretrained::load(&mut session, &two_heads, Variant::V1_5, &path).unwrap();
     let taken: Vec<String> = tensors(&session)
         .iter()
         .filter(|tensor| tensor.as_f32().is_some())
@@ -136,7 +136,7 @@ fn files_of_another_layout_are_refused_by_name() {
     let message = |name: &str, path: &Path| {
         let model = Model::new(name, Options::new(4)).unwrap();
         let mut training = training(StepConfig::new(model.clone(), BATCH, SIZE), 1);
-        let error = pretrained::load(training.session_mut(), &model, Form::V1_5, path).unwrap_err();
+        let error = pretrained::load(training.session_mut(), &model, Variant::V1_5, path).unwrap_err();
         assert_eq!(error.exit_code(), 1);
         error.to_string()
     };

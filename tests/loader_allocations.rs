@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 
 use counting::NUM_ALLOCATIONS;
 
-use residuum::batch::{Deliver, Loader, LoaderOptions, Normalization};
+use residuum::batch::{BatchContents, Loader, LoaderOptions, Normalization};
 use residuum::data::scenes::SceneOptions;
 use residuum::data::{Pack, Split};
 
@@ -18,17 +18,17 @@ fn a_running_loader_allocates_nothing() {
     let scenes =
         SceneOptions { split: Split::Train, num_images: 70, num_categories: 10, image_size: 10, seed: 1 };
     let pack = Arc::new(Pack::from_scenes(&scenes));
-    for (augment, deliver) in [
-        ("flip,shift", Deliver::Images),
-        ("modern", Deliver::Images),
-        ("modern", Deliver::Pixels),
-        ("paper,cutmix", Deliver::Indices),
+    for (augment, contents) in [
+        ("flip,shift", BatchContents::Images),
+        ("modern", BatchContents::Images),
+        ("modern", BatchContents::Pixels),
+        ("paper,cutmix", BatchContents::Indices),
     ] {
         let options = LoaderOptions {
             batch_size: 8,
             augment: augment.parse().unwrap(),
             normalization: Normalization::default(),
-            deliver,
+            contents,
             seed: 1,
             workers: 3,
             prefetch: 4,
@@ -44,6 +44,6 @@ fn a_running_loader_allocates_nothing() {
             (0..400).for_each(|_| step());
             NUM_ALLOCATIONS.load(Ordering::Relaxed) - before
         };
-        assert!((0..10).any(|_| num_allocations() == 0), "{augment}, {deliver:?}");
+        assert!((0..10).any(|_| num_allocations() == 0), "{augment}, {contents:?}");
     }
 }

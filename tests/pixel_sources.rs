@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use residuum::batch::{Deliver, Loader, LoaderOptions, Normalization};
+use residuum::batch::{BatchContents, Loader, LoaderOptions, Normalization};
 use residuum::data::Split;
 use residuum::data::annotations::{Annotations, SplitAnnotations};
 use residuum::data::pack::Pack;
@@ -21,7 +21,7 @@ const CATEGORIES: usize = 3;
 const NUM_IMAGES: usize = 11;
 
 /// The losses of two training steps on the emulator.
-fn losses(pixels: PixelSource, deliver: Deliver, kind: ObjectsKind) -> Vec<f32> {
+fn losses(pixels: PixelSource, contents: BatchContents, kind: ObjectsKind) -> Vec<f32> {
     let scenes = SceneOptions {
         split: Split::Train,
         num_images: NUM_IMAGES,
@@ -50,7 +50,7 @@ fn losses(pixels: PixelSource, deliver: Deliver, kind: ObjectsKind) -> Vec<f32> 
         batch_size: BATCH,
         augment: "compose".parse().unwrap(),
         normalization: Normalization::default(),
-        deliver,
+        contents,
         seed: 5,
         workers: 1,
         prefetch: 2,
@@ -65,9 +65,10 @@ fn losses(pixels: PixelSource, deliver: Deliver, kind: ObjectsKind) -> Vec<f32> 
 }
 
 fn check(kind: ObjectsKind) {
-    let by_host = losses(PixelSource::Host, Deliver::Images, kind);
-    let of_batch = losses(PixelSource::Batch, Deliver::Pixels, kind);
-    let held = losses(PixelSource::Resident { train: NUM_IMAGES, val: NUM_IMAGES }, Deliver::Indices, kind);
+    let by_host = losses(PixelSource::Host, BatchContents::Images, kind);
+    let of_batch = losses(PixelSource::Batch, BatchContents::Pixels, kind);
+    let held =
+        losses(PixelSource::Resident { train: NUM_IMAGES, val: NUM_IMAGES }, BatchContents::Indices, kind);
     assert_eq!(of_batch, held, "the same kernel on the same pixels");
     for (host, device) in by_host.iter().zip(&of_batch) {
         let error = (host - device).abs() / host;

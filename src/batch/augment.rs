@@ -11,7 +11,7 @@ use crate::transform::{Affine, Colour, Mix, Noise, SampleParams};
 const SHIFT_SIZE: f32 = 128.0;
 /// The longer over the shorter side of a random box that is resized to a square, at most.
 const MAX_ASPECT: f32 = 4.0 / 3.0;
-/// Random numbers that each kind takes, beside the one that decides whether it happens.
+/// Random numbers that each kind takes, besides the one that decides whether it happens.
 const DRAWS_PER_KIND: usize = 4;
 
 impl Augment {

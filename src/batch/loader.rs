@@ -13,7 +13,7 @@ use crate::transform::{Image, Mix, NUM_CHANNELS, Normalization, SampleParams};
 
 /// In what form a batch carries its images.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Deliver {
+pub enum BatchContents {
     /// The network's input in [`Batch::images`], made by the workers: for the CPU.
     #[default]
     Images,
@@ -33,7 +33,7 @@ pub struct LoaderOptions {
     /// What pixel values become.
     pub normalization: Normalization,
     /// What batches carry.
-    pub deliver: Deliver,
+    pub contents: BatchContents,
     /// Seed of order and augmentation.
     pub seed: u64,
     /// Threads that make batches.
@@ -49,7 +49,7 @@ impl LoaderOptions {
             batch_size,
             augment: Augment::NONE,
             normalization: Normalization::default(),
-            deliver: Deliver::Images,
+            contents: BatchContents::Images,
             seed: 0,
             workers: 1,
             prefetch: 4,
@@ -60,12 +60,12 @@ impl LoaderOptions {
 /// One batch, always of the full batch size; the last of an evaluation is padded.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Batch {
-    /// Normalised pixels, NHWC with three channels; zero in padding. Empty but for [`Deliver::Images`].
+    /// Normalised pixels, NHWC with three channels; zero in padding. Empty but for [`BatchContents::Images`].
     pub images: Vec<f32>,
-    /// Pixels of the images as they are, NHWC with three channels; zero in padding. Empty but for [`Deliver::Pixels`].
+    /// Pixels of the images as they are, NHWC with three channels; zero in padding. Empty but for [`BatchContents::Pixels`].
     pub pixels: Vec<u8>,
-    /// Where each row's pixels are: the row itself for [`Deliver::Pixels`], the number in the pack for
-    /// [`Deliver::Indices`]; -1 in padding. Empty for [`Deliver::Images`].
+    /// Where each row's pixels are: the row itself for [`BatchContents::Pixels`], the number in the pack for
+    /// [`BatchContents::Indices`]; -1 in padding. Empty for [`BatchContents::Images`].
     pub rows: Vec<i32>,
     /// What happens to each row's image; [`SampleParams::NONE`] in padding.
     pub params: Vec<SampleParams>,
@@ -226,12 +226,12 @@ impl BatchMaker {
 
     /// As many batches as go round, with all the memory they need.
     fn buffers(&self) -> Vec<Batch> {
-        let LoaderOptions { batch_size, deliver, prefetch, .. } = self.options;
+        let LoaderOptions { batch_size, contents, prefetch, .. } = self.options;
         let num_elems = batch_size * self.pack.image_size().pow(2) * NUM_CHANNELS;
         let elems_if = |is_delivered| if is_delivered { num_elems } else { 0 };
         let buffer = || Batch {
-            images: Vec::with_capacity(elems_if(deliver == Deliver::Images)),
-            pixels: Vec::with_capacity(elems_if(deliver == Deliver::Pixels)),
+            images: Vec::with_capacity(elems_if(contents == BatchContents::Images)),
+            pixels: Vec::with_capacity(elems_if(contents == BatchContents::Pixels)),
             rows: Vec::with_capacity(batch_size),
             params: Vec::with_capacity(batch_size),
             labels: Vec::with_capacity(batch_size),
@@ -266,14 +266,14 @@ impl BatchMaker {
         let (batch_size, num_rows) = (self.options.batch_size, batch.indices.len());
         self.fill_labels(batch);
         batch.rows.clear();
-        match self.options.deliver {
-            Deliver::Images => self.fill_images(batch),
-            Deliver::Pixels => {
+        match self.options.contents {
+            BatchContents::Images => self.fill_images(batch),
+            BatchContents::Pixels => {
                 self.fill_pixels(batch);
                 batch.rows.extend(0..num_rows as i32);
                 batch.rows.resize(batch_size, -1);
             }
-            Deliver::Indices => {
+            BatchContents::Indices => {
                 batch.rows.extend(batch.indices.iter().map(|&index| index as i32));
                 batch.rows.resize(batch_size, -1);
             }

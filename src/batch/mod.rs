@@ -11,7 +11,7 @@ mod policy;
 mod prefetch;
 pub mod shuffle;
 
-pub use loader::{Batch, Deliver, Loader, LoaderOptions, batches_per_epoch};
+pub use loader::{Batch, BatchContents, Loader, LoaderOptions, batches_per_epoch};
 pub use policy::Augment;
 
 pub use crate::transform::Normalization;

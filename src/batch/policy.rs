@@ -33,7 +33,7 @@ pub(super) struct Spec {
     probability: f32,
 }
 
-/// The number behind `name=`.
+/// The number after `name=`.
 struct Strength {
     default: f32,
     least: f32,
@@ -160,7 +160,7 @@ impl Augment {
                 .map_or(String::new(), |s| format!("; {}, {} to {}", s.unit, s.least, s.most));
             text += &format!("  {name:<18} {}{unit}\n", spec.about);
         }
-        text + "\n`@P` behind a name makes it happen with probability P: 0.5 for flip, else 1 where nothing is said."
+        text + "\n`@P` after a name makes it happen with probability P: 0.5 for flip, else 1 where none is given."
     }
 }
 

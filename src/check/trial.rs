@@ -19,11 +19,11 @@ const NEVER_NEGATIVE: [&str; 5] = ["hyper", "var", "rstd", "moment2", "probs"];
 /// A tensor after a run.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Computed {
-    /// Its name in the graph.
+    /// Name of the result in the graph.
     pub name: String,
     /// Type it was stored in.
     pub dtype: DType,
-    /// Its elements; every type fits in f64.
+    /// Elements of the result; every type fits in f64.
     pub values: Vec<f64>,
 }
 

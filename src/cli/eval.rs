@@ -12,7 +12,7 @@ use crate::data::annotations::Capacity;
 use crate::device::{Device, DeviceChoice};
 use crate::error::{Error, Result};
 use crate::infer::model_file::{CardOverrides, ModelFile};
-use crate::models::{self, Form};
+use crate::models::{self, Variant};
 use crate::report::{Align, Confusion, Table};
 use crate::run::run_dir::RunDir;
 use crate::step::evaluate::{Evaluation, Evaluator, Views};
@@ -34,8 +34,8 @@ pub(super) struct ModelArgs {
     /// Network, where the file does not say
     #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(models::names()))]
     model: Option<String>,
-    /// Form of the blocks, where the file does not say
-    #[arg(long, value_name = "FORM", value_parser = PossibleValuesParser::new(Form::NAMES))]
+    /// Variant of the blocks, where the file does not say
+    #[arg(long, value_name = "FORM", value_parser = PossibleValuesParser::new(Variant::NAMES))]
     form: Option<String>,
     /// Height and width of the images [default: those of the training]
     #[arg(long, alias = "val-crop-size", value_name = "PIXELS")]

@@ -54,9 +54,8 @@ impl ExportArgs {
         }
         let card = &file.card;
         println!(
-            "{} ({}), {} categories, {} pixels: {}",
-            card.model,
-            card.form,
+            "{}, {} categories, {} pixels: {}",
+            file.model()?.title(),
             card.categories.len(),
             card.img_size,
             self.output.display()

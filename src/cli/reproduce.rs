@@ -10,7 +10,7 @@ use crate::reproduce::{Options, Part, reproduce};
 use crate::train::config::TrainConfig;
 use crate::train::setting::{SettingFlags, Subset};
 
-/// Run the paper's experiments, those not done yet, and show each table and figure beside ours
+/// Run the paper's experiments, those not done yet, and show each table and figure next to ours
 #[derive(Debug, Args)]
 pub(super) struct ReproduceArgs {
     /// What: table1, table2, table3, fig3, fig4, section5, or all
@@ -22,7 +22,7 @@ pub(super) struct ReproduceArgs {
     /// Scale every run down to seconds: shows that all of it runs, and no more
     #[arg(long)]
     quick: bool,
-    /// Folder for the page and the run folders; runs that are there are gone on with
+    /// Folder for the page and the run folders; runs that are there are resumed
     #[arg(long, alias = "output-dir", value_name = "DIR", default_value = "reproduction")]
     output: PathBuf,
     /// ResNet-50 of ImageNet for the bound of table 3: torchvision's weights as safetensors
@@ -63,7 +63,7 @@ impl ReproduceArgs {
         };
         let pages = reproduce(&options, device).inspect_err(|error| {
             if matches!(error, Error::Interrupted { .. }) {
-                eprintln!("go on with the same command; what is done is not done again");
+                eprintln!("resume with the same command; what is done is not done again");
             }
         })?;
         println!("page: {}", pages.html.display());

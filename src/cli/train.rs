@@ -40,7 +40,7 @@ impl TrainArgs {
         let dir = trainer.dir().path().to_path_buf();
         let outcome = trainer.run().inspect_err(|error| {
             if matches!(error, Error::Interrupted { .. }) {
-                eprintln!("checkpoint written; go on with: residuum train --resume {}", dir.display());
+                eprintln!("checkpoint written; resume with: residuum train --resume {}", dir.display());
             }
         })?;
         println!(

@@ -40,7 +40,7 @@ struct StoredImage {
     is_annotated: bool,
 }
 
-/// An object as others see it.
+/// An object as a reader of the annotations sees it.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Outline<'a> {
     /// Index into [`Annotations::class_names`].
@@ -52,9 +52,9 @@ pub struct Outline<'a> {
 /// Rows that hold the annotations of any batch: what operands of `rasterise` are made for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Capacity {
-    /// Of `points`.
+    /// Rows of `points`.
     pub points: usize,
-    /// Of `objects`.
+    /// Rows of `objects`.
     pub objects: usize,
 }
 
@@ -270,7 +270,7 @@ impl Reader<'_> {
 pub(super) fn read_class_names(root: &Path) -> Result<Vec<String>> {
     let path = root.join(miniplaces::OBJECT_CATEGORIES_FILE);
     if !path.exists() {
-        let message = "no such file; object annotations are objects/{train,val}/...xml beside a list of `name index` lines";
+        let message = "no such file; object annotations are objects/{train,val}/...xml next to a list of `name index` lines";
         return Err(Error::data(path, message));
     }
     miniplaces::read_categories(&path)
@@ -293,9 +293,9 @@ fn with_remedy(error: Error, num_faults: usize) -> Error {
 /// The objects of both splits.
 #[derive(Debug, Clone)]
 pub struct SplitAnnotations {
-    /// Those of the training images.
+    /// Objects in the training images.
     pub train: Arc<Annotations>,
-    /// Those of the validation images.
+    /// Objects in the validation images.
     pub val: Arc<Annotations>,
 }
 

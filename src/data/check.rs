@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 
 use super::annotations::read_class_names;
-use super::dataset::{absolute, is_miniplaces, not_a_data_set};
 use super::files::{FieldHash, is_image, sorted_entries, sorted_images};
 use super::objects::Annotation;
+use super::open::{absolute, is_miniplaces, not_a_data_set};
 use super::progress::Progress;
 use super::{Sample, Split, decode, folder, miniplaces};
 use crate::error::{Error, Result};
@@ -112,7 +112,7 @@ impl Fault {
 /// How many images one split has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SplitCount {
-    /// Which.
+    /// Split that the numbers are about.
     pub split: Split,
     /// Images that the lists name, or that lie in the folders where those decide.
     pub listed: usize,
@@ -148,7 +148,7 @@ impl Audit {
 /// Audits the data set at `root`, every image and annotation of it. Progress goes to stderr.
 ///
 /// # Errors
-/// [`Error::Data`] if `root` is no folder, or holds neither a MiniPlaces data set nor a folder per class.
+/// [`Error::Data`] if `root` is not a folder, or holds neither a MiniPlaces data set nor a folder per class.
 pub fn check(root: &Path) -> Result<Audit> {
     let root = &absolute(root)?;
     let mut auditor = Auditor { root, faults: BTreeMap::new(), listed: Vec::new() };

@@ -8,7 +8,6 @@ use std::time::UNIX_EPOCH;
 use rayon::prelude::*;
 
 use super::files::{FieldHash, first_few};
-use super::{folder, miniplaces};
 use crate::error::{Error, Result};
 
 /// The three parts of a data set.
@@ -90,25 +89,16 @@ pub(super) struct Listed {
     pub(super) samples: [Vec<Sample>; 3],
 }
 
-/// Opens the data set at `root`, a MiniPlaces folder or a folder-per-class tree.
+/// The data set at `root` that its lists describe.
 ///
 /// # Errors
-/// [`Error::Data`] if `root` is neither, if a list or folder is malformed or empty, or if listed images are
-/// missing and `options` does not allow that; [`Error::Setting`] if `options` asks for more categories than there are
-/// or for none of them.
-pub fn open(root: &Path, options: &OpenOptions) -> Result<Dataset> {
-    for (name, limit) in [("limit_train", options.limit_train), ("limit_val", options.limit_val)] {
-        if limit == Some(0) {
-            return Err(Error::setting(name, 0, "leaves no images; give at least 1"));
-        }
-    }
-    let root = &absolute(root)?;
-    let listed = read_lists(root)?;
+/// As [`super::open`].
+pub(super) fn from_lists(root: &Path, listed: Listed, options: &OpenOptions) -> Result<Dataset> {
     let num_categories = kept_categories(listed.categories.len(), options.categories)?;
     let mut categories = listed.categories;
     categories.truncate(num_categories);
     let mut dataset = Dataset {
-        root: root.clone(),
+        root: root.to_path_buf(),
         image_dir: listed.image_dir,
         format: listed.format,
         categories,
@@ -135,40 +125,6 @@ pub fn open(root: &Path, options: &OpenOptions) -> Result<Dataset> {
         }
     }
     Ok(dataset)
-}
-
-/// The folder `root` by its one absolute path, which the key of a pack must not depend on the spelling of.
-pub(super) fn absolute(root: &Path) -> Result<PathBuf> {
-    if root.is_file() {
-        return Err(Error::data(root, "is a file; --data-dir takes the folder of a data set"));
-    }
-    if !root.is_dir() {
-        return Err(Error::data(root, "no such folder; --data-dir takes the folder of a data set"));
-    }
-    fs::canonicalize(root).map_err(Error::io("open", root))
-}
-
-/// Detects the format of `root` and reads its lists.
-pub(super) fn read_lists(root: &Path) -> Result<Listed> {
-    if is_miniplaces(root) {
-        miniplaces::read_lists(root)
-    } else if root.join("train").is_dir() {
-        folder::read_lists(root)
-    } else {
-        Err(not_a_data_set(root))
-    }
-}
-
-pub(super) fn is_miniplaces(root: &Path) -> bool {
-    root.join("train.txt").exists() || root.join("categories.txt").exists()
-}
-
-pub(super) fn not_a_data_set(root: &Path) -> Error {
-    Error::data(
-        root,
-        "not a data set: looked for MiniPlaces (train.txt, val.txt, categories.txt, images/) and for one folder \
-         per class (train/<class>/*.jpg, val/<class>/*.jpg)",
-    )
 }
 
 /// The number of categories to keep of `num_categories`, given `--categories`.
@@ -320,7 +276,7 @@ mod tests {
             OpenOptions { limit_train: Some(0), ..OpenOptions::default() },
             OpenOptions { limit_val: Some(0), ..OpenOptions::default() },
         ] {
-            assert!(matches!(open(Path::new("."), &options), Err(Error::Setting { .. })));
+            assert!(matches!(crate::data::open(Path::new("."), &options), Err(Error::Setting { .. })));
         }
     }
 }

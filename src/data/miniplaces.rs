@@ -123,7 +123,7 @@ pub(super) fn read_lines(path: &Path) -> Result<Vec<Line>> {
     let text = fs::read_to_string(path).map_err(|source| match source.kind() {
         io::ErrorKind::NotFound => Error::data(
             path,
-            "no such file; a MiniPlaces folder has categories.txt, train.txt and val.txt beside images/",
+            "no such file; a MiniPlaces folder has categories.txt, train.txt and val.txt next to images/",
         ),
         io::ErrorKind::InvalidData => Error::data(path, "is not a text file in UTF-8"),
         _ => Error::Io { action: "read", path: path.to_path_buf(), source },

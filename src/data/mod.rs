@@ -13,12 +13,14 @@ mod files;
 pub mod folder;
 pub mod miniplaces;
 pub mod objects;
+mod open;
 pub mod pack;
 mod progress;
 pub mod scenes;
 
 pub use annotations::Annotations;
 pub(crate) use dataset::kept_categories;
-pub use dataset::{Dataset, OpenOptions, Sample, Split, open};
+pub use dataset::{Dataset, OpenOptions, Sample, Split};
 pub use decode::decode_image;
+pub use open::open;
 pub use pack::{Pack, default_cache_dir};

@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 /// What one annotation file says.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Annotation {
-    /// Name of the image in the collection it came from; not that of the file beside it.
+    /// Name of the image in the collection it came from; not that of the file next to it.
     pub filename: String,
     /// Category folder, such as `/b/bakery/shop`.
     pub folder: String,

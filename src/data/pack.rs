@@ -161,7 +161,7 @@ impl Pack {
         &self.images[index].name
     }
 
-    /// Bytes of pixels.
+    /// Bytes that the pixels of all images take.
     pub fn num_bytes(&self) -> usize {
         self.len() * self.image_size * self.image_size * 3
     }

@@ -80,7 +80,7 @@ pub struct Image {
 pub struct Resources {
     /// Name of the kernel.
     pub kernel: &'static str,
-    /// As in `sm_80`.
+    /// Architecture, as in `sm_80`.
     pub arch: &'static str,
     /// Registers of a thread.
     pub registers: u32,
@@ -93,9 +93,9 @@ pub struct Resources {
 /// What compiled the kernels for the GPU.
 #[derive(Debug)]
 pub struct Toolkit {
-    /// As in `13.0.88`.
+    /// Version of nvcc, as in `13.0.88`.
     pub nvcc_version: &'static str,
-    /// As in `sm_80` and `compute_80`.
+    /// Architectures of the images, as in `sm_80` and `compute_80`.
     pub archs: &'static [&'static str],
 }
 
@@ -105,7 +105,7 @@ include!(concat!(env!("OUT_DIR"), "/bindings.rs"));
 /// A kernel that takes arguments of type `Args`: all that launches it.
 #[derive(Debug)]
 pub struct Entry<Args> {
-    /// The kernel.
+    /// Kernel to launch.
     pub kernel: &'static Kernel,
     args: PhantomData<fn(Args)>,
 }
@@ -159,7 +159,7 @@ impl<Args: Pod> Entry<Args> {
         self.kernel.block_threads as usize
     }
 
-    /// Launches the kernel; a grid of no blocks is no launch.
+    /// Launches the kernel; a grid without blocks launches nothing.
     ///
     /// # Errors
     /// [`Error::Device`] if the grid is too large or the device refuses.

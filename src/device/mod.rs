@@ -36,16 +36,16 @@ pub enum DeviceKind {
 /// Where a value lies in the arena, and what it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Slot {
-    /// From the start of the arena.
+    /// Offset in bytes from the start of the arena.
     pub offset_bytes: usize,
-    /// Extents.
+    /// Shape of the value.
     pub shape: Shape,
-    /// Element type.
+    /// Type of the elements.
     pub dtype: DType,
 }
 
 impl Slot {
-    /// Size in memory.
+    /// Bytes that the value takes in memory.
     pub fn num_bytes(&self) -> usize {
         self.shape.num_elems() * self.dtype.size_bytes()
     }
@@ -66,7 +66,7 @@ pub struct LaunchArgs<'a> {
     pub inputs: &'a [Slot],
     /// Results in the operation's order.
     pub outputs: &'a [Slot],
-    /// Scratch memory.
+    /// Scratch memory of the step.
     pub workspace: Slot,
 }
 
@@ -124,7 +124,7 @@ pub type RecordList<'a> = &'a mut dyn FnMut(usize, &mut dyn Launcher) -> Result<
 
 /// A device that runs kernels: one arena, and lists of launches.
 pub trait KernelDevice: Send {
-    /// Its kind.
+    /// Kind of the device.
     fn kind(&self) -> DeviceKind;
 
     /// Allocates the arena, zeroed, and returns its address on the device.
@@ -145,22 +145,27 @@ pub trait KernelDevice: Send {
     /// [`crate::Error::Device`] if the device refuses, or a launch before it failed.
     fn download(&self, offset_bytes: usize, bytes: &mut [u8]) -> Result<()>;
 
-    /// Appends to `notes` what this part of the arena holds after the launches so far: now, or by the time of
-    /// [`KernelDevice::finish_notes`] where the host need not wait.
+    /// Appends to `readback` what this part of the arena holds after the launches so far: now, or by the time of
+    /// [`KernelDevice::finish_readback`] where the host need not wait.
     ///
     /// # Errors
     /// As [`KernelDevice::download`].
-    fn note(&mut self, offset_bytes: usize, num_bytes: usize, notes: &mut Vec<u8>) -> Result<()> {
-        let start = notes.len();
-        notes.resize(start + num_bytes, 0);
-        self.download(offset_bytes, &mut notes[start..])
+    fn enqueue_readback(
+        &mut self,
+        offset_bytes: usize,
+        num_bytes: usize,
+        readback: &mut Vec<u8>,
+    ) -> Result<()> {
+        let start = readback.len();
+        readback.resize(start + num_bytes, 0);
+        self.download(offset_bytes, &mut readback[start..])
     }
 
-    /// Waits until `notes`, the same as in every call of [`KernelDevice::note`], holds all that was noted.
+    /// Waits until `readback`, the same as in every call of [`KernelDevice::enqueue_readback`], holds all that was enqueued.
     ///
     /// # Errors
     /// As [`KernelDevice::download`].
-    fn finish_notes(&mut self, _notes: &mut Vec<u8>) -> Result<()> {
+    fn finish_readback(&mut self, _notes: &mut Vec<u8>) -> Result<()> {
         Ok(())
     }
 

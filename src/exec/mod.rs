@@ -25,13 +25,13 @@ pub enum Start {
 pub struct Session {
     program: Program,
     backend: Backend,
-    notes: Vec<u8>,
+    readback: Vec<u8>,
     /// The plan that ran last, whose transient values the arena holds.
     last_run: Option<usize>,
 }
 
-/// Room for notes from the start; more is taken when they are not read for long.
-const NOTES_BYTES: usize = 64 << 10;
+/// Room for readback from the start; more is taken when nothing takes it for long.
+const READBACK_BYTES: usize = 64 << 10;
 
 enum Backend {
     Cpu { arena: Arena, flags: BorrowFlags },
@@ -71,8 +71,8 @@ impl Session {
     }
 
     fn with(program: Program, backend: Backend, start: Start) -> Result<Session> {
-        let notes = Vec::with_capacity(NOTES_BYTES);
-        let mut session = Session { program, backend, notes, last_run: None };
+        let readback = Vec::with_capacity(READBACK_BYTES);
+        let mut session = Session { program, backend, readback, last_run: None };
         if let Start::Seed(seed) = start {
             session.initialise(seed)?;
         }
@@ -92,7 +92,7 @@ impl Session {
         &self.program
     }
 
-    /// Bytes allocated.
+    /// Bytes of memory that the session has allocated on its device.
     pub fn arena_bytes(&self) -> usize {
         match &self.backend {
             Backend::Cpu { arena, .. } => arena.num_bytes(),
@@ -324,35 +324,36 @@ impl Session {
         Error::Graph { op: "session", node, message }
     }
 
-    /// Notes what `slot` holds after the steps run so far, behind what was noted before. No device is waited for: this is
-    /// how values of every step are had without stopping at every step.
+    /// Copies what `slot` holds after the steps run so far to the host, without waiting for a device: the bytes follow those
+    /// enqueued before, and [`Session::take_readback`] returns them. So values of every step are had without stopping at
+    /// every step.
     ///
     /// # Errors
     /// [`Error::Device`] if the copy fails.
-    pub fn note(&mut self, slot: &Slot) -> Result<()> {
+    pub fn enqueue_readback(&mut self, slot: &Slot) -> Result<()> {
         match &mut self.backend {
             Backend::Cpu { arena, .. } => {
                 let bytes = Slot { shape: [slot.num_bytes()].into(), dtype: DType::U8, ..*slot };
                 // SAFETY: `&mut self` rules out a step that writes.
-                self.notes.extend_from_slice(unsafe { arena.slice::<u8>(&bytes) });
+                self.readback.extend_from_slice(unsafe { arena.slice::<u8>(&bytes) });
                 Ok(())
             }
             Backend::Kernels { device, .. } => {
-                device.note(slot.offset_bytes, slot.num_bytes(), &mut self.notes)
+                device.enqueue_readback(slot.offset_bytes, slot.num_bytes(), &mut self.readback)
             }
         }
     }
 
-    /// Waits for the device, hands the bytes noted since the last call to `read`, and forgets them.
+    /// Waits for the device, hands the bytes enqueued since the last call to `read`, and forgets them.
     ///
     /// # Errors
     /// [`Error::Device`] if a copy or a step failed.
-    pub fn take_notes<R>(&mut self, read: impl FnOnce(&[u8]) -> R) -> Result<R> {
+    pub fn take_readback<R>(&mut self, read: impl FnOnce(&[u8]) -> R) -> Result<R> {
         if let Backend::Kernels { device, .. } = &mut self.backend {
-            device.finish_notes(&mut self.notes)?;
+            device.finish_readback(&mut self.readback)?;
         }
-        let result = read(&self.notes);
-        self.notes.clear();
+        let result = read(&self.readback);
+        self.readback.clear();
         Ok(result)
     }
 

@@ -4,7 +4,7 @@ use crate::graph::Graph;
 use crate::ops::fill;
 use crate::plan::plan;
 
-/// Memory without kernels; what is noted is handed over as late as can be.
+/// Memory without kernels; readback is handed over as late as can be.
 struct LateDevice {
     memory: Vec<u8>,
     pending: Vec<u8>,
@@ -30,13 +30,13 @@ impl KernelDevice for LateDevice {
         Ok(())
     }
 
-    fn note(&mut self, offset_bytes: usize, num_bytes: usize, _: &mut Vec<u8>) -> Result<()> {
+    fn enqueue_readback(&mut self, offset_bytes: usize, num_bytes: usize, _: &mut Vec<u8>) -> Result<()> {
         self.pending.extend_from_slice(&self.memory[offset_bytes..][..num_bytes]);
         Ok(())
     }
 
-    fn finish_notes(&mut self, notes: &mut Vec<u8>) -> Result<()> {
-        notes.append(&mut self.pending);
+    fn finish_readback(&mut self, readback: &mut Vec<u8>) -> Result<()> {
+        readback.append(&mut self.pending);
         Ok(())
     }
 
@@ -74,7 +74,7 @@ fn times_of_a_kernel_device_are_its_own_and_those_of_the_step_alone() {
 }
 
 #[test]
-fn notes_hold_what_was_there_when_they_were_taken_and_are_read_once() {
+fn readback_holds_what_was_there_when_it_was_enqueued_and_is_taken_once() {
     let mut graph = Graph::new(DType::F32);
     let (loss, hits) = (graph.input("loss", [], DType::F32), graph.input("hits", [3], DType::I32));
     let filled = fill(&mut graph, "filled", [2], 0.5).unwrap();
@@ -87,12 +87,12 @@ fn notes_hold_what_was_there_when_they_were_taken_and_are_read_once() {
         for step in 0..3 {
             session.write(&loss, &[step as f32 + 0.25]).unwrap();
             session.write(&hits, &[step, 2 * step, 7]).unwrap();
-            session.note(&loss).unwrap();
-            session.note(&hits).unwrap();
+            session.enqueue_readback(&loss).unwrap();
+            session.enqueue_readback(&hits).unwrap();
         }
-        let notes = session.take_notes(bytemuck::pod_collect_to_vec::<u8, [i32; 4]>).unwrap();
+        let readback = session.take_readback(bytemuck::pod_collect_to_vec::<u8, [i32; 4]>).unwrap();
         let expected = [0, 1, 2].map(|step| [(step as f32 + 0.25).to_bits() as i32, step, 2 * step, 7]);
-        assert_eq!(notes, expected, "{:?}", session.device());
-        assert_eq!(session.take_notes(<[u8]>::len).unwrap(), 0);
+        assert_eq!(readback, expected, "{:?}", session.device());
+        assert_eq!(session.take_readback(<[u8]>::len).unwrap(), 0);
     }
 }

@@ -98,12 +98,21 @@ pub enum Init {
 /// Which part of a training step a node belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Phase {
-    /// Model and loss.
+    /// The model and its loss.
     Forward,
     /// Gradients; with [`Phase::Forward`] this is what runs once per micro-batch.
     Backward,
     /// Optimiser, averages; runs once per step.
     Update,
+}
+
+/// What a forward pass is recorded for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Training: a batch norm normalises by the batch, whose statistics the running ones follow; dropout drops.
+    Train,
+    /// Evaluation: a batch norm normalises by the running statistics, which stay as they are; dropout does nothing.
+    Eval,
 }
 
 /// One tensor of the computation.
@@ -113,7 +122,7 @@ pub struct Value {
     pub name: String,
     /// Extents and element type.
     pub ty: ValueType,
-    /// Lifetime class.
+    /// Role in the step, which decides how long the value lives.
     pub role: Role,
     /// Meaning of the dimensions.
     pub layout: Layout,
@@ -126,7 +135,7 @@ pub struct Value {
 pub struct Node {
     /// Path in the model, e.g. `layer2.0.conv1`; the backward nodes of a layer append their pass.
     pub name: String,
-    /// What it does.
+    /// Operation that the node applies.
     pub op: Arc<dyn Op>,
     /// Operands in the order the operation documents.
     pub inputs: Vec<ValueId>,

@@ -32,13 +32,13 @@ pub struct OnnxNode {
 /// The value of a setting.
 #[derive(Debug, Clone, PartialEq)]
 pub enum OnnxAttribute {
-    /// FLOAT.
+    /// A 32-bit floating-point number (FLOAT).
     Float(f32),
-    /// INT.
+    /// An integer (INT).
     Int(i64),
-    /// INTS.
+    /// A list of integers (INTS).
     Ints(Vec<usize>),
-    /// STRING.
+    /// A text (STRING).
     Text(&'static str),
 }
 

@@ -14,12 +14,12 @@ use crate::tensor::{DType, Shape};
 pub struct ValueType {
     /// Extents, outermost first.
     pub shape: Shape,
-    /// Element type.
+    /// Type of the elements.
     pub dtype: DType,
 }
 
 impl ValueType {
-    /// Size in memory.
+    /// Bytes that a value of this type takes in memory.
     pub fn num_bytes(&self) -> usize {
         self.shape.num_elems() * self.dtype.size_bytes()
     }
@@ -51,7 +51,7 @@ impl Cost {
         Cost { flops: 0, bytes: inputs.iter().chain(outputs).map(|ty| ty.num_bytes() as u64).sum() }
     }
 
-    /// This cost with so many floating-point operations.
+    /// This cost with that many floating-point operations.
     pub fn with_flops(self, flops: usize) -> Cost {
         Cost { flops: flops as u64, ..self }
     }

@@ -65,7 +65,7 @@ impl Graph {
         for &position in node.op.mutates() {
             let changed = self.value(node.inputs[position]);
             if !changed.role.is_persistent() {
-                return Err(fault(node, format!("changes `{}`, which is no state", changed.name)));
+                return Err(fault(node, format!("changes `{}`, which is not state", changed.name)));
             }
         }
         let inferred = node.op.infer(&types(&node.inputs)).map_err(|message| fault(node, message))?;

@@ -38,9 +38,9 @@ pub struct Explainer {
 /// What speaks for one category in one image.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Explanation {
-    /// The category.
+    /// Label of the explained category.
     pub category: usize,
-    /// Its probability.
+    /// Probability of the explained category.
     pub probability: f32,
     /// Rows and columns of the map.
     pub extents: [usize; 2],

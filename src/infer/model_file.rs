@@ -6,7 +6,7 @@ use crate::data::annotations::Capacity;
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::exec::{Session, Start};
-use crate::models::{Form, Model, Network, Objects, Options};
+use crate::models::{Model, Network, Objects, Options, Variant};
 use crate::plan::plan;
 use crate::run::checkpoint::{self, NamedTensor};
 use crate::run::model_card::ModelCard;
@@ -30,7 +30,7 @@ pub struct ModelFile {
 pub struct CardOverrides {
     /// Name of the model.
     pub model: Option<String>,
-    /// Form of its blocks.
+    /// Variant of its blocks.
     pub form: Option<String>,
     /// Height and width of its images.
     pub img_size: Option<usize>,
@@ -163,7 +163,7 @@ impl ModelFile {
 
 /// The model that a card describes.
 fn model_of(card: &ModelCard) -> Result<Model> {
-    let form: Form = card.form.parse()?;
+    let form: Variant = card.form.parse()?;
     let objects = card.objects.as_ref().map(|objects| {
         Ok::<_, Error>(Objects { kind: objects.kind.parse()?, num_classes: objects.num_classes })
     });
@@ -182,7 +182,7 @@ fn foreign_card(file: &checkpoint::Checkpoint, overrides: &CardOverrides, path: 
     let Normalization { mean, std } = Normalization::default();
     let mut card = ModelCard {
         model,
-        form: overrides.form.clone().unwrap_or_else(|| Form::V1_5.to_string()),
+        form: overrides.form.clone().unwrap_or_else(|| Variant::V1_5.to_string()),
         img_size: overrides.img_size.unwrap_or(224),
         objects: None,
         categories: Vec::new(),

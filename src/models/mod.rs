@@ -19,7 +19,7 @@ use crate::ops::Mode;
 pub(crate) use network::is_of_layer;
 pub use network::{Inputs, Network};
 pub use objects::{Objects, ObjectsKind};
-pub use resnet::{Form, ResNet};
+pub use resnet::{ResNet, Variant};
 pub use vgg::Vgg11Bn;
 
 /// A row of the table of models.
@@ -34,11 +34,11 @@ pub struct Row {
 
 /// Every model that has a name.
 pub const MODELS: [Row; 7] = [
-    Row { name: "resnet18", has_variants: true, build: |options| resnet::build(18, options) },
-    Row { name: "resnet34", has_variants: true, build: |options| resnet::build(34, options) },
-    Row { name: "resnet50", has_variants: true, build: |options| resnet::build(50, options) },
-    Row { name: "resnet101", has_variants: true, build: |options| resnet::build(101, options) },
-    Row { name: "resnet152", has_variants: true, build: |options| resnet::build(152, options) },
+    Row { name: "resnet18", has_variants: true, build: |options| objects::build(18, options) },
+    Row { name: "resnet34", has_variants: true, build: |options| objects::build(34, options) },
+    Row { name: "resnet50", has_variants: true, build: |options| objects::build(50, options) },
+    Row { name: "resnet101", has_variants: true, build: |options| objects::build(101, options) },
+    Row { name: "resnet152", has_variants: true, build: |options| objects::build(152, options) },
     Row { name: "resnet9", has_variants: false, build: resnet9::build },
     Row { name: "vgg11_bn", has_variants: false, build: vgg::build },
 ];
@@ -53,8 +53,8 @@ pub fn names() -> impl Iterator<Item = &'static str> {
 pub struct Options {
     /// Number of categories.
     pub num_classes: usize,
-    /// Variant of a residual network; models without variants have [`Form::V1_5`].
-    pub form: Form,
+    /// Variant of a residual network; models without variants have [`Variant::V1_5`].
+    pub form: Variant,
     /// How the model takes objects in, if it does.
     pub objects: Option<Objects>,
 }
@@ -62,7 +62,7 @@ pub struct Options {
 impl Options {
     /// Images alone, in form v1.5.
     pub fn new(num_classes: usize) -> Options {
-        Options { num_classes, form: Form::V1_5, objects: None }
+        Options { num_classes, form: Variant::V1_5, objects: None }
     }
 }
 
@@ -88,8 +88,12 @@ impl Model {
             };
             return Err(Error::setting("model", name, format!("unknown; {hint}")));
         };
-        if !row.has_variants && options.form != Form::V1_5 {
-            return Err(Error::setting("form", options.form, format!("{name} has one form, {}", Form::V1_5)));
+        if !row.has_variants && options.form != Variant::V1_5 {
+            return Err(Error::setting(
+                "form",
+                options.form,
+                format!("{name} has one form, {}", Variant::V1_5),
+            ));
         }
         if let Some(objects) = options.objects.filter(|_| !row.has_variants) {
             let message = format!("{name} takes images alone; take a ResNet");
@@ -102,7 +106,7 @@ impl Model {
     /// `resnet50-masks`.
     pub fn title(&self) -> String {
         let mut title = self.row.name.to_string();
-        if self.options.form != Form::V1_5 {
+        if self.options.form != Variant::V1_5 {
             title += &format!("-{}", self.options.form);
         }
         if let Some(objects) = self.options.objects {
@@ -157,7 +161,7 @@ mod tests {
     fn unknown_names_and_variants_that_a_model_lacks_are_refused() {
         let message = |name: &str, options| Model::new(name, options).unwrap_err().to_string();
         assert!(message("resnet19", Options::new(3)).contains("did you mean `resnet"));
-        let v2 = Options { form: Form::V2, ..Options::new(3) };
+        let v2 = Options { form: Variant::V2, ..Options::new(3) };
         assert!(message("vgg11_bn", v2).contains("form v2"));
         let objects = Some(Objects { kind: ObjectsKind::Codes, num_classes: 4 });
         assert!(message("resnet9", Options { objects, ..Options::new(3) }).contains("objects codes"));

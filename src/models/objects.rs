@@ -1,14 +1,16 @@
 //! Networks that see where objects are: the paper's two heads, and its two proposals for later.
 //!
 //! Source: section 5 of the MiniPlaces paper. The numbers of the two heads are its own: a stem of 50 channels, heads that
-//! end at a quarter of the image's height and width with 128 channels each, the rest of the network behind both.
+//! end at a quarter of the image's height and width with 128 channels each, the rest of the network after both.
 
-use super::Inputs;
+use std::sync::Arc;
+
 use super::resnet::{HeadWidths, ResNet};
+use super::{Inputs, Network, Options};
 use crate::error::Result;
 use crate::graph::{Graph, ValueId};
 use crate::named::named;
-use crate::ops::{Mode, Paint, concat};
+use crate::ops::{Mode, Paint, concat, linear};
 
 /// Prefix of the second head's tensors.
 pub const MASK_HEAD_PREFIX: &str = "mask_head.";
@@ -21,14 +23,14 @@ const HEAD_CHANNELS: usize = 128;
 /// How a network takes objects in, and how many classes of them there are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Objects {
-    /// The way in.
+    /// How the network takes objects in.
     pub kind: ObjectsKind,
-    /// Classes of objects.
+    /// Number of classes of objects.
     pub num_classes: usize,
 }
 
 impl Objects {
-    /// What the image of the objects shows; none for a vector, which is no image.
+    /// What the image of the objects shows; none for a vector, which is not an image.
     pub fn paint(self) -> Option<Paint> {
         let num_classes = self.num_classes;
         match self.kind {
@@ -51,11 +53,41 @@ named! {
     }
 }
 
+/// A residual network with its last layer.
+#[derive(Debug, Clone, Copy)]
+struct Classifier {
+    resnet: ResNet,
+    num_classes: usize,
+    objects: Option<Objects>,
+}
+
+/// The model of `depth` layers, one of those that [`ResNet::new`] knows.
+pub(super) fn build(depth: usize, options: &Options) -> Arc<dyn Network> {
+    let Options { num_classes, form, objects } = *options;
+    let resnet = ResNet::new(depth, form).expect("the table lists depths that exist");
+    Arc::new(Classifier { resnet, num_classes, objects })
+}
+
+impl Network for Classifier {
+    fn forward(&self, graph: &mut Graph, inputs: Inputs, mode: Mode) -> Result<ValueId> {
+        let features = features(&self.resnet, self.objects, graph, inputs, mode)?;
+        linear(graph, self.last_layer(), features, self.num_classes)
+    }
+
+    fn objects(&self) -> Option<Objects> {
+        self.objects
+    }
+
+    fn backbone(&self) -> Option<Arc<dyn Network>> {
+        self.objects.map(|_| -> Arc<dyn Network> { Arc::new(Classifier { objects: None, ..*self }) })
+    }
+}
+
 /// Records everything before the last layer, objects included where the model takes them in.
 ///
 /// # Panics
 /// If a network that takes objects in is not given any: whoever records the graph asks [`super::Network::objects`].
-pub(super) fn features(
+fn features(
     resnet: &ResNet,
     taken_in: Option<Objects>,
     graph: &mut Graph,
@@ -89,11 +121,11 @@ pub(super) fn features(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::models::{Form, Model, Network, Options};
+    use crate::models::{Model, Network, Options, Variant};
     use crate::tensor::DType;
 
     /// The graph of a model for 10 categories and 175 classes of objects, and its logits.
-    fn recorded(name: &str, form: Form, kind: ObjectsKind) -> Graph {
+    fn recorded(name: &str, form: Variant, kind: ObjectsKind) -> Graph {
         let (num_images, size, num_classes) = (2, 128, 175);
         let objects = Some(Objects { kind, num_classes });
         let model = Model::new(name, Options { form, objects, ..Options::new(10) }).unwrap();
@@ -120,7 +152,7 @@ mod tests {
 
     #[test]
     fn two_heads_have_the_papers_numbers() {
-        let graph = recorded("resnet50", Form::V1_5, ObjectsKind::Masks);
+        let graph = recorded("resnet50", Variant::V1_5, ObjectsKind::Masks);
         for (name, shape) in [
             ("conv1.weight", &[50, 7, 7, 3][..]),
             ("mask_head.conv1.weight", &[50, 7, 7, 175]),
@@ -138,7 +170,7 @@ mod tests {
     #[test]
     fn every_depth_and_form_takes_objects_in() {
         for name in ["resnet18", "resnet50"] {
-            for form in [Form::V1, Form::V1_5, Form::V2] {
+            for form in [Variant::V1, Variant::V1_5, Variant::V2] {
                 for kind in [ObjectsKind::Masks, ObjectsKind::Vector, ObjectsKind::Codes] {
                     recorded(name, form, kind);
                 }
@@ -148,9 +180,9 @@ mod tests {
 
     #[test]
     fn vectors_widen_the_last_layer_and_codes_the_first() {
-        let graph = recorded("resnet18", Form::V1_5, ObjectsKind::Vector);
+        let graph = recorded("resnet18", Variant::V1_5, ObjectsKind::Vector);
         assert_eq!(shape_of(&graph, "fc.weight"), [10, 512 + 175]);
-        let graph = recorded("resnet18", Form::V1_5, ObjectsKind::Codes);
+        let graph = recorded("resnet18", Variant::V1_5, ObjectsKind::Codes);
         assert_eq!(shape_of(&graph, "conv1.weight"), [64, 7, 7, 21]);
     }
 }

@@ -1,23 +1,20 @@
-//! Residual networks of 18 to 152 layers in three forms.
+//! Residual networks of 18 to 152 layers in three variants.
 //!
-//! Parameters carry torchvision's names, so weights go both ways for [`Form::V1_5`] and [`Form::V1`]. Sources: He, Zhang,
+//! Parameters carry torchvision's names, so weights go both ways for [`Variant::V1_5`] and [`Variant::V1`]. Sources: He, Zhang,
 //! Ren, Sun, "Deep residual learning for image recognition" (2015) for v1; torchvision for v1.5; the same authors'
 //! "Identity mappings in deep residual networks" (2016) for v2.
 
-use std::sync::Arc;
-
-use super::{Inputs, Network, Objects, Options, objects};
 use crate::error::Result;
 use crate::graph::{Graph, ValueId};
 use crate::named::named;
 use crate::ops::{
-    BnConfig, Conv2dConfig, Mode, PoolWindow, add, batch_norm, conv2d, global_avg_pool, linear, max_pool,
-    relu, stem_conv2d,
+    BnConfig, Conv2dConfig, Mode, PoolWindow, add, batch_norm, conv2d, global_avg_pool, max_pool, relu,
+    stem_conv2d,
 };
 
 named! {
     /// Where the stride and the normalisation of a block sit.
-    pub enum Form {
+    pub enum Variant {
         /// Bottlenecks stride in their first 1x1 (He 2015, Keras).
         V1 = "v1",
         /// Bottlenecks stride in their 3x3 (torchvision).
@@ -32,40 +29,10 @@ named! {
 pub struct ResNet {
     /// Number of layers with weights, counted as in the paper.
     pub depth: usize,
-    /// Form of the blocks.
-    pub form: Form,
+    /// Variant of the blocks.
+    pub form: Variant,
     blocks: [usize; 4],
     bottleneck: bool,
-}
-
-/// A residual network with its last layer.
-#[derive(Debug, Clone, Copy)]
-struct Classifier {
-    resnet: ResNet,
-    num_classes: usize,
-    objects: Option<Objects>,
-}
-
-/// The model of `depth` layers, one of those that [`ResNet::new`] knows.
-pub(super) fn build(depth: usize, options: &Options) -> Arc<dyn Network> {
-    let Options { num_classes, form, objects } = *options;
-    let resnet = ResNet::new(depth, form).expect("the table lists depths that exist");
-    Arc::new(Classifier { resnet, num_classes, objects })
-}
-
-impl Network for Classifier {
-    fn forward(&self, graph: &mut Graph, inputs: Inputs, mode: Mode) -> Result<ValueId> {
-        let features = objects::features(&self.resnet, self.objects, graph, inputs, mode)?;
-        linear(graph, self.last_layer(), features, self.num_classes)
-    }
-
-    fn objects(&self) -> Option<Objects> {
-        self.objects
-    }
-
-    fn backbone(&self) -> Option<Arc<dyn Network>> {
-        self.objects.map(|_| -> Arc<dyn Network> { Arc::new(Classifier { objects: None, ..*self }) })
-    }
 }
 
 const WIDTHS: [usize; 4] = [64, 128, 256, 512];
@@ -91,7 +58,7 @@ struct Block {
 
 impl ResNet {
     /// The network of `depth` layers, if He et al. define one.
-    pub fn new(depth: usize, form: Form) -> Option<ResNet> {
+    pub fn new(depth: usize, form: Variant) -> Option<ResNet> {
         let (blocks, bottleneck) = match depth {
             18 => ([2, 2, 2, 2], false),
             34 => ([3, 4, 6, 3], false),
@@ -119,7 +86,7 @@ impl ResNet {
     ) -> Result<ValueId> {
         let bn = BnConfig::new(mode);
         let mut x = stem_conv2d(graph, "conv1", x, widths.stem)?;
-        if self.form != Form::V2 {
+        if self.form != Variant::V2 {
             x = batch_norm(graph, "bn1", x, bn)?;
             x = relu(graph, "relu", x)?;
         }
@@ -133,14 +100,14 @@ impl ResNet {
         for (stage, &width) in WIDTHS.iter().enumerate().skip(1) {
             x = self.stage(graph, stage, width, x, bn)?;
         }
-        if self.form == Form::V2 {
+        if self.form == Variant::V2 {
             x = batch_norm(graph, "norm", x, bn)?;
             x = relu(graph, "relu", x)?;
         }
         global_avg_pool(graph, "avgpool", x)
     }
 
-    /// Inner width of the first stage for so many channels at its end.
+    /// Inner width of the first stage that ends with that many channels.
     pub(super) fn width_of(&self, out_channels: usize) -> usize {
         if self.bottleneck { out_channels / EXPANSION } else { out_channels }
     }
@@ -158,8 +125,8 @@ impl ResNet {
             let out_channels = if self.bottleneck { width * EXPANSION } else { width };
             let block = Block { width, out_channels, stride };
             x = graph.scoped(&format!("layer{}.{index}", stage + 1), |graph| match self.form {
-                Form::V2 => self.pre_activation_block(graph, x, block, bn),
-                Form::V1 | Form::V1_5 => self.block(graph, x, block, bn),
+                Variant::V2 => self.pre_activation_block(graph, x, block, bn),
+                Variant::V1 | Variant::V1_5 => self.block(graph, x, block, bn),
             })?;
         }
         Ok(x)
@@ -185,7 +152,7 @@ impl ResNet {
         relu(graph, "relu", sum)
     }
 
-    /// y = branch(x) + shortcut(x), each convolution of the branch behind its own batch norm and ReLU; a projection
+    /// y = branch(x) + shortcut(x), each convolution of the branch after its own batch norm and ReLU; a projection
     /// takes the first activation instead of x.
     fn pre_activation_block(
         &self,
@@ -212,7 +179,7 @@ impl ResNet {
         let conv = Conv2dConfig::square;
         match (self.bottleneck, self.form) {
             (false, _) => vec![conv(width, 3, stride), conv(out_channels, 3, 1)],
-            (true, Form::V1) => vec![conv(width, 1, stride), conv(width, 3, 1), conv(out_channels, 1, 1)],
+            (true, Variant::V1) => vec![conv(width, 1, stride), conv(width, 3, 1), conv(out_channels, 1, 1)],
             (true, _) => vec![conv(width, 1, 1), conv(width, 3, stride), conv(out_channels, 1, 1)],
         }
     }
@@ -228,10 +195,10 @@ fn projection(graph: &Graph, x: ValueId, block: Block) -> Option<Conv2dConfig> {
 mod tests {
     use super::*;
     use crate::graph::Role;
-    use crate::models::Model;
+    use crate::models::{Model, Network, Options};
     use crate::tensor::DType;
 
-    fn recorded(depth: usize, form: Form, classes: usize, size: usize) -> (Graph, ValueId) {
+    fn recorded(depth: usize, form: Variant, classes: usize, size: usize) -> (Graph, ValueId) {
         let mut graph = Graph::new(DType::F32);
         let images = graph.input("images", [2, size, size, 3], DType::F32);
         let model = Model::new(&format!("resnet{depth}"), Options { form, ..Options::new(classes) }).unwrap();
@@ -252,7 +219,7 @@ mod tests {
             (101, 1000, 44_549_160, 314),
             (152, 1000, 60_192_808, 467),
         ] {
-            let (graph, logits) = recorded(depth, Form::V1_5, classes, 64);
+            let (graph, logits) = recorded(depth, Variant::V1_5, classes, 64);
             let count: usize = graph.parameters().map(|id| graph.shape(id).num_elems()).sum();
             assert_eq!(count, parameters, "resnet{depth}");
             assert_eq!(graph.parameters().count(), tensors, "resnet{depth}");
@@ -262,7 +229,7 @@ mod tests {
 
     #[test]
     fn names_and_shapes_are_torchvisions() {
-        let (graph, _) = recorded(50, Form::V1_5, 10, 64);
+        let (graph, _) = recorded(50, Variant::V1_5, 10, 64);
         for (name, shape) in [
             ("conv1.weight", &[64, 7, 7, 3][..]),
             ("bn1.running_var", &[64]),
@@ -284,14 +251,14 @@ mod tests {
             let (graph, _) = recorded(50, form, 10, 64);
             graph.shape(graph.find("layer2.0.conv1").unwrap()).dims()[2]
         };
-        assert_eq!(width_after(Form::V1), 8);
-        assert_eq!(width_after(Form::V1_5), 16);
-        assert_eq!(width_after(Form::V2), 16);
+        assert_eq!(width_after(Variant::V1), 8);
+        assert_eq!(width_after(Variant::V1_5), 16);
+        assert_eq!(width_after(Variant::V2), 16);
     }
 
     #[test]
     fn unknown_depths_are_refused() {
-        assert!(ResNet::new(20, Form::V1).is_none());
-        assert!("v3".parse::<Form>().unwrap_err().to_string().contains("v1.5"));
+        assert!(ResNet::new(20, Variant::V1).is_none());
+        assert!("v3".parse::<Variant>().unwrap_err().to_string().contains("v1.5"));
     }
 }

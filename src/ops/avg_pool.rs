@@ -32,7 +32,7 @@ pub struct GlobalAvgPoolBwd {
 /// Records the mean of NHWC `x` over height and width.
 ///
 /// # Errors
-/// If `x` is no image.
+/// If `x` is not an image.
 pub fn global_avg_pool(graph: &mut Graph, name: &str, x: ValueId) -> Result<ValueId> {
     graph.apply_one(name, GlobalAvgPool, &[x])
 }

@@ -22,7 +22,7 @@ pub const DRAWS: &str = "draws";
 /// `(x, draws [4]) -> y`, both of any shape; applied to dy it is its own gradient.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Dropout {
-    /// Probability of zero.
+    /// Probability with which an element becomes zero.
     pub p: f32,
     /// Tells layers apart, which draw numbers of their own.
     pub layer: u32,

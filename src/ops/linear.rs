@@ -4,7 +4,7 @@
 use crate::device::cpu::conv::{self, Conv2dDims};
 use crate::device::cpu::{CpuArgs, Real, vectorized};
 use crate::device::kernels::common::WARP_THREADS;
-use crate::device::kernels::conv2d_tap_gemm::{SLAB, TILE};
+use crate::device::kernels::conv2d_tap_gemm::{TILE, TILE_K};
 use crate::device::kernels::{self, Conv2dArgs, Conv2dWgradArgs, LinearDbArgs, SplitSumArgs};
 use crate::device::{DeviceKind, LaunchArgs, Launcher};
 use crate::error::Result;
@@ -298,7 +298,7 @@ fn num_tiles(rows: usize, cols: usize) -> usize {
 
 /// How the features of an fprop are divided: a batch and a hundred classes alone would leave a GPU idle.
 fn fprop_split(dims: &Conv2dDims) -> Split {
-    Split::new(dims.c, num_tiles(dims.n, dims.k), SLAB, 4 * SLAB)
+    Split::new(dims.c, num_tiles(dims.n, dims.k), TILE_K, 4 * TILE_K)
 }
 
 /// What these operations are checked by.

@@ -78,7 +78,7 @@ pub struct MaxPoolBwd {
 /// Records max pooling of NHWC `x`.
 ///
 /// # Errors
-/// If `x` is no image, or the window does not fit it.
+/// If `x` is not an image, or the window does not fit it.
 pub fn max_pool(graph: &mut Graph, name: &str, x: ValueId, window: PoolWindow) -> Result<ValueId> {
     Ok(graph.apply(name, MaxPool(window), &[x])?[0])
 }

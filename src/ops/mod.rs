@@ -33,6 +33,7 @@ mod stem;
 pub use checks::{Case, Checks, Contents, Draw, Record, Trial};
 pub use codes::{CODE_CHANNELS, MAX_CODED_CLASSES, code};
 
+pub use crate::graph::Mode;
 use crate::graph::{Cost, InferResult, ValueType};
 use crate::tensor::DType;
 
@@ -55,7 +56,7 @@ operations! {
     add: Add, add;
     augment: AugmentFwd, augment;
     avg_pool: GlobalAvgPool, GlobalAvgPoolBwd, global_avg_pool;
-    batch_norm: BatchNormBwd, BatchNormInference, BatchNormInferenceBwd, BatchNormTrain, BnConfig, Mode, batch_norm;
+    batch_norm: BatchNormBwd, BatchNormInference, BatchNormInferenceBwd, BatchNormTrain, BnConfig, batch_norm;
     bias: AddBias, AddBiasBwd, add_bias;
     cast: Cast, CastTensors, cast;
     clip: ClipNorm;
@@ -100,7 +101,7 @@ pub(crate) fn cost_per_elem(flops: usize, inputs: &[ValueType], outputs: &[Value
     Cost::traffic(inputs, outputs).with_flops(flops * elems)
 }
 
-/// The type of sums, statistics and parameters beside values of type `dtype`: bf16 is too narrow for them.
+/// The type of sums, statistics and parameters next to values of type `dtype`: bf16 is too narrow for them.
 pub(crate) fn sum_dtype(dtype: DType) -> DType {
     if dtype == DType::Bf16 { DType::F32 } else { dtype }
 }

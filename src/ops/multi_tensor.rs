@@ -24,7 +24,7 @@ pub(crate) struct Groups {
 }
 
 impl Groups {
-    /// `count` groups of `arity` tensors behind `leading` scalars; the tensors at `mutated` positions of each group are
+    /// `count` groups of `arity` tensors after `leading` scalars; the tensors at `mutated` positions of each group are
     /// changed.
     pub fn new(leading: usize, arity: usize, mutated: &[usize], count: usize) -> Groups {
         let position = |group: usize, i: &usize| leading + group * arity + i;
@@ -81,10 +81,10 @@ impl Groups {
     }
 }
 
-/// [`Groups::launch_tables`] for groups that are not operands one behind the other; the first tensor of each is f32.
+/// [`Groups::launch_tables`] for groups that are not consecutive operands; the first tensor of each is f32.
 ///
 /// # Errors
-/// As there.
+/// As in the other struct.
 pub(crate) fn launch_tables<const ARITY: usize>(
     groups: impl Iterator<Item = [Slot; ARITY]>,
     mut launch: impl FnMut(TensorTable<ARITY>, usize) -> Result<()>,
@@ -121,7 +121,7 @@ pub(crate) fn num_blocks(shape: Shape) -> usize {
     shape.num_elems().div_ceil(CHUNK_ELEMS)
 }
 
-/// An update of tensors in `roles`, behind the hyper-parameters where there are any.
+/// An update of tensors in `roles`, after the hyper-parameters where there are any.
 pub(crate) fn update_trial<T: Op>(
     draw: &mut Draw,
     name: &str,

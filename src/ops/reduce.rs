@@ -26,7 +26,7 @@ pub struct Reduce(pub Reduction);
 /// `dy [] -> dx`, every element of which is scale*dy.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ReduceBwd {
-    /// Extents of dx.
+    /// Shape of the gradient dx.
     pub shape: Shape,
     /// What each element of x adds to y.
     pub scale: f64,
@@ -37,9 +37,9 @@ pub struct ReduceBwd {
 /// `() -> y`, every element of which is `value`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Fill {
-    /// The constant.
+    /// Value of every element of the result.
     pub value: f32,
-    /// Extents of y.
+    /// Shape of the result.
     pub shape: Shape,
     /// Type of y: f32, or f64.
     pub dtype: DType,
@@ -90,7 +90,7 @@ impl Op for Reduce {
     fn infer(&self, inputs: &[ValueType]) -> InferResult {
         let x = one_input(inputs)?;
         if self.0 == Reduction::Mean && x.shape.num_elems() == 0 {
-            return Err(format!("has no mean over the no elements of {x}"));
+            return Err(format!("has no elements to take the mean of: {x}"));
         }
         Ok(vec![ValueType { shape: [].into(), dtype: sum_dtype(x.dtype) }])
     }

@@ -20,7 +20,7 @@ pub use crate::device::kernels::softmax_xent::PADDING_LABEL;
 /// Where images are mixed, onehot(label) becomes weight*onehot(label) + (1 - weight)*onehot(partner).
 /// hits are the rows whose label ranks first, those whose label ranks among the first five (all of them if C < 5), and
 /// the counted rows. A class ranks before another if its logit is larger, or equal and its number lower.
-/// A row with a NaN makes the loss NaN and is no hit.
+/// A row with a NaN makes the loss NaN and is not a hit.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct SoftmaxXent {
     /// Share of the target that is spread over all classes.
@@ -31,7 +31,7 @@ pub struct SoftmaxXent {
 /// dloss*(probs - target) / counted, 0 for padding.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct SoftmaxXentBwd {
-    /// As in the forward pass.
+    /// Label smoothing of the forward pass.
     pub label_smoothing: f32,
 }
 
@@ -58,9 +58,9 @@ pub struct Targets {
 /// The second image of each row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Mix {
-    /// Its class, i32 N.
+    /// Category of the image mixed in, i32 `[N]`.
     pub partners: ValueId,
-    /// Share of the first image, N; f32, or f64 beside f64.
+    /// Share of the first image, N; f32, or f64 next to f64.
     pub weights: ValueId,
 }
 

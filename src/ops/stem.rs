@@ -5,7 +5,7 @@
 //! are the sums but for their order; a seventh of the filter's taps are zeros. Source: the space-to-depth stem of the
 //! MLPerf entries for ResNet-50.
 //!
-//! Block i of y covers rows 2(i-2) and 2(i-2)+1 of x: two rows of blocks before the image and one behind it are the
+//! Block i of y covers rows 2(i-2) and 2(i-2)+1 of x: two rows of blocks before the image and one after it are the
 //! convolution's padding. Tap t of the 4x4 filter and row a in the block stand for row r = 2t + a - 1 of the 7x7 filter.
 
 use super::conv2d::{Conv2dConfig, Window, conv2d, conv2d_filter, conv2d_with};
@@ -22,7 +22,7 @@ use crate::tensor::DType;
 
 /// Pixels of a block in each direction.
 const BLOCK: usize = 2;
-/// Rows of blocks of padding before the image, and before and behind it together.
+/// Rows of blocks of padding before the image, and before and after it together.
 const PADDING_BEFORE: usize = 2;
 const PADDING: usize = BLOCK_TAPS - 1;
 /// Channels that one access of a tensor core's operand holds, in bf16.
@@ -225,7 +225,7 @@ impl Op for StemFilterBwd {
     }
 }
 
-/// Starts a kernel that moves the only operand to the only result, a filter of so many channels.
+/// Starts a kernel that moves the only operand to the only result, a filter of that many channels.
 fn launch_filter(
     args: &LaunchArgs<'_>,
     launcher: &mut dyn Launcher,

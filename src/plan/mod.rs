@@ -1,7 +1,7 @@
 //! From graphs to a fixed list of steps over one arena.
 //!
 //! Persistent values (parameters, running statistics, optimiser state) come first, once for all graphs of a program and
-//! matched by name; behind them every graph lays out its own transient values, one graph at a time being active. The sum
+//! matched by name; after them every graph lays out its own transient values, one graph at a time being active. The sum
 //! is what a run allocates, known before any device is touched.
 
 mod memory;
@@ -22,7 +22,7 @@ pub use memory::LiveBytes;
 pub struct Step {
     /// Name of the node.
     pub name: String,
-    /// What to run.
+    /// Operation to run.
     pub op: Arc<dyn Op>,
     /// Where the operands lie.
     pub inputs: Vec<Slot>,
@@ -39,7 +39,7 @@ pub struct Step {
 /// The steps of one graph.
 #[derive(Debug, Clone)]
 pub struct Plan {
-    /// In execution order.
+    /// Steps in execution order.
     pub steps: Vec<Step>,
     /// Index of the first step of [`Phase::Update`].
     pub first_update: usize,
@@ -78,14 +78,14 @@ impl Access {
 pub struct Persistent {
     /// The value as recorded.
     pub value: Value,
-    /// Where it lies.
+    /// Place of the value in the arena.
     pub slot: Slot,
 }
 
 /// Plans that share one arena.
 #[derive(Debug, Clone)]
 pub struct Program {
-    /// One per graph, in the order given.
+    /// Plans of the graphs, in the order given.
     pub plans: Vec<Plan>,
     /// Parameters and state of all graphs: parameters first, in order of recording.
     pub persistent: Vec<Persistent>,

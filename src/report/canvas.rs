@@ -97,7 +97,7 @@ impl Canvas {
         let Ok(_) = Text::with_baseline(text, Point::new(x, y), style, Baseline::Top).draw(self);
     }
 
-    /// Writes a line of text that runs upwards, as beside an axis. Its lower left corner is given; it is as wide as text is
+    /// Writes a line of text that runs upwards, as next to an axis. Its lower left corner is given; it is as wide as text is
     /// high.
     pub fn text_upwards(&mut self, (x, y): (i32, i32), text: &str, size: TextSize, color: Color) {
         let style = MonoTextStyle::new(size.font(), rgb(color));

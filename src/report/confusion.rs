@@ -6,7 +6,7 @@ use maud::{Markup, Render, html};
 
 use super::table::{Align, Table};
 
-/// Up to so many categories, rows and columns carry names and cells their counts.
+/// Up to this number of categories, rows and columns carry names and cells their counts.
 const MAX_NAMED: usize = 20;
 /// With more categories, only cells with at least this part of their row show their numbers under the
 /// pointer: all of them would make a large page.
@@ -160,7 +160,7 @@ impl Grid {
     }
 }
 
-/// A name cut to what fits beside the matrix.
+/// A name cut to what fits next to the matrix.
 fn shortened(name: &str) -> String {
     const MAX_CHARS: usize = 18;
     if name.chars().count() <= MAX_CHARS {
@@ -181,7 +181,7 @@ mod tests {
     #[test]
     fn cells_lie_at_their_truth_and_guess() {
         let html = confusion().render().into_string();
-        // Eleven characters of names and the gap beside them: 67 units.
+        // Eleven characters of names and the gap next to them: 67 units.
         assert!(html.contains("class=\"s1\" x=\"91\" y=\"67\""), "truth 0, guess 1: {html}");
         assert!(html.contains("<title>abbey, taken for bar &amp; grill: 2 of 10</title>"), "{html}");
         assert!(

@@ -8,7 +8,7 @@ use super::{Budget, Chart, Confusion, Table};
 /// What a page shows, from top to bottom. Empty parts are left out.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Page {
-    /// The heading.
+    /// Heading on the page.
     pub title: String,
     /// One line below the heading.
     pub subtitle: String,
@@ -23,7 +23,7 @@ pub struct Page {
 /// One number to see first.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Tile {
-    /// What it is.
+    /// Name of the quantity.
     pub label: String,
     /// The number, with its unit.
     pub value: String,
@@ -34,7 +34,7 @@ pub struct Tile {
 /// A part of the page with a heading of its own.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Section {
-    /// The heading.
+    /// Heading on the page.
     pub title: String,
     /// What stands below it.
     pub body: Body,
@@ -43,7 +43,7 @@ pub struct Section {
 /// What a section shows.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Body {
-    /// Paragraphs.
+    /// Paragraphs of text.
     Text(Vec<String>),
     /// Line charts next to each other; those without points are left out.
     Charts(Vec<Chart>),
@@ -55,7 +55,7 @@ pub enum Body {
     Budget(Budget),
     /// A row of images.
     Figures(Vec<Figure>),
-    /// Names and values.
+    /// A list of names with their values.
     Facts(Vec<(String, String)>),
 }
 

@@ -13,13 +13,13 @@ const LEFT: f64 = 46.0;
 const RIGHT: f64 = 14.0;
 const TOP: f64 = 12.0;
 const BOTTOM: f64 = 40.0;
-/// Up to so many points a line, each is drawn as a dot that shows its numbers under the pointer.
+/// Up to this number of points in a line, each is drawn as a dot that shows its numbers under the pointer.
 const MAX_DOTS: usize = 80;
 
 /// One line of a chart.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Series {
-    /// Its name in the legend.
+    /// Name of the line in the legend.
     pub label: String,
     /// Points `(x, y)`, x rising. The line has a gap at a point that is not finite.
     pub points: Vec<(f64, f64)>,
@@ -30,11 +30,11 @@ pub struct Series {
 /// Lines over whole numbers: epochs or steps.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Chart {
-    /// Its heading.
+    /// Heading of the chart.
     pub title: String,
-    /// What x counts.
+    /// Label of the x axis.
     pub x_label: String,
-    /// The unit of y, put behind its numbers in the pointer's text; may be empty.
+    /// The unit of y, put after its numbers in the pointer's text; may be empty.
     pub unit: String,
     /// Whether the y axis starts at 0.
     pub from_zero: bool,

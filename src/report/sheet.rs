@@ -23,7 +23,7 @@ const MIN_TILE_WIDTH: u32 = 256;
 pub struct PhotoTile {
     /// Pictures side by side, square, HWC u8, all of the sheet's size.
     pub pictures: Vec<Vec<u8>>,
-    /// Below the pictures.
+    /// Text below the pictures.
     pub title: String,
     /// A softer line below the title; may be empty.
     pub note: String,

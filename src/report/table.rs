@@ -9,9 +9,9 @@ use maud::{Markup, Render, html};
 /// The side a column's text stands on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Align {
-    /// Names.
+    /// Flush left, for names.
     Left,
-    /// Numbers.
+    /// Flush right, for numbers.
     Right,
 }
 

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use super::Options;
 use crate::error::{Error, Result, nearest};
-use crate::models::{Form, ObjectsKind};
+use crate::models::{ObjectsKind, Variant};
 use crate::train::config::TrainConfig;
 use crate::train::recipe::Recipe;
 
@@ -14,7 +14,7 @@ use crate::train::recipe::Recipe;
 pub enum Part {
     /// Time of an epoch.
     Table1,
-    /// Depths.
+    /// Networks of different depths.
     Table2,
     /// Sizes, and the bound.
     Table3,
@@ -22,7 +22,7 @@ pub enum Part {
     Fig3,
     /// The augmentations.
     Fig4,
-    /// Objects.
+    /// Networks that take objects in.
     Section5,
 }
 
@@ -60,7 +60,10 @@ impl FromStr for Part {
             let names = Part::ALL.map(|(name, _)| name);
             let hint =
                 nearest(text, &names).map(|name| format!("; did you mean `{name}`?")).unwrap_or_default();
-            Error::Usage(format!("`{text}` is no part of the paper; take {} or all{hint}", names.join(", ")))
+            Error::Usage(format!(
+                "`{text}` is not a part of the paper; take {} or all{hint}",
+                names.join(", ")
+            ))
         })
     }
 }
@@ -75,7 +78,7 @@ pub struct Experiment {
     /// The parts that need it.
     pub parts: &'static [Part],
     recipe: (&'static str, &'static str),
-    form: Option<Form>,
+    form: Option<Variant>,
     img_size: Option<usize>,
     objects: Option<ObjectsKind>,
 }
@@ -143,7 +146,7 @@ pub static EXPERIMENTS: [Experiment; 15] = [
         title: "ResNet-50 v1 at 128 pixels",
         parts: &[Part::Table3],
         recipe: RESNET50,
-        form: Some(Form::V1),
+        form: Some(Variant::V1),
         ..PLAIN
     },
     Experiment {
@@ -151,7 +154,7 @@ pub static EXPERIMENTS: [Experiment; 15] = [
         title: "ResNet-50 v1.5 at 128 pixels",
         parts: &[Part::Table3],
         recipe: RESNET50,
-        form: Some(Form::V1_5),
+        form: Some(Variant::V1_5),
         ..PLAIN
     },
     Experiment {
@@ -159,7 +162,7 @@ pub static EXPERIMENTS: [Experiment; 15] = [
         title: "ResNet-50 v1.5 at 224 pixels",
         parts: &[Part::Table3],
         recipe: RESNET50_224,
-        form: Some(Form::V1_5),
+        form: Some(Variant::V1_5),
         ..PLAIN
     },
     Experiment {
@@ -167,7 +170,7 @@ pub static EXPERIMENTS: [Experiment; 15] = [
         title: "ResNet-50 v2 at 224 pixels",
         parts: &[Part::Table3],
         recipe: RESNET50_224,
-        form: Some(Form::V2),
+        form: Some(Variant::V2),
         ..PLAIN
     },
     Experiment {
@@ -208,7 +211,7 @@ pub static EXPERIMENTS: [Experiment; 15] = [
     },
     Experiment {
         key: "codes",
-        title: "ResNet-50 with codes beside the image",
+        title: "ResNet-50 with codes next to the image",
         parts: &[Part::Section5],
         recipe: MASKS,
         objects: Some(ObjectsKind::Codes),
@@ -320,13 +323,13 @@ mod tests {
     fn runs_have_the_authors_settings() {
         let options = options(false, Some("weights.safetensors"));
         for (key, batch_size, epochs, img_size, form) in [
-            ("resnet18", 64, 100, 128, Form::V2),
-            ("resnet34", 64, 100, 128, Form::V2),
-            ("resnet50", 32, 100, 128, Form::V2),
-            ("baseline", 32, 100, 224, Form::V1),
-            ("keras-224", 32, 120, 224, Form::V1),
-            ("v1.5-224", 32, 120, 224, Form::V1_5),
-            ("v1-128", 32, 100, 128, Form::V1),
+            ("resnet18", 64, 100, 128, Variant::V2),
+            ("resnet34", 64, 100, 128, Variant::V2),
+            ("resnet50", 32, 100, 128, Variant::V2),
+            ("baseline", 32, 100, 224, Variant::V1),
+            ("keras-224", 32, 120, 224, Variant::V1),
+            ("v1.5-224", 32, 120, 224, Variant::V1_5),
+            ("v1-128", 32, 100, 128, Variant::V1),
         ] {
             let config = config(key, &options);
             assert_eq!(

@@ -7,7 +7,7 @@ use crate::transform::{Image, Mix, SampleParams};
 /// A seed that draws each of the paper's augmentations strongly enough to be seen.
 pub const SHOWN_SEED: u64 = 2786;
 
-/// Draws of a policy that are shown beside the original.
+/// Draws of a policy that are shown next to the original.
 const NUM_DRAWS: u32 = 8;
 /// Pictures in a row.
 const NUM_COLUMNS: usize = 3;
@@ -38,11 +38,6 @@ impl Gallery {
     /// The number of pictures.
     pub fn len(&self) -> usize {
         self.tiles.len()
-    }
-
-    /// Whether there is no picture, which does not happen.
-    pub fn is_empty(&self) -> bool {
-        self.tiles.is_empty()
     }
 
     /// All of them in rows.

@@ -1,6 +1,6 @@
-//! The paper's tables and figures, each from training runs that are started, gone on with, or found done.
+//! The paper's tables and figures, each from training runs that are started, resumed, or found done.
 //!
-//! `experiments` says which runs a part of the paper needs and with which settings, `page` puts their results beside
+//! `experiments` says which runs a part of the paper needs and with which settings, `page` puts their results next to
 //! the paper's. What is here knows training runs as a user does: settings in, a run folder out.
 
 mod experiments;
@@ -21,12 +21,12 @@ use crate::train::trainer::Trainer;
 pub use experiments::{Experiment, Part};
 pub use gallery::{Gallery, SHOWN_SEED};
 
-/// How to reproduce.
+/// Options of a reproduction.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// What to reproduce.
+    /// Parts of the paper to reproduce.
     pub parts: Vec<Part>,
-    /// MiniPlaces.
+    /// Folder of the MiniPlaces data set.
     pub data_dir: PathBuf,
     /// Every run scaled down to seconds.
     pub quick: bool,
@@ -52,9 +52,9 @@ struct Done {
 /// The files that a reproduction ends in.
 #[derive(Debug, Clone)]
 pub struct Pages {
-    /// The offline page.
+    /// Path of the offline page.
     pub html: PathBuf,
-    /// The same as Markdown.
+    /// Path of the same page as Markdown.
     pub markdown: PathBuf,
 }
 
@@ -83,7 +83,7 @@ pub fn reproduce(options: &Options, device: Device) -> Result<Pages> {
     write_pages(options, &done)
 }
 
-/// The run of `config`: found done, gone on with, or started.
+/// The run of `config`: found done, resumed, or started.
 fn run(experiment: &'static Experiment, config: TrainConfig, device: Device) -> Result<Done> {
     let earlier = find(&config, experiment.key)?;
     let dir = match earlier {
@@ -102,7 +102,7 @@ fn find(config: &TrainConfig, key: &str) -> Result<Option<RunDir>> {
     paths.sort();
     let has_key = |path: &Path| path.file_name().is_some_and(|name| name.to_string_lossy().contains(key));
     for path in paths.into_iter().rev().filter(|path| has_key(path)) {
-        // A folder that is no whole run, or of another version, is not one to go on with.
+        // A folder that is not a whole run, or is of another version, cannot be resumed.
         let Ok(dir) = RunDir::open(&path) else { continue };
         if dir.read_config::<TrainConfig>().is_ok_and(|found| found == *config) {
             return Ok(Some(dir));

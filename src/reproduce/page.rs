@@ -1,4 +1,4 @@
-//! The page of a reproduction: each table and figure of the paper, its numbers beside ours.
+//! The page of a reproduction: each table and figure of the paper, its numbers next to ours.
 
 use super::experiments::EXPERIMENTS;
 use super::{Done, Gallery, Options, Part, SHOWN_SEED};
@@ -71,7 +71,7 @@ pub(super) fn page(options: &Options, done: &[Done]) -> Result<Page> {
 
 fn introduction(options: &Options) -> Vec<String> {
     let mut paragraphs = vec![
-        "Each number of the paper (J. Hu, \u{201c}ResNet on Miniplaces Dataset\u{201d}) beside ours, which leads to the \
+        "Each number of the paper (J. Hu, \u{201c}ResNet on Miniplaces Dataset\u{201d}) next to ours, which leads to the \
          report of its run. Errors are in percent on the validation images, after the epoch with the lowest top-1 error."
             .to_string(),
     ];
@@ -177,7 +177,7 @@ impl Results<'_> {
 
     fn gap(&self) -> Table {
         let mut table = Table::new([
-            ("Form of the blocks", Align::Left),
+            ("Variant of the blocks", Align::Left),
             ("128 pixels", Align::Right),
             ("224 pixels", Align::Right),
         ]);

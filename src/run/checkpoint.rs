@@ -5,7 +5,7 @@
 //! header's own metadata is an unordered map, so two keys would change the bytes from run to run): the same
 //! tensors give the same bytes.
 //!
-//! The format has no checksum. Files written here carry the CRC-32C of their data beside the metadata, and it
+//! The format has no checksum. Files written here carry the CRC-32C of their data next to the metadata, and it
 //! is checked where it is present; files of other programs are read without.
 
 use std::borrow::Cow;
@@ -44,7 +44,7 @@ pub enum TensorData<'a> {
     I64(Cow<'a, [i64]>),
     /// Signed 32-bit integers.
     I32(Cow<'a, [i32]>),
-    /// Bytes.
+    /// Unsigned bytes.
     U8(Cow<'a, [u8]>),
 }
 

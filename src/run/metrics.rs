@@ -53,7 +53,7 @@ pub struct Run {
     pub img_size: u64,
     /// Images in a batch.
     pub batch_size: u64,
-    /// Epochs the run shall have.
+    /// Epochs of the run.
     pub epochs: u64,
     /// The seed of all random numbers.
     pub seed: u64,
@@ -174,7 +174,7 @@ pub struct Epoch {
     pub img_s: f64,
 }
 
-/// Something worth a line: a checkpoint, a signal, a number that is none.
+/// Something worth a line: a checkpoint, a signal, a number that is not finite.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Event {
     /// Optimiser steps done.
@@ -338,7 +338,7 @@ fn cut_unfinished_line(file: &mut File) -> io::Result<()> {
 /// All that a run logged and did not log anew, in order.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Records {
-    /// One for each process that trained.
+    /// Lines about the processes that trained, one each.
     pub runs: Vec<Run>,
     /// Logged steps, rising.
     pub steps: Vec<Step>,

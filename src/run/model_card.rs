@@ -9,7 +9,7 @@ use crate::transform::Normalization;
 pub struct ModelCard {
     /// Name for `--model`.
     pub model: String,
-    /// Form for `--form`.
+    /// Variant for `--form`.
     pub form: String,
     /// Height and width of the images it was trained on.
     pub img_size: usize,
@@ -36,6 +36,6 @@ impl ModelCard {
 pub struct ObjectsCard {
     /// Name for `--objects`.
     pub kind: String,
-    /// Classes of objects.
+    /// Number of classes of objects.
     pub num_classes: usize,
 }

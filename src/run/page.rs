@@ -6,7 +6,7 @@ use crate::run::metrics::{Epoch, Records, Run, Step};
 use crate::run::run_dir::Env;
 use crate::show::{show_bytes, show_count, show_seconds};
 
-/// Lines over steps have at most so many points; each then stands for several steps, with their spread behind
+/// Lines over steps have at most this number of points; each then stands for several steps, with their spread drawn behind
 /// it.
 const MAX_POINTS: usize = 240;
 /// The newest events shown.
@@ -19,7 +19,7 @@ pub struct RunPage<'a> {
     pub name: &'a str,
     /// How the run ended, such as `finished` or `stopped by Ctrl-C`.
     pub status: &'a str,
-    /// What it logged.
+    /// Lines that the run has logged.
     pub records: &'a Records,
     /// What it ran on.
     pub env: &'a Env,
@@ -34,13 +34,13 @@ pub struct RunPage<'a> {
 /// An image and what the network took it for.
 #[derive(Debug, Clone, PartialEq)]
 pub struct JudgedPhoto {
-    /// Its name in the data set.
+    /// Name of the photo in the data set.
     pub name: String,
     /// The bytes of a PNG or JPEG file of it.
     pub image: Vec<u8>,
-    /// Its category.
+    /// Category of the photo.
     pub truth: String,
-    /// The category guessed.
+    /// Category that the model guessed.
     pub guess: String,
     /// The probability given to the guess, in 0..=1.
     pub probability: f64,
@@ -67,7 +67,7 @@ impl JudgedPhoto {
 }
 
 impl RunPage<'_> {
-    /// The page.
+    /// Makes the page.
     pub fn page(&self) -> Page {
         let run = self.records.runs.last();
         let photos = |judged: &[JudgedPhoto]| Body::Figures(judged.iter().map(JudgedPhoto::photo).collect());

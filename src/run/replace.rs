@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 /// call each.
 const BUFFER_BYTES: usize = 1 << 20;
 
-/// Replaces the file at `path` with what `fill` writes: a temporary file beside it, synced, then renamed over
+/// Replaces the file at `path` with what `fill` writes: a temporary file next to it, synced, then renamed over
 /// it.
 ///
 /// The temporary file has one fixed name, `<file>.tmp`: what a killed process leaves is overwritten by the

@@ -70,7 +70,7 @@ impl RunDir {
         )))
     }
 
-    /// The folder itself.
+    /// Path of the run folder.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -149,7 +149,7 @@ impl RunDir {
     /// Reads `env.json`.
     ///
     /// # Errors
-    /// [`Error::Io`] if it cannot be read, [`Error::Data`] if it is no such file.
+    /// [`Error::Io`] if it cannot be read, [`Error::Data`] if it is not such a file.
     pub fn read_env(&self) -> Result<Env> {
         let path = self.file("env.json");
         let text = fs::read_to_string(&path).map_err(Error::io("read", &path))?;

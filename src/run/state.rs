@@ -90,7 +90,7 @@ pub struct EpochSums {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Best {
-    /// Its epoch, counted from 0.
+    /// Epoch of the evaluation, counted from 0.
     pub epoch: u64,
     /// Its top-1 validation error in percent.
     #[serde(with = "exact")]

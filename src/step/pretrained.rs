@@ -7,7 +7,7 @@ use super::weights::{Weights, load_values, model_values};
 use crate::error::{Error, Result};
 use crate::exec::Session;
 use crate::graph::Graph;
-use crate::models::{Form, Network, is_of_layer};
+use crate::models::{Network, Variant, is_of_layer};
 use crate::ops::Mode;
 use crate::plan::Persistent;
 use crate::run::checkpoint::{self, NamedTensor};
@@ -23,7 +23,7 @@ use crate::tensor::{DType, Shape};
 /// # Errors
 /// [`Error::Checkpoint`] naming the first tensor that is missing, unknown or of another shape, or the other form that the
 /// file says it is of.
-pub fn load(session: &mut Session, network: &dyn Network, form: Form, path: &Path) -> Result<()> {
+pub fn load(session: &mut Session, network: &dyn Network, form: Variant, path: &Path) -> Result<()> {
     let mut file = checkpoint::read(path).map_err(explain_pickles(path))?;
     file.strip_parallel_prefix();
     if let Ok(card) = serde_json::from_value::<ModelCard>(file.metadata.clone())

@@ -25,33 +25,7 @@ const UPDATES: &str = "updates";
 
 /// A network in training: its graphs, their memory on a device, and the state of its optimiser.
 ///
-/// ```
-/// use residuum::prelude::*;
-///
-/// struct Small;
-///
-/// impl Network for Small {
-///     fn forward(&self, graph: &mut Graph, inputs: Inputs, mode: Mode) -> Result<ValueId> {
-///         let x = conv2d(graph, "conv", inputs.images, Conv2dConfig::square(8, 3, 1))?;
-///         let x = batch_norm(graph, "bn", x, BnConfig::new(mode))?;
-///         let x = relu(graph, "relu", x)?;
-///         let x = global_avg_pool(graph, "pool", x)?;
-///         linear(graph, "fc", x, 2)
-///     }
-/// }
-///
-/// # fn main() -> Result<()> {
-/// let mut training = Training::new(StepConfig::new(Small, 4, 8), Device::Cpu)?;
-/// let brightness = |image: usize| if image % 2 == 0 { 1.0 } else { -1.0 };
-/// let images = (0..4 * 8 * 8 * 3).map(|elem| brightness(elem / (8 * 8 * 3))).collect();
-/// let batch = Batch::new(images, vec![0, 1, 0, 1]);
-/// for _ in 0..20 {
-///     training.step(&batch, 0.1)?;
-/// }
-/// assert!(training.loss()? < 0.5);
-/// # Ok(())
-/// # }
-/// ```
+/// The front page of the crate has a whole program.
 pub struct Training {
     config: StepConfig,
     session: Session,
@@ -182,8 +156,8 @@ impl Training {
             self.session.write(slot, &[seed as i32, (seed >> 32) as i32, batch as i32, 0])?;
         }
         self.session.run_micro_batch(TRAIN)?;
-        self.session.note(&self.io.loss)?;
-        self.session.note(&self.io.hits)?;
+        self.session.enqueue_readback(&self.io.loss)?;
+        self.session.enqueue_readback(&self.io.hits)?;
         self.num_accumulated += 1;
         if self.num_accumulated == self.config.grad_accum_steps { self.update(lr) } else { Ok(()) }
     }
@@ -210,7 +184,7 @@ impl Training {
         &mut self,
         read: impl FnOnce(&mut dyn ExactSizeIterator<Item = BatchResult>) -> R,
     ) -> Result<R> {
-        self.session.take_notes(|bytes| {
+        self.session.take_readback(|bytes| {
             read(&mut bytes.chunks_exact(size_of::<BatchResult>()).map(bytemuck::pod_read_unaligned))
         })
     }

@@ -1,6 +1,5 @@
 //! Whether a training run fits into memory, how large a batch may be, and where the pixels go.
 
-use super::config::TrainConfig;
 use super::source::{Extent, Source};
 use crate::device::{Device, DeviceKind};
 use crate::error::{Error, Result};
@@ -51,12 +50,11 @@ pub fn largest_batch(step: &StepConfig, memory_bytes: usize, device: DeviceKind)
     Ok(LargestBatch::Fits { images: fits, peak_bytes: peak(fits)? })
 }
 
-/// The network of a run on `source`, in training.
+/// Training with the step `step` on `source`, whose pixels it places.
 ///
 /// # Errors
 /// As [`open_session`].
-pub(super) fn open(config: &TrainConfig, source: &Source, device: Device) -> Result<Training> {
-    let mut step = config.step_config(source.facts())?;
+pub(super) fn open(mut step: StepConfig, source: &Source, device: Device) -> Result<Training> {
     step.pixels = pixel_source(&step, &source.extent(), device.kind(), device.free_bytes()?)?;
     if let Some(line) = pixels_line(&step, &source.extent()) {
         eprintln!("{line}");
@@ -140,7 +138,7 @@ fn remedy(step: &StepConfig, free_bytes: usize, device: DeviceKind) -> String {
             "even a batch of {images} needs {}: take a smaller model or --img-size",
             show_bytes(peak_bytes)
         ),
-        // What was free may have changed since, and what fits alone may not fit beside the kernels.
+        // What was free may have changed since, and what fits alone may not fit next to the kernels.
         Ok(LargestBatch::Fits { .. }) | Err(_) => "take a smaller --batch-size".into(),
     }
 }

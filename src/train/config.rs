@@ -9,12 +9,12 @@ use clap::builder::PossibleValuesParser;
 use super::recipe::Recipe;
 use super::schedule::{Decay, Schedule, Shape};
 use super::setting::{ANY, SettingFlags, Subset, above, flag, off, on, settings};
-use super::value::{Written, none_or};
+use super::value::{Written, named_values, none_or};
 use crate::batch::{Augment, batches_per_epoch};
 use crate::data::annotations::{Capacity, SplitAnnotations};
 use crate::device::DeviceChoice;
 use crate::error::{Error, Result};
-use crate::models::{self, Form, Model, Objects, ObjectsKind, Options};
+use crate::models::{self, Model, Objects, ObjectsKind, Options, Variant};
 use crate::named::named;
 use crate::ops::{AdamConfig, SgdConfig};
 use crate::run::model_card::ModelCard;
@@ -45,11 +45,11 @@ settings! {
         ["Model"]
         /// Network.
         model: String = "resnet18".into() => flag("NAME").value_parser(PossibleValuesParser::new(models::names()));
-        /// Form of the blocks: He 2015, torchvision, pre-activation.
-        form: Form = Form::V1_5 => flag("FORM");
+        /// Variant of the blocks: He 2015, torchvision, pre-activation.
+        form: Variant = Variant::V1_5 => flag("FORM");
         /// Height and width of the images in pixels.
         img_size: usize = 128, scenes 32, range IMAGE_SIZES => flag("PIXELS").alias("train-crop-size");
-        /// Take in where objects are: a second head for masks, a presence vector, or codes beside the image.
+        /// Take in where objects are: a second head for masks, a presence vector, or codes next to the image.
         #[serde(with = "none_or")]
         objects: Option<ObjectsKind> = None => flag("WAY");
         /// Start from the weights in FILE, safetensors of torchvision's or of a run, with a new last layer.
@@ -165,12 +165,14 @@ impl From<Precision> for DType {
     }
 }
 
+named_values!(OptimiserKind Decay Precision);
+
 /// What the network has to know of the data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DataFacts {
     /// Number of categories.
     pub num_classes: usize,
-    /// Number of classes of objects; of no account without `objects`.
+    /// Number of classes of objects; ignored without `objects`.
     pub num_object_classes: usize,
     /// Rows for the largest annotation of an image.
     pub largest_annotation: Capacity,
@@ -282,8 +284,12 @@ impl TrainConfig {
     /// As [`TrainConfig::model`].
     pub fn step_config(&self, facts: impl Into<DataFacts>) -> Result<StepConfig> {
         let facts = facts.into();
-        Ok(StepConfig {
-            network: Arc::new(self.model(facts)?),
+        Ok(self.step_of(&self.model(facts)?, facts))
+    }
+
+    pub(super) fn step_of(&self, model: &Model, facts: DataFacts) -> StepConfig {
+        StepConfig {
+            network: Arc::new(model.clone()),
             batch_size: self.batch_size,
             image_size: self.img_size,
             float: self.precision.into(),
@@ -304,7 +310,7 @@ impl TrainConfig {
             fuse: self.fuse,
             seed: self.seed,
             keep_inputs: false,
-        })
+        }
     }
 
     fn optimiser(&self) -> Optimiser {

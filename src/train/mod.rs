@@ -4,6 +4,7 @@ pub mod capacity;
 pub mod config;
 mod log;
 pub mod predictions;
+mod prepare;
 mod progress;
 pub mod recipe;
 pub mod schedule;

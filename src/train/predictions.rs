@@ -89,7 +89,7 @@ mod tests {
             .collect();
         write(&dir, &five, &predictions).unwrap();
         assert_eq!(read(&dir, &five, 3).unwrap(), Some(predictions));
-        assert_eq!(read(&dir, &five, 2).unwrap(), None, "a guess that is no category any more");
+        assert_eq!(read(&dir, &five, 2).unwrap(), None, "a guess that is no longer a category");
         assert_eq!(read(&dir, &pack(6), 3).unwrap(), None);
         fs::write(dir.file(FILE), "{").unwrap();
         assert_eq!(read(&dir, &five, 3).unwrap(), None);

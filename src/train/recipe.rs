@@ -47,7 +47,7 @@ impl Recipe {
                     Some(name) => format!("did you mean `{name}`?"),
                     None => "the settings are those of a run's config.toml".into(),
                 };
-                Err(recipe.error(key, &format!("`{key}` is no setting; {hint}")))
+                Err(recipe.error(key, &format!("`{key}` is not a setting; {hint}")))
             }
         }
     }
@@ -120,7 +120,7 @@ mod tests {
         let message_of = |text| message(parse(text));
         assert_eq!(
             message_of("epochs = 3\n\nbatchsize = 4"),
-            "recipe.toml: line 3: `batchsize` is no setting; did you mean `batch_size`?"
+            "recipe.toml: line 3: `batchsize` is not a setting; did you mean `batch_size`?"
         );
         assert!(message_of("xyzzy = 1").contains("config.toml"));
         assert!(

@@ -10,7 +10,7 @@ use crate::named::named;
 named! {
     /// How the learning rate falls after the warm-up.
     pub enum Decay {
-        /// Not at all.
+        /// The rate stays as it is after the warm-up.
         Constant = "constant",
         /// By a factor at each milestone.
         Step = "step",
@@ -41,14 +41,14 @@ pub enum Shape {
     Step {
         /// Steps of the run, in rising order.
         milestones: Vec<u64>,
-        /// The factor.
+        /// Factor of the rate.
         rate: f64,
     },
     /// Half a cosine wave.
     Cosine {
         /// The rate at its end.
         min_lr: f64,
-        /// Its length.
+        /// Length of the warm-up in steps.
         steps: u64,
     },
 }

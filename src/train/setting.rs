@@ -11,35 +11,36 @@ use super::config::TrainConfig;
 pub(super) use super::value::Value;
 use crate::error::{self, Error};
 
-/// Defines the settings of a run: a struct with a field for each row, and what the rows say of flags and ranges.
+/// Defines `TrainConfig`, the settings of a run: a field for each row, and what the rows say of flags and ranges.
 ///
 /// A row is `name: Type = default => flag;`. After the default may stand `scenes` and `adam` with the defaults of runs on
 /// generated scenes and of runs with Adam, `shown` with what help calls the default, and `range` with the range of the
 /// numbers, which must be finite as well; after the flag `with`, another flag. The row's docstring is the field's and the
 /// flag's help.
 macro_rules! settings {
-    ($(#[$meta:meta])* pub struct $Config:ident { $([$heading:literal] $(
+    ($(#[$meta:meta])* pub struct TrainConfig { $([$heading:literal] $(
         $(#[doc = $doc:literal])+
         $(#[serde($($serde:tt)*)])?
         $name:ident: $Type:ty = $default:expr
             $(, scenes $scenes:expr)? $(, adam $adam:expr)? $(, shown $shown:literal)? $(, range $range:expr)?
             => $flag:expr $(, with $with:expr)?;
     )+)+ }) => {
-        $(#[$meta])*
         #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
-        #[serde(deny_unknown_fields)]
-        pub struct $Config { $($(
+        // A run folder of an earlier version lacks the settings that were added since.
+        #[serde(deny_unknown_fields, default = "TrainConfig::plain")]
+        $(#[$meta])*
+        pub struct TrainConfig { $($(
             $(#[doc = $doc])+
             $(#[serde($($serde)*)])?
             pub $name: $Type,
         )+)+ }
 
-        impl $Config {
+        impl TrainConfig {
             /// Names of all settings, in the order of `config.toml`.
             pub const NAMES: &'static [&'static str] = &[$($(stringify!($name)),+),+];
 
-            fn plain() -> $Config {
-                $Config { $($($name: $default,)+)+ }
+            fn plain() -> TrainConfig {
+                TrainConfig { $($($name: $default,)+)+ }
             }
 
             fn set_scenes(&mut self) {
@@ -52,7 +53,7 @@ macro_rules! settings {
 
             /// The flags of all settings that `wanted` holds for.
             pub(super) fn flags(wanted: impl Fn(&str) -> bool) -> Vec<clap::Arg> {
-                let [plain, mut scenes, mut adam] = [$Config::plain(), $Config::plain(), $Config::plain()];
+                let [plain, mut scenes, mut adam] = [TrainConfig::plain(), TrainConfig::plain(), TrainConfig::plain()];
                 scenes.set_scenes();
                 adam.set_adam();
                 let mut flags = Vec::new();

@@ -19,7 +19,7 @@ const SCENES_SEED: u64 = 1;
 pub struct Source {
     /// `miniplaces`, `folder` or `scenes`.
     pub format: String,
-    /// Names by label.
+    /// Names of the categories, by label.
     pub categories: Vec<String>,
     /// Training images.
     pub train: Arc<Pack>,
@@ -108,9 +108,9 @@ impl Source {
 /// One split of a data set, or of the generated scenes.
 #[derive(Debug, Clone)]
 pub struct SplitSource {
-    /// Names by label.
+    /// Names of the categories, by label.
     pub categories: Vec<String>,
-    /// The images.
+    /// Images of the split.
     pub pack: Arc<Pack>,
     /// The objects in them, where the settings take objects in.
     pub annotations: Option<Arc<Annotations>>,

@@ -1,23 +1,21 @@
 //! The training loop: batches in, updates, evaluation, checkpoints, and every way a run can stop.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use super::capacity;
 use super::config::TrainConfig;
 use super::log::{Interval, RunLog};
+use super::prepare::Prepared;
 use super::schedule::Schedule;
 use super::signal::Signals;
 use super::source::Source;
 use super::summary::Standing;
-use crate::batch::{Augment, Deliver, Loader, LoaderOptions, batches_per_epoch};
-use crate::device::{Device, DeviceKind};
+use crate::batch::{Augment, BatchContents, Loader, LoaderOptions, batches_per_epoch};
+use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::exec::Session;
-use crate::graph::Role;
 use crate::infer::model_file::ModelFile;
-use crate::models::Model;
-use crate::run::metrics::{Epoch, Eval, Run, Step};
+use crate::run::metrics::{Epoch, Eval, Step};
 use crate::run::model_card::{ModelCard, ObjectsCard};
 use crate::run::run_dir::RunDir;
 use crate::run::state::{self, Best, EpochSums, TrainState};
@@ -30,11 +28,11 @@ const PREFETCH: usize = 4;
 /// How a run ended.
 #[derive(Debug, Clone)]
 pub struct Outcome {
-    /// Its folder.
+    /// Folder of the run.
     pub dir: RunDir,
-    /// The last evaluation.
+    /// Last evaluation of the run.
     pub last: Epoch,
-    /// The best evaluation.
+    /// Best evaluation of the run.
     pub best: Best,
 }
 
@@ -58,21 +56,18 @@ impl Trainer {
     /// # Errors
     /// What reading the data, planning and allocating report.
     pub fn start(config: TrainConfig, device: Device) -> Result<Trainer> {
-        config.validate()?;
-        let source = Source::open(&config)?;
-        let (steps_per_epoch, total_steps) = config.steps(source.train.len())?;
-        config.schedule(steps_per_epoch, total_steps)?;
-        let model = config.model(source.facts())?;
-        let mut training = capacity::open(&config, &source, device)?;
-        if let Some(path) = &config.pretrained {
-            pretrained::load(training.session_mut(), &model, model.options().form, path)?;
+        let mut run = Prepared::new(config, device)?;
+        if let Some(path) = &run.config.pretrained {
+            pretrained::load(run.training.session_mut(), &run.model, run.model.options().form, path)?;
         }
-        let name =
-            config.experiment.clone().unwrap_or_else(|| format!("{}-{}", model.title(), config.img_size));
-        let dir = RunDir::create(&config.output, &name)?;
-        dir.write_config(&config)?;
-        let state = TrainState::first(model.title(), config.seed);
-        Trainer::assemble(config, dir, source, training, state)
+        let name = match &run.config.experiment {
+            Some(name) => name.clone(),
+            None => format!("{}-{}", run.model.title(), run.config.img_size),
+        };
+        let dir = RunDir::create(&run.config.output, &name)?;
+        dir.write_config(&run.config)?;
+        let state = run.first_state();
+        Trainer::assemble(run, dir, state)
     }
 
     /// Resumes the run in `dir`, whose settings are `config`, from its last checkpoint.
@@ -80,53 +75,23 @@ impl Trainer {
     /// # Errors
     /// [`Error::Checkpoint`] if the checkpoint is damaged or of another model, and as [`Trainer::start`].
     pub fn resume(dir: RunDir, config: TrainConfig, device: Device) -> Result<Trainer> {
-        config.validate()?;
-        let source = Source::open(&config)?;
-        let model = config.model(source.facts())?;
-        let mut training = capacity::open(&config, &source, device)?;
+        let mut run = Prepared::new(config, device)?;
         let path = dir.last_state();
         let state = if path.exists() {
             let (state, tensors) = state::load(&path)?;
-            training.restore(&tensors, state.step, &path)?;
+            run.training.restore(&tensors, state.step, &path)?;
             state
         } else {
             // The run ended before its first checkpoint.
-            TrainState::first(model.title(), config.seed)
+            run.first_state()
         };
-        Trainer::assemble(config, dir, source, training, state)
+        Trainer::assemble(run, dir, state)
     }
 
-    fn assemble(
-        config: TrainConfig,
-        dir: RunDir,
-        source: Source,
-        training: Training,
-        state: TrainState,
-    ) -> Result<Trainer> {
-        let (steps_per_epoch, total_steps) = config.steps(source.train.len())?;
-        let schedule = config.schedule(steps_per_epoch, total_steps)?;
-        let device = match training.session().device() {
-            DeviceKind::Cpu => format!("cpu ({} threads)", rayon::current_num_threads()),
-            DeviceKind::Cuda => format!("cuda ({})", config.device),
-            DeviceKind::Simt => "simt".into(),
-        };
-        let parameter_bytes =
-            training.session().program().persistent_bytes_where(|value| value.role == Role::Parameter);
-        let run = Run {
-            step: state.step,
-            model: state.model.clone(),
-            data: source.format.clone(),
-            device,
-            parameters: (parameter_bytes / size_of::<f32>()) as u64,
-            train_images: source.train.len() as u64,
-            val_images: source.val.len() as u64,
-            img_size: config.img_size as u64,
-            batch_size: config.batch_size as u64,
-            epochs: config.epochs,
-            seed: config.seed,
-        };
-        let log = RunLog::open(dir, &run, total_steps)?;
+    fn assemble(run: Prepared, dir: RunDir, state: TrainState) -> Result<Trainer> {
+        let log = RunLog::open(dir, &run.record(&state), run.total_steps)?;
         let signals = Signals::install()?;
+        let Prepared { config, source, training, schedule, steps_per_epoch, total_steps, .. } = run;
         Ok(Trainer {
             config,
             source,
@@ -174,7 +139,7 @@ impl Trainer {
                 self.read_results(&mut interval)?;
                 let paused = Instant::now();
                 self.end_epoch()?;
-                // An evaluation is no part of a step.
+                // An evaluation is not part of a step.
                 self.training.take_busy_time()?;
                 interval.start += paused.elapsed();
             }
@@ -236,12 +201,12 @@ impl Trainer {
     }
 
     fn loader_options(&self, augment: Augment) -> LoaderOptions {
-        let deliver = match self.training.config().pixels {
-            PixelSource::Host => Deliver::Images,
-            PixelSource::Batch => Deliver::Pixels,
-            PixelSource::Resident { .. } => Deliver::Indices,
+        let contents = match self.training.config().pixels {
+            PixelSource::Host => BatchContents::Images,
+            PixelSource::Batch => BatchContents::Pixels,
+            PixelSource::Resident { .. } => BatchContents::Indices,
         };
-        LoaderOptions { deliver, ..loader_options(&self.config, augment) }
+        LoaderOptions { contents, ..loader_options(&self.config, augment) }
     }
 
     fn batches_per_epoch(&self) -> Result<u64> {
@@ -479,7 +444,7 @@ pub fn loader_options(config: &TrainConfig, augment: Augment) -> LoaderOptions {
         batch_size: config.batch_size,
         augment,
         normalization: config.normalization(),
-        deliver: Deliver::Images,
+        contents: BatchContents::Images,
         seed: config.seed,
         workers: config.workers,
         prefetch: PREFETCH,

@@ -10,10 +10,8 @@ use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, value_parser};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use super::config::{OptimiserKind, Precision};
-use super::schedule::Decay;
 use crate::error::Error;
-use crate::models::{Form, ObjectsKind};
+use crate::models::{ObjectsKind, Variant};
 
 /// A type that settings have.
 pub(super) trait Value: Clone + Send + Sync + 'static {
@@ -55,8 +53,9 @@ number_values!(usize u64 f32 f64);
 
 /// Choices among names.
 macro_rules! named_values {
-    ($($Type:ident)+) => { $(impl Value for $Type {
-        fn arg(arg: Arg) -> Arg {
+    ($($Type:ident)+) => { $(impl $crate::train::value::Value for $Type {
+        fn arg(arg: clap::Arg) -> clap::Arg {
+            use clap::builder::{PossibleValuesParser, TypedValueParser};
             arg.value_parser(PossibleValuesParser::new($Type::NAMES).try_map(|name| name.parse::<$Type>()))
         }
 
@@ -65,8 +64,9 @@ macro_rules! named_values {
         }
     })+ };
 }
+pub(super) use named_values;
 
-named_values!(Form OptimiserKind Decay Precision);
+named_values!(Variant);
 
 impl Value for bool {
     fn arg(arg: Arg) -> Arg {

@@ -22,12 +22,12 @@ impl<'a> Image<'a> {
         Image { pixels: triples, width, height }
     }
 
-    /// Columns.
+    /// Number of columns.
     pub fn width(&self) -> usize {
         self.width
     }
 
-    /// Rows.
+    /// Number of rows.
     pub fn height(&self) -> usize {
         self.height
     }

@@ -33,7 +33,7 @@ impl Mix {
         self.weight >= 1.0 || self.left >= self.right || self.top >= self.bottom
     }
 
-    /// The share of the own sample in an image of so many pixels: the weight of its label.
+    /// The share of the own sample in an image of that many pixels: the weight of its label.
     pub fn own_share(&self, num_pixels: usize) -> f32 {
         if self.is_none() {
             return 1.0;

@@ -69,7 +69,7 @@ impl SampleParams {
     /// [`SampleParams::as_floats`] back.
     ///
     /// # Panics
-    /// If `floats` is no whole number of rows.
+    /// If `floats` is not a whole number of rows.
     pub fn from_floats(floats: &[f32]) -> &[SampleParams] {
         bytemuck::cast_slice(floats)
     }

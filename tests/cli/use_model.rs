@@ -180,7 +180,7 @@ fn models_are_exported_for_other_programs() {
     let program = Program::with_scenes();
     let run = program.trains("--max-steps 1");
     let said = program.succeeds(&format!("export --run {} --output model.onnx", run.display()));
-    assert!(said.contains("resnet18 (v1.5), 10 categories, 32 pixels: model.onnx"), "{said}");
+    assert!(said.contains("resnet18, 10 categories, 32 pixels: model.onnx"), "{said}");
     assert!(fs::metadata(program.path("model.onnx")).unwrap().len() > 40_000_000);
     program.succeeds(&format!("export --run {} --output w.safetensors", run.display()));
     let by_weights = program.succeeds(&format!("predict --weights w.safetensors {PHOTO}"));

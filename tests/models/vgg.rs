@@ -7,8 +7,8 @@ use residuum::plan::plan;
 use residuum::step::{StepConfig, evaluation_graph, training_graph, values};
 
 use crate::{
-    CLASSES, assert_logits, errors, feed, golden_json, golden_tensors, gradients, median, running_statistics,
-    write_formula,
+    CLASSES, assert_logits, errors, feed, golden_json, golden_tensors, gradients, keep_gradients, median,
+    running_statistics, write_formula,
 };
 
 /// Batch and size of images: the pooling to 7x7 makes more pixels of the one, and leaves the other as it is.
@@ -18,11 +18,9 @@ const BATCHES: [(usize, usize); 2] = [(4, 96), (1, 224)];
 fn logits_and_a_training_step_of_vgg_match_pytorch() {
     let network = Vgg11Bn { dropout: 0.0, ..Vgg11Bn::new(CLASSES) };
     let [small, large] = BATCHES.map(|(batch, size)| StepConfig::new(network, batch, size));
-    let graphs = [
-        training_graph(&small).unwrap(),
-        evaluation_graph(&small, "").unwrap(),
-        evaluation_graph(&large, "").unwrap(),
-    ];
+    let mut training = training_graph(&small).unwrap();
+    keep_gradients(&mut training);
+    let graphs = [training, evaluation_graph(&small, "").unwrap(), evaluation_graph(&large, "").unwrap()];
     let mut session = Session::new(plan(&graphs.each_ref(), DeviceKind::Cpu).unwrap()).unwrap();
     write_formula("vgg11_bn", &mut session);
     let file = golden_tensors("vgg.safetensors");

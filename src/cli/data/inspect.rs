@@ -114,7 +114,7 @@ fn summary(annotations: &Annotations) -> String {
     format!("{}{separator}{}", heading(annotations), names.join(", "))
 }
 
-/// The photo, its outlines and names over it, and beside it what each colour is.
+/// The photo, its outlines and names over it, and next to it what each colour is.
 fn draw(title: &str, pixels: &[u8], size: usize, annotations: &Annotations) -> Canvas {
     let counts = counts(annotations);
     let zoom = (PHOTO_PIXELS / size).max(1);
@@ -217,7 +217,7 @@ impl Frame {
         })
     }
 
-    /// Clears what outlines have drawn beside the photo.
+    /// Clears what outlines have drawn next to the photo.
     fn clear_around(&self, canvas: &mut Canvas) {
         let (width, height) = canvas.size();
         let (right, bottom) = (self.left + self.side, self.top + self.side);

@@ -29,7 +29,7 @@ pub struct Gpu {
     pub name: String,
     /// Compute capability, as `(9, 0)`.
     pub capability: (u32, u32),
-    /// All of its memory.
+    /// Bytes of memory that the GPU has in all.
     pub memory_bytes: usize,
 }
 

@@ -125,7 +125,7 @@ impl Staging {
 
 /// Page-locked memory that small results are copied to while the host goes on.
 #[derive(Debug)]
-pub(super) struct Notepad {
+pub(super) struct Readbacks {
     address: *mut u8,
     num_bytes: usize,
     used_bytes: usize,
@@ -135,13 +135,13 @@ pub(super) struct Notepad {
 /// A thousand steps and more of a loss and its counts.
 const NOTEPAD_BYTES: usize = 64 << 10;
 
-impl Notepad {
-    pub(super) fn new(context: &Arc<CudaContext>) -> Result<Notepad> {
+impl Readbacks {
+    pub(super) fn new(context: &Arc<CudaContext>) -> Result<Readbacks> {
         let action = "allocating page-locked memory";
         context.bind_to_thread().map_err(failed(action))?;
         // SAFETY: only what copies have written is read.
         let address = unsafe { result::malloc_host(NOTEPAD_BYTES, 0) }.map_err(failed(action))?.cast();
-        Ok(Notepad { address, num_bytes: NOTEPAD_BYTES, used_bytes: 0, context: Arc::clone(context) })
+        Ok(Readbacks { address, num_bytes: NOTEPAD_BYTES, used_bytes: 0, context: Arc::clone(context) })
     }
 
     pub(super) fn free_bytes(&self) -> usize {
@@ -151,12 +151,12 @@ impl Notepad {
     /// Appends `num_bytes` at `from` as work on `stream`.
     ///
     /// # Safety
-    /// The range at `from` is allocated, it and the notepad stay so until the work is done, and the context is current.
+    /// The range at `from` is allocated, it and the readbacks stay so until the work is done, and the context is current.
     ///
     /// # Panics
     /// If there is no room.
     pub(super) unsafe fn write(&mut self, from: u64, num_bytes: usize, stream: &CudaStream) -> Result<()> {
-        assert!(num_bytes <= self.free_bytes(), "{num_bytes} bytes are more than a notepad takes");
+        assert!(num_bytes <= self.free_bytes(), "{num_bytes} bytes are more than a readbacks takes");
         // SAFETY: the room is there (asserted) and no other copy writes it; the caller vouches for the rest.
         unsafe {
             let to = self.address.add(self.used_bytes).cast();
@@ -179,7 +179,7 @@ impl Notepad {
     }
 }
 
-impl Drop for Notepad {
+impl Drop for Readbacks {
     fn drop(&mut self) {
         // SAFETY: allocated in `new`, freed once; the device that owns it waits for its work first. A failure here
         // follows one that has already been reported.

@@ -17,7 +17,7 @@ use cudarc::driver::{CudaContext, CudaEvent, CudaGraph, CudaStream, result, sys}
 
 use self::driver::failed;
 pub use self::driver::{CudaVersion, Driver, Gpu, driver_package_version};
-use self::memory::{DeviceMemory, Notepad, Staging};
+use self::memory::{DeviceMemory, Readbacks, Staging};
 use self::modules::Modules;
 pub use self::replay::ReplayingGpu;
 use super::{Kernel, Launcher};
@@ -35,7 +35,7 @@ pub struct CudaDevice {
     graphs: Vec<Graph>,
     arena: Option<DeviceMemory>,
     staging: Staging,
-    notepad: Notepad,
+    readbacks: Readbacks,
     modules: Modules,
     stream: Arc<CudaStream>,
     context: Arc<CudaContext>,
@@ -77,11 +77,11 @@ impl CudaDevice {
         let stream = context.new_stream().map_err(failed("creating a stream"))?;
         let modules = Modules::new(&context, arch)?;
         let staging = Staging::new(&context)?;
-        let notepad = Notepad::new(&context)?;
-        Ok(CudaDevice { graphs: Vec::new(), arena: None, staging, notepad, modules, stream, context, gpu })
+        let readbacks = Readbacks::new(&context)?;
+        Ok(CudaDevice { graphs: Vec::new(), arena: None, staging, readbacks, modules, stream, context, gpu })
     }
 
-    /// What was opened.
+    /// The GPU that was opened.
     pub fn gpu(&self) -> &Gpu {
         &self.gpu
     }
@@ -152,33 +152,38 @@ impl CudaDevice {
         self.synchronize()
     }
 
-    /// Copies part of the arena, in order with the launches and without waiting for them, to the end of `notes` by the
-    /// time of [`CudaDevice::finish_notes`].
+    /// Copies part of the arena, in order with the launches and without waiting for them, to the end of `readback` by the
+    /// time of [`CudaDevice::finish_readback`].
     ///
     /// # Errors
     /// [`Error::Device`] if the GPU failed, here or in earlier work.
     ///
     /// # Panics
     /// If it does not lie inside the arena.
-    pub fn note(&mut self, offset_bytes: usize, num_bytes: usize, notes: &mut Vec<u8>) -> Result<()> {
+    pub fn enqueue_readback(
+        &mut self,
+        offset_bytes: usize,
+        num_bytes: usize,
+        readback: &mut Vec<u8>,
+    ) -> Result<()> {
         let address = self.range(offset_bytes, num_bytes);
-        if num_bytes > self.notepad.free_bytes() {
-            self.finish_notes(notes)?;
+        if num_bytes > self.readbacks.free_bytes() {
+            self.finish_readback(readback)?;
         }
         self.context.bind_to_thread().map_err(failed("copying from the GPU"))?;
         // SAFETY: the range lies in the arena, which is freed only after the stream has been waited for, and so is the
-        // notepad.
-        unsafe { self.notepad.write(address, num_bytes, &self.stream) }
+        // readbacks.
+        unsafe { self.readbacks.write(address, num_bytes, &self.stream) }
     }
 
-    /// Waits for all work and appends what was noted to `notes`.
+    /// Waits for all work and appends what was enqueued to `readback`.
     ///
     /// # Errors
     /// [`Error::Device`] if any of it failed.
-    pub fn finish_notes(&mut self, notes: &mut Vec<u8>) -> Result<()> {
+    pub fn finish_readback(&mut self, readback: &mut Vec<u8>) -> Result<()> {
         self.synchronize()?;
         // SAFETY: no copy is under way any more.
-        notes.extend_from_slice(unsafe { self.notepad.take() });
+        readback.extend_from_slice(unsafe { self.readbacks.take() });
         Ok(())
     }
 

@@ -46,12 +46,17 @@ impl KernelDevice for ReplayingGpu {
         self.device.download(offset_bytes, bytes)
     }
 
-    fn note(&mut self, offset_bytes: usize, num_bytes: usize, notes: &mut Vec<u8>) -> Result<()> {
-        self.device.note(offset_bytes, num_bytes, notes)
+    fn enqueue_readback(
+        &mut self,
+        offset_bytes: usize,
+        num_bytes: usize,
+        readback: &mut Vec<u8>,
+    ) -> Result<()> {
+        self.device.enqueue_readback(offset_bytes, num_bytes, readback)
     }
 
-    fn finish_notes(&mut self, notes: &mut Vec<u8>) -> Result<()> {
-        self.device.finish_notes(notes)
+    fn finish_readback(&mut self, readback: &mut Vec<u8>) -> Result<()> {
+        self.device.finish_readback(readback)
     }
 
     fn run(&mut self, key: (usize, usize, usize), record: Record<'_>) -> Result<()> {

@@ -124,19 +124,19 @@ fn an_arena_that_does_not_fit_says_how_much_there_is() {
 }
 
 #[test]
-fn notes_hold_what_was_there_when_they_were_taken_however_many_there_are() {
+fn readback_holds_what_was_there_when_it_was_enqueued_however_much_there_is() {
     let Some(mut device) = open() else { return };
     device.allocate(64).unwrap();
     let address = device.arena_address();
-    let (mut notes, count) = (Vec::new(), 10_000);
+    let (mut readback, count) = (Vec::new(), 10_000);
     for value in 0..count {
         fill(&mut device, address, 16, value as f32).unwrap();
-        device.note(4, 12, &mut notes).unwrap();
+        device.enqueue_readback(4, 12, &mut readback).unwrap();
     }
-    device.finish_notes(&mut notes).unwrap();
-    let values: Vec<f32> = bytemuck::pod_collect_to_vec(&notes);
+    device.finish_readback(&mut readback).unwrap();
+    let values: Vec<f32> = bytemuck::pod_collect_to_vec(&readback);
     let expected: Vec<f32> = (0..count).flat_map(|value| [value as f32; 3]).collect();
-    assert!(values == expected, "{} notes came back", values.len() / 3);
+    assert!(values == expected, "{} readback came back", values.len() / 3);
 }
 
 #[test]

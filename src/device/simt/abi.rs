@@ -2,14 +2,17 @@
 
 use std::ffi::{c_char, c_void};
 
+/// The most dynamic shared memory of a block, as on sm_90.
+pub const MAX_DYNAMIC_SHARED_BYTES: usize = 227 << 10;
+
 /// A kernel compiled for the host; `build.rs` writes the table of them.
 #[derive(Debug, Clone, Copy)]
 pub struct HostKernel {
-    /// Symbol.
+    /// Symbol of the kernel.
     pub name: &'static str,
-    /// One thread of the kernel.
+    /// Runs one thread of the kernel.
     pub plain: unsafe extern "C" fn(*const u8),
-    /// The same, announcing its memory accesses.
+    /// Runs one thread of the kernel, announcing its memory accesses.
     pub checked: unsafe extern "C" fn(*const u8),
     /// The layout of the argument struct.
     pub arguments: ArgsLayout,
@@ -20,7 +23,7 @@ pub struct HostKernel {
 pub struct Member {
     /// Name of the member.
     pub name: &'static str,
-    /// From the start of the struct.
+    /// Offset in bytes from the start of the struct.
     pub offset_bytes: usize,
     /// Size of the member.
     pub num_bytes: usize,
@@ -33,7 +36,7 @@ pub struct Member {
 pub struct ArgsLayout {
     /// Size of the struct.
     pub num_bytes: usize,
-    /// Its members in order.
+    /// Members of the struct, in order.
     pub members: &'static [Member],
 }
 

@@ -7,21 +7,17 @@ use std::ops::Range;
 use corosensei::stack::{DefaultStack, Stack};
 use corosensei::{Coroutine, CoroutineResult, Yielder};
 
-use super::abi::{ThreadState, WarpCall, call_name, kind};
+use super::abi::{MAX_DYNAMIC_SHARED_BYTES, ThreadState, WarpCall, call_name, kind};
 use super::checker::{Checker, thread_idx};
 use super::finding::{Finding, Place};
 use super::order::Order;
 use super::shadow::Access;
-use super::stuck;
+use super::stuck::{self, Wait};
 use super::warp;
+use crate::device::kernels::common::WARP_THREADS;
 
 /// Enough for a kernel's local arrays and, in a checked launch, for judging an access.
 const STACK_BYTES: usize = 64 << 10;
-
-/// The most dynamic shared memory of a block, as on sm_90.
-pub const MAX_DYNAMIC_SHARED_BYTES: usize = 227 << 10;
-
-const WARP_THREADS: usize = 32;
 
 /// A launch, as the blocks see it.
 #[derive(Debug, Clone, Copy)]
@@ -32,19 +28,6 @@ pub struct Launch<'a> {
     pub grid_dim: [u32; 3],
     pub block_dim: [u32; 3],
     pub seed: u64,
-}
-
-/// What a thread waits for.
-#[derive(Debug, Clone, Copy)]
-pub enum Wait {
-    /// Its turn.
-    Turn,
-    /// `__syncthreads` at that place.
-    Barrier(Place),
-    /// The other lanes of its warp.
-    Warp(*mut WarpCall),
-    /// Nothing more: the kernel has returned.
-    Exited,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -309,7 +292,7 @@ impl Block {
                 Err("ldmatrix reads a row that is not in shared memory".into())
             }
             Some(_) if !address.is_multiple_of(16) => {
-                Err(format!("ldmatrix reads a row at address {address:#x}, which is no multiple of 16"))
+                Err(format!("ldmatrix reads a row at address {address:#x}, which is not a multiple of 16"))
             }
             Some(checker) => checker.access(address, 16, Access::Read),
         };
@@ -335,7 +318,7 @@ impl Block {
         for address in [to as usize, from as usize] {
             if !address.is_multiple_of(num_bytes) {
                 let what = format!(
-                    "cp_async copies {num_bytes} bytes at address {address:#x}, which is no multiple of {num_bytes}"
+                    "cp_async copies {num_bytes} bytes at address {address:#x}, which is not a multiple of {num_bytes}"
                 );
                 self.fail(place, what);
             }

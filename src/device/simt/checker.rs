@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::block::MAX_DYNAMIC_SHARED_BYTES;
+use super::abi::MAX_DYNAMIC_SHARED_BYTES;
 use super::memory::{CHECKED_VIEWS, Memory};
 use super::process;
 use super::shadow::{Access, Cell, Conflict, Now};
@@ -23,7 +23,7 @@ pub struct Extent {
     pub log2_granule: u32,
 }
 
-/// See the module.
+/// Judges every access to memory; the module says how.
 pub struct Checker {
     memory: Arc<Memory>,
     /// By view; view 0 is for addresses that are no pointer argument.
@@ -113,7 +113,7 @@ impl Checker {
             return self.access_global(view, offset, num_bytes, access);
         }
         let (range, is_static) = if self.static_range.contains(&address) {
-            // The compiler keeps a flag of one byte beside every static array of a class such as bf16, and threads
+            // The compiler keeps a flag of one byte next to every static array of a class such as bf16, and threads
             // share it; so single bytes of static memory are let through.
             if num_bytes == 1 {
                 return Ok(());

@@ -11,7 +11,7 @@ pub enum Place {
     Line(*const c_char, u32),
     /// The address that a call from the kernel returns to.
     Code(usize),
-    /// Not known.
+    /// The place is not known.
     Unknown,
 }
 
@@ -24,9 +24,9 @@ pub struct Finding {
     pub block: [u32; 3],
     /// Position of the thread in the block.
     pub thread: [u32; 3],
-    /// Where.
+    /// Place in the sources.
     pub place: Place,
-    /// What, as the rest of a sentence.
+    /// What is wrong, as the rest of a sentence.
     pub what: String,
 }
 

@@ -71,7 +71,7 @@ unsafe extern "C" fn simt_misaligned(type_name: *const c_char, alignment: u32, a
     let (block, type_name) = unsafe { (current(), CStr::from_ptr(type_name)) };
     let type_name = type_name.to_string_lossy();
     let what = format!(
-        "misaligned access: {type_name} at address {address:#x}, which is no multiple of {alignment}"
+        "misaligned access: {type_name} at address {address:#x}, which is not a multiple of {alignment}"
     );
     block.fail(Place::Code(code), what);
 }

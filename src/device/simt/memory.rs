@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 /// Views of a checked arena: one as the arena's plain address, the others for pointer arguments.
 pub const CHECKED_VIEWS: usize = 1 + 48;
 
-/// See the module.
+/// The arena of the emulator; the module says how it is mapped.
 #[derive(Debug)]
 pub struct Memory {
     reservation: *mut u8,

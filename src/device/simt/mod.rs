@@ -29,7 +29,8 @@ pub use abi::{ArgsLayout, HostKernel, Member};
 
 use super::{DeviceKind, Kernel, KernelDevice, LaunchArgs, Launcher, Record, RecordList, Slot};
 use crate::error::{Error, Result};
-use block::{Launch, MAX_DYNAMIC_SHARED_BYTES, Runner};
+use abi::MAX_DYNAMIC_SHARED_BYTES;
+use block::{Launch, Runner};
 use checker::{Checker, Extent};
 use finding::Finding;
 use memory::{CHECKED_VIEWS, Memory};

@@ -13,7 +13,7 @@ struct Stamp {
     thread: u16,
 }
 
-/// Who stands in a stamp beside the single threads 0 to 1023.
+/// Who stands in a stamp besides the single threads 0 to 1023.
 mod who {
     /// Any number of atomic accesses.
     pub const ATOMIC: u16 = 0x8000;

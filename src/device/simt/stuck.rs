@@ -1,8 +1,20 @@
 //! Why no thread of a block can go on: who waits where.
 
 use super::abi::{WarpCall, call_name};
-use super::block::Wait;
 use super::finding::Place;
+
+/// What a thread waits for.
+#[derive(Debug, Clone, Copy)]
+pub enum Wait {
+    /// Its turn.
+    Turn,
+    /// `__syncthreads` at that place.
+    Barrier(Place),
+    /// The other lanes of its warp.
+    Warp(*mut WarpCall),
+    /// Nothing more: the kernel has returned.
+    Exited,
+}
 
 /// The thread to blame, where it waits, and who waits for what, given what each thread waits for. At least one of them
 /// waits, and none for its turn.

@@ -40,7 +40,7 @@ fn shuffle(calls: &mut Calls<'_>) -> Result<(), (usize, String)> {
         let Some(call) = call else { continue };
         let width = call.width;
         if !matches!(width, 1 | 2 | 4 | 8 | 16 | 32) {
-            return Err((lane, format!("shuffles with width {width}, which is no power of two up to 32")));
+            return Err((lane, format!("shuffles with width {width}, which is not a power of two up to 32")));
         }
         let segment = lane as i32 & !(width - 1);
         let source = match call.kind {

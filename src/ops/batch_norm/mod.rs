@@ -18,19 +18,10 @@ pub use train::BatchNormTrain;
 
 use crate::device::cpu::{ChannelTile, Real, for_each_channel_tile, for_each_chunk, lanes, lanes_mut};
 use crate::error::{Error, Result};
-use crate::graph::{Backward, Graph, InferResult, Init, ValueId, ValueType};
+use crate::graph::{Backward, Graph, InferResult, Init, Mode, ValueId, ValueType};
 use crate::ops::checks::{Case, Checks, Draw, Trial, in_f32, input, state};
 use crate::ops::{add, cast, float, sum_dtype};
 use crate::tensor::{Layout, Shape};
-
-/// Which statistics a batch norm normalises by.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mode {
-    /// Those of the batch; the running statistics follow them.
-    Train,
-    /// The running statistics, which stay as they are.
-    Eval,
-}
 
 /// How [`batch_norm`] records a layer.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -203,7 +194,7 @@ impl<T: Real> ChannelTile for NormalizeTile<'_, '_, T> {
     }
 }
 
-/// Checks x against its per-channel operands (f32 beside bf16) and the others, of x's type, and returns x's type.
+/// Checks x against its per-channel operands (f32 next to bf16) and the others, of x's type, and returns x's type.
 fn check_operands(
     inputs: &[ValueType],
     x: usize,

@@ -204,7 +204,7 @@ fn long_reductions_are_split_and_summed() {
     }
 }
 
-/// Every small extent, kernel, stride and padding of both axes, the second axis lagging behind the first.
+/// Every small extent, kernel, stride and padding of both axes, the second axis one step behind the first.
 #[test]
 fn index_maps_hold_for_every_small_axis() {
     let axes: Vec<[usize; 4]> = (1..=5)

@@ -96,14 +96,14 @@ pub struct Conv2dDgrad {
 pub struct Conv2dWgrad {
     /// Strides and padding of the forward pass.
     pub window: Window,
-    /// Shape of w.
+    /// Shape of the filters, KRSC.
     pub w: Shape,
 }
 
 /// What a convolution layer is made of.
 #[derive(Debug, Clone, Copy)]
 pub struct Conv2dConfig {
-    /// Number of filters.
+    /// Number of filters, which is the number of output channels.
     pub out_channels: usize,
     /// Kernel height and width.
     pub kernel: [usize; 2],
@@ -118,7 +118,7 @@ impl Conv2dConfig {
     }
 }
 
-/// Records a convolution of `x` and its parameter `<name>.weight`, He-initialised for a ReLU behind it: normal with
+/// Records a convolution of `x` and its parameter `<name>.weight`, He-initialised for a convolution followed by a ReLU: normal with
 /// variance 2 / fan_out, fan_out = K*R*S (He et al. 2015, "Delving deep into rectifiers").
 ///
 /// # Errors

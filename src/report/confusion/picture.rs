@@ -12,7 +12,7 @@ const WRONG: Color = [194, 87, 26];
 const MARGIN: u32 = 12;
 const HEADING: [&str; 2] =
     ["A row is a true category, a column a guess.", "Blue: right. Orange: wrong. At the end: error."];
-/// Up to so many categories, cells are large and hold their counts.
+/// Up to this number of categories, cells are large and hold their counts.
 const MAX_COUNTED: usize = 25;
 /// Cells between two lines of the grid, to follow a row by.
 const RULED: usize = 5;

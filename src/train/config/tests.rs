@@ -82,6 +82,8 @@ fn files_keep_what_was_written() {
         assert!(text.contains(line), "no {line}:\n{text}");
     }
     assert_eq!(toml::from_str::<TrainConfig>(&text).unwrap(), config);
+    let of_an_earlier_version = text.replace("smoothing = 0.0\n", "");
+    assert_eq!(toml::from_str::<TrainConfig>(&of_an_earlier_version).unwrap(), config);
 }
 
 #[test]

@@ -1,0 +1,58 @@
+//! Opening a data set: which format a folder has, and the lists of that format.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::dataset::{self, Dataset, Listed, OpenOptions};
+use super::{folder, miniplaces};
+use crate::error::{Error, Result};
+
+/// Opens the data set at `root`, a MiniPlaces folder or a folder-per-class tree.
+///
+/// # Errors
+/// [`Error::Data`] if `root` is neither, if a list or folder is malformed or empty, or if listed images are
+/// missing and `options` does not allow that; [`Error::Setting`] if `options` asks for more categories than there are
+/// or for none of them.
+pub fn open(root: &Path, options: &OpenOptions) -> Result<Dataset> {
+    for (name, limit) in [("limit_train", options.limit_train), ("limit_val", options.limit_val)] {
+        if limit == Some(0) {
+            return Err(Error::setting(name, 0, "leaves no images; give at least 1"));
+        }
+    }
+    let root = &absolute(root)?;
+    dataset::from_lists(root, read_lists(root)?, options)
+}
+
+/// The folder `root` by its one absolute path, which the key of a pack must not depend on the spelling of.
+pub(super) fn absolute(root: &Path) -> Result<PathBuf> {
+    if root.is_file() {
+        return Err(Error::data(root, "is a file; --data-dir takes the folder of a data set"));
+    }
+    if !root.is_dir() {
+        return Err(Error::data(root, "no such folder; --data-dir takes the folder of a data set"));
+    }
+    fs::canonicalize(root).map_err(Error::io("open", root))
+}
+
+/// Detects the format of `root` and reads its lists.
+pub(super) fn read_lists(root: &Path) -> Result<Listed> {
+    if is_miniplaces(root) {
+        miniplaces::read_lists(root)
+    } else if root.join("train").is_dir() {
+        folder::read_lists(root)
+    } else {
+        Err(not_a_data_set(root))
+    }
+}
+
+pub(super) fn is_miniplaces(root: &Path) -> bool {
+    root.join("train.txt").exists() || root.join("categories.txt").exists()
+}
+
+pub(super) fn not_a_data_set(root: &Path) -> Error {
+    Error::data(
+        root,
+        "not a data set: looked for MiniPlaces (train.txt, val.txt, categories.txt, images/) and for one folder \
+         per class (train/<class>/*.jpg, val/<class>/*.jpg)",
+    )
+}

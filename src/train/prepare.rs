@@ -1,0 +1,69 @@
+//! A run before its first step: what a new run and a resumed one have in common.
+
+use super::capacity;
+use super::config::TrainConfig;
+use super::schedule::Schedule;
+use super::source::Source;
+use crate::device::{Device, DeviceKind};
+use crate::error::Result;
+use crate::graph::Role;
+use crate::models::Model;
+use crate::run::metrics::Run;
+use crate::run::state::TrainState;
+use crate::step::Training;
+
+/// Settings, data and the network in training, with its initial values.
+pub(super) struct Prepared {
+    pub(super) config: TrainConfig,
+    pub(super) source: Source,
+    pub(super) model: Model,
+    pub(super) training: Training,
+    pub(super) schedule: Schedule,
+    pub(super) steps_per_epoch: u64,
+    pub(super) total_steps: u64,
+}
+
+impl Prepared {
+    /// Checks the settings, opens the data set and allocates the memory of the run on `device`.
+    ///
+    /// # Errors
+    /// What reading the data, planning and allocating report.
+    pub(super) fn new(config: TrainConfig, device: Device) -> Result<Prepared> {
+        config.validate()?;
+        let source = Source::open(&config)?;
+        let (steps_per_epoch, total_steps) = config.steps(source.train.len())?;
+        let schedule = config.schedule(steps_per_epoch, total_steps)?;
+        let model = config.model(source.facts())?;
+        let training = capacity::open(config.step_of(&model, source.facts()), &source, device)?;
+        Ok(Prepared { config, source, model, training, schedule, steps_per_epoch, total_steps })
+    }
+
+    /// The state of a run of which no step is done.
+    pub(super) fn first_state(&self) -> TrainState {
+        TrainState::first(self.model.title(), self.config.seed)
+    }
+
+    /// What the log says of the run, which continues from `state`.
+    pub(super) fn record(&self, state: &TrainState) -> Run {
+        let Prepared { config, source, .. } = self;
+        let session = self.training.session();
+        let parameter_bytes = session.program().persistent_bytes_where(|value| value.role == Role::Parameter);
+        Run {
+            step: state.step,
+            model: state.model.clone(),
+            data: source.format.clone(),
+            device: match session.device() {
+                DeviceKind::Cpu => format!("cpu ({} threads)", rayon::current_num_threads()),
+                DeviceKind::Cuda => format!("cuda ({})", config.device),
+                DeviceKind::Simt => "simt".into(),
+            },
+            parameters: (parameter_bytes / size_of::<f32>()) as u64,
+            train_images: source.train.len() as u64,
+            val_images: source.val.len() as u64,
+            img_size: config.img_size as u64,
+            batch_size: config.batch_size as u64,
+            epochs: config.epochs,
+            seed: config.seed,
+        }
+    }
+}
