@@ -183,6 +183,30 @@ fn a_training_goes_on_from_its_file_with_the_same_bits() {
 }
 
 #[test]
+fn a_training_with_dropout_goes_on_with_the_same_bits() {
+    let model = Model::new("vgg11_bn", Options::new(5)).unwrap();
+    let config = StepConfig { seed: 3, ..StepConfig::new(model, 3, 32) };
+    let new = || Training::new(config.clone(), Device::Cpu).unwrap();
+    let run = |training: &mut Training, steps: std::ops::Range<u64>| {
+        for step in steps {
+            let mut stream = Stream::new(step, 0, 0, Use::Augment);
+            let images = (0..3 * 32 * 32 * 3).map(|_| stream.normal()).collect();
+            training.step(&Batch::new(images, vec![0, 3, 4]), 0.01).unwrap();
+        }
+    };
+    let mut stopped = new();
+    run(&mut stopped, 0..2);
+    let mut resumed = new();
+    resumed.restore(&stopped.state().unwrap(), stopped.num_updates(), "memory".as_ref()).unwrap();
+    // The one that was not stopped after all.
+    run(&mut stopped, 2..3);
+    run(&mut resumed, 2..3);
+    for (a, b) in stopped.state().unwrap().iter().zip(&resumed.state().unwrap()) {
+        assert!(a.name == b.name && a.as_f32() == b.as_f32(), "{} differs", a.name);
+    }
+}
+
+#[test]
 fn values_whose_memory_is_shared_are_refused_with_what_to_do() {
     let mut graph = Graph::new(DType::F32);
     let x = graph.input("x", [6], DType::F32);

@@ -11,8 +11,8 @@ use residuum::device::cpu::Real;
 use residuum::error::Result;
 use residuum::graph::{Graph, Init, Phase, ValueId};
 use residuum::ops::{
-    self, AdamConfig, BatchNormInference, BatchNormTrain, Conv2dFprop, LinearFprop, PoolWindow, SgdConfig,
-    Window,
+    self, AdamConfig, AddBias, BatchNormInference, BatchNormTrain, Conv2dFprop, LinearFprop, PoolWindow,
+    SgdConfig, Window,
 };
 use residuum::step::{Optimiser, hyper_parameters};
 use residuum::tensor::{DType, Layout, Shape, Tensor};
@@ -251,6 +251,15 @@ impl Case<'_> {
             }
             "batch_norm" => self.batch_norm::<T>(),
             "relu" => self.differentiable::<T>(&["x"], |g, x| ops::relu(g, "y", x[0]), &[], &[]),
+            "add_bias" => {
+                self.differentiable::<T>(&["x", "b"], |g, x| g.apply_one("y", AddBias, x), &[], &[]);
+            }
+            "flatten" => self.differentiable::<T>(&["x"], |g, x| ops::flatten(g, "y", x[0]), &[], &[]),
+            "adaptive_avg_pool" => {
+                let out = ["out_h", "out_w"].map(|name| self.count(name));
+                let build = |g: &mut Graph, x: &[ValueId]| ops::adaptive_avg_pool(g, "y", x[0], out);
+                self.differentiable::<T>(&["x"], build, &[], &[]);
+            }
             "add" => self.differentiable::<T>(&["a", "b"], |g, x| ops::add(g, "y", x[0], x[1]), &[], &[]),
             "concat" => {
                 let names = &["x0", "x1", "x2"][..self.count("inputs")];

@@ -12,8 +12,8 @@ use residuum::exec::{Session, Start};
 use residuum::graph::{Graph, ValueId};
 use residuum::models::{Inputs, Model, Network, Options};
 use residuum::ops::{
-    BnConfig, Conv2dConfig, Mode, PoolWindow, SgdConfig, add, batch_norm, conv2d, global_avg_pool, linear,
-    max_pool, relu,
+    BnConfig, Conv2dConfig, Mode, PoolWindow, SgdConfig, adaptive_avg_pool, add, add_bias, batch_norm,
+    conv2d, dropout, flatten, global_avg_pool, linear, max_pool, relu,
 };
 use residuum::step::{Optimiser, StepConfig, Training, program};
 use residuum::tensor::DType;
@@ -25,19 +25,32 @@ const CLASSES: usize = 7;
 const LR: f64 = 0.001;
 
 fn config(name: &str, float: DType) -> StepConfig {
+    let size = if name == "resnet9" { SIZE / 2 } else { SIZE };
     StepConfig {
         float,
         optimiser: Optimiser::Sgd(SgdConfig { momentum: 0.9, nesterov: true, weight_decay: 1e-4 }),
         smoothing: 0.1,
         seed: 5,
-        ..StepConfig::new(Model::new(name, Options::new(CLASSES)).unwrap(), BATCH, SIZE)
+        ..StepConfig::new(Model::new(name, Options::new(CLASSES)).unwrap(), BATCH, size)
     }
 }
 
 /// Losses of `steps` updates and the weights after them, as bits; on the emulator with a seed, on the CPU without.
 fn train(name: &str, float: DType, steps: u64, seed: Option<u64>) -> (Vec<f32>, Vec<u32>) {
-    let config = config(name, float);
-    let mut training = match seed {
+    let mut training = training(config(name, float), seed);
+    let last_norm = match name {
+        "resnet9" => ".residual.1.bn.weight",
+        "resnet18" => ".bn2.weight",
+        _ => ".bn3.weight",
+    };
+    damp_branches(&mut training, last_norm);
+    let losses = run(&mut training, CLASSES, LR, 0, steps);
+    (losses, weight_bits(&training))
+}
+
+/// On the emulator with a seed, on the CPU without.
+fn training(config: StepConfig, seed: Option<u64>) -> Training {
+    match seed {
         None => Training::new(config, Device::Cpu).unwrap(),
         Some(seed) => {
             let device = Box::new(SimtDevice::new(seed, Checks::Off).unwrap());
@@ -45,10 +58,7 @@ fn train(name: &str, float: DType, steps: u64, seed: Option<u64>) -> (Vec<f32>, 
             let start = Start::Seed(config.seed);
             Training::in_session(config, Session::on(program, device, start).unwrap()).unwrap()
         }
-    };
-    damp_branches(&mut training, if name == "resnet18" { ".bn2.weight" } else { ".bn3.weight" });
-    let losses = run(&mut training, CLASSES, LR, 0, steps);
-    (losses, weight_bits(&training))
+    }
 }
 
 fn assert_losses(got: &[f32], expected: &[f32], tolerance: f32) {
@@ -59,8 +69,8 @@ fn assert_losses(got: &[f32], expected: &[f32], tolerance: f32) {
 }
 
 #[test]
-fn training_steps_of_a_basic_and_a_bottleneck_net_agree_with_the_cpu() {
-    for name in ["resnet18", "resnet50"] {
+fn training_steps_of_residual_nets_agree_with_the_cpu() {
+    for name in ["resnet9", "resnet18", "resnet50"] {
         let (expected, _) = train(name, DType::F32, 3, None);
         let (got, _) = train(name, DType::F32, 3, Some(1));
         println!("{name}: {got:?} for {expected:?}");
@@ -114,17 +124,46 @@ fn small_step(float: DType, seed: u64) -> Vec<u32> {
         seed: 3,
         ..StepConfig::new(SmallNet, 3, 17)
     };
-    let device = Box::new(SimtDevice::new(seed, Checks::Off).unwrap());
-    let program = program(&config, DeviceKind::Simt).unwrap();
     let batch = random_batch(&config, 5, 1);
-    let session = Session::on(program, device, Start::Seed(config.seed)).unwrap();
-    let mut training = Training::in_session(config, session).unwrap();
+    let mut training = training(config, Some(seed));
     training.step(&batch, 0.1).unwrap();
     let loss = training.loss().unwrap();
     let session = training.session();
     let persistent = session.program().persistent.iter();
     let values = persistent.flat_map(|p| session.read::<f32>(&p.slot).unwrap().into_owned());
     values.chain([loss]).map(f32::to_bits).collect()
+}
+
+/// The layers of VGG, few channels each: biases, a pooling whose cells share pixels, hidden features that are dropped.
+struct SmallVgg;
+
+impl Network for SmallVgg {
+    fn forward(&self, graph: &mut Graph, inputs: Inputs, mode: Mode) -> Result<ValueId> {
+        let x = conv2d(graph, "conv", inputs.images, Conv2dConfig::square(12, 3, 1))?;
+        let x = add_bias(graph, "conv", x)?;
+        let x = batch_norm(graph, "bn", x, BnConfig::new(mode))?;
+        let x = relu(graph, "relu", x)?;
+        let x = max_pool(graph, "pool", x, PoolWindow::square(2, 2, 0))?;
+        let x = adaptive_avg_pool(graph, "cells", x, [3, 5])?;
+        let x = flatten(graph, "flatten", x)?;
+        let x = linear(graph, "hidden", x, 40)?;
+        let x = relu(graph, "hidden.relu", x)?;
+        let x = dropout(graph, "hidden.dropout", x, 0.5, mode)?;
+        linear(graph, "fc", x, CLASSES)
+    }
+}
+
+#[test]
+fn kernels_drop_the_features_that_the_cpu_drops() {
+    for (float, tolerance) in [(DType::F32, 1e-5), (DType::Bf16, 1e-2)] {
+        let losses = |float, seed| {
+            let config = StepConfig { float, seed: 5, ..StepConfig::new(SmallVgg, BATCH, 17) };
+            run(&mut training(config, seed), CLASSES, 0.1, 0, 3)
+        };
+        let (expected, got) = (losses(DType::F32, None), losses(float, Some(1)));
+        println!("{float}: {got:?} for {expected:?}");
+        assert_losses(&got, &expected, tolerance);
+    }
 }
 
 /// Convolution and batch norm, then ReLU if asked; channels, kernel and stride.

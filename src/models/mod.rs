@@ -20,6 +20,7 @@ pub(crate) use network::is_of_layer;
 pub use network::{Inputs, Network};
 pub use objects::{Objects, ObjectsKind};
 pub use resnet::{ResNet, Variant};
+pub use vgg::Vgg11Bn;
 
 /// A row of the table of models.
 #[derive(Clone, Copy)]

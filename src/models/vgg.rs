@@ -19,16 +19,25 @@ const GROUPS: [&[usize]; 5] = [&[64], &[128], &[256, 256], &[512, 512], &[512, 5
 const HIDDEN: usize = 4096;
 /// Height and width of the map that they see.
 const MAP: [usize; 2] = [7, 7];
-/// Probability with which they drop a feature.
-const DROPOUT: f32 = 0.5;
 
-#[derive(Debug, Clone, Copy)]
-struct Vgg11Bn {
-    num_classes: usize,
+/// The network, for any size of image from 32 pixels.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Vgg11Bn {
+    /// Number of categories.
+    pub num_classes: usize,
+    /// Probability with which training drops a feature of a hidden layer; [`Vgg11Bn::new`] sets 0.5.
+    pub dropout: f32,
+}
+
+impl Vgg11Bn {
+    /// The network of the paper, for `num_classes` categories.
+    pub fn new(num_classes: usize) -> Vgg11Bn {
+        Vgg11Bn { num_classes, dropout: 0.5 }
+    }
 }
 
 pub(super) fn build(options: &Options) -> Arc<dyn Network> {
-    Arc::new(Vgg11Bn { num_classes: options.num_classes })
+    Arc::new(Vgg11Bn::new(options.num_classes))
 }
 
 impl Network for Vgg11Bn {
@@ -53,7 +62,7 @@ impl Network for Vgg11Bn {
         for layer in [0, 3] {
             x = linear(graph, &format!("classifier.{layer}"), x, HIDDEN)?;
             x = relu(graph, &format!("classifier.{}", layer + 1), x)?;
-            x = dropout(graph, &format!("classifier.{}", layer + 2), x, DROPOUT, mode)?;
+            x = dropout(graph, &format!("classifier.{}", layer + 2), x, self.dropout, mode)?;
         }
         linear(graph, self.last_layer(), x, self.num_classes)
     }
@@ -73,7 +82,7 @@ mod tests {
         for (size, classes, parameters) in [(224, 1000, 132_868_840), (64, 10, 128_812_810)] {
             let mut graph = Graph::new(DType::F32);
             let images = graph.input("images", [2, size, size, 3], DType::F32);
-            let network = Vgg11Bn { num_classes: classes };
+            let network = Vgg11Bn::new(classes);
             let logits = network.forward(&mut graph, images.into(), Mode::Train).unwrap();
             assert_eq!(graph.shape(logits), [2, classes].into());
             let count: usize = graph.parameters().map(|id| graph.shape(id).num_elems()).sum();

@@ -79,7 +79,7 @@ fn assert_same(program: &Program, reference: &Reference, what: &str) {
 }
 
 /// Kills runs of `call` at random moments, `num_kills` times in all; a run that ends before is followed by another.
-fn kill_and_compare(call: &str, num_kills: usize) {
+pub fn kill_and_compare(call: &str, num_kills: usize) {
     let reference = reference(call);
     let mut random = Stream::new(1, 0, 0, Use::Shuffle);
     let mut kills = 0;

@@ -80,8 +80,10 @@ fn value_range(name: &str, shape: &[usize], last_norm: &str) -> (f64, f64) {
             let bound = (24.0 / (out_channels * height * width) as f64).sqrt();
             (-bound, bound)
         }
+        // He's in layers that others follow, which would fade the signal out otherwise.
         [_, in_features] => {
-            let bound = 1.0 / (*in_features as f64).sqrt();
+            let scale: f64 = if name.starts_with("classifier.") { 6.0 } else { 1.0 };
+            let bound = scale.sqrt() / (*in_features as f64).sqrt();
             (-bound, bound)
         }
         _ if name.ends_with(".running_mean") => (-0.3, 0.3),

@@ -43,7 +43,7 @@ def value_range(name: str, shape, last_norm: str) -> tuple[float, float]:
         bound = math.sqrt(24.0 / (shape[0] * shape[2] * shape[3]))
         return -bound, bound
     if len(shape) == 2:
-        bound = 1.0 / math.sqrt(shape[1])
+        bound = math.sqrt(6.0 if name.startswith("classifier.") else 1.0) / math.sqrt(shape[1])
         return -bound, bound
     if name.endswith(".running_mean"):
         return -0.3, 0.3
@@ -57,7 +57,7 @@ def value_range(name: str, shape, last_norm: str) -> tuple[float, float]:
 
 
 def tensor(name: str, shape, last_norm: str) -> np.ndarray:
-    """A network's tensor by its torchvision name and file shape; `last_norm` is `bn2` or `bn3`."""
+    """A network's tensor by its torchvision name and file shape; `last_norm` is `bn2` or `bn3` in ResNets."""
     low, high = value_range(name, shape, last_norm)
     values = low + (high - low) * uniforms(name, math.prod(shape))
     return values.astype(np.float32).reshape(shape)
@@ -99,6 +99,7 @@ def main():
         ("bn1.running_var", [64], "bn2"),
         ("fc.weight", [100, 512], "bn2"),
         ("fc.bias", [100], "bn2"),
+        ("classifier.0.weight", [48, 147], "none"),
     ]
     record = {
         "tensors": [

@@ -211,6 +211,22 @@ def clip_grad_norm(case, max_norm):
     put(case, **{f"clipped{i}": param.grad for i, param in enumerate(params)})
 
 
+def add_bias():
+    CASES["add_bias"] = {"op": "add_bias"}
+    differentiate("add_bias", {"x": normal(2, 5, 3, 7), "b": normal(7)}, torch.add)
+
+
+def flatten():
+    """PyTorch flattens images channel by channel."""
+    CASES["flatten"] = {"op": "flatten"}
+    differentiate("flatten", {"x": normal(2, 5, 3, 7)}, lambda x: nchw(x).flatten(1))
+
+
+def adaptive_avg_pool(case, shape, out):
+    CASES[case] = {"op": "adaptive_avg_pool", "out_h": out[0], "out_w": out[1]}
+    differentiate(case, {"x": normal(*shape)}, lambda x: nhwc(F.adaptive_avg_pool2d(nchw(x), out)))
+
+
 def main():
     convolutions()
     linear()
@@ -224,6 +240,10 @@ def main():
     ema()
     clip_grad_norm("clip_grad_norm", 1.5)
     clip_grad_norm("clip_grad_norm_not_reached", 100.0)
+    add_bias()
+    flatten()
+    adaptive_avg_pool("adaptive_avg_pool_to_fewer", (2, 9, 5, 3), (4, 2))
+    adaptive_avg_pool("adaptive_avg_pool_to_more", (2, 2, 3, 5), (7, 4))
 
     here = Path(__file__)
     save_file(TENSORS, here.with_suffix(".safetensors"), metadata={"torch": torch.__version__})

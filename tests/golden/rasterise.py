@@ -1,4 +1,4 @@
-"""Masks of polygons by matplotlib's point-in-path test, written to rasterise.json for tests/golden_rasterise.rs.
+"""Masks of polygons by matplotlib's point-in-path test, written to rasterise.json for tests/rasterise/golden.rs.
 
 Needs matplotlib and, in the environment variable MINIPLACES, the folder of the photos' annotations; what is written
 holds counts and hashes of masks, no photo and no polygon of theirs.

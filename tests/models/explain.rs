@@ -1,24 +1,16 @@
 //! Grad-CAM against PyTorch's autograd (`tests/golden/explain.py`).
 
-use std::path::Path;
-
 use residuum::device::Device;
 use residuum::infer::grad_cam::Explainer;
-use serde_json::Value;
 
 use crate::common::formula;
-use crate::{CLASSES, formula_model};
+use crate::{CLASSES, formula_model, golden_json};
 
 const SIZE: usize = 96;
 const BATCH: usize = 2;
 
-fn recorded() -> Value {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/explain.json");
-    serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
-}
-
 fn check(recorded_name: &str, name: &str, form: &str) {
-    let record = recorded();
+    let record = golden_json("explain.json");
     let mut explainer = Explainer::new(&formula_model(name, form, CLASSES, SIZE), Device::Cpu).unwrap();
     let nchw = formula::images("explain", BATCH, SIZE);
     let images = formula::nchw_to_nhwc(&nchw, [BATCH, 3, SIZE, SIZE]);

@@ -5,13 +5,14 @@
 mod common;
 mod explain;
 mod export;
+mod vgg;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use common::formula;
 use residuum::device::Slot;
 use residuum::exec::Session;
-use residuum::graph::Role;
+use residuum::graph::{Graph, Role};
 use residuum::infer::model_file::ModelFile;
 use residuum::models::{Model, Options, Variant};
 use residuum::plan::{Persistent, plan};
@@ -37,7 +38,7 @@ fn model(name: &str, form: Variant, num_classes: usize) -> Model {
 }
 
 /// A session of one graph, with the weights of the formula.
-fn session(name: &str, graph: &residuum::graph::Graph) -> Session {
+fn session(name: &str, graph: &Graph) -> Session {
     let mut session = Session::new(plan(&[graph], residuum::device::DeviceKind::Cpu).unwrap()).unwrap();
     write_formula(name, &mut session);
     session
@@ -45,7 +46,11 @@ fn session(name: &str, graph: &residuum::graph::Graph) -> Session {
 
 /// Sets the weights of the network called `name` to those of the formula.
 fn write_formula(name: &str, session: &mut Session) {
-    let last_norm = if name == "resnet18" || name == "resnet34" { "bn2" } else { "bn3" };
+    let (last_norm, last_layer) = match name {
+        "resnet18" | "resnet34" => ("bn2", "fc"),
+        "vgg11_bn" => ("none", "classifier.6"),
+        _ => ("bn3", "fc"),
+    };
     let tensors: Vec<NamedTensor> = model_tensors(session, Weights::Trained, 0)
         .unwrap()
         .into_iter()
@@ -55,7 +60,7 @@ fn write_formula(name: &str, session: &mut Session) {
             NamedTensor::f32(tensor.name, &tensor.shape, values)
         })
         .collect();
-    load_model(session, "fc", &tensors, Path::new("formula")).unwrap();
+    load_model(session, last_layer, &tensors, Path::new("formula")).unwrap();
 }
 
 /// The network `name` in this form with the weights of the formula, as a file would hold it.
@@ -75,22 +80,31 @@ fn formula_model(name: &str, form: &str, classes: usize, img_size: usize) -> Mod
     ModelFile::new(Path::new("formula"), card, tensors)
 }
 
-fn feed(session: &mut Session, stream: &str, batch: usize) {
-    let nchw = formula::images(stream, batch, SIZE);
-    let images = session.plan(0).slot(values::IMAGES).unwrap();
-    session.write::<f32>(&images, &formula::nchw_to_nhwc(&nchw, [batch, 3, SIZE, SIZE])).unwrap();
-    let labels = session.plan(0).slot(values::LABELS).unwrap();
+/// Writes the operands of graph `index` of `session`: the images of `stream`, and their labels.
+fn feed(session: &mut Session, index: usize, stream: &str) {
+    let images = session.plan(index).slot(values::IMAGES).unwrap();
+    let [batch, size, _, _] = images.shape.as_4d().unwrap();
+    let nchw = formula::images(stream, batch, size);
+    session.write::<f32>(&images, &formula::nchw_to_nhwc(&nchw, [batch, 3, size, size])).unwrap();
+    let labels = session.plan(index).slot(values::LABELS).unwrap();
     session.write::<i32>(&labels, &formula::labels(stream, batch, CLASSES)).unwrap();
 }
 
-fn golden() -> checkpoint::Checkpoint {
-    checkpoint::read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/models.safetensors")).unwrap()
+fn golden(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
+}
+
+fn golden_tensors(name: &str) -> checkpoint::Checkpoint {
+    checkpoint::read(&golden(name)).unwrap()
+}
+
+fn golden_json(name: &str) -> serde_json::Value {
+    serde_json::from_str(&std::fs::read_to_string(golden(name)).unwrap()).unwrap()
 }
 
 fn recorded_losses(model: &str) -> Vec<f64> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/models.json");
-    let json: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
-    json[model]["losses"].as_array().unwrap().iter().map(|loss| loss.as_f64().unwrap()).collect()
+    let losses = &golden_json("models.json")[model]["losses"];
+    losses.as_array().unwrap().iter().map(|loss| loss.as_f64().unwrap()).collect()
 }
 
 fn relative_l2(got: &[f32], expected: &[f32]) -> f64 {
@@ -123,16 +137,22 @@ fn median(mut values: Vec<f64>) -> f64 {
 fn check_logits(recorded: &str, name: &str, form: Variant) {
     let config = step_config(name, form, EVAL_BATCH, true);
     let mut session = session(name, &evaluation_graph(&config, "").unwrap());
-    feed(&mut session, "eval", EVAL_BATCH);
-    session.run_micro_batch(0).unwrap();
-    let slot = session.plan(0).slot(values::LOGITS).unwrap();
+    let file = golden_tensors("models.safetensors");
+    assert_logits(&mut session, 0, file.get(&format!("{recorded}/eval/logits")).unwrap());
+}
+
+/// Runs graph `index`, an evaluation, and compares its logits.
+fn assert_logits(session: &mut Session, index: usize, expected: &NamedTensor<'_>) {
+    feed(session, index, "eval");
+    session.run_micro_batch(index).unwrap();
+    let slot = session.plan(index).slot(values::LOGITS).unwrap();
     let got = session.read::<f32>(&slot).unwrap();
-    let file = golden();
-    let expected = file.get(&format!("{recorded}/eval/logits")).unwrap().as_f32().unwrap();
+    let name = &expected.name;
+    let expected = expected.as_f32().unwrap();
     assert_eq!(got.len(), expected.len());
     for (i, (got, expected)) in got.iter().zip(expected).enumerate() {
         let error = (got - expected).abs();
-        assert!(error <= 2e-5, "{recorded}: logit {i} is {got}, PyTorch's {expected}");
+        assert!(error <= 2e-5, "{name}: logit {i} is {got}, PyTorch's {expected}");
     }
 }
 
@@ -157,10 +177,7 @@ struct Trained {
 fn train(name: &str, form: Variant, steps: usize, fuse: bool) -> Trained {
     let config = step_config(name, form, TRAIN_BATCH, fuse);
     let mut graph = training_graph(&config).unwrap();
-    let update = graph.nodes().iter().find(|node| node.op.name() == "sgd_update").unwrap();
-    for group in update.inputs.clone()[2..].chunks_exact(3) {
-        graph.keep(group[1]);
-    }
+    keep_gradients(&mut graph);
     let mut session = session(name, &graph);
     let persistent = session.program().persistent.clone();
     let of_role = |role: Role| persistent.iter().filter(move |p| p.value.role == role);
@@ -168,16 +185,13 @@ fn train(name: &str, form: Variant, steps: usize, fuse: bool) -> Trained {
     let before: Vec<Vec<f32>> = of_role(Role::Parameter).map(|p| read(&session, p)).collect();
     let mut trained = Trained { losses: vec![], gradients: vec![], buffers: vec![], updates: vec![] };
     for step in 0..steps {
-        feed(&mut session, &format!("step{step}"), TRAIN_BATCH);
+        feed(&mut session, 0, &format!("step{step}"));
         session.run_micro_batch(0).unwrap();
         let loss = session.plan(0).slot(values::LOSS).unwrap();
         trained.losses.push(f64::from(session.read::<f32>(&loss).unwrap()[0]));
         if step == 0 {
             trained.gradients = gradients(&session, &persistent);
-            trained.buffers = of_role(Role::State)
-                .filter(|p| p.value.name.contains(".running_"))
-                .map(|p| (p.value.name.clone(), read(&session, p)))
-                .collect();
+            trained.buffers = running_statistics(&session, &persistent);
         }
         let hyper = session.plan(0).slot(values::HYPER).unwrap();
         let numbers = hyper_parameters(&config.optimiser, LR, step as u64 + 1);
@@ -191,6 +205,14 @@ fn train(name: &str, form: Variant, steps: usize, fuse: bool) -> Trained {
     trained
 }
 
+/// Keeps what [`gradients`] reads.
+fn keep_gradients(graph: &mut Graph) {
+    let update = graph.nodes().iter().find(|node| node.op.name() == "sgd_update").unwrap();
+    for group in update.inputs.clone()[2..].chunks_exact(3) {
+        graph.keep(group[1]);
+    }
+}
+
 /// The gradients, which the optimiser's step names in groups of (param, grad, velocity) behind two scalars.
 fn gradients(session: &Session, persistent: &[Persistent]) -> Vec<(String, Vec<f32>)> {
     let update = session.plan(0).steps.iter().find(|step| step.op.name() == "sgd_update").unwrap();
@@ -201,6 +223,14 @@ fn gradients(session: &Session, persistent: &[Persistent]) -> Vec<(String, Vec<f
             let gradient = sampled(tensor_at(session, &group[1], parameter.value.layout));
             (parameter.value.name.clone(), gradient)
         })
+        .collect()
+}
+
+fn running_statistics(session: &Session, persistent: &[Persistent]) -> Vec<(String, Vec<f32>)> {
+    persistent
+        .iter()
+        .filter(|p| p.value.name.contains(".running_"))
+        .map(|p| (p.value.name.clone(), sampled(tensor_at(session, &p.slot, p.value.layout))))
         .collect()
 }
 
@@ -225,7 +255,7 @@ fn assert_losses(got: &[f64], model: &str, tolerances: &[f64]) {
 fn check_resnet18_run(fuse: bool) {
     let trained = train("resnet18", Variant::V1_5, 5, fuse);
     assert_losses(&trained.losses, "resnet18", &[5e-6, 2e-5, 5e-5, 2e-4, 2e-4]);
-    let file = golden();
+    let file = golden_tensors("models.safetensors");
     let gradients = errors(&trained.gradients, "resnet18/train/grads", &file);
     let buffers = errors(&trained.buffers, "resnet18/train/buffers", &file);
     let updates = errors(&trained.updates, "resnet18/train/updates", &file);
@@ -251,7 +281,7 @@ fn the_textbook_graph_matches_pytorch_too() {
 fn training_steps_of_the_other_networks_match_pytorch() {
     let tolerances = [5e-6, 2e-5];
     assert_losses(&train("resnet34", Variant::V1_5, 2, true).losses, "resnet34", &tolerances);
-    let file = golden();
+    let file = golden_tensors("models.safetensors");
     let resnet50 = train("resnet50", Variant::V1_5, 2, true);
     assert_losses(&resnet50.losses, "resnet50", &tolerances);
     assert!(median(errors(&resnet50.gradients, "resnet50/train/grads", &file)) <= 2e-3);
