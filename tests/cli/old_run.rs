@@ -10,7 +10,6 @@ use std::path::Path;
 
 use residuum::device::Device;
 use residuum::run::checkpoint::{self, NamedTensor};
-use residuum::run::run_dir::RunDir;
 use residuum::run::state::TrainState;
 use residuum::step::Training;
 use residuum::train::config::TrainConfig;
@@ -26,7 +25,8 @@ fn fixture() -> std::path::PathBuf {
 
 /// Writes the state of the run to `path`: the initial values, and the fixture's tensors in their places.
 fn write_state(path: &Path) {
-    let config: TrainConfig = RunDir::open(&fixture()).unwrap().read_config().unwrap();
+    let config: TrainConfig =
+        toml::from_str(&fs::read_to_string(fixture().join("config.toml")).unwrap()).unwrap();
     let training = Training::new(config.step_config(4).unwrap(), Device::Cpu).unwrap();
     let trained = checkpoint::read(&fixture().join("last_layer.safetensors")).unwrap();
     let tensors: Vec<NamedTensor<'_>> = training
