@@ -10,6 +10,7 @@ mod vgg;
 use std::path::{Path, PathBuf};
 
 use common::formula;
+use residuum::batch::Batch;
 use residuum::device::Slot;
 use residuum::exec::Session;
 use residuum::graph::{Graph, Role};
@@ -19,7 +20,7 @@ use residuum::plan::{Persistent, plan};
 use residuum::run::checkpoint::{self, NamedTensor};
 use residuum::run::model_card::ModelCard;
 use residuum::step::weights::{Weights, load_model, model_tensors};
-use residuum::step::{StepConfig, evaluation_graph, hyper_parameters, training_graph, values};
+use residuum::step::{StepConfig, Training, evaluation_graph, training_graph, values};
 use residuum::tensor::{Layout, Tensor};
 
 const CLASSES: usize = 100;
@@ -178,28 +179,30 @@ fn train(name: &str, form: Variant, steps: usize, fuse: bool) -> Trained {
     let config = step_config(name, form, TRAIN_BATCH, fuse);
     let mut graph = training_graph(&config).unwrap();
     keep_gradients(&mut graph);
-    let mut session = session(name, &graph);
-    let persistent = session.program().persistent.clone();
+    let eval = evaluation_graph(&config, "").unwrap();
+    let program = plan(&[&graph, &eval], residuum::device::DeviceKind::Cpu).unwrap();
+    let mut session = Session::new(program).unwrap();
+    write_formula(name, &mut session);
+    let mut training = Training::in_session(config, session).unwrap();
+    let persistent = training.session().program().persistent.clone();
     let of_role = |role: Role| persistent.iter().filter(move |p| p.value.role == role);
     let read = |session: &Session, p: &Persistent| sampled(tensor_at(session, &p.slot, p.value.layout));
-    let before: Vec<Vec<f32>> = of_role(Role::Parameter).map(|p| read(&session, p)).collect();
+    let before: Vec<Vec<f32>> = of_role(Role::Parameter).map(|p| read(training.session(), p)).collect();
     let mut trained = Trained { losses: vec![], gradients: vec![], buffers: vec![], updates: vec![] };
     for step in 0..steps {
-        feed(&mut session, 0, &format!("step{step}"));
-        session.run_micro_batch(0).unwrap();
-        let loss = session.plan(0).slot(values::LOSS).unwrap();
-        trained.losses.push(f64::from(session.read::<f32>(&loss).unwrap()[0]));
+        let stream = format!("step{step}");
+        let nchw = formula::images(&stream, TRAIN_BATCH, SIZE);
+        let images = formula::nchw_to_nhwc(&nchw, [TRAIN_BATCH, 3, SIZE, SIZE]);
+        training.step(&Batch::new(images, formula::labels(&stream, TRAIN_BATCH, CLASSES)), LR).unwrap();
+        trained.losses.push(f64::from(training.loss().unwrap()));
         if step == 0 {
-            trained.gradients = gradients(&session, &persistent);
-            trained.buffers = running_statistics(&session, &persistent);
+            trained.gradients = gradients(training.session(), &persistent);
+            trained.buffers = running_statistics(training.session(), &persistent);
         }
-        let hyper = session.plan(0).slot(values::HYPER).unwrap();
-        let numbers = hyper_parameters(&config.optimiser, LR, step as u64 + 1);
-        session.write::<f32>(&hyper, &numbers).unwrap();
-        session.run_update(0).unwrap();
     }
+    let session = training.session();
     for (p, before) in of_role(Role::Parameter).zip(before) {
-        let update = read(&session, p).iter().zip(before).map(|(after, before)| after - before).collect();
+        let update = read(session, p).iter().zip(before).map(|(after, before)| after - before).collect();
         trained.updates.push((p.value.name.clone(), update));
     }
     trained
