@@ -6,8 +6,8 @@
 # Takes some minutes on a CPU; --quick trains for seconds and writes to a temporary folder, to show that it works.
 set -euo pipefail
 
-cd "$(dirname "$(realpath -- "${BASH_SOURCE[0]}")")/.."
-pictures=docs/pictures
+root=$(realpath -- "$(dirname "$(realpath -- "${BASH_SOURCE[0]}")")/..")
+pictures=$root/docs/pictures
 amount="--train 1000 --val 200"
 training="--epochs 5"
 scratch=$(mktemp -d)
@@ -17,16 +17,17 @@ if [[ ${1:-} == --quick ]]; then
     amount="--train 64 --val 16"
     training="--max-steps 2"
 fi
-residuum() { cargo run --quiet --release -- "$@"; }
+residuum() { cargo run --quiet --release --manifest-path "$root/Cargo.toml" -- "$@"; }
 
 mkdir -p "$pictures"
 # shellcheck disable=SC2086
 residuum data scenes --output "$scratch/scenes" --img-size 64 $amount
 # shellcheck disable=SC2086
-residuum train --data-dir "$scratch/scenes" --model resnet9 --img-size 32 $training --lr 0.01 --augment flip,shift \
+residuum train --data-dir "$scratch/scenes" --model resnet9 --img-size 32 $training --lr 0.02 --batch-size 32 \
     --output "$scratch/runs" --cache-dir "$scratch/cache"
 run=$(echo "$scratch"/runs/*)
-photos=("$scratch"/scenes/images/val/0000000[1-8].jpg)
-residuum predict --run "$run" --explain "$pictures/grad_cam.png" "${photos[@]}"
 residuum eval --run "$run" --cache-dir "$scratch/cache" --confusion "$pictures/confusion.png"
-residuum augment --image "${photos[0]}" --output "$pictures/augmentation.png"
+# Captions are paths as they are given.
+cd "$scratch/scenes/images/val"
+residuum predict --run "$run" --explain "$pictures/grad_cam.png" 0000000[1-6].jpg
+residuum augment --image 00000001.jpg --output "$pictures/augmentation.png"

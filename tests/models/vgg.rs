@@ -46,8 +46,9 @@ fn logits_and_a_training_step_of_vgg_match_pytorch() {
     let gradient_errors = errors(&gradients, "train/grads", &file);
     println!("worst buffer {worst_buffer:.1e}, gradients {gradient_errors:?}");
     assert!(worst_buffer <= 5e-6, "running statistics off by {worst_buffer}");
-    assert!(median(gradient_errors) <= 2e-5);
+    // Five times what PyTorch in f32 is off by.
+    assert!(median(gradient_errors) <= 1e-5);
     for (name, values) in zeros {
-        assert!(values.iter().all(|value| value.abs() <= 1e-6), "{name}: {values:?}");
+        assert!(values.iter().all(|value| value.abs() <= 1e-5), "{name}: {values:?}");
     }
 }
