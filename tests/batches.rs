@@ -180,7 +180,7 @@ fn evaluation_visits_every_image_exactly_once_as_it_is() {
 fn batch_sizes_that_do_not_fit_name_the_setting() {
     assert_eq!(batches_per_epoch(23, 5).unwrap(), 4);
     for (batch_size, workers, expected) in
-        [(24, 1, "give at most 23"), (0, 1, "batch size"), (5, 0, "workers")]
+        [(24, 1, "give at most 23"), (0, 1, "batch_size"), (5, 0, "workers")]
     {
         let error = Loader::train(scene_pack(23), &options(batch_size, workers), 0, 0).unwrap_err();
         assert!(matches!(error, Error::Setting { .. }) && error.to_string().contains(expected), "{error}");

@@ -28,7 +28,7 @@ fn missing_lists() {
     for list in ["train.txt", "val.txt", "categories.txt"] {
         let program = Program::with_scenes();
         fs::remove_file(program.path("scenes").join(list)).unwrap();
-        training_fails(&program, &[list, "no such file", "beside images/"]);
+        training_fails(&program, &[list, "no such file", "next to images/"]);
     }
 }
 
