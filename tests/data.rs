@@ -110,7 +110,7 @@ fn options_keep_the_first_categories_and_spread_a_limit() {
     for categories in [0, 11] {
         let options = OpenOptions { categories: Some(categories), ..OpenOptions::default() };
         let error = data::open(dir.path(), &options).unwrap_err();
-        assert!(matches!(error, Error::Usage(_)), "{error}");
+        assert!(matches!(error, Error::Setting { .. }), "{error}");
     }
 }
 

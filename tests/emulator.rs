@@ -214,7 +214,7 @@ fn wrong_masks_are_found() {
 fn misaligned_vectors_are_found() {
     assert_says(
         &finding("planted_misaligned_vector", 1, 32, 32),
-        &["misaligned access", "no multiple of 16"],
+        &["misaligned access", "not a multiple of 16"],
     );
 }
 

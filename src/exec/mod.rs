@@ -186,9 +186,9 @@ impl Session {
     /// The elements of the value called `name` in plan `index`: borrowed on the CPU, copied from any other device.
     ///
     /// # Errors
-    /// As [`Plan::slot`] and [`Session::read`].
+    /// As [`Plan::readable_slot`] and [`Session::read`].
     pub fn value<T: Element>(&self, index: usize, name: &str) -> Result<Cow<'_, [T]>> {
-        self.read(&self.plan(index).slot(name)?)
+        self.read(&self.plan(index).readable_slot(name)?)
     }
 
     /// Copies `values` to the value called `name` of plan `index`.

@@ -102,8 +102,20 @@ impl Plan {
     /// [`Error::Graph`] if the graph has no such value, fusion removed it, or its memory is shared during a run because
     /// the graph does not keep it ([`Graph::keep`]).
     pub fn slot(&self, name: &str) -> Result<Slot> {
+        self.place(name, Access::is_writable)
+    }
+
+    /// The slot of the value called `name`, which the host may read after a run.
+    ///
+    /// # Errors
+    /// As [`Plan::slot`], and for an input that the graph does not keep.
+    pub fn readable_slot(&self, name: &str) -> Result<Slot> {
+        self.place(name, Access::is_readable)
+    }
+
+    fn place(&self, name: &str, allowed: impl Fn(Access) -> bool) -> Result<Slot> {
         match self.places.get(name) {
-            Some((slot, access)) if access.is_writable() => Ok(*slot),
+            Some((slot, access)) if allowed(*access) => Ok(*slot),
             Some(_) => Err(Error::Graph {
                 op: "plan",
                 node: name.to_string(),
