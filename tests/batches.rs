@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use residuum::Error;
 use residuum::batch::{
     Augment, Batch, BatchContents, Loader, LoaderOptions, Normalization, batches_per_epoch,
 };

@@ -188,7 +188,7 @@ impl Session {
     /// # Errors
     /// As [`Plan::readable_slot`] and [`Session::read`].
     pub fn value<T: Element>(&self, index: usize, name: &str) -> Result<Cow<'_, [T]>> {
-        self.read(&self.plan(index).readable_slot(name)?)
+        about(name, self.read(&self.plan(index).readable_slot(name)?))
     }
 
     /// Copies `values` to the value called `name` of plan `index`.
@@ -197,7 +197,7 @@ impl Session {
     /// As [`Plan::slot`] and [`Session::write`].
     pub fn set<T: Element>(&mut self, index: usize, name: &str, values: &[T]) -> Result<()> {
         let slot = self.plan(index).slot(name)?;
-        self.write(&slot, values)
+        about(name, self.write(&slot, values))
     }
 
     /// The elements at `slot`: borrowed on the CPU, copied from any other device.
@@ -390,6 +390,16 @@ impl Session {
             }
         }
     }
+}
+
+/// Names the value that was asked for in a message of the session: another value may have the same slot.
+fn about<T>(name: &str, result: Result<T>) -> Result<T> {
+    result.map_err(|error| match error {
+        Error::Graph { op: "session", message, .. } => {
+            Error::Graph { op: "session", node: name.to_string(), message }
+        }
+        other => other,
+    })
 }
 
 fn launch(step: &Step, arena_address: u64, launcher: &mut dyn Launcher) -> Result<()> {
