@@ -180,6 +180,10 @@ fn a_training_goes_on_from_its_file_with_the_same_bits() {
     for (a, b) in whole.state().unwrap().iter().zip(&resumed.state().unwrap()) {
         assert!(a.name == b.name && a.as_f32() == b.as_f32(), "{} differs", a.name);
     }
+    let scores = whole.predict(&batch(6)).unwrap();
+    assert_eq!(scores, resumed.predict(&batch(6)).unwrap());
+    assert!(scores.len() == 3 * 5 && scores.iter().all(|score| score.is_finite()));
+    assert_ne!(scores, whole.predict(&batch(7)).unwrap(), "scores are those of the batch");
 }
 
 #[test]

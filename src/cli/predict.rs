@@ -15,9 +15,7 @@ use crate::infer::predictor::{self, Predictor, Prepare, most_probable, photos_ba
 use crate::infer::submission;
 use crate::report::{PhotoTile, heat_map, sheet};
 use crate::run::checkpoint::{self, NamedTensor};
-use crate::step::evaluate::Views;
-use crate::step::feed::Feed;
-use crate::step::values;
+use crate::step::evaluate::{Evaluator, Views};
 use crate::tensor::{Shape, Tensor};
 
 /// Categories shown for each photo.
@@ -238,20 +236,16 @@ fn predict_tensors(mut file: ModelFile, input: &Path, output: &Path, device: Dev
     let nhwc = Tensor::new(Shape::new(&tensor.shape), data.to_vec()).permuted([0, 2, 3, 1]).into_data();
     let batch_size = predictor::BATCH_SIZE.min(num_images);
     let mut session = file.session(batch_size, device)?;
-    let mut feed = Feed::new(session.plan(0));
-    let logits = session.plan(0).slot(values::LOGITS)?;
-    let num_classes = logits.shape.last();
-    let mut results = Vec::with_capacity(num_images * num_classes);
+    let mut evaluator = Evaluator::new(&session, 0)?;
+    let mut results = Vec::new();
     let image_elems = size * size * 3;
     let mut batch = photos_batch(vec![0.0; batch_size * image_elems], batch_size);
     for part in nhwc.chunks(batch.images.len()) {
         batch.images[..part.len()].copy_from_slice(part);
-        feed.write(&mut session, &batch, None)?;
-        session.run_micro_batch(0)?;
-        let rows = part.len() / image_elems;
-        results.extend_from_slice(&session.read::<f32>(&logits)?[..rows * num_classes]);
+        let scores = evaluator.logits(&mut session, &batch)?;
+        results.extend_from_slice(&scores[..scores.len() / batch_size * (part.len() / image_elems)]);
     }
-    let logits = NamedTensor::f32("logits", [num_images, num_classes].as_slice(), results);
+    let logits = NamedTensor::f32("logits", [num_images, results.len() / num_images].as_slice(), results);
     checkpoint::write_atomic(output, &[logits], &serde_json::Value::Null)?;
     println!("logits of {num_images} images in {}", output.display());
     Ok(())

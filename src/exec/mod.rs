@@ -301,10 +301,12 @@ impl Session {
     }
 
     fn check_readable(&self, slot: &Slot) -> Result<()> {
+        if self.is_persistent(slot) {
+            return Ok(());
+        }
         let plans = &self.program.plans;
         let is_kept = |plan: &Plan| plan.reaches(slot, Access::is_readable);
-        let holds = self.last_run.map_or_else(|| plans.iter().any(is_kept), |index| is_kept(&plans[index]));
-        if self.is_persistent(slot) || holds {
+        if self.last_run.map_or_else(|| plans.iter().any(is_kept), |index| is_kept(&plans[index])) {
             return Ok(());
         }
         let message = if plans.iter().any(is_kept) {

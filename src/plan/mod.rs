@@ -46,6 +46,8 @@ pub struct Plan {
     /// Bytes of the transient part, and what fills it where it is fullest.
     pub live: LiveBytes,
     places: HashMap<String, (Slot, Access)>,
+    /// The transient values that the host may use: few, and asked for in every step.
+    host_values: Vec<(Slot, Access)>,
 }
 
 /// When the host may use the memory of a value.
@@ -140,7 +142,7 @@ impl Plan {
 
     /// Whether `slot` is that of a transient value which the host may use as `allowed` says.
     pub(crate) fn reaches(&self, slot: &Slot, allowed: impl Fn(Access) -> bool) -> bool {
-        self.places.values().any(|(place, access)| place == slot && allowed(*access))
+        self.host_values.iter().any(|(place, access)| place == slot && allowed(*access))
     }
 
     /// The name of a value at `slot`.
@@ -273,13 +275,15 @@ fn lay_out(graph: &Graph, device: DeviceKind, persistent: &HashMap<&str, Slot>, 
     let has_place =
         |id: &ValueId| graph.value(*id).role.is_persistent() || transient.value_offsets[id.index()].is_some();
     let named = graph.value_ids().map(|id| (graph.value(id).name.as_str(), id));
-    let places = named
+    let places: HashMap<String, (Slot, Access)> = named
         .chain(graph.aliases())
         .filter(|(_, id)| has_place(id))
         .map(|(name, id)| (name.to_string(), (slot(id), access(id))))
         .collect();
     let first_update = steps.iter().position(|step| step.phase == Phase::Update).unwrap_or(steps.len());
-    Plan { steps, first_update, live: transient.live, places }
+    let of_host = |(_, access): &(Slot, Access)| matches!(access, Access::BeforeRun | Access::Kept);
+    let host_values = places.values().copied().filter(of_host).collect();
+    Plan { steps, first_update, live: transient.live, places, host_values }
 }
 
 impl fmt::Display for Plan {

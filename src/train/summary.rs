@@ -20,7 +20,7 @@ use crate::step::evaluate::{Evaluation, Prediction, count_confusion};
 const NUM_MISTAKES: usize = 14;
 /// Images shown as the surest hits.
 const NUM_HITS: usize = 7;
-/// Mistakes and hits that are shown with the places that speak for the guess.
+/// How many mistakes, and how many hits, are shown with the places that speak for the guess.
 const NUM_EXPLAINED: usize = 3;
 /// Quality of the photos on the page, 1 to 100.
 const JPEG_QUALITY: u8 = 88;

@@ -32,7 +32,7 @@ pub struct SceneOptions {
     pub split: Split,
     /// How many; categories take turns.
     pub num_images: usize,
-    /// How many of the first of [`CATEGORIES`], 1 or more.
+    /// Number of categories, the first of [`CATEGORIES`]; at least 1.
     pub num_categories: usize,
     /// Width and height in pixels.
     pub image_size: usize,
