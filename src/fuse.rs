@@ -195,7 +195,7 @@ fn with_relu(norm: &Node, residual: bool) -> Option<Arc<dyn Op>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::{Conv2dConfig, Window, conv2d};
+    use crate::ops::{Conv2dConfig, conv2d};
 
     #[test]
     fn one_node_makes_the_bf16_copies_of_all_filters() {
@@ -203,8 +203,7 @@ mod tests {
         let images = graph.input("images", [2, 9, 7, 3], DType::F32);
         let mut x = graph.apply_one("images.bf16", Cast(DType::Bf16), &[images]).unwrap();
         for (name, out_channels) in [("conv1", 8), ("conv2", 5), ("conv3", 11)] {
-            let config = Conv2dConfig { out_channels, kernel: [3, 3], window: Window::square(1, 1) };
-            x = conv2d(&mut graph, name, x, config).unwrap();
+            x = conv2d(&mut graph, name, x, Conv2dConfig::square(out_channels, 3, 1)).unwrap();
         }
         graph.keep(x);
         let fused = fuse(&graph, &[Rewrite::ParameterCasts]).unwrap();
@@ -217,8 +216,7 @@ mod tests {
     fn a_single_filter_keeps_its_cast() {
         let mut graph = Graph::new(DType::Bf16);
         let x = graph.input("x", [2, 9, 7, 3], DType::Bf16);
-        let config = Conv2dConfig { out_channels: 5, kernel: [3, 3], window: Window::square(1, 1) };
-        conv2d(&mut graph, "conv", x, config).unwrap();
+        conv2d(&mut graph, "conv", x, Conv2dConfig::square(5, 3, 1)).unwrap();
         let fused = fuse(&graph, &Rewrite::ALL).unwrap();
         assert_eq!(fused.nodes()[0].op.name(), "cast");
     }

@@ -24,7 +24,7 @@ use half::bf16;
 use crate::device::KernelDevice;
 use crate::error::Result;
 use crate::graph::{Graph, ValueId};
-use crate::ops::{BnConfig, Case, Conv2dConfig, Mode, Window, add, batch_norm, conv2d, registry, relu};
+use crate::ops::{BnConfig, Case, Conv2dConfig, Mode, add, batch_norm, conv2d, registry, relu};
 use crate::tensor::DType;
 
 /// f32 results may differ by rounding and by the order of sums; relative to the norm of a reduction's terms, or to the
@@ -103,8 +103,7 @@ fn layers() -> Vec<Case> {
         size: usize,
         stride: usize,
     ) -> Result<ValueId> {
-        let window = Window::square(stride, size / 2);
-        let y = conv2d(graph, "conv", x, Conv2dConfig { out_channels, kernel: [size, size], window })?;
+        let y = conv2d(graph, "conv", x, Conv2dConfig::square(out_channels, size, stride))?;
         let y = batch_norm(graph, "bn", y, BnConfig::new(Mode::Train))?;
         relu(graph, "relu", y)
     }

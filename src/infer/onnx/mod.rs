@@ -201,7 +201,7 @@ fn value_info(name: &str, extents: &[usize]) -> proto::ValueInfo {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::{Conv2dConfig, Window, add, add_bias, conv2d, global_avg_pool, linear, mean, relu};
+    use crate::ops::{Conv2dConfig, add, add_bias, conv2d, global_avg_pool, linear, mean, relu};
     use crate::tensor::DType;
 
     fn write(graph: &Graph, images: ValueId, logits: ValueId) -> Result<Vec<u8>> {
@@ -223,8 +223,7 @@ mod tests {
     fn a_bias_without_a_convolution_of_its_own_is_named() {
         let mut graph = Graph::new(DType::F32);
         let images = graph.input("images", [1, 4, 5, 3], DType::F32);
-        let config = Conv2dConfig { out_channels: 2, kernel: [3, 3], window: Window::square(1, 1) };
-        let x = conv2d(&mut graph, "conv", images, config).unwrap();
+        let x = conv2d(&mut graph, "conv", images, Conv2dConfig::square(2, 3, 1)).unwrap();
         let biased = add_bias(&mut graph, "conv", x).unwrap();
         let pooled = global_avg_pool(&mut graph, "pool", biased).unwrap();
         assert!(write(&graph, images, pooled).is_ok());

@@ -435,8 +435,7 @@ mod tests {
     fn bf16_convolution_keeps_its_parameter_and_its_gradient_in_f32() {
         let mut graph = Graph::new(DType::Bf16);
         let x = graph.input("x", [2, 6, 5, 8], DType::Bf16);
-        let config = Conv2dConfig { out_channels: 16, kernel: [3, 3], window: Window::square(1, 1) };
-        let y = conv2d(&mut graph, "conv", x, config).unwrap();
+        let y = conv2d(&mut graph, "conv", x, Conv2dConfig::square(16, 3, 1)).unwrap();
         assert_eq!(graph.value(y).ty.dtype, DType::Bf16);
         let parameters: Vec<ValueId> = graph.parameters().collect();
         let dy = graph.input("dy", graph.shape(y), DType::Bf16);
