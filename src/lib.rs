@@ -49,6 +49,10 @@
 //! # }
 //! ```
 
+// Tests inside the crate share helpers with those in tests/, which name it.
+#[cfg(test)]
+extern crate self as residuum;
+
 pub mod error;
 mod named;
 pub mod prelude;

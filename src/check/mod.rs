@@ -6,15 +6,19 @@
 //! result that is not written shows, and so does a read of what nothing wrote. In bf16 the operands are rounded first:
 //! what differs is then the rounding of results.
 //!
-//! [`Trial`] is the other half: operations on operands of their own, each result by itself. [`random()`] draws them.
+//! [`Trial`] is the other half: operations on operands of their own, each result by itself. [`random()`] draws them, for
+//! every kernel that an operation chooses by the dimensions, too. [`cases`] and the trials of [`TABLE_SEEDS`] together
+//! launch every kernel there is.
 
 mod gradients;
+mod launched;
 mod random;
 mod recorded;
 mod trial;
 
 pub use crate::ops::{Contents, Record, Trial};
 pub use gradients::finite_differences;
+pub use launched::Launched;
 pub use random::random;
 pub use recorded::{Recorded, Recording};
 pub use trial::Computed;
@@ -39,6 +43,9 @@ const TOLERANCE_LAYER_BF16: f64 = 1e-1;
 /// The group of cases that are whole layers.
 const LAYER: &str = "layer";
 const SEED: u64 = 29;
+
+/// Seeds of the trials that belong to the table of `check-kernels`: with them it launches every kernel.
+pub const TABLE_SEEDS: std::ops::Range<u64> = 0..2;
 
 /// How one case went on one device.
 #[derive(Debug, Clone)]

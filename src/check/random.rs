@@ -6,14 +6,14 @@
 
 use crate::fuse::{Rewrite, fuse};
 use crate::graph::Init;
-use crate::ops::{Draw, Trial, cast, registry};
+use crate::ops::{Draw, DrawTrial, Trial, cast, registry};
 use crate::tensor::{DType, Layout};
 
-/// One trial of every operation, drawn from `seed`.
+/// One trial of every operation, and of every kernel that an operation chooses by the dimensions, drawn from `seed`.
 pub fn random(seed: u64) -> Vec<Trial> {
     let of_ops = registry().into_iter().flat_map(|(_, checks)| checks.trials);
     (0..)
-        .zip(of_ops.chain([copies as fn(&mut Draw) -> Trial]))
+        .zip(of_ops.chain([Box::new(copies) as DrawTrial]))
         .map(|(number, draw_trial)| {
             let mut trial = draw_trial(&mut Draw::new(seed, number)).with_seed(seed);
             trial.name = format!("random {seed}/{}", trial.name);

@@ -3,7 +3,7 @@
 use clap::Args;
 
 use super::flags::open_device;
-use crate::check::{self, Outcome};
+use crate::check::{self, Launched, Outcome};
 use crate::device::DeviceChoice;
 use crate::error::{Error, Result};
 use crate::report::{Align, Table};
@@ -18,7 +18,7 @@ pub(super) struct CheckKernelsArgs {
     /// Only cases whose name contains this
     #[arg(long, value_name = "NAME", default_value = "")]
     filter: String,
-    /// Also that many random shapes of every operation
+    /// That many more random shapes of every operation and kernel
     #[arg(long, value_name = "COUNT", default_value_t = 0)]
     random: u64,
 }
@@ -27,8 +27,9 @@ impl CheckKernelsArgs {
     pub(super) fn run(self) -> Result<()> {
         let device = open_device(self.device)?;
         let cases = check::cases(&self.filter);
-        let trials = (0..self.random).flat_map(check::random);
-        let trials: Vec<_> = trials.filter(|trial| trial.name.contains(&self.filter)).collect();
+        let seeds = check::TABLE_SEEDS.start..check::TABLE_SEEDS.end + self.random;
+        let mut trials: Vec<_> = seeds.flat_map(check::random).collect();
+        trials.retain(|trial| trial.name.contains(&self.filter));
         if cases.is_empty() && trials.is_empty() {
             return Err(Error::Usage(format!("--filter {}: no case has that in its name", self.filter)));
         }
@@ -39,29 +40,35 @@ impl CheckKernelsArgs {
             ("allowed", Align::Right),
         ];
         let mut table = Table::new(columns);
-        let mut failed = 0;
+        let (mut checked, mut failed) = (0, 0);
         let mut note = |outcome: Outcome| {
+            checked += 1;
             failed += usize::from(!outcome.passed());
             let verdict = if outcome.passed() { String::new() } else { format!(" FAILED {}", outcome.worst) };
             let error = format!("{:.1e}{verdict}", outcome.error);
             let allowed = format!("{:.0e}", outcome.tolerance);
             table.row([outcome.name, outcome.float.to_string(), error, allowed]);
         };
+        let launched = Launched::default();
         let open = || {
-            device
-                .open_kernels()?
-                .ok_or_else(|| Error::Usage(format!("--device {device}: runs no kernels; take simt or cuda")))
+            let kernels = device.open_kernels()?;
+            let none = || Error::Usage(format!("--device {device}: runs no kernels; take simt or cuda"));
+            kernels.ok_or_else(none).map(|kernels| launched.watch(kernels))
         };
         for float in [DType::F32, DType::Bf16] {
             for (name, case) in &cases {
                 note(check::run(name, case, float, open()?)?);
             }
-            for trial in &trials {
+            for trial in trials.iter().filter(|trial| trial.is_for(float)) {
                 note(trial.run(float, open()?)?);
             }
         }
         print!("{table}");
-        println!("{} checks on {device}, {failed} failed", 2 * (cases.len() + trials.len()));
+        match launched.missing().as_slice() {
+            [] => println!("every kernel of this build was launched"),
+            missing => println!("not launched: {}", missing.join(", ")),
+        }
+        println!("{checked} checks on {device}, {failed} failed");
         if failed > 0 {
             return Err(Error::Device(format!("{failed} kernels disagree with the CPU")));
         }

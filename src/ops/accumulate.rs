@@ -112,7 +112,7 @@ impl Op for Clear {
 
 /// What these operations are checked by.
 pub(super) fn checks() -> Checks {
-    Checks { cases: vec![], trials: vec![accumulate_trial, clear_trial] }
+    Checks { cases: vec![], trials: vec![Box::new(accumulate_trial), Box::new(clear_trial)] }
 }
 
 fn accumulate_trial(draw: &mut Draw) -> Trial {

@@ -209,7 +209,7 @@ pub(super) fn checks() -> Checks {
             adaptive_avg_pool(graph, "pool", x[0], [7, 4])
         }),
     ];
-    Checks { cases, trials: vec![trial] }
+    Checks { cases, trials: vec![Box::new(trial)] }
 }
 
 fn trial(draw: &mut Draw) -> Trial {

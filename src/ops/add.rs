@@ -77,7 +77,7 @@ pub(super) fn checks() -> Checks {
         Case::new("add_odd_shape", &[&[2, 5, 3, 7], &[2, 5, 3, 7]], |graph, x| add(graph, "add", x[0], x[1])),
         Case::new("add_same_value_twice", &[&[3, 5]], |graph, x| add(graph, "add", x[0], x[0])),
     ];
-    Checks { cases, trials: vec![trial] }
+    Checks { cases, trials: vec![Box::new(trial)] }
 }
 
 fn trial(draw: &mut Draw) -> Trial {

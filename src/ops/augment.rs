@@ -151,7 +151,7 @@ impl Op for AugmentFwd {
 
 /// What these operations are checked by.
 pub(super) fn checks() -> Checks {
-    Checks { cases: vec![], trials: vec![trial] }
+    Checks { cases: vec![], trials: vec![Box::new(trial)] }
 }
 
 /// Photos seen through maps that turn and move, with colour, noise and mixing, and a row of padding.

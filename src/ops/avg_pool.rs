@@ -185,7 +185,7 @@ pub(super) fn checks() -> Checks {
             global_avg_pool(graph, "pool", x[0])
         }),
     ];
-    Checks { cases, trials: vec![trial] }
+    Checks { cases, trials: vec![Box::new(trial)] }
 }
 
 fn trial(draw: &mut Draw) -> Trial {

@@ -191,7 +191,7 @@ pub(super) fn checks() -> Checks {
         })
         .with_f32(&[1]),
     ];
-    Checks { cases, trials: vec![trial] }
+    Checks { cases, trials: vec![Box::new(trial)] }
 }
 
 fn trial(draw: &mut Draw) -> Trial {

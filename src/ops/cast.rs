@@ -108,7 +108,7 @@ fn convert<From: Element, To: Element>(args: &CpuArgs<'_>, tensor: usize, one: i
 
 /// What these operations are checked by.
 pub(super) fn checks() -> Checks {
-    Checks { cases: vec![], trials: vec![trial] }
+    Checks { cases: vec![], trials: vec![Box::new(trial)] }
 }
 
 fn trial(draw: &mut Draw) -> Trial {

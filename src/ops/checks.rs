@@ -13,9 +13,13 @@ pub(crate) const MOST_MACS: usize = 1_000_000;
 pub struct Checks {
     /// Differentiable uses on small dimensions.
     pub cases: Vec<Case>,
-    /// Each draws a use on random dimensions.
-    pub trials: Vec<fn(&mut Draw) -> Trial>,
+    /// Each draws a use on random dimensions. Where an operation chooses among kernels by the dimensions, each of them
+    /// has a trial of its own, or no small use would reach those for large ones.
+    pub trials: Vec<DrawTrial>,
 }
+
+/// Draws a use of an operation.
+pub type DrawTrial = Box<dyn Fn(&mut Draw) -> Trial>;
 
 /// A differentiable use of an operation on small, odd, unequal dimensions; every case is checked by finite differences
 /// in f64, and in f32 against f64.
@@ -78,6 +82,7 @@ pub struct Trial {
     pub(crate) scale: Scale,
     pub(crate) classes: u32,
     pub(crate) seed: u64,
+    pub(crate) only_in: Option<DType>,
     pub(crate) given: Vec<(&'static str, Contents)>,
 }
 
@@ -96,7 +101,7 @@ impl Trial {
     /// Operations that `record` records.
     pub fn new(name: impl Into<String>, record: impl Fn(&mut Graph) -> Result<()> + 'static) -> Trial {
         let (name, record) = (name.into(), Box::new(record));
-        Trial { name, record, scale: Scale::Largest, classes: 4, seed: 5, given: Vec::new() }
+        Trial { name, record, scale: Scale::Largest, classes: 4, seed: 5, only_in: None, given: Vec::new() }
     }
 
     /// Says that every result is a sum of products of operands, and is to be measured by the norm of its terms: the root
@@ -108,6 +113,16 @@ impl Trial {
     /// This trial with labels below `classes`.
     pub fn with_classes(self, classes: u32) -> Trial {
         Trial { classes, ..self }
+    }
+
+    /// This trial for graphs of `float` alone.
+    pub fn only_in(self, float: DType) -> Trial {
+        Trial { only_in: Some(float), ..self }
+    }
+
+    /// Whether a device can be asked for it in a graph of `float`.
+    pub fn is_for(&self, float: DType) -> bool {
+        self.only_in.is_none_or(|only| only == float)
     }
 
     /// This trial with these contents of the operand called `name`.

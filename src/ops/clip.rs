@@ -118,7 +118,7 @@ fn sum_of_squares<T: Real>(values: &[T]) -> f64 {
 
 /// What these operations are checked by.
 pub(super) fn checks() -> Checks {
-    Checks { cases: vec![], trials: vec![trial] }
+    Checks { cases: vec![], trials: vec![Box::new(trial)] }
 }
 
 fn trial(draw: &mut Draw) -> Trial {

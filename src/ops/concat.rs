@@ -208,7 +208,7 @@ pub(super) fn checks() -> Checks {
             concat(graph, "cat", &[x[0], x[1], x[0]])
         }),
     ];
-    Checks { cases, trials: vec![trial] }
+    Checks { cases, trials: vec![Box::new(trial)] }
 }
 
 fn trial(draw: &mut Draw) -> Trial {

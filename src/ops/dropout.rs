@@ -121,7 +121,7 @@ pub(super) fn checks() -> Checks {
         })
         .with_labels(&[3, -1, 12, 0]),
     ];
-    Checks { cases, trials: vec![trial] }
+    Checks { cases, trials: vec![Box::new(trial)] }
 }
 
 fn trial(draw: &mut Draw) -> Trial {

@@ -69,7 +69,7 @@ impl Op for Ema {
 
 /// What these operations are checked by.
 pub(super) fn checks() -> Checks {
-    Checks { cases: vec![], trials: vec![trial] }
+    Checks { cases: vec![], trials: vec![Box::new(trial)] }
 }
 
 fn trial(draw: &mut Draw) -> Trial {

@@ -136,7 +136,7 @@ fn operands(args: &LaunchArgs<'_>, image: &Slot) -> (FlattenArgs, kernels::Grid)
 pub(super) fn checks() -> Checks {
     let cases =
         vec![Case::new("flatten_odd_shape", &[&[2, 5, 3, 7]], |graph, x| flatten(graph, "flat", x[0]))];
-    Checks { cases, trials: vec![trial] }
+    Checks { cases, trials: vec![Box::new(trial)] }
 }
 
 fn trial(draw: &mut Draw) -> Trial {

@@ -309,7 +309,7 @@ pub(super) fn checks() -> Checks {
         })
         .with_f32(&[0, 1, 2]),
     ];
-    Checks { cases, trials: vec![trial] }
+    Checks { cases, trials: vec![Box::new(trial)] }
 }
 
 fn trial(draw: &mut Draw) -> Trial {

@@ -341,7 +341,7 @@ pub(super) fn checks() -> Checks {
             max_pool(graph, "pool", x[0], window)
         }),
     ];
-    Checks { cases, trials: vec![trial] }
+    Checks { cases, trials: vec![Box::new(trial)] }
 }
 
 fn trial(draw: &mut Draw) -> Trial {

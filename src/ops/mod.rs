@@ -30,7 +30,7 @@ mod sgd;
 mod softmax_xent;
 mod stem;
 
-pub use checks::{Case, Checks, Contents, Draw, Record, Trial};
+pub use checks::{Case, Checks, Contents, Draw, DrawTrial, Record, Trial};
 pub use codes::{CODE_CHANNELS, MAX_CODED_CLASSES, code};
 
 pub use crate::graph::Mode;

@@ -249,7 +249,7 @@ impl Bounds {
 
 /// What these operations are checked by.
 pub(super) fn checks() -> Checks {
-    Checks { cases: vec![], trials: vec![trial] }
+    Checks { cases: vec![], trials: vec![Box::new(trial)] }
 }
 
 /// Polygons of none to nine points, some of them far outside, painted as masks and as codes.

@@ -248,7 +248,7 @@ pub(super) fn checks() -> Checks {
             crate::ops::add(graph, "add", x[0], constant)
         }),
     ];
-    Checks { cases, trials: vec![trial] }
+    Checks { cases, trials: vec![Box::new(trial)] }
 }
 
 fn trial(draw: &mut Draw) -> Trial {

@@ -113,7 +113,7 @@ impl Op for ReluBwd {
 /// What these operations are checked by.
 pub(super) fn checks() -> Checks {
     let cases = vec![Case::new("relu_odd_shape", &[&[2, 5, 3, 7]], |graph, x| relu(graph, "relu", x[0]))];
-    Checks { cases, trials: vec![trial] }
+    Checks { cases, trials: vec![Box::new(trial)] }
 }
 
 fn trial(draw: &mut Draw) -> Trial {

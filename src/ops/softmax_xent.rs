@@ -391,7 +391,7 @@ pub(super) fn checks() -> Checks {
             .with_labels(&[-1, -1])
             .with_f32(&[0]),
     ];
-    Checks { cases, trials: vec![trial] }
+    Checks { cases, trials: vec![Box::new(trial)] }
 }
 
 fn trial(draw: &mut Draw) -> Trial {

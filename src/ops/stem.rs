@@ -255,7 +255,7 @@ pub(super) fn checks() -> Checks {
         })
         .with_f32(&[0]),
     ];
-    Checks { cases, trials: vec![trial] }
+    Checks { cases, trials: vec![Box::new(trial)] }
 }
 
 /// What the stem's convolution over blocks is made of.

@@ -272,7 +272,7 @@ pub(super) fn checks() -> Checks {
             add(graph, "sum", y, y)
         }),
     ];
-    Checks { cases, trials: vec![fwd_trial, bwd_trial] }
+    Checks { cases, trials: vec![Box::new(fwd_trial), Box::new(bwd_trial)] }
 }
 
 fn fwd_trial(draw: &mut Draw) -> Trial {

@@ -1,6 +1,9 @@
 //! Every kernel of every pass against the textbook loops in f64, on the emulator and, where there is one, on a GPU.
-//! Random shapes of whole operations (`check::random`) reach only the variant that the table chooses; these reach all.
 
+#[path = "../../../tests/common/devices.rs"]
+mod devices;
+
+use devices::{Watch, on_each_device};
 use half::bf16;
 use proptest::prelude::*;
 
@@ -9,7 +12,7 @@ use super::variants::{Pass, VARIANTS, Variant, wgrad_workspace_bytes};
 use crate::device::cpu::conv::{
     Conv2dDims, conv2d_dgrad_reference, conv2d_fprop_reference, conv2d_wgrad_reference,
 };
-use crate::device::{Device, KernelDevice, LaunchArgs, Slot};
+use crate::device::{KernelDevice, LaunchArgs, Slot};
 use crate::rng::{Stream, Use};
 use crate::tensor::DType;
 
@@ -45,34 +48,12 @@ fn sizes(pass: Pass, dims: &Conv2dDims) -> ([usize; 2], usize) {
     }
 }
 
-/// How the emulator runs threads: the seed of their order, and whether every access is judged.
-#[derive(Debug, Clone, Copy)]
-struct Watch {
-    seed: u64,
-    judged: bool,
-}
-
 const fn judged(seed: u64) -> Watch {
     Watch { seed, judged: true }
 }
 
 const fn quick(seed: u64) -> Watch {
     Watch { seed, judged: false }
-}
-
-/// The devices that are here, opened anew.
-fn devices(watch: Watch) -> impl Iterator<Item = (Device, Box<dyn KernelDevice>)> {
-    #[cfg(residuum_simt)]
-    let emulator: Option<(Device, Box<dyn KernelDevice>)> = {
-        use crate::device::simt::{Checks, SimtDevice};
-        let checks = if watch.judged { Checks::Full } else { Checks::Off };
-        Some((Device::Simt, Box::new(SimtDevice::new(watch.seed, checks).unwrap())))
-    };
-    #[cfg(not(residuum_simt))]
-    let emulator: Option<(Device, Box<dyn KernelDevice>)> = None;
-    let gpu = Device::Cuda(0);
-    let opened = gpu.check().is_ok().then(|| (gpu, gpu.open_kernels().unwrap().unwrap()));
-    emulator.into_iter().chain(opened)
 }
 
 /// The result of `variant` on `operands`; memory of the result and the workspace starts as NaN.
@@ -142,8 +123,8 @@ fn check(variant: &Variant, dims: &Conv2dDims, sum: Sum, watch: Watch) {
     let squares = reference(variant.pass(), dims, &map(|v| v * v));
     let rounding =
         if variant.pass() == Pass::Wgrad || variant.dtype == DType::F32 { 0.0 } else { 1.0 / 256.0 };
-    for (device, kernels) in devices(watch) {
-        let got = computed(variant, dims, &operands, sum, kernels);
+    on_each_device(|device, open| {
+        let got = computed(variant, dims, &operands, sum, open(watch));
         for (i, (&got, (&expected, &square))) in got.iter().zip(expected.iter().zip(&squares)).enumerate() {
             let error = (f64::from(got) - expected).abs();
             let tolerance = 1e-5 * square.sqrt() + rounding * expected.abs();
@@ -153,7 +134,7 @@ fn check(variant: &Variant, dims: &Conv2dDims, sum: Sum, watch: Watch) {
                 variant.kernel().name
             );
         }
-    }
+    });
 }
 
 fn dims(image: [usize; 4], k: usize, kernel: [usize; 2], stride: [usize; 2], pad: [usize; 2]) -> Conv2dDims {
@@ -185,12 +166,11 @@ fn every_variant_computes_the_same_bits_in_any_order_of_threads() {
     for variant in variants_for(&dims) {
         let ([first, second], _) = sizes(variant.pass(), &dims);
         let operands = [random(first, 4), random(second, 5)];
-        let [first, others @ ..] = [1, 2, 3].map(|seed| {
-            devices(quick(seed))
-                .map(|(_, device)| computed(variant, &dims, &operands, Sum::Nothing, device))
-                .collect::<Vec<_>>()
+        on_each_device(|device, open| {
+            let [first, others @ ..] =
+                [1, 2, 3].map(|seed| computed(variant, &dims, &operands, Sum::Nothing, open(quick(seed))));
+            assert!(others.iter().all(|other| *other == first), "{} on {device}", variant.kernel().name);
         });
-        assert!(others.iter().all(|other| *other == first), "{}", variant.kernel().name);
     }
 }
 

@@ -3,11 +3,13 @@
 //! Vocabulary: x is NHWC, w is KRSC, y is NPQK. `y[n,p,q,k] = sum_rsc x[n, p*stride_h-pad_h+r, q*stride_w-pad_w+s, c] *
 //! w[k,r,s,c]`. Convolutions here have no bias; batch norm follows them and would take it out again.
 
+mod checks;
 #[cfg(test)]
 mod kernel_tests;
 mod launch;
 mod variants;
 
+pub(super) use checks::checks;
 pub(super) use launch::Operands;
 pub(super) use variants::Split;
 use variants::{Pass, choose, wgrad_workspace_bytes};
@@ -19,7 +21,6 @@ use crate::error::Result;
 use crate::graph::{
     Backward, Cost, Graph, InPlace, InferResult, Init, Onnx, OnnxNode, Op, ValueId, ValueType,
 };
-use crate::ops::checks::{Case, Checks, Draw, MOST_MACS, Trial, input};
 use crate::ops::{cast, dispatch_real};
 use crate::tensor::{DType, Layout, Shape};
 
@@ -340,70 +341,6 @@ impl Op for Conv2dWgrad {
     fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
         let dims = self.window.dims(args.inputs[0].shape.nhwc(), self.w.nhwc());
         launch::launch(Pass::Wgrad, &dims, args, launcher)
-    }
-}
-
-/// What these operations are checked by.
-pub(super) fn checks() -> Checks {
-    let cases = vec![
-        Case::new("conv2d_3x3_padded", &[&[2, 5, 4, 3], &[6, 3, 3, 3]], |graph, x| {
-            conv2d_with(graph, "conv", x[0], x[1], Window::square(1, 1))
-        }),
-        Case::new("conv2d_unequal_strides_and_padding", &[&[2, 7, 6, 3], &[5, 3, 2, 3]], |graph, x| {
-            let window = Window { stride_h: 2, stride_w: 1, pad_h: 1, pad_w: 0 };
-            conv2d_with(graph, "conv", x[0], x[1], window)
-        }),
-        Case::new("conv2d_1x1_stride_2", &[&[3, 5, 4, 2], &[7, 1, 1, 2]], |graph, x| {
-            conv2d_with(graph, "conv", x[0], x[1], Window::square(2, 0))
-        }),
-        Case::new("conv2d_7x7_stem", &[&[1, 9, 8, 3], &[4, 7, 7, 3]], |graph, x| {
-            conv2d_with(graph, "conv", x[0], x[1], Window::square(2, 3))
-        }),
-    ];
-    Checks { cases, trials: vec![trial] }
-}
-
-fn trial(draw: &mut Draw) -> Trial {
-    // Few channels of many pixels, whose wgrad is split, or many of few.
-    let is_long = draw.within(0, 3) == 0;
-    let (most_taps, most_stride) = if is_long { (3, 1) } else { (7, 4) };
-    loop {
-        let [r, s] = [draw.within(1, most_taps), draw.within(1, most_taps)];
-        let window = Window {
-            stride_h: draw.within(1, most_stride),
-            stride_w: draw.within(1, most_stride),
-            pad_h: draw.within(0, 3),
-            pad_w: draw.within(0, 3),
-        };
-        let (x, k) = if is_long {
-            let x = [2, draw.within(23, 40), draw.within(23, 40), draw.within(1, 8)];
-            (x, draw.within(1, 8))
-        } else {
-            (draw.image(1), draw.channels())
-        };
-        let [n, h, w, c] = x;
-        let [Some(p), Some(q)] = [
-            (h + 2 * window.pad_h).checked_sub(r).map(|room| room / window.stride_h + 1),
-            (w + 2 * window.pad_w).checked_sub(s).map(|room| room / window.stride_w + 1),
-        ] else {
-            continue;
-        };
-        // Where dx is larger than dy, a dgrad has tiles to fill for it.
-        if n * (p * q * r * s * c * k).max(h * w * c * k) > MOST_MACS {
-            continue;
-        }
-        let filter = [k, r, s, c];
-        return Trial::new(format!("conv2d: {x:?}, filter {filter:?}, {window:?}"), move |graph| {
-            let (image, dy) = (input(graph, "x", x), input(graph, "dy", [n, p, q, k]));
-            let (w, sum) = (input(graph, "w", filter), input(graph, "sum", x));
-            graph.apply("fprop", Conv2dFprop { window }, &[image, w])?;
-            let dgrad = Conv2dDgrad { window, x: x.into(), accumulate: false };
-            graph.apply("dgrad", dgrad, &[dy, w])?;
-            graph.apply("dgrad_sum", Conv2dDgrad { accumulate: true, ..dgrad }, &[dy, w, sum])?;
-            graph.apply("wgrad", Conv2dWgrad { window, w: filter.into() }, &[image, dy])?;
-            Ok(())
-        })
-        .of_products();
     }
 }
 

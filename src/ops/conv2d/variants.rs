@@ -124,7 +124,6 @@ impl Variant {
         }
     }
 
-    #[cfg(test)]
     pub(super) fn kernel(&self) -> &'static kernels::Kernel {
         match self.entry {
             Fprop(entry) | Dgrad(entry) => entry.kernel,
@@ -132,9 +131,20 @@ impl Variant {
         }
     }
 
+    /// Whether channels and filters must come in chunks of 16 bytes.
+    pub(super) fn takes_chunks_only(&self) -> bool {
+        self.unit == Unit::TensorCores
+    }
+
     pub(super) fn takes(&self, pass: Pass, dtype: DType, dims: &Conv2dDims) -> bool {
         let in_chunks = dims.c.is_multiple_of(CHUNK_ELEMS) && dims.k.is_multiple_of(CHUNK_ELEMS);
-        self.pass() == pass && self.dtype == dtype && (self.unit == Unit::CudaCores || in_chunks)
+        self.pass() == pass && self.dtype == dtype && (in_chunks || !self.takes_chunks_only())
+    }
+
+    /// Multiply-adds of its tiles, those beyond the borders of the product counted.
+    pub(super) fn macs(&self, dims: &Conv2dDims) -> usize {
+        let gemm = Gemm::new(self.pass(), dims);
+        self.num_tiles(&gemm) * self.tile_rows * self.tile_cols * gemm.depth * gemm.classes
     }
 
     pub(super) fn num_tiles(&self, gemm: &Gemm) -> usize {

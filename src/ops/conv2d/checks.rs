@@ -1,0 +1,187 @@
+//! What convolutions are checked by: uses of the operations, and every kernel by itself.
+
+use super::launch::launch_variant;
+use super::variants::{Pass, VARIANTS, Variant, wgrad_workspace_bytes};
+use super::{Conv2dDgrad, Conv2dFprop, Conv2dWgrad, Window, conv2d_with};
+use crate::device::cpu::CpuArgs;
+use crate::device::cpu::conv::Conv2dDims;
+use crate::device::{DeviceKind, LaunchArgs, Launcher};
+use crate::error::Result;
+use crate::graph::{Cost, InPlace, InferResult, Op, ValueType};
+use crate::ops::checks::{Case, Checks, Draw, DrawTrial, MOST_MACS, Trial, input};
+
+/// What these operations are checked by.
+pub(in crate::ops) fn checks() -> Checks {
+    let cases = vec![
+        Case::new("conv2d_3x3_padded", &[&[2, 5, 4, 3], &[6, 3, 3, 3]], |graph, x| {
+            conv2d_with(graph, "conv", x[0], x[1], Window::square(1, 1))
+        }),
+        Case::new("conv2d_unequal_strides_and_padding", &[&[2, 7, 6, 3], &[5, 3, 2, 3]], |graph, x| {
+            let window = Window { stride_h: 2, stride_w: 1, pad_h: 1, pad_w: 0 };
+            conv2d_with(graph, "conv", x[0], x[1], window)
+        }),
+        Case::new("conv2d_1x1_stride_2", &[&[3, 5, 4, 2], &[7, 1, 1, 2]], |graph, x| {
+            conv2d_with(graph, "conv", x[0], x[1], Window::square(2, 0))
+        }),
+        Case::new("conv2d_7x7_stem", &[&[1, 9, 8, 3], &[4, 7, 7, 3]], |graph, x| {
+            conv2d_with(graph, "conv", x[0], x[1], Window::square(2, 3))
+        }),
+    ];
+    let mut trials: Vec<DrawTrial> = vec![Box::new(trial)];
+    trials
+        .extend(VARIANTS.iter().map(|variant| -> DrawTrial { Box::new(|draw| kernel_trial(variant, draw)) }));
+    Checks { cases, trials }
+}
+
+fn trial(draw: &mut Draw) -> Trial {
+    // Few channels of many pixels, whose wgrad is split, or many of few.
+    let is_long = draw.within(0, 3) == 0;
+    let (most_taps, most_stride) = if is_long { (3, 1) } else { (7, 4) };
+    loop {
+        let [r, s] = [draw.within(1, most_taps), draw.within(1, most_taps)];
+        let window = Window {
+            stride_h: draw.within(1, most_stride),
+            stride_w: draw.within(1, most_stride),
+            pad_h: draw.within(0, 3),
+            pad_w: draw.within(0, 3),
+        };
+        let (x, k) = if is_long {
+            let x = [2, draw.within(23, 40), draw.within(23, 40), draw.within(1, 8)];
+            (x, draw.within(1, 8))
+        } else {
+            (draw.image(1), draw.channels())
+        };
+        let [n, h, w, c] = x;
+        let [Some(p), Some(q)] = [
+            (h + 2 * window.pad_h).checked_sub(r).map(|room| room / window.stride_h + 1),
+            (w + 2 * window.pad_w).checked_sub(s).map(|room| room / window.stride_w + 1),
+        ] else {
+            continue;
+        };
+        // Where dx is larger than dy, a dgrad has tiles to fill for it.
+        if n * (p * q * r * s * c * k).max(h * w * c * k) > MOST_MACS {
+            continue;
+        }
+        let filter = [k, r, s, c];
+        return Trial::new(format!("conv2d: {x:?}, filter {filter:?}, {window:?}"), move |graph| {
+            let (image, dy) = (input(graph, "x", x), input(graph, "dy", [n, p, q, k]));
+            let (w, sum) = (input(graph, "w", filter), input(graph, "sum", x));
+            graph.apply("fprop", Conv2dFprop { window }, &[image, w])?;
+            let dgrad = Conv2dDgrad { window, x: x.into(), accumulate: false };
+            graph.apply("dgrad", dgrad, &[dy, w])?;
+            graph.apply("dgrad_sum", Conv2dDgrad { accumulate: true, ..dgrad }, &[dy, w, sum])?;
+            graph.apply("wgrad", Conv2dWgrad { window, w: filter.into() }, &[image, dy])?;
+            Ok(())
+        })
+        .of_products();
+    }
+}
+
+/// One kernel on a problem that it takes, whichever the operation would choose: more than one tile each way now and then,
+/// never whole tiles only; a wgrad at times over so many pixels that it is split.
+fn kernel_trial(variant: &'static Variant, draw: &mut Draw) -> Trial {
+    let in_chunks = variant.takes_chunks_only();
+    let is_long = variant.pass() == Pass::Wgrad && draw.within(0, 2) == 0;
+    // Tensor cores take large tiles, and a sum that goes round their stages.
+    let most_macs = match (is_long, in_chunks) {
+        (true, _) => 20 * MOST_MACS,
+        (false, true) => 6 * MOST_MACS,
+        (false, false) => MOST_MACS,
+    };
+    loop {
+        let channels = |draw: &mut Draw| match (in_chunks, is_long) {
+            (true, false) => 8 * draw.within(1, 20),
+            (true, true) => 8,
+            (false, false) => draw.within(1, 160),
+            (false, true) => draw.within(1, 8),
+        };
+        let extents = if is_long { [23, 40] } else { [1, 14] };
+        let mut extent = || draw.within(extents[0], extents[1]);
+        let [h, w] = [extent(), extent()];
+        let x = [draw.within(1, 3), h, w, channels(draw)];
+        let filter = [channels(draw), draw.within(1, 3), draw.within(1, 3), x[3]];
+        let [pad_h, pad_w] = [draw.within(0, 2), draw.within(0, 2)];
+        let most_stride = if is_long { 1 } else { 3 };
+        let [stride_h, stride_w] = [draw.within(1, most_stride), draw.within(1, most_stride)];
+        let window = Window { stride_h, stride_w, pad_h, pad_w };
+        if h + 2 * pad_h < filter[1] || w + 2 * pad_w < filter[2] {
+            continue;
+        }
+        let dims = window.dims(x, filter);
+        let accumulate = draw.coin();
+        if variant.macs(&dims) > most_macs {
+            continue;
+        }
+        let name = variant.kernel().name;
+        let title = format!("{name}: {x:?}, filter {filter:?}, {window:?}");
+        return Trial::new(title, move |graph| {
+            let y = [dims.n, dims.p(), dims.q(), dims.k];
+            match variant.pass() {
+                Pass::Fprop => {
+                    let operands = [input(graph, "x", x), input(graph, "w", filter)];
+                    graph.apply(name, ByKernel { op: Conv2dFprop { window }, dims, variant }, &operands)
+                }
+                Pass::Dgrad => {
+                    let op = Conv2dDgrad { window, x: x.into(), accumulate };
+                    let mut operands = vec![input(graph, "dy", y), input(graph, "w", filter)];
+                    if accumulate {
+                        operands.push(input(graph, "sum", x));
+                    }
+                    graph.apply(name, ByKernel { op, dims, variant }, &operands)
+                }
+                Pass::Wgrad => {
+                    let op = Conv2dWgrad { window, w: filter.into() };
+                    let operands = [input(graph, "x", x), input(graph, "dy", y)];
+                    graph.apply(name, ByKernel { op, dims, variant }, &operands)
+                }
+            }
+            .map(|_| ())
+        })
+        .of_products()
+        .only_in(variant.dtype);
+    }
+}
+
+/// An operation computed by a kernel that is given instead of chosen.
+#[derive(Debug)]
+struct ByKernel<O> {
+    op: O,
+    dims: Conv2dDims,
+    variant: &'static Variant,
+}
+
+impl<O: Op> Op for ByKernel<O> {
+    fn name(&self) -> &'static str {
+        self.op.name()
+    }
+
+    fn infer(&self, inputs: &[ValueType]) -> InferResult {
+        self.op.infer(inputs)
+    }
+
+    fn cost(&self, inputs: &[ValueType], outputs: &[ValueType]) -> Cost {
+        self.op.cost(inputs, outputs)
+    }
+
+    fn in_place(&self) -> &'static [InPlace] {
+        self.op.in_place()
+    }
+
+    fn workspace_bytes(&self, device: DeviceKind, inputs: &[ValueType], outputs: &[ValueType]) -> usize {
+        match device {
+            DeviceKind::Cpu => self.op.workspace_bytes(device, inputs, outputs),
+            DeviceKind::Cuda | DeviceKind::Simt => match self.variant.pass() {
+                Pass::Wgrad => wgrad_workspace_bytes(self.variant, &self.dims),
+                Pass::Fprop | Pass::Dgrad => 0,
+            },
+        }
+    }
+
+    fn cpu(&self, args: &CpuArgs<'_>) {
+        self.op.cpu(args);
+    }
+
+    fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
+        launch_variant(self.variant, &self.dims, args, launcher)
+    }
+}
