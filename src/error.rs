@@ -24,6 +24,9 @@ pub enum Error {
     /// No usable device, or not the one that was named.
     #[error("{0}")]
     Device(String),
+    /// A device that worked and failed; what was in its memory is gone.
+    #[error("{0}")]
+    DeviceFailed(String),
     /// Data set, list, image or annotation that cannot be used.
     #[error("{}: {message}", path.display())]
     Data { path: PathBuf, message: String },
@@ -84,6 +87,8 @@ impl Error {
             Error::Data { .. } => 4,
             Error::Diverged { .. } => 5,
             Error::DoesNotFit { .. } => 6,
+            // 7 is kept for ranks of a distributed run.
+            Error::DeviceFailed(_) => 8,
             Error::Interrupted { signal } => 128 + *signal as u8,
         }
     }

@@ -119,11 +119,14 @@ impl Trainer {
     /// Trains to the end.
     ///
     /// # Errors
-    /// [`Error::Diverged`] if the loss stops being finite; the last checkpoint stays. [`Error::Interrupted`] after a
-    /// signal, with a checkpoint written.
+    /// [`Error::Diverged`] if the loss stops being finite, [`Error::DeviceFailed`] if the GPU fails; the last checkpoint
+    /// stays. [`Error::Interrupted`] after a signal, with a checkpoint written.
     pub fn run(mut self) -> Result<Outcome> {
         // The loop itself runs on one of the pool's threads: handing work to the pool from outside would allocate.
-        rayon::scope(|_| self.train())?;
+        match rayon::scope(|_| self.train()) {
+            Err(Error::DeviceFailed(what)) => self.device_failed(&what),
+            ended => ended,
+        }?;
         self.finish()
     }
 
@@ -283,6 +286,16 @@ impl Trainer {
         self.log.event(self.state.step, "diverged", &message)?;
         self.write_report("diverged", None)?;
         Err(Error::Diverged { step, message })
+    }
+
+    /// Ends the run on a device of which nothing can be read.
+    fn device_failed(&mut self, what: &str) -> Result<()> {
+        let dir = self.dir().path().display();
+        let message =
+            format!("{what}. The last checkpoint is kept: go on with residuum train --resume {dir}");
+        self.log.event(self.state.step, "device failed", &message)?;
+        self.write_report("stopped by a failure of the GPU", None)?;
+        Err(Error::DeviceFailed(message))
     }
 
     fn log_interval(&mut self, interval: &Interval) -> Result<()> {

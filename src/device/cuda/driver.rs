@@ -1,7 +1,8 @@
 //! The NVIDIA driver: whether it is there, what it can load, and its errors in words.
 
+use std::collections::BTreeMap;
 use std::ffi::CStr;
-use std::sync::OnceLock;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::{env, fs};
 
 use cudarc::driver::{CudaContext, DriverError, result, sys};
@@ -79,9 +80,31 @@ impl Driver {
     /// # Errors
     /// [`Error::Device`] if the GPU does not answer, [`Error::DoesNotFit`] if nothing is free.
     pub fn free_bytes(&self, ordinal: usize) -> Result<usize> {
-        let context = CudaContext::new(ordinal).map_err(failed(format!("opening cuda:{ordinal}")))?;
+        let context = self.context(ordinal)?;
         let (free, _) = context.mem_get_info().map_err(failed("asking for free memory"))?;
         Ok(free)
+    }
+
+    /// The context of `cuda:<ordinal>`, current on this thread: the same for the life of the process, because making one
+    /// takes a tenth of a second and some memory.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if the GPU cannot be opened, [`Error::DeviceFailed`] if it failed earlier in this process.
+    pub(super) fn context(&self, ordinal: usize) -> Result<Arc<CudaContext>> {
+        static CONTEXTS: Mutex<BTreeMap<usize, Arc<CudaContext>>> = Mutex::new(BTreeMap::new());
+        let mut contexts = CONTEXTS.lock().unwrap_or_else(PoisonError::into_inner);
+        let action = || failed(format!("opening cuda:{ordinal}"));
+        if let Some(context) = contexts.get(&ordinal) {
+            // What failed while an earlier device was taken down was reported then, or was of no consequence.
+            let _ = context.check_err();
+            context.bind_to_thread().map_err(action())?;
+            return Ok(Arc::clone(context));
+        }
+        let context = CudaContext::new(ordinal).map_err(action())?;
+        // SAFETY: a device has one stream; there is nothing to order between streams.
+        unsafe { context.disable_event_tracking() };
+        contexts.insert(ordinal, Arc::clone(&context));
+        Ok(context)
     }
 
     /// The GPU called `cuda:<ordinal>`.
@@ -176,15 +199,52 @@ fn explain_start(error: DriverError, visible: Option<&str>) -> String {
     }
 }
 
-/// An [`Error::Device`] for `action`, or [`Error::DoesNotFit`] where memory ran out; made to be used with `map_err`.
+/// The error of the driver while doing `action`, made to be used with `map_err`: [`Error::DoesNotFit`] where the GPU's
+/// memory ran out, [`Error::DeviceFailed`] where the GPU is of no more use to this process, else [`Error::Device`].
 pub(super) fn failed(action: impl Into<String>) -> impl FnOnce(DriverError) -> Error {
     let action = action.into();
-    move |error| match error.0 {
-        sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => Error::does_not_fit(format!(
+    move |error| explain_failure(&action, error.0, &describe(error))
+}
+
+/// As [`failed`], for an error called `name`.
+fn explain_failure(action: &str, code: sys::CUresult, name: &str) -> Error {
+    match (code, advice_after_failure(code)) {
+        (sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY, _) => Error::does_not_fit(format!(
             "CUDA: {action} failed: the GPU's memory is full; end other programs that use it, or take a smaller \
              batch"
         )),
-        _ => Error::Device(format!("CUDA: {action} failed: {}", describe(error))),
+        (_, Some(advice)) => Error::DeviceFailed(format!("the GPU failed: {action}: {name}; {advice}")),
+        _ => Error::Device(format!("CUDA: {action} failed: {name}")),
+    }
+}
+
+/// What to do about an error after which every call of this process fails; `None` for any other.
+fn advice_after_failure(code: sys::CUresult) -> Option<&'static str> {
+    use sys::CUresult as Code;
+    match code {
+        Code::CUDA_ERROR_ILLEGAL_ADDRESS
+        | Code::CUDA_ERROR_ILLEGAL_INSTRUCTION
+        | Code::CUDA_ERROR_MISALIGNED_ADDRESS
+        | Code::CUDA_ERROR_INVALID_ADDRESS_SPACE
+        | Code::CUDA_ERROR_INVALID_PC
+        | Code::CUDA_ERROR_LAUNCH_FAILED
+        | Code::CUDA_ERROR_ASSERT => Some(
+            "a kernel went wrong, by a fault of its own or of the hardware: `compute-sanitizer` tells which kernel, and \
+             `residuum check-kernels --device cuda` whether it does so again",
+        ),
+        Code::CUDA_ERROR_LAUNCH_TIMEOUT => {
+            Some("a kernel ran longer than this system allows: train on a GPU that drives no display")
+        }
+        Code::CUDA_ERROR_ECC_UNCORRECTABLE
+        | Code::CUDA_ERROR_NVLINK_UNCORRECTABLE
+        | Code::CUDA_ERROR_HARDWARE_STACK_ERROR
+        | Code::CUDA_ERROR_DEVICE_UNAVAILABLE
+        | Code::CUDA_ERROR_CONTEXT_IS_DESTROYED
+        | Code::CUDA_ERROR_UNKNOWN => Some(
+            "the hardware or the driver is at fault: `nvidia-smi` shows whether the GPU is still there, `dmesg` has a line \
+             with `Xid`; reset the GPU or restart the machine",
+        ),
+        _ => None,
     }
 }
 
@@ -233,9 +293,24 @@ mod tests {
 
     #[test]
     fn memory_that_runs_out_after_the_arena_is_told_as_such() {
-        let error = failed("loading kernels")(DriverError(sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY));
+        let error = explain_failure("loading kernels", sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY, "");
         assert_eq!(error.exit_code(), 6);
         assert!(error.to_string().contains("loading kernels failed: the GPU's memory is full"), "{error}");
+    }
+
+    #[test]
+    fn a_gpu_that_fails_has_an_exit_code_and_a_remedy_of_its_own() {
+        let of = |code| explain_failure("a kernel or a copy", code, "its name");
+        for (code, remedy) in [
+            (sys::CUresult::CUDA_ERROR_ILLEGAL_ADDRESS, "compute-sanitizer"),
+            (sys::CUresult::CUDA_ERROR_ECC_UNCORRECTABLE, "Xid"),
+            (sys::CUresult::CUDA_ERROR_LAUNCH_TIMEOUT, "display"),
+        ] {
+            let error = of(code);
+            assert_eq!(error.exit_code(), 8, "{error}");
+            assert!(error.to_string().contains(remedy), "{error}");
+        }
+        assert_eq!(of(sys::CUresult::CUDA_ERROR_INVALID_VALUE).exit_code(), 3);
     }
 
     #[test]

@@ -7,6 +7,7 @@ mod images;
 mod memory;
 mod modules;
 mod replay;
+mod staging;
 #[cfg(test)]
 mod tests;
 
@@ -17,9 +18,10 @@ use cudarc::driver::{CudaContext, CudaEvent, CudaGraph, CudaStream, result, sys}
 
 use self::driver::failed;
 pub use self::driver::{CudaVersion, Driver, Gpu, driver_package_version};
-use self::memory::{DeviceMemory, Readbacks, Staging};
+use self::memory::{DeviceMemory, Readbacks};
 use self::modules::Modules;
 pub use self::replay::ReplayingGpu;
+use self::staging::Staging;
 use super::{Kernel, Launcher};
 use crate::error::{Error, Result};
 
@@ -71,12 +73,10 @@ impl CudaDevice {
         let driver = Driver::start()?;
         let gpu = driver.gpu(ordinal)?;
         let arch = driver.choose_images(&gpu)?;
-        let context = CudaContext::new(ordinal).map_err(failed(format!("opening cuda:{ordinal}")))?;
-        // SAFETY: everything runs on one stream; there is nothing to order between streams.
-        unsafe { context.disable_event_tracking() };
+        let context = driver.context(ordinal)?;
         let stream = context.new_stream().map_err(failed("creating a stream"))?;
         let modules = Modules::new(&context, arch)?;
-        let staging = Staging::new(&context)?;
+        let staging = Staging::new(&context);
         let readbacks = Readbacks::new(&context)?;
         Ok(CudaDevice { graphs: Vec::new(), arena: None, staging, readbacks, modules, stream, context, gpu })
     }
@@ -182,7 +182,7 @@ impl CudaDevice {
     /// [`Error::Device`] if any of it failed.
     pub fn finish_readback(&mut self, readback: &mut Vec<u8>) -> Result<()> {
         self.synchronize()?;
-        // SAFETY: no copy is under way any more.
+        // SAFETY: no copy is under way.
         readback.extend_from_slice(unsafe { self.readbacks.take() });
         Ok(())
     }
@@ -264,7 +264,7 @@ impl CudaDevice {
             .map_err(failed("capturing an event"))
     }
 
-    /// Starts a captured list of launches.
+    /// Starts a captured list of launches, for which the uploads since the one before were meant.
     ///
     /// # Errors
     /// [`Error::Device`] if the GPU failed, here or in earlier work.
@@ -272,6 +272,7 @@ impl CudaDevice {
     /// # Panics
     /// If the graph belongs to another device, or to an arena before this one.
     pub fn replay(&mut self, graph: GraphId) -> Result<()> {
+        self.staging.begin_list();
         self.graphs[graph.0].0.launch().map_err(failed("starting a step"))
     }
 
@@ -282,6 +283,15 @@ impl CudaDevice {
     pub fn mark(&self) -> Result<Mark> {
         let flags = Some(sys::CUevent_flags::CU_EVENT_DEFAULT);
         self.stream.record_event(flags).map(Mark).map_err(failed("recording an event"))
+    }
+
+    /// Waits until the work before `mark` is done.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if any of it failed.
+    pub fn wait_for(&self, mark: &Mark) -> Result<()> {
+        let wait = |()| mark.0.synchronize();
+        self.context.bind_to_thread().and_then(wait).map_err(failed("a kernel or a copy"))
     }
 
     /// Waits for both marks; microseconds that the GPU took between them.

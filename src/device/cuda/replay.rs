@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use super::staging::LISTS_AHEAD;
 use super::{CudaDevice, GraphId, Mark};
 use crate::device::{DeviceKind, KernelDevice, Record, RecordList};
 use crate::error::Result;
@@ -68,6 +69,10 @@ impl KernelDevice for ReplayingGpu {
                 graph
             }
         };
+        // A host without a limit would be seconds ahead of a slow GPU, and as long to stop.
+        if let Some(oldest) = self.busy.len().checked_sub(LISTS_AHEAD) {
+            self.device.wait_for(&self.busy[oldest].1)?;
+        }
         let start = self.device.mark()?;
         self.device.replay(graph)?;
         self.busy.push((start, self.device.mark()?));
