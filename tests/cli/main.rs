@@ -12,6 +12,7 @@ mod plan;
 #[cfg(residuum_simt)]
 mod plan_on_kernels;
 mod predict;
+#[path = "../common/program.rs"]
 mod program;
 mod recipes;
 mod repeat;

@@ -1,5 +1,8 @@
 //! The program in a folder of its own.
 
+// Every file of tests that includes this one uses a part of it.
+#![allow(dead_code)]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
