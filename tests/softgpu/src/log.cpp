@@ -1,0 +1,34 @@
+#include "log.hpp"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <cstdlib>
+
+namespace softgpu {
+namespace {
+
+int log_file() {
+    static const int file = [] {
+        const char* path = getenv("SOFTGPU_LOG");
+        const int opened = path ? open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644) : STDERR_FILENO;
+        return opened < 0 ? STDERR_FILENO : opened;
+    }();
+    return file;
+}
+
+}  // namespace
+
+std::string hex(uint64_t value) {
+    std::ostringstream out;
+    out << "0x" << std::hex << value;
+    return out.str();
+}
+
+void say(const char* kind, const std::string& text) {
+    const std::string line = concat("softgpu: ", kind, ": ", text, "\n");
+    // One write, so that the lines of several processes do not mix. There is nobody to tell if it fails.
+    [[maybe_unused]] const ssize_t written = write(log_file(), line.data(), line.size());
+}
+
+}  // namespace softgpu

@@ -1,0 +1,119 @@
+// ldmatrix and mma.m16n8k16 of bf16. With group = lane / 4 and pair = 2 (lane % 4), a lane holds
+//   of A (16x16)       rows group, + 8, group, + 8 and columns pair, pair, pair + 8, pair + 8, two elements each
+//   of B (16x8)        rows pair and pair + 8, two elements each, of column group
+//   of C and D (16x8)  rows group, group, + 8, + 8 and columns pair, pair + 1, pair, pair + 1
+#include <cmath>
+
+#include "block.hpp"
+#include "handlers.hpp"
+#include "settings.hpp"
+#include "warp.hpp"
+
+namespace softgpu {
+namespace {
+
+constexpr int kM = 16, kN = 8, kK = 16;
+
+// Lanes 8 i to 8 i + 7 give the addresses of the rows of matrix i.
+template <bool kTransposed>
+void ldmatrix(Block& block, Warp& warp, const Instruction& in, uint32_t) {
+    const Operand& operand = in.sources[0];
+    uint16_t rows[4][8][8];
+    for (int matrix = 0; matrix < in.num_elems; matrix++) {
+        for (int row = 0; row < 8; row++) {
+            const int lane = 8 * matrix + row;
+            const uint64_t register_value =
+                operand.bytes == 8 ? warp.longs_of(operand)[lane] : warp.words_of(operand)[lane];
+            const auto address = static_cast<uint32_t>(register_value + static_cast<uint64_t>(in.offsets[0]));
+            memcpy(rows[matrix][row], block.shared(address, 16, lane, Access::Read), 16);
+        }
+    }
+    for (int matrix = 0; matrix < in.num_elems; matrix++) {
+        uint32_t* d = warp.words_of(in.results[matrix]);
+        for (int lane = 0; lane < kWarpLanes; lane++) {
+            const int group = lane / 4, pair = 2 * (lane % 4);
+            const auto& m = rows[matrix];
+            const uint32_t low = kTransposed ? m[pair][group] : m[group][pair];
+            const uint32_t high = kTransposed ? m[pair + 1][group] : m[group][pair + 1];
+            d[lane] = low | high << 16;
+        }
+    }
+}
+
+struct Fragments {
+    float a[kM][kK], b[kK][kN], c[kM][kN];
+};
+
+void gather(Warp& warp, const Instruction& in, Fragments& matrices) {
+    for (int lane = 0; lane < kWarpLanes; lane++) {
+        const int group = lane / 4, pair = 2 * (lane % 4);
+        for (int index = 0; index < 4; index++) {
+            const uint32_t bits = warp.words_of(in.sources[index])[lane];
+            float* to = &matrices.a[group + 8 * (index % 2)][pair + 8 * (index / 2)];
+            to[0] = bf16_value(bits & 0xffff);
+            to[1] = bf16_value(bits >> 16);
+        }
+        for (int index = 0; index < 2; index++) {
+            const uint32_t bits = warp.words_of(in.sources[4 + index])[lane];
+            matrices.b[pair + 8 * index][group] = bf16_value(bits & 0xffff);
+            matrices.b[pair + 8 * index + 1][group] = bf16_value(bits >> 16);
+        }
+        for (int index = 0; index < 4; index++) {
+            const uint32_t bits = warp.words_of(in.sources[6 + index])[lane];
+            matrices.c[group + 8 * (index / 2)][pair + index % 2] = bit_cast<float>(bits);
+        }
+    }
+}
+
+void scatter(Warp& warp, const Instruction& in, const Fragments& matrices) {
+    for (int lane = 0; lane < kWarpLanes; lane++) {
+        const int group = lane / 4, pair = 2 * (lane % 4);
+        for (int index = 0; index < 4; index++) {
+            warp.words_of(in.results[index])[lane] = float_bits(matrices.c[group + 8 * (index / 2)][pair + index % 2]);
+        }
+    }
+}
+
+float towards_zero(double value) {
+    const auto nearest = static_cast<float>(value);
+    return std::fabs(double{nearest}) > std::fabs(value) ? std::nextafter(nearest, 0.0f) : nearest;
+}
+
+// c += a b for the products from `first_k` on. Products are exact in f64 and their sum nearly so.
+template <bool kTruncate>
+void accumulate(Fragments& matrices, int first_k, int num_k) {
+    for (int row = 0; row < kM; row++) {
+        double sums[kN];
+        for (int column = 0; column < kN; column++) sums[column] = double{matrices.c[row][column]};
+        for (int k = first_k; k < first_k + num_k; k++) {
+            const double a = double{matrices.a[row][k]};
+            for (int column = 0; column < kN; column++) sums[column] += a * double{matrices.b[k][column]};
+        }
+        for (int column = 0; column < kN; column++) {
+            matrices.c[row][column] = kTruncate ? towards_zero(sums[column]) : static_cast<float>(sums[column]);
+        }
+    }
+}
+
+void mma(Block&, Warp& warp, const Instruction& in, uint32_t) {
+    Fragments matrices;
+    gather(warp, in, matrices);
+    accumulate<false>(matrices, 0, kK);
+    scatter(warp, in, matrices);
+}
+
+// Nearer to what an A100 does: sums of eight products, each cut towards zero.
+void truncating_mma(Block&, Warp& warp, const Instruction& in, uint32_t) {
+    Fragments matrices;
+    gather(warp, in, matrices);
+    accumulate<true>(matrices, 0, kK / 2);
+    accumulate<true>(matrices, kK / 2, kK / 2);
+    scatter(warp, in, matrices);
+}
+
+}  // namespace
+
+Handler ldmatrix_handler(bool transposed) { return transposed ? ldmatrix<true> : ldmatrix<false>; }
+Handler mma_handler() { return settings().truncate_mma ? truncating_mma : mma; }
+
+}  // namespace softgpu
