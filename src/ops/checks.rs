@@ -208,11 +208,16 @@ impl Draw {
         }
     }
 
-    /// Sizes of the tensors of an update: a few or more than a launch takes, most of them tiny, some around a chunk.
+    /// Sizes of the tensors of an update: a few or more than a launch takes, most of them tiny, some around a chunk and
+    /// some that end anywhere in one.
     pub fn tensor_sizes(&mut self) -> Vec<usize> {
         let count = if self.coin() { self.within(1, 6) } else { self.within(160, 170) };
         (0..count)
-            .map(|i| if i < 4 { self.pick(&[1, 3, 64, 4095, 4096, 4097, 9001]) } else { self.within(1, 70) })
+            .map(|i| match i {
+                0..2 => self.pick(&[1, 3, 64, 4095, 4096, 4097, 9001]),
+                2..8 => self.within(1, 9001),
+                _ => self.within(1, 70),
+            })
             .collect()
     }
 }
