@@ -123,9 +123,10 @@ struct AtExit {
         size_t num_allocations = 0, num_contexts = 0;
         for (const auto& context : all.devices) {
             num_allocations += context->memory.size();
-            num_contexts += context->num_retained > 0;
+            // A process may keep one for its life.
+            num_contexts += context->num_retained > 1;
         }
-        leak("retained contexts", num_contexts);
+        leak("contexts retained more than once", num_contexts);
         leak("device allocations", num_allocations);
         leak("page-locked allocations", all.host_memory.size());
         leak("streams", all.streams.size());
@@ -245,9 +246,14 @@ void drain_all(const Context& context) {
     }
 }
 
+void host_waits(const Context& context, const std::function<void()>& work) {
+    report().waits++;
+    work();
+    report().idles += is_idle(context);
+}
+
 void wait_for(Stream& stream) {
-    if (!stream.queue.empty()) report().waits++;
-    drain(stream);
+    if (!stream.queue.empty()) host_waits(*stream.context, [&] { drain(stream); });
 }
 
 }  // namespace softgpu

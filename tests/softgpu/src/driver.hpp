@@ -3,6 +3,7 @@
 #pragma once
 
 #include <deque>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -232,6 +233,8 @@ void drain_until(const EventRecord& record);
 bool is_idle(const Context& context);
 void drain_all(const Context& context);
 // As `drain`, by a call that makes the host wait.
+// A call that makes the host wait while `work` is done; counted.
+void host_waits(const Context& context, const std::function<void()>& work);
 void wait_for(Stream& stream);
 
 }  // namespace softgpu

@@ -183,8 +183,7 @@ SOFTGPU_API cuCtxSetCurrent(void* handle) {
 SOFTGPU_API cuCtxSynchronize() {
     return call("cuCtxSynchronize", kContext | kUncaptured, [&] {
         const Context& context = *current_context();
-        if (!is_idle(context)) report().waits++;
-        drain_all(context);
+        if (!is_idle(context)) host_waits(context, [&] { drain_all(context); });
         return static_cast<Code>(context.sticky);
     });
 }

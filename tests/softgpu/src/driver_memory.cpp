@@ -76,8 +76,7 @@ SOFTGPU_API cuMemFree_v2(uint64_t address) {
         if (found == context.memory.end()) refuse(kInvalidValue, concat(hex(address), " is not allocated"));
         if (!is_idle(context)) {
             say("note", "cuMemFree with work under way relies on the driver to wait for it");
-            report().waits++;
-            drain_all(context);
+            host_waits(context, [&] { drain_all(context); });
         }
         munmap(found->second.host, found->second.num_bytes);
         context.memory.erase(found);

@@ -106,8 +106,7 @@ SOFTGPU_API cuEventSynchronize(void* handle) {
     return call("cuEventSynchronize", kContext | kUncaptured, [&] {
         const Event& event = uncaptured_event(handle);
         if (event.record && !event.record->is_done) {
-            report().waits++;
-            drain_until(*event.record);
+            host_waits(*event.context, [&] { drain_until(*event.record); });
         }
         return current_context()->sticky;
     });
