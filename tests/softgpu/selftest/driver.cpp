@@ -104,6 +104,9 @@ void captures() {
     cu("cuStreamBeginCapture_v2", stream, 1u);
     planted("waiting for the captured stream", cu("cuStreamSynchronize", stream), kCaptureUnsupported);
     check_equal("it ends the capture", cu("cuStreamEndCapture", stream, &graph), kCaptureInvalidated);
+    cu("cuStreamBeginCapture_v2", stream, 2u);
+    planted("waiting for a context with a captured stream", cu("cuCtxSynchronize"), kCaptureUnsupported);
+    check_equal("it ends the capture", cu("cuStreamEndCapture", stream, &graph), kCaptureInvalidated);
     planted("the end of no capture", cu("cuStreamEndCapture", stream, &graph), kIllegalState);
     close_session();
 }

@@ -13,8 +13,11 @@ Group unreadable(const std::string& name, const std::string& value) {
     return {what, {{name, value}}, [what] { planted(what, cu("cuInit", 0u), 1, "limit"); }};
 }
 
-// The kernel adds 3 and then 5 to its words.
+// The kernel's words become 3 + 5. Its inner braces stand in the first column.
 const std::string kTwoAdditions = kernel_text(R"(
+{
+.reg .b32 %inner;
+}
     mov.u32 %r2, 0;
     add.u32 %r2, %r2, 3;
     add.u32 %r2, %r2, 5;
