@@ -163,6 +163,10 @@ void Block::find_range(uint64_t address, unsigned num_bytes, int lane, Access ac
     last_range_ = range;
 }
 
+void Block::misaligned(uint64_t address, unsigned num_bytes, int lane) const {
+    fault(Fault::Misaligned, concat("an access of ", num_bytes, " bytes at ", hex(address), ", which is misaligned"), lane);
+}
+
 uint8_t* Block::shared(uint32_t address, unsigned num_bytes, int lane, Access access) {
     const uint32_t offset = address - kSharedBase;  // huge below the base
     if (offset >= shared_.size() || num_bytes > shared_.size() - offset) {

@@ -57,6 +57,7 @@ class Block {
     bool whole_warp_has_met(const Warp& warp, const LaneGroup& group, uint32_t lane_mask) const;
     bool warp_reaches_barrier(const Warp& warp, const LaneGroup& group, uint32_t lane_mask) const;
     [[noreturn]] void stuck(const Warp& warp);
+    [[noreturn]] void misaligned(uint64_t address, unsigned num_bytes, int lane) const;
     void finish_copy(const PendingCopy& copy);
     void find_range(uint64_t address, unsigned num_bytes, int lane, Access access);
     void report_race(const std::optional<std::string>& race, int lane) const;
@@ -83,9 +84,7 @@ class Block {
 };
 
 inline void Block::check_aligned(uint64_t address, unsigned num_bytes, int lane) {
-    if (address & (num_bytes - 1)) {
-        fault(Fault::Misaligned, "an access of " + std::to_string(num_bytes) + " bytes at a misaligned address", lane);
-    }
+    if (address & (num_bytes - 1)) misaligned(address, num_bytes, lane);
 }
 
 inline uint8_t* Block::global(uint64_t address, unsigned num_bytes, int lane, Access access) {

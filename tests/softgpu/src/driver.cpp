@@ -151,6 +151,11 @@ Context*& current_context() {
     return current;
 }
 
+void* next_handle() {
+    static uintptr_t last = 0x7000'0000;
+    return reinterpret_cast<void*>(last += 16);
+}
+
 void refuse(int code, const std::string& why) {
     violation(concat(driver().call, ": ", why));
     throw Refusal{code};
@@ -214,10 +219,16 @@ Stream& stream_of(const void* handle) {
     return stream;
 }
 
+void forget_captured_events(const Capture& capture) {
+    for (const auto& entry : driver().events.all()) {
+        if (entry.second->captured == &capture) entry.second->captured = nullptr;
+    }
+}
+
 int submit(Stream& stream, Work work) {
     if (stream.capture) {
         if (stream.capture->is_invalid) refuse(kCaptureInvalidated, "the capture has failed before");
-        stream.capture->nodes.push_back({std::move(work)});
+        stream.capture->nodes.push_back(std::move(work));
         return kSuccess;
     }
     stream.queue.push_back(std::move(work));

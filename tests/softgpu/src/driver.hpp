@@ -24,6 +24,7 @@
 
 namespace softgpu {
 
+struct Capture;
 struct Context;
 struct Stream;
 
@@ -35,6 +36,7 @@ struct Module {
 };
 
 struct Kernel {
+    Context* context;
     std::shared_ptr<Module> module;
     std::shared_ptr<Function> function;
     unsigned max_dynamic_shared_bytes;
@@ -45,13 +47,6 @@ struct EventRecord {
     bool is_done = false;
     uint64_t time_ns = 0;
     Stream* stream = nullptr;  // while it is not done
-};
-
-struct Capture {
-    unsigned mode;
-    std::thread::id thread;
-    std::vector<struct WorkItem> nodes;
-    bool is_invalid = false;
 };
 
 struct Event {
@@ -75,7 +70,7 @@ struct FillWork {
 struct UploadWork {
     uint64_t to;
     size_t num_bytes;
-    const uint8_t* from;                                  // page-locked: read when the copy runs
+    const uint8_t* from;                                 // page-locked: read when the copy runs
     std::shared_ptr<const std::vector<uint8_t>> staged;  // pageable: read at the call
 };
 
@@ -92,8 +87,12 @@ struct RecordWork {
 };
 
 using Work = std::variant<KernelWork, FillWork, UploadWork, DownloadWork, RecordWork>;
-struct WorkItem {
-    Work work;
+
+struct Capture {
+    unsigned mode;
+    std::thread::id thread;
+    std::vector<Work> nodes;
+    bool is_invalid = false;
 };
 
 struct Stream {
@@ -102,14 +101,10 @@ struct Stream {
     std::unique_ptr<Capture> capture;
 };
 
+// The work of one stream in its order; the same before and after it is made executable.
 struct Graph {
     Context* context;
-    std::shared_ptr<const std::vector<WorkItem>> nodes;
-};
-
-struct ExecutableGraph {
-    Context* context;
-    std::shared_ptr<const std::vector<WorkItem>> nodes;
+    std::shared_ptr<const std::vector<Work>> nodes;
 };
 
 struct Allocation {
@@ -142,16 +137,17 @@ struct Refusal {
 // Tells a violation, beginning with the call's name.
 [[noreturn]] void refuse(int code, const std::string& why);
 
-// Objects behind handles. A handle is never given twice, so that one of something destroyed is told.
+// A handle is never given twice, so that one of something destroyed is told.
+void* next_handle();
+
+// Objects behind handles.
 template <class T>
 class Registry {
  public:
     explicit Registry(const char* what) : what_(what) {}
 
     void* add(std::shared_ptr<T> object) {
-        static uintptr_t last = 0x7000'0000;
-        last += 16;
-        void* handle = reinterpret_cast<void*>(last);
+        void* handle = next_handle();
         objects_[handle] = std::move(object);
         return handle;
     }
@@ -191,9 +187,9 @@ struct Driver {
     Registry<Stream> streams{"stream"};
     Registry<Event> events{"event"};
     Registry<Graph> graphs{"graph"};
-    Registry<ExecutableGraph> executables{"executable graph"};
+    Registry<Graph> executables{"executable graph"};
     Registry<Module> modules{"module"};
-    std::map<const void*, std::shared_ptr<Kernel>> kernels;
+    Registry<Kernel> kernels{"kernel"};
 
     const HostAllocation* find_host(const void* address, size_t num_bytes) const;
 };
@@ -224,6 +220,9 @@ int call(const char* name, unsigned needs, Body body) {
 
 // Of this context; refuses others.
 Stream& stream_of(const void* handle);
+
+// For captures that are over.
+void forget_captured_events(const Capture& capture);
 
 // Into the capture or the queue. Gives the context's error.
 int submit(Stream& stream, Work work);

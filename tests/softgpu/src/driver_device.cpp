@@ -65,9 +65,7 @@ void release_contents(Context& context) {
     release_of(all.events, context);
     release_of(all.streams, context);
     release_of(all.modules, context);
-    for (auto at = all.kernels.begin(); at != all.kernels.end();) {
-        at = at->second->module->context == &context ? all.kernels.erase(at) : std::next(at);
-    }
+    all.kernels.remove_of(&context);
 }
 
 }  // namespace
@@ -183,6 +181,11 @@ SOFTGPU_API cuCtxSetCurrent(void* handle) {
 SOFTGPU_API cuCtxSynchronize() {
     return call("cuCtxSynchronize", kContext | kUncaptured, [&] {
         const Context& context = *current_context();
+        for (const auto& entry : driver().streams.all()) {
+            if (entry.second->context != &context || !entry.second->capture) continue;
+            entry.second->capture->is_invalid = true;
+            refuse(kCaptureUnsupported, "a stream of the context is being captured");
+        }
         if (!is_idle(context)) host_waits(context, [&] { drain_all(context); });
         return static_cast<Code>(context.sticky);
     });

@@ -1,4 +1,4 @@
-// Captures and graphs. A graph is the work of one stream in its order.
+// Captures and graphs.
 #include "driver.hpp"
 
 namespace softgpu {
@@ -29,13 +29,11 @@ SOFTGPU_API cuStreamEndCapture(void* handle, void** graph) {
             refuse(kCaptureWrongThread, "another thread has begun the capture");
         }
         const std::unique_ptr<Capture> capture = std::move(stream.capture);
-        for (const auto& entry : driver().events.all()) {
-            if (entry.second->captured == capture.get()) entry.second->captured = nullptr;
-        }
+        forget_captured_events(*capture);
         if (capture->is_invalid) return kCaptureInvalidated;
         auto captured = std::make_shared<Graph>();
         captured->context = current_context();
-        captured->nodes = std::make_shared<const std::vector<WorkItem>>(std::move(capture->nodes));
+        captured->nodes = std::make_shared<const std::vector<Work>>(std::move(capture->nodes));
         *graph = driver().graphs.add(std::move(captured));
         return kSuccess;
     });
@@ -45,8 +43,7 @@ SOFTGPU_API cuGraphInstantiateWithFlags(void** executable, void* graph, unsigned
     return call("cuGraphInstantiateWithFlags", kContext, [&] {
         const Graph& from = *driver().graphs.get(graph);
         if (flags & ~15ull) refuse(kInvalidValue, concat("flags ", flags));
-        *executable =
-            driver().executables.add(std::make_shared<ExecutableGraph>(ExecutableGraph{current_context(), from.nodes}));
+        *executable = driver().executables.add(std::make_shared<Graph>(Graph{current_context(), from.nodes}));
         return kSuccess;
     });
 }
@@ -63,10 +60,9 @@ SOFTGPU_API cuGraphUpload(void* executable, void* stream_handle) {
 SOFTGPU_API cuGraphLaunch(void* executable, void* stream_handle) {
     return call("cuGraphLaunch", kContext, [&]() -> int {
         Stream& stream = stream_of(stream_handle);
-        const std::shared_ptr<ExecutableGraph> graph = driver().executables.get(executable);
+        const std::shared_ptr<Graph> graph = driver().executables.get(executable);
         if (stream.capture) refuse(kCaptureUnsupported, "a graph within a graph is not covered");
-        for (const WorkItem& node : *graph->nodes) {
-            Work work = node.work;
+        for (Work work : *graph->nodes) {
             if (auto* record = std::get_if<RecordWork>(&work)) {
                 record->record = record->event->record = std::make_shared<EventRecord>();
                 record->record->stream = &stream;

@@ -30,12 +30,6 @@ const Program& parsed(const std::string& text) {
     return programs.emplace(text, parse_ptx(edit ? edit->apply(text) : text)).first->second;
 }
 
-Kernel& kernel_of(const void* handle) {
-    const auto found = driver().kernels.find(handle);
-    if (found == driver().kernels.end()) refuse(kInvalidHandle, "there is no such kernel");
-    return *found->second;
-}
-
 // Whether work that waits or a graph holds a kernel of the module.
 bool uses(const Work& work, const Module* module) {
     const auto* kernel = std::get_if<KernelWork>(&work);
@@ -49,8 +43,8 @@ void check_unused(const Module* module) {
         }
     }
     for (const auto& entry : driver().executables.all()) {
-        for (const WorkItem& node : *entry.second->nodes) {
-            if (uses(node.work, module)) return violation("a module is unloaded that a graph still uses");
+        for (const Work& work : *entry.second->nodes) {
+            if (uses(work, module)) return violation("a module is unloaded that a graph still uses");
         }
     }
 }
@@ -140,7 +134,7 @@ SOFTGPU_API cuModuleUnload(void* handle) {
         const std::shared_ptr<Module> module = driver().modules.get(handle);
         check_unused(module.get());
         module->is_loaded = false;
-        for (const auto& kernel : module->kernels) driver().kernels.erase(kernel.second);
+        for (const auto& kernel : module->kernels) driver().kernels.remove(kernel.second);
         driver().modules.remove(handle);
         return kSuccess;
     });
@@ -154,12 +148,12 @@ SOFTGPU_API cuModuleGetFunction(void** handle, void* module_handle, const char* 
         void*& given = module->kernels[name];
         if (!given) {
             auto kernel = std::make_shared<Kernel>();
+            kernel->context = module->context;
             kernel->module = module;
             kernel->function = found->second;
             kernel->max_dynamic_shared_bytes =
                 kSharedBytesUnasked - std::min(kSharedBytesUnasked, found->second->static_shared_bytes);
-            given = kernel.get();
-            driver().kernels[given] = std::move(kernel);
+            given = driver().kernels.add(std::move(kernel));
         }
         *handle = given;
         return kSuccess;
@@ -168,7 +162,7 @@ SOFTGPU_API cuModuleGetFunction(void** handle, void* module_handle, const char* 
 
 SOFTGPU_API cuFuncGetAttribute(int* value, int attribute, void* handle) {
     return call("cuFuncGetAttribute", kContext, [&] {
-        const Kernel& kernel = kernel_of(handle);
+        const Kernel& kernel = *driver().kernels.get(handle);
         switch (attribute) {
             case 0: *value = static_cast<int>(kernel.function->max_threads ? kernel.function->max_threads : 1024); break;
             case 1: *value = static_cast<int>(kernel.function->static_shared_bytes); break;
@@ -184,7 +178,7 @@ SOFTGPU_API cuFuncGetAttribute(int* value, int attribute, void* handle) {
 SOFTGPU_API cuFuncSetAttribute(void* handle, int attribute, int value) {
     return call("cuFuncSetAttribute", kContext, [&] {
         constexpr int kMaxDynamicSharedBytes = 8;
-        Kernel& kernel = kernel_of(handle);
+        Kernel& kernel = *driver().kernels.get(handle);
         const unsigned fixed = kernel.function->static_shared_bytes, limit = settings().shared_bytes;
         if (attribute != kMaxDynamicSharedBytes) refuse(kInvalidValue, concat("attribute ", attribute));
         if (value < 0 || fixed > limit || static_cast<unsigned>(value) > limit - fixed) {
@@ -200,16 +194,16 @@ SOFTGPU_API cuLaunchKernel(void* handle, unsigned grid_x, unsigned grid_y, unsig
                            unsigned block_y, unsigned block_z, unsigned shared_bytes, void* stream_handle,
                            void** parameters, void** extra) {
     return call("cuLaunchKernel", kContext, [&] {
-        Kernel& kernel = kernel_of(handle);
+        const std::shared_ptr<Kernel> kernel = driver().kernels.get(handle);
         Stream& stream = stream_of(stream_handle);
-        Function& function = *kernel.function;
-        if (kernel.module->context != current_context()) refuse(kInvalidHandle, "the kernel is one of another context");
+        Function& function = *kernel->function;
+        if (kernel->context != current_context()) refuse(kInvalidHandle, "the kernel is one of another context");
         if (extra) refuse(kInvalidValue, "parameters in one buffer are not covered");
         Launch launch{&function, {grid_x, grid_y, grid_z}, {block_x, block_y, block_z}, shared_bytes, {}};
         check_extents(function, launch);
-        check_shared(kernel, shared_bytes);
+        check_shared(*kernel, shared_bytes);
         launch.parameters = gather_parameters(function, parameters);
-        return submit(stream, KernelWork{driver().kernels.at(handle), std::move(launch)});
+        return submit(stream, KernelWork{kernel, std::move(launch)});
     });
 }
 

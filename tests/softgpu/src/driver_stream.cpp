@@ -59,7 +59,10 @@ SOFTGPU_API cuStreamCreate(void** handle, unsigned flags) {
 SOFTGPU_API cuStreamDestroy_v2(void* handle) {
     return call("cuStreamDestroy", kContext, [&] {
         Stream& stream = stream_of(handle);
-        if (stream.capture) say("note", "a stream is destroyed while it is captured");
+        if (stream.capture) {
+            say("note", "a stream is destroyed while it is captured");
+            forget_captured_events(*stream.capture);
+        }
         if (!stream.queue.empty()) say("note", "a stream is destroyed with work under way");
         drain(stream);
         driver().streams.remove(handle);

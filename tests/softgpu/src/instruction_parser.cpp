@@ -82,6 +82,7 @@ void InstructionParser::guard() {
 // Operands.
 
 void InstructionParser::check_width(const Operand& operand, Type type, Width width) {
+    if (type == Type::None) not_covered();  // the type is not known here
     const bool is_predicate = operand.file == RegisterFile::Predicates;
     const bool fits = is_predicate == (type == Type::Pred) &&
                       (width == Width::Exact ? operand.bytes == bytes_of(type) : operand.bytes >= bytes_of(type));

@@ -16,6 +16,8 @@ std::string concat(const Parts&... parts) {
 
 std::string hex(uint64_t value);
 
+bool log_is_open();  // as SOFTGPU_LOG asks for
+
 void say(const char* kind, const std::string& text);
 
 }  // namespace softgpu

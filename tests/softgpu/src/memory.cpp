@@ -29,18 +29,15 @@ class Addresses {
 
 // Where an address of the space lies in the host's memory, after all checks.
 template <Space kSpace>
-uint8_t* locate(Block& block, uint64_t address, unsigned num_bytes, int lane, Access access) {
+auto* locate(Block& block, uint64_t address, unsigned num_bytes, int lane, [[maybe_unused]] Access access) {
     if constexpr (kSpace == Space::Shared) {
         return block.shared(static_cast<uint32_t>(address), num_bytes, lane, access);
+    } else if constexpr (kSpace == Space::Param) {
+        return block.parameters(address, num_bytes, lane);
     } else {
         block.check_aligned(address, num_bytes, lane);
         return block.global(address, num_bytes, lane, access);
     }
-}
-
-template <>
-uint8_t* locate<Space::Param>(Block& block, uint64_t address, unsigned num_bytes, int lane, Access) {
-    return const_cast<uint8_t*>(block.parameters(address, num_bytes, lane));
 }
 
 template <class Body>

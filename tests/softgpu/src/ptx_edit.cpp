@@ -1,5 +1,6 @@
 #include "ptx_edit.hpp"
 
+#include <algorithm>
 #include <sstream>
 #include <stdexcept>
 #include <vector>
@@ -42,11 +43,13 @@ PtxEdit PtxEdit::parse(const std::string& value) {
 std::string PtxEdit::apply(const std::string& text) const {
     std::istringstream in(text);
     std::string out, inside;  // `inside`: the kernel whose lines these are
+    long depth = 0;           // of its braces
     unsigned num_matches = 0;
     bool has_kernel = false, edited = false;
     for (std::string line; std::getline(in, line);) {
         if (const std::string name = entry_name(line); !name.empty()) {
             inside = name;
+            depth = 0;
             num_matches = 0;
             has_kernel |= name == kernel;
         }
@@ -55,8 +58,9 @@ std::string PtxEdit::apply(const std::string& text) const {
             line = std::regex_replace(line, pattern, replacement);
             edited = true;
         }
-        // nvcc closes a kernel in the first column, and the blocks of inline assembly elsewhere or with a semicolon.
-        if (line == "}") inside.clear();
+        const long before = depth;
+        depth += std::count(line.begin(), line.end(), '{') - std::count(line.begin(), line.end(), '}');
+        if (before > 0 && depth <= 0) inside.clear();
         out += line + "\n";
     }
     if (has_kernel && !edited) {

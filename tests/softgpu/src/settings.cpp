@@ -81,6 +81,11 @@ Reader edit(std::optional<PtxEdit>& target) {
     return [&target](const std::string& value) { target = PtxEdit::parse(value); };
 }
 
+// The log has opened it by itself, to be there before all settings.
+void log_reader(const std::string&) {
+    if (!log_is_open()) throw std::invalid_argument("the file cannot be opened");
+}
+
 std::map<std::string, Reader> readers(Settings& settings) {
     return {
         {"CC", capability(settings.capability)},
@@ -101,7 +106,7 @@ std::map<std::string, Reader> readers(Settings& settings) {
         {"FAIL", injection(settings.injection)},
         {"PTX_EDIT", edit(settings.ptx_edit)},
         {"REPORT", string(settings.report)},
-        {"LOG", [](const std::string&) {}},  // the log has opened it by itself
+        {"LOG", log_reader},
     };
 }
 

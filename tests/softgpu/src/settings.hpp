@@ -10,7 +10,7 @@
 
 namespace softgpu {
 
-// SOFTGPU_FAIL: the `nth` call of `function` fails with `code`; every later one, too, if it stays.
+// SOFTGPU_FAIL: the `nth` call of `function` fails with `code`, which the context keeps if it stays.
 struct Injection {
     std::string function;
     uint64_t nth = 0;
