@@ -11,6 +11,10 @@
 namespace softgpu {
 namespace {
 
+// Attributes of a device.
+constexpr int kMultiprocessorCount = 16, kCapabilityMajor = 75, kCapabilityMinor = 76;
+constexpr int kMaxSharedBytesOptIn = 97, kMemoryPoolsSupported = 115;
+
 // The numbers that CUDA_VISIBLE_DEVICES leaves, in its order: those before the first that is wrong.
 std::vector<int> visible_devices() {
     std::vector<int> visible;
@@ -42,7 +46,9 @@ Context& context_of(int device) {
 template <class T>
 void release_of(Registry<T>& registry, const Context& context) {
     const size_t count = registry.remove_of(&context);
-    if (count > 0) violation(concat("a context is released with objects alive: ", count, " of kind ", registry.what()));
+    if (count > 0) {
+        violation(concat("a context is released with objects alive: ", count, " of kind ", registry.what()));
+    }
 }
 
 // Everything that lives in it goes.
@@ -111,7 +117,8 @@ SOFTGPU_API cuDeviceGet(int* device, int ordinal) {
 
 SOFTGPU_API cuDeviceGetName(char* name, int size, int device) {
     return call("cuDeviceGetName", kStarted, [&] {
-        snprintf(name, static_cast<size_t>(size), "%s #%d", settings().name.c_str(), context_of(device).device);
+        snprintf(name, static_cast<size_t>(size), "%s #%d", settings().name.c_str(),
+                 context_of(device).device);
         return kSuccess;
     });
 }
@@ -128,11 +135,11 @@ SOFTGPU_API cuDeviceGetAttribute(int* value, int attribute, int device) {
     return call("cuDeviceGetAttribute", kStarted, [&] {
         context_of(device);
         switch (attribute) {
-            case 16: *value = settings().num_multiprocessors; break;
-            case 75: *value = static_cast<int>(settings().capability / 10); break;
-            case 76: *value = static_cast<int>(settings().capability % 10); break;
-            case 97: *value = static_cast<int>(settings().shared_bytes); break;  // a block's, if it asks for them
-            case 115: *value = 1; break;                                         // pools of memory
+            case kMultiprocessorCount: *value = settings().num_multiprocessors; break;
+            case kCapabilityMajor: *value = static_cast<int>(settings().capability / 10); break;
+            case kCapabilityMinor: *value = static_cast<int>(settings().capability % 10); break;
+            case kMaxSharedBytesOptIn: *value = static_cast<int>(settings().shared_bytes); break;
+            case kMemoryPoolsSupported: *value = 1; break;
             default:
                 say("limit", concat("device attribute ", attribute, " is not known here"));
                 return kInvalidValue;
@@ -153,7 +160,9 @@ SOFTGPU_API cuDevicePrimaryCtxRetain(void** handle, int device) {
 SOFTGPU_API cuDevicePrimaryCtxRelease_v2(int device) {
     return call("cuDevicePrimaryCtxRelease", kStarted, [&] {
         Context& context = context_of(device);
-        if (context.num_retained == 0) refuse(kInvalidContext, "the context is released more often than retained");
+        if (context.num_retained == 0) {
+            refuse(kInvalidContext, "the context is released more often than retained");
+        }
         if (--context.num_retained == 0) release_contents(context);
         return kSuccess;
     });
