@@ -43,12 +43,25 @@ Context& context_of(int device) {
     return *devices[static_cast<size_t>(device)];
 }
 
+// Where a fault has ended the context's work, its owner cannot give things back any more: every call fails.
+void tell_alive(const Context& context, size_t count, const char* what) {
+    if (count > 0 && context.sticky == kSuccess) {
+        violation(concat("a context is released with objects alive: ", count, " of kind ", what));
+    }
+}
+
 template <class T>
 void release_of(Registry<T>& registry, const Context& context) {
-    const size_t count = registry.remove_of(&context);
-    if (count > 0) {
-        violation(concat("a context is released with objects alive: ", count, " of kind ", registry.what()));
+    tell_alive(context, registry.remove_of(&context), registry.what());
+}
+
+size_t release_host_memory(const Context& context) {
+    auto& host_memory = driver().host_memory;
+    const size_t before = host_memory.size();
+    for (auto at = host_memory.begin(); at != host_memory.end();) {
+        at = at->second.context == &context ? host_memory.erase(at) : std::next(at);
     }
+    return before - host_memory.size();
 }
 
 // Everything that lives in it goes.
@@ -56,16 +69,10 @@ void release_contents(Context& context) {
     Driver& all = driver();
     if (!is_idle(context)) say("note", "a context is released with work under way");
     drain_all(context);
-    if (!context.memory.empty()) {
-        violation(concat("a context is released with ", context.memory.size(), " device allocations alive"));
-    }
+    tell_alive(context, context.memory.size(), "device allocation");
     for (const auto& entry : context.memory) munmap(entry.second.host, entry.second.num_bytes);
     context.memory.clear();
-    for (auto at = all.host_memory.begin(); at != all.host_memory.end();) {
-        const bool is_ours = at->second.context == &context;
-        if (is_ours) violation("a context is released with page-locked memory alive");
-        at = is_ours ? all.host_memory.erase(at) : std::next(at);
-    }
+    tell_alive(context, release_host_memory(context), "page-locked allocation");
     release_of(all.executables, context);
     release_of(all.graphs, context);
     release_of(all.events, context);
