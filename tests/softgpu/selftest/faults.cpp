@@ -82,6 +82,7 @@ void text_faults() {
     };
     refused("an instruction that is not covered", "wgmma.fence.sync.aligned;");
     refused("a type that is not covered", "add.f16 %h1, %h1, %h1;");
+    refused("an atomic that is not covered", "red.global.add.noftz.bf16x2 [%d0], %r1;");
     refused("a modifier that is not covered", "add.sat.s32 %r2, %r2, %r2;");
     refused("an addition in another width", "add.s32 %d3, %r1, %r1;");
     refused("32 bits where 16 are asked for", "add.s16 %r2, %h1, %h1;");

@@ -55,7 +55,12 @@ int find_text(int code, const char** out, const char* CodeText::* member) {
 
 }  // namespace
 
-SOFTGPU_API cuGetErrorName(int code, const char** out) { return find_text(code, out, &CodeText::name); }
-SOFTGPU_API cuGetErrorString(int code, const char** out) { return find_text(code, out, &CodeText::text); }
+SOFTGPU_API cuGetErrorName(int code, const char** out) {
+    return call("cuGetErrorName", kNothing, [&] { return find_text(code, out, &CodeText::name); });
+}
+
+SOFTGPU_API cuGetErrorString(int code, const char** out) {
+    return call("cuGetErrorString", kNothing, [&] { return find_text(code, out, &CodeText::text); });
+}
 
 }  // namespace softgpu

@@ -172,7 +172,7 @@ struct Decrement {
 
 template <class Operation>
 Handler atomic_on_bits(Type type) {
-    const unsigned num_bytes = bytes_of(type);
+    const unsigned num_bytes = is_float(type) ? 0 : bytes_of(type);
     return num_bytes == 4   ? atomic<uint32_t, Operation>
            : num_bytes == 8 ? atomic<uint64_t, Operation>
                             : nullptr;
@@ -180,7 +180,6 @@ Handler atomic_on_bits(Type type) {
 
 template <class Operation>
 Handler atomic_on_integers(Type type) {
-    if (is_float(type)) return nullptr;
     if (type == Type::S32) return atomic<int32_t, Operation>;
     return type == Type::S64 ? atomic<int64_t, Operation> : atomic_on_bits<Operation>(type);
 }
