@@ -134,13 +134,32 @@ void blocks() {
     close_session();
 }
 
+// Blocks run on several host threads.
+void many_blocks() {
+    open_session();
+    Run how;
+    how.grid = 64;
+    how.block = 96;
+    const std::string body = R"(
+        st.shared.u32 [sh], 1;
+        bar.sync 0;
+        ld.shared.u32 %r2, [sh];
+        red.global.add.u32 [%d0], %r2;)";
+    const Result result = run(kernel_text(body, ".shared .align 4 .b8 sh[4];"), how);
+    check_equal("every thread of every block has run once", result.words[0], 64 * 96);
+    close_session();
+}
+
 }  // namespace
 
 std::vector<Group> warp_groups() {
-    return {{"shuffles", {}, shuffles},
-            {"votes", {}, votes},
-            {"divergence", {}, divergence},
-            {"blocks", {}, blocks}};
+    return {
+        {"shuffles", {}, shuffles},
+        {"votes", {}, votes},
+        {"divergence", {}, divergence},
+        {"blocks", {}, blocks},
+        {"many blocks", {{"SOFTGPU_THREADS", "4"}}, many_blocks},
+    };
 }
 
 }  // namespace selftest

@@ -47,7 +47,9 @@ template <class T, class Body>
 void with_integer_source(Warp& warp, const Operand& operand, Body body) {
     if (operand.bytes == 8) {
         body([from = warp.longs_of(operand)](int lane) { return static_cast<T>(from[lane]); });
-    } else body([from = warp.words_of(operand)](int lane) { return static_cast<T>(from[lane]); });
+    } else {
+        body([from = warp.words_of(operand)](int lane) { return static_cast<T>(from[lane]); });
+    }
 }
 
 template <class Body>
