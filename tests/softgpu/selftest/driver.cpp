@@ -4,7 +4,8 @@
 namespace selftest {
 namespace {
 
-constexpr int kInvalidValue = 1, kOutOfMemory = 2, kNotInitialized = 3, kInvalidContext = 201, kInvalidHandle = 400;
+constexpr int kInvalidValue = 1, kOutOfMemory = 2, kNotInitialized = 3, kInvalidContext = 201,
+              kInvalidHandle = 400;
 constexpr int kNotFound = 500, kCaptureUnsupported = 900, kCaptureInvalidated = 901, kIllegalState = 401;
 
 int launch(void* function, void** parameters, unsigned block = 32) {
@@ -14,7 +15,8 @@ int launch(void* function, void** parameters, unsigned block = 32) {
 
 void* load(const std::string& text, void** module) {
     void* function = nullptr;
-    check_equal("cuModuleLoadData", cu("cuModuleLoadData", module, static_cast<const void*>(text.c_str())), 0);
+    check_equal("cuModuleLoadData", cu("cuModuleLoadData", module, static_cast<const void*>(text.c_str())),
+                0);
     check_equal("cuModuleGetFunction", cu("cuModuleGetFunction", &function, *module, "k"), 0);
     return function;
 }
@@ -36,14 +38,18 @@ void limits() {
     dynamic.shared_bytes = 65536;
     planted("a launch of 1025 threads", run(kernel_text(""), large).code, kInvalidValue);
     planted("64 KiB of shared memory without asking",
-            run(kernel_text("mov.u32 %r2, dyn;", "", ".extern .shared .align 16 .b8 dyn[];"), dynamic).code, kInvalidValue);
+            run(kernel_text("mov.u32 %r2, dyn;", "", ".extern .shared .align 16 .b8 dyn[];"), dynamic).code,
+            kInvalidValue);
     planted("an allocation of nothing", cu("cuMemAlloc_v2", &address, size_t{0}), kInvalidValue);
     check_equal("more memory than there is", cu("cuMemAlloc_v2", &address, size_t{1} << 40), kOutOfMemory);
-    planted("a memset past the end", cu("cuMemsetD8Async", session().buffer, static_cast<unsigned char>(0), kWords * 4 + 1,
-                                         session().stream), kInvalidValue);
+    planted("a memset past the end",
+            cu("cuMemsetD8Async", session().buffer, static_cast<unsigned char>(0), kWords * 4 + 1,
+               session().stream),
+            kInvalidValue);
     planted("freeing the inside of an allocation", cu("cuMemFree_v2", session().buffer + 4), kInvalidValue);
     check_equal("cuMemGetInfo", cu("cuMemGetInfo_v2", &free_bytes, &total_bytes), 0);
-    check(total_bytes == size_t{4096} << 20 && free_bytes == total_bytes - (size_t{302} << 20), "memory is accounted for");
+    check(total_bytes == size_t{4096} << 20 && free_bytes == total_bytes - (size_t{302} << 20),
+          "memory is accounted for");
     close_session();
 }
 
@@ -62,7 +68,8 @@ void parameters() {
     cu("cuModuleUnload", module);
     planted("a kernel of a module that is gone", launch(function, pointers), kInvalidHandle);
     planted("a module unloaded twice", cu("cuModuleUnload", module), kInvalidHandle);
-    function = load(".version 9.0\n.target sm_80\n.address_size 64\n.visible .entry k()\n{\nret;\n}\n", &module);
+    function =
+        load(".version 9.0\n.target sm_80\n.address_size 64\n.visible .entry k()\n{\nret;\n}\n", &module);
     check_equal("a kernel without parameters", launch(function, nullptr), 0);
     check_equal("runs", cu("cuStreamSynchronize", session().stream), 0);
     cu("cuModuleUnload", module);
@@ -71,7 +78,8 @@ void parameters() {
 
 void captures() {
     open_session();
-    void *graph = nullptr, *executable = nullptr, *module = nullptr, *marks[2] = {}, *stream = session().stream;
+    void *graph = nullptr, *executable = nullptr, *module = nullptr, *marks[2] = {},
+         *stream = session().stream;
     uint64_t address = 0;
     void* function = load(kernel_text("red.global.add.u32 [%d0], 1;"), &module);
     uint32_t argument = 0, word = 0;
@@ -85,7 +93,9 @@ void captures() {
     check_equal("cuStreamEndCapture", cu("cuStreamEndCapture", stream, &graph), 0);
     check_equal("cuGraphInstantiate", cu("cuGraphInstantiateWithFlags", &executable, graph, 0ull), 0);
     check_equal("cuGraphUpload", cu("cuGraphUpload", executable, stream), 0);
-    for (int launches = 0; launches < 2; launches++) check_equal("cuGraphLaunch", cu("cuGraphLaunch", executable, stream), 0);
+    for (int launches = 0; launches < 2; launches++) {
+        check_equal("cuGraphLaunch", cu("cuGraphLaunch", executable, stream), 0);
+    }
     download(&word, session().buffer, 4);
     check_equal("a graph runs when it is launched, and each time", word, 2 * 32);
     float milliseconds = -1;
@@ -117,12 +127,14 @@ void events() {
     float milliseconds = 0;
     cu("cuEventCreate", &untimed, 2u);
     cu("cuEventCreate", &timed, 0u);
-    planted("the time of an event never recorded", cu("cuEventElapsedTime", &milliseconds, timed, timed), kInvalidHandle);
+    planted("the time of an event never recorded", cu("cuEventElapsedTime", &milliseconds, timed, timed),
+            kInvalidHandle);
     cu("cuEventRecord", untimed, stream);
     cu("cuEventRecord", timed, stream);
     check_equal("an event that is not over", cu("cuEventElapsedTime", &milliseconds, timed, timed), 600);
     check_equal("cuEventSynchronize", cu("cuEventSynchronize", timed), 0);
-    planted("the time of an event without time", cu("cuEventElapsedTime", &milliseconds, untimed, timed), kInvalidHandle);
+    planted("the time of an event without time", cu("cuEventElapsedTime", &milliseconds, untimed, timed),
+            kInvalidHandle);
     cu("cuEventDestroy_v2", untimed);
     planted("an event destroyed twice", cu("cuEventDestroy_v2", untimed), kInvalidHandle);
     cu("cuEventDestroy_v2", timed);
@@ -152,7 +164,8 @@ void host_memory() {
     cu("cuStreamSynchronize", stream);
     check_equal("and after it", words[0], 3);
     planted("a copy past the end of page-locked memory",
-            cu("cuMemcpyDtoHAsync_v2", static_cast<void*>(words + (1 << 18) - 1), buffer, size_t{8}, stream), kInvalidValue);
+            cu("cuMemcpyDtoHAsync_v2", static_cast<void*>(words + (1 << 18) - 1), buffer, size_t{8}, stream),
+            kInvalidValue);
     check_equal("cuMemFreeHost", cu("cuMemFreeHost", pinned), 0);
     planted("page-locked memory freed twice", cu("cuMemFreeHost", pinned), kInvalidValue);
     close_session();

@@ -4,7 +4,8 @@
 namespace selftest {
 namespace {
 
-constexpr int kInvalidPtx = 218, kIllegalAddress = 700, kMisaligned = 716, kIllegalInstruction = 715, kLaunchFailed = 719;
+constexpr int kInvalidPtx = 218, kIllegalAddress = 700, kMisaligned = 716, kIllegalInstruction = 715,
+              kLaunchFailed = 719;
 
 void plant(const std::string& what, int expected_code, const std::string& body, const Run& how = {},
            const std::string& declarations = "") {
@@ -19,8 +20,9 @@ Run threads(unsigned block, unsigned grid = 1) {
     return how;
 }
 
-const char* const kMma = "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
-                         "{%f5,%f6,%f7,%f8}, {%r10,%r11,%r12,%r13}, {%r20,%r21}, {%f1,%f2,%f3,%f4};";
+const char* const kMma =
+    "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
+    "{%f5,%f6,%f7,%f8}, {%r10,%r11,%r12,%r13}, {%r20,%r21}, {%f1,%f2,%f3,%f4};";
 
 void memory_faults() {
     open_session();
@@ -30,9 +32,12 @@ void memory_faults() {
     plant("an address next to 2^64", kIllegalAddress, "mov.u64 %d2, -4;\nld.global.u32 %r2, [%d2];");
     plant("a null pointer", kIllegalAddress, "mov.u64 %d2, 0;\nst.global.u32 [%d2], %r1;");
     plant("a misaligned vector", kMisaligned, "ld.global.v4.u32 {%r2,%r3,%r4,%r5}, [%d1];");
-    plant("shared memory past the end", kIllegalAddress, "mov.u32 %r2, sh;\nst.shared.u32 [%r2+64], %r1;", threads(1), shared);
-    plant("shared memory at 0", kIllegalAddress, "mov.u32 %r2, 0;\nld.shared.u32 %r3, [%r2];", threads(1), shared);
-    plant("misaligned shared memory", kMisaligned, "mov.u32 %r2, sh;\nst.shared.u32 [%r2+2], %r1;", threads(1), shared);
+    plant("shared memory past the end", kIllegalAddress, "mov.u32 %r2, sh;\nst.shared.u32 [%r2+64], %r1;",
+          threads(1), shared);
+    plant("shared memory at 0", kIllegalAddress, "mov.u32 %r2, 0;\nld.shared.u32 %r3, [%r2];", threads(1),
+          shared);
+    plant("misaligned shared memory", kMisaligned, "mov.u32 %r2, sh;\nst.shared.u32 [%r2+2], %r1;",
+          threads(1), shared);
     plant("a parameter past the end", kIllegalAddress, "ld.param.u32 %r2, [p1+4];");
     plant("trap", kIllegalInstruction, "trap;");
     close_session();
@@ -42,8 +47,10 @@ void warp_faults() {
     open_session();
     plant("a barrier that half the warps reach", kLaunchFailed,
           "setp.lt.u32 %p1, %r1, 32;\n@%p1 bra END;\nbar.sync 0;\nEND:", threads(64));
-    plant("a barrier that half a warp reaches", kLaunchFailed, "setp.lt.u32 %p1, %r1, 16;\n@%p1 bra END;\nbar.sync 0;\nEND:");
-    plant("a barrier after lanes have ended", kLaunchFailed, "setp.gt.u32 %p1, %r1, 15;\n@%p1 ret;\nbar.sync 0;");
+    plant("a barrier that half a warp reaches", kLaunchFailed,
+          "setp.lt.u32 %p1, %r1, 16;\n@%p1 bra END;\nbar.sync 0;\nEND:");
+    plant("a barrier after lanes have ended", kLaunchFailed,
+          "setp.gt.u32 %p1, %r1, 15;\n@%p1 ret;\nbar.sync 0;");
     plant("a barrier under a predicate", kLaunchFailed, "setp.gt.u32 %p1, %r1, 15;\n@%p1 bar.sync 0;");
     plant("a shuffle with lanes that have ended", kLaunchFailed,
           "setp.gt.u32 %p1, %r1, 15;\n@%p1 ret;\nshfl.sync.bfly.b32 %r3|%p2, %r1, 1, 31, -1;");
@@ -54,8 +61,8 @@ void warp_faults() {
         LATER:)");
     plant("a shuffle whose mask leaves out a lane that runs it", kLaunchFailed,
           "shfl.sync.bfly.b32 %r3|%p2, %r1, 1, 31, 0xffff;");
-    plant("a shuffle from a lane that is not there", kLaunchFailed, "shfl.sync.bfly.b32 %r3|%p2, %r1, 16, 31, 0xffff;",
-          threads(16));
+    plant("a shuffle from a lane that is not there", kLaunchFailed,
+          "shfl.sync.bfly.b32 %r3|%p2, %r1, 16, 31, 0xffff;", threads(16));
     plant("mma of half a warp", kLaunchFailed, std::string("setp.gt.u32 %p1, %r1, 15;\n@%p1 ret;\n") + kMma);
     plant("mma of a block of 16", kLaunchFailed, kMma, threads(16));
     plant("lanes that wait for each other at two places", kLaunchFailed, R"(
@@ -75,6 +82,7 @@ void text_faults() {
     };
     refused("an instruction that is not covered", "wgmma.fence.sync.aligned;");
     refused("a type that is not covered", "add.f16 %h1, %h1, %h1;");
+    refused("an atomic that is not covered", "red.global.add.noftz.bf16x2 [%d0], %r1;");
     refused("a modifier that is not covered", "add.sat.s32 %r2, %r2, %r2;");
     refused("an addition in another width", "add.s32 %d3, %r1, %r1;");
     refused("32 bits where 16 are asked for", "add.s16 %r2, %h1, %h1;");
@@ -101,14 +109,19 @@ void shared_races() {
         check_equal(what, run(kernel_text(body, kShared), threads(64)).code, 0);
         check(take_log().find("race") == std::string::npos, what + " is no race");
     };
-    plant("a read of another warp's word without a barrier", kLaunchFailed, kStoreOwn + "ld.shared.u32 %r5, [%r4];",
-          threads(64), kShared);
+    plant("a read of another warp's word without a barrier", kLaunchFailed,
+          kStoreOwn + "ld.shared.u32 %r5, [%r4];", threads(64), kShared);
     fine("the same with a barrier", kStoreOwn + "bar.sync 0;\nld.shared.u32 %r5, [%r4];");
-    plant("a write after another warp's read", kLaunchFailed, kStoreOwn + "bar.sync 0;\nld.shared.u32 %r5, [%r4];\n"
-          "st.shared.u32 [%r3], 1;", threads(64), kShared);
-    plant("two writes of the same value", kLaunchFailed, "mov.u32 %r2, sh;\nst.shared.u32 [%r2], 5;", threads(64), kShared);
+    plant("a write after another warp's read", kLaunchFailed,
+          kStoreOwn +
+              "bar.sync 0;\nld.shared.u32 %r5, [%r4];\n"
+              "st.shared.u32 [%r3], 1;",
+          threads(64), kShared);
+    plant("two writes of the same value", kLaunchFailed, "mov.u32 %r2, sh;\nst.shared.u32 [%r2], 5;",
+          threads(64), kShared);
     fine("one warp alone", "mov.u32 %r2, sh;\nsetp.lt.u32 %p1, %r1, 32;\n@%p1 st.shared.u32 [%r2], 5;");
-    fine("bytes side by side", "mov.u32 %r2, sh;\nshr.u32 %r3, %r1, 5;\nadd.u32 %r2, %r2, %r3;\nst.shared.u8 [%r2], %r1;");
+    fine("bytes side by side",
+         "mov.u32 %r2, sh;\nshr.u32 %r3, %r1, 5;\nadd.u32 %r2, %r2, %r3;\nst.shared.u8 [%r2], %r1;");
     fine("reads of the same word", "mov.u32 %r2, sh;\nld.shared.u32 %r3, [%r2];");
     plant("a copy that arrives while another warp reads", kLaunchFailed, R"(
         setp.lt.u32 %p1, %r1, 32;
@@ -116,7 +129,8 @@ void shared_races() {
         @%p1 cp.async.ca.shared.global [%r2], [%d0], 4;
         bar.sync 0;
         @!%p1 ld.shared.u32 %r3, [%r2];
-        @%p1 cp.async.wait_all;)", threads(64), kShared);
+        @%p1 cp.async.wait_all;)",
+          threads(64), kShared);
     fine("an atomic of all threads", "mov.u32 %r2, sh;\natom.shared.add.u32 %r3, [%r2], 1;");
     close_session();
 }
@@ -127,16 +141,19 @@ void global_races() {
         check_equal(what, run(kernel_text(body), threads(32, 8)).code, 0);
         check(take_log().find("race") == std::string::npos, what + " is no race");
     };
-    const std::string own_word = "mov.u32 %r2, %ctaid.x;\nmul.wide.u32 %d2, %r2, 4;\nadd.s64 %d2, %d0, %d2;\n";
+    const std::string own_word =
+        "mov.u32 %r2, %ctaid.x;\nmul.wide.u32 %d2, %r2, 4;\nadd.s64 %d2, %d0, %d2;\n";
     plant("two blocks write the same value", kLaunchFailed, "st.global.u32 [%d0], 5;", threads(1, 2));
     plant("a block reads what another writes", kLaunchFailed, own_word + R"(
         st.global.u32 [%d2], 5;
         xor.b32 %r3, %r2, 1;
         mul.wide.u32 %d3, %r3, 4;
         add.s64 %d3, %d0, %d3;
-        ld.global.u32 %r4, [%d3];)", threads(1, 2));
+        ld.global.u32 %r4, [%d3];)",
+          threads(1, 2));
     fine("blocks with words of their own", own_word + "st.global.u32 [%d2], 5;\nld.global.u32 %r4, [%d2];");
-    fine("bytes side by side", "mov.u32 %r2, %ctaid.x;\ncvt.u64.u32 %d2, %r2;\nadd.s64 %d2, %d0, %d2;\nst.global.u8 [%d2], %r2;");
+    fine("bytes side by side",
+         "mov.u32 %r2, %ctaid.x;\ncvt.u64.u32 %d2, %r2;\nadd.s64 %d2, %d0, %d2;\nst.global.u8 [%d2], %r2;");
     fine("reads of the same word", "ld.global.u32 %r2, [%d0];");
     fine("atomics on the same word", "red.global.add.u32 [%d0], 1;");
     close_session();

@@ -41,7 +41,8 @@ void integers() {
     gives("div.s32 %r3, %r2, -1;", 0x80000000, 0x80000000);
     gives("rem.s32 %r3, %r2, 3;", static_cast<uint32_t>(-7), static_cast<uint32_t>(-1));
     gives("abs.s32 %r3, %r2;", 0x80000000, 0x80000000);
-    gives("lop3.b32 %r3, %r2, 0x0f0f0f0f, 0xffff0000, 0x96;", 0x12345678, 0x12345678u ^ 0x0f0f0f0fu ^ 0xffff0000u);
+    gives("lop3.b32 %r3, %r2, 0x0f0f0f0f, 0xffff0000, 0x96;", 0x12345678,
+          0x12345678u ^ 0x0f0f0f0fu ^ 0xffff0000u);
     gives("popc.b32 %r3, %r2;", 0xf0f00001, 9);
     gives("clz.b32 %r3, %r2;", 0, 32);
     gives("brev.b32 %r3, %r2;", 0x00000003, 0xc0000000);
@@ -79,7 +80,8 @@ void shifts_and_fields() {
 
 void floats() {
     open_session();
-    gives_float("fma.rn.f32 %f3, %f2, %f2, 0fBF800002;", 0x3f800001, 0x28800000);  // exact before it is rounded
+    gives_float("fma.rn.f32 %f3, %f2, %f2, 0fBF800002;", 0x3f800001,
+                0x28800000);  // exact before it is rounded
     gives_float("fma.rm.f32 %f3, %f2, 0f3F800001, 0f3F800000;", 0x3f800001, 0x40000001);
     gives_float("fma.rp.f32 %f3, %f2, 0f3F800001, 0f3F800000;", 0x3f800001, 0x40000002);
     gives_float("add.rz.f32 %f3, %f2, 0f33000001;", bits_of(1), bits_of(1));
@@ -191,8 +193,9 @@ void atomics() {
 
 std::vector<Group> instruction_groups() {
     return {
-        {"integers", {}, integers},       {"shifts and fields", {}, shifts_and_fields}, {"floats", {}, floats},
-        {"approximations", {}, approximations}, {"conversions", {}, conversions},       {"comparisons", {}, comparisons},
+        {"integers", {}, integers},       {"shifts and fields", {}, shifts_and_fields},
+        {"floats", {}, floats},           {"approximations", {}, approximations},
+        {"conversions", {}, conversions}, {"comparisons", {}, comparisons},
         {"atomics", {}, atomics},
     };
 }

@@ -1,4 +1,4 @@
-// selftest LIBCUDA: a line for every check that fails and for every planted fault, and the counts as the last line.
+// selftest LIBCUDA: a line for every check that fails and every planted fault, and the counts as the last.
 #include <dlfcn.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -70,7 +70,8 @@ void run_group(const Group& group) {
     }
     close(pipe_ends[1]);
     Counts of_child;
-    const bool answered = read(pipe_ends[0], &of_child, sizeof of_child) == static_cast<ssize_t>(sizeof of_child);
+    const bool answered =
+        read(pipe_ends[0], &of_child, sizeof of_child) == static_cast<ssize_t>(sizeof of_child);
     close(pipe_ends[0]);
     int status = 0;
     waitpid(child, &status, 0);
@@ -99,7 +100,8 @@ void check(bool ok, const std::string& what) {
 void check_equal(const std::string& what, int64_t got, int64_t want) {
     char text[100];
     snprintf(text, sizeof text, ": %lld (%#llx), not %lld (%#llx)", static_cast<long long>(got),
-             static_cast<unsigned long long>(got), static_cast<long long>(want), static_cast<unsigned long long>(want));
+             static_cast<unsigned long long>(got), static_cast<long long>(want),
+             static_cast<unsigned long long>(want));
     check(got == want, what + text);
 }
 
@@ -157,11 +159,10 @@ void download(void* to, uint64_t from, size_t num_bytes) {
     cu("cuMemcpyDtoHAsync_v2", to, from, num_bytes, session().stream);
 }
 
-std::string kernel_text(const std::string& body, const std::string& declarations, const std::string& outside) {
-    return R"(.version 9.0
-.target sm_80
-.address_size 64
-)" + outside + R"(
+std::string kernel_text(const std::string& body, const std::string& declarations,
+                        const std::string& outside) {
+    const std::string head = ".version 9.0\n.target sm_80\n.address_size 64\n";
+    const std::string registers = R"(
 .visible .entry k(.param .u64 p0, .param .u32 p1)
 {
 .reg .pred %p<20>;
@@ -170,17 +171,16 @@ std::string kernel_text(const std::string& body, const std::string& declarations
 .reg .f32 %f<60>;
 .reg .b64 %d<20>;
 .reg .f64 %e<9>;
-)" + declarations + R"(
+)";
+    const std::string arguments = R"(
 ld.param.u64 %d0, [p0];
 cvta.to.global.u64 %d0, %d0;
 ld.param.u32 %r0, [p1];
 mov.u32 %r1, %tid.x;
 mul.wide.u32 %d1, %r1, 4;
 add.s64 %d1, %d0, %d1;
-)" + body + R"(
-ret;
-}
 )";
+    return head + outside + registers + declarations + arguments + body + "\nret;\n}\n";
 }
 
 Result run(const std::string& text, const Run& how) {
@@ -188,13 +188,15 @@ Result run(const std::string& text, const Run& how) {
     std::vector<uint32_t> words = how.input;
     words.resize(kWords);
     void *module = nullptr, *function = nullptr;
-    if (const int code = cu("cuModuleLoadData", &module, static_cast<const void*>(text.c_str()))) return {code, words};
+    if (const int code = cu("cuModuleLoadData", &module, static_cast<const void*>(text.c_str()))) {
+        return {code, words};
+    }
     cu("cuModuleGetFunction", &function, module, "k");
     upload(open.buffer, words.data(), kWords * 4);
     uint32_t argument = how.argument;
     void* parameters[] = {&open.buffer, &argument};
-    int code = cu("cuLaunchKernel", function, how.grid, 1u, 1u, how.block, 1u, 1u, how.shared_bytes, open.stream,
-                  static_cast<void**>(parameters), static_cast<void**>(nullptr));
+    int code = cu("cuLaunchKernel", function, how.grid, 1u, 1u, how.block, 1u, 1u, how.shared_bytes,
+                  open.stream, static_cast<void**>(parameters), static_cast<void**>(nullptr));
     if (code == 0) code = cu("cuStreamSynchronize", open.stream);
     if (code == 0) download(words.data(), open.buffer, kWords * 4);
     cu("cuModuleUnload", module);
@@ -210,14 +212,15 @@ int run_all(int num_arguments, char** arguments) {
     char temporary[] = "/tmp/softgpu-selftest-XXXXXX";
     if (!mkdtemp(temporary)) return 2;
     folder = temporary;
-    for (const auto& groups : {instruction_groups(), warp_groups(), matrix_groups(), fault_groups(), driver_groups(),
-                               variable_groups()}) {
+    for (const auto& groups : {instruction_groups(), warp_groups(), matrix_groups(), fault_groups(),
+                               driver_groups(), variable_groups()}) {
         for (const Group& group : groups) run_group(group);
     }
     remove(log_path().c_str());
     remove(report_path().c_str());
     rmdir(temporary);
-    printf("%d passed, %d failed, %d faults planted, %d told\n", counts.passed, counts.failed, counts.planted, counts.told);
+    printf("%d passed, %d failed, %d faults planted, %d told\n", counts.passed, counts.failed, counts.planted,
+           counts.told);
     return counts.failed != 0;
 }
 

@@ -89,7 +89,8 @@ const char* const kMultiply = R"(
     add.s32 %r5, %r4, %r33;
     ld.shared.v2.f32 {%f1, %f2}, [%r5+768];
     ld.shared.v2.f32 {%f3, %f4}, [%r5+1024];
-    mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%f5,%f6,%f7,%f8}, {%r10,%r11,%r12,%r13}, {%r20,%r21}, {%f1,%f2,%f3,%f4};
+    mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32
+        {%f5, %f6, %f7, %f8}, {%r10, %r11, %r12, %r13}, {%r20, %r21}, {%f1, %f2, %f3, %f4};
     cvt.u64.u32 %d3, %r4;
     add.s64 %d3, %d0, %d3;
     st.global.v2.f32 [%d3+8192], {%f5, %f6};
@@ -114,7 +115,8 @@ void products() {
             for (size_t column = 0; column < kN; column++) {
                 float sum = problem.c[row][column];  // exact in small quarters
                 for (size_t k = 0; k < kK; k++) sum += problem.a[row][k] * problem.b[k][column];
-                check(float_of(result.words[kResultWord + row * kN + column]) == sum, "an element of a product");
+                check(float_of(result.words[kResultWord + row * kN + column]) == sum,
+                      "an element of a product");
             }
         }
     }
@@ -144,29 +146,36 @@ void truncated() {
 }
 
 // 16 bytes a lane; the argument %r0 is free for the copy.
-Result copy(const std::string& instructions, uint32_t argument, const std::string& wait, unsigned stride = 16) {
+Result copy(const std::string& instructions, uint32_t argument, const std::string& wait,
+            unsigned stride = 16) {
     Run how;
     how.argument = argument;
     for (uint32_t word = 0; word < kWords; word++) how.input.push_back(0x1000 + word);
-    const std::string width = std::to_string(stride);
-    return run(kernel_text(R"(
+    const std::string set_stride = "mov.u32 %r35, " + std::to_string(stride) + ";\n";
+    const std::string addresses = R"(
         mov.u32 %r33, sh;
-        mad.lo.s32 %r34, %r1, )" + width + R"(, %r33;
-        mul.wide.u32 %d2, %r1, )" + width + R"(;
+        mad.lo.u32 %r34, %r1, %r35, %r33;
+        mul.wide.u32 %d2, %r1, %r35;
         add.s64 %d2, %d0, %d2;
         setp.ne.u32 %p1, %r0, 0;
-        )" + instructions + wait + R"(
+    )";
+    const std::string read_back = R"(
         ld.shared.u32 %r2, [%r34];
         ld.shared.u32 %r3, [%r34+4];
         mul.wide.u32 %d3, %r1, 8;
         add.s64 %d3, %d0, %d3;
-        st.global.v2.u32 [%d3], {%r2, %r3};)", ".shared .align 16 .b8 sh[528];"), how);
+        st.global.v2.u32 [%d3], {%r2, %r3};
+    )";
+    const std::string body = set_stride + addresses + instructions + wait + read_back;
+    return run(kernel_text(body, ".shared .align 16 .b8 sh[528];"), how);
 }
 
 void copies() {
     open_session();
     const std::string commit = "cp.async.commit_group;\n", wait = commit + "cp.async.wait_group 0;\n";
-    const auto word = [](const Result& result, size_t index) { return static_cast<int64_t>(result.words[index]); };
+    const auto word = [](const Result& result, size_t index) {
+        return static_cast<int64_t>(result.words[index]);
+    };
     const std::string cg16 = "cp.async.cg.shared.global [%r34], [%d2], 16, %r0;\n";
     check_equal("cp.async of 16 bytes", word(copy(cg16, 16, wait), 7), 0x1000 + 3 * 4 + 1);
     check_equal("cp.async reads 4 of 16 bytes", word(copy(cg16, 4, wait), 6), 0x1000 + 3 * 4);
@@ -181,8 +190,10 @@ void copies() {
     check_equal("cp.async that does not ignore it", word(copy(ignoring, 0, wait, 4), 2), 0x1001);
     check_equal("a group that nothing waits for has not arrived",
                 word(copy(cg16, 16, commit + "cp.async.wait_group 1;\n"), 6), 0xffffffff);
-    check_equal("the older of two groups has", word(copy(cg16, 16, commit + commit + "cp.async.wait_group 1;\n"), 6), 0x100c);
-    check_equal("wait_all waits for what was not committed", word(copy(cg16, 16, "cp.async.wait_all;\n"), 6), 0x100c);
+    check_equal("the older of two groups has",
+                word(copy(cg16, 16, commit + commit + "cp.async.wait_group 1;\n"), 6), 0x100c);
+    check_equal("wait_all waits for what was not committed", word(copy(cg16, 16, "cp.async.wait_all;\n"), 6),
+                0x100c);
     take_log();
     planted("copies that nothing waits for", copy(cg16, 16, commit).code, 0, "note");
     planted("cp.async that reads more than it writes", copy(cg16, 17, wait).code, 719);

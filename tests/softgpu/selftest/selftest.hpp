@@ -1,5 +1,5 @@
-// Holds the software GPU to the words of the PTX ISA and of the driver's documentation: instructions with known
-// results, and faults planted on purpose that must be told. Needs nothing but the library.
+// Holds the software GPU to the words of the PTX ISA and of the driver's documentation: instructions with
+// known results, and faults planted on purpose that must be told. Needs nothing but the library.
 //
 // The library reads its variables once, so every group of tests runs in a process of its own.
 #pragma once
@@ -26,8 +26,8 @@ void check_equal(const std::string& what, int64_t got, int64_t want);
 // What the library has said since it was last asked.
 std::string take_log();
 
-// A fault whose code must be this one, and of which the library must tell in a line of this kind. The last step of a
-// planted fault: it looks at what has been said since the last one.
+// A fault whose code must be this one, and of which the library must tell in a line of this kind. The last
+// step of a planted fault: it looks at what has been said since the last one.
 void planted(const std::string& what, int code, int expected_code, const std::string& kind = "VIOLATION");
 
 // A context with a stream and a buffer of `kWords` words; a fault in the device asks for another one.
@@ -44,9 +44,10 @@ void reopen_session();
 void upload(uint64_t to, const void* from, size_t num_bytes);
 void download(void* to, uint64_t from, size_t num_bytes);
 
-// A kernel `k` with the buffer's address in %d0, its argument in %r0, the thread in %r1 and the address of the thread's
-// word in %d1. It may use %r, %f, %h, %d, %e and %p.
-std::string kernel_text(const std::string& body, const std::string& declarations = "", const std::string& outside = "");
+// A kernel `k` with the buffer's address in %d0, its argument in %r0, the thread in %r1 and the address of
+// the thread's word in %d1. It may use %r, %f, %h, %d, %e and %p.
+std::string kernel_text(const std::string& body, const std::string& declarations = "",
+                        const std::string& outside = "");
 
 struct Run {
     unsigned block = 32, grid = 1, shared_bytes = 0;

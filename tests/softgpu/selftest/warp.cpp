@@ -18,10 +18,12 @@ void every_lane(const std::string& what, const std::string& body, Expected expec
 
 void shuffles() {
     open_session();
-    every_lane("shfl.bfly", "shfl.sync.bfly.b32 %r3|%p1, %r2, 5, 31, -1;", [](uint32_t lane) { return 100 + (lane ^ 5); });
+    every_lane("shfl.bfly", "shfl.sync.bfly.b32 %r3|%p1, %r2, 5, 31, -1;",
+               [](uint32_t lane) { return 100 + (lane ^ 5); });
     every_lane("shfl.down in segments of 8", R"(
         shfl.sync.down.b32 %r3|%p1, %r2, 4, 0x181f, -1;
-        selp.b32 %r3, %r3, 0, %p1;)", [](uint32_t lane) { return lane % 8 < 4 ? 104 + lane : 0; });
+        selp.b32 %r3, %r3, 0, %p1;)",
+               [](uint32_t lane) { return lane % 8 < 4 ? 104 + lane : 0; });
     every_lane("shfl.up keeps its own value at the edge", "shfl.sync.up.b32 %r3|%p1, %r2, 3, 0, -1;",
                [](uint32_t lane) { return lane < 3 ? 100 + lane : 97 + lane; });
     every_lane("shfl.idx in segments of 16", "shfl.sync.idx.b32 %r3, %r2, 21, 0x101f, -1;",
@@ -41,13 +43,17 @@ void votes() {
     const std::string below_8 = "setp.lt.u32 %p1, %r1, 8;\n";
     const auto constant = [](uint32_t value) { return [value](uint32_t) { return value; }; };
     every_lane("vote.ballot", below_8 + "vote.sync.ballot.b32 %r3, %p1, -1;", constant(0xff));
-    every_lane("vote.all", below_8 + "vote.sync.all.pred %p2, %p1, -1; selp.u32 %r3, 1, 0, %p2;", constant(0));
-    every_lane("vote.any", below_8 + "vote.sync.any.pred %p2, %p1, -1; selp.u32 %r3, 1, 0, %p2;", constant(1));
-    every_lane("vote.uni", below_8 + "vote.sync.uni.pred %p2, %p1, -1; selp.u32 %r3, 1, 0, %p2;", constant(0));
+    every_lane("vote.all", below_8 + "vote.sync.all.pred %p2, %p1, -1; selp.u32 %r3, 1, 0, %p2;",
+               constant(0));
+    every_lane("vote.any", below_8 + "vote.sync.any.pred %p2, %p1, -1; selp.u32 %r3, 1, 0, %p2;",
+               constant(1));
+    every_lane("vote.uni", below_8 + "vote.sync.uni.pred %p2, %p1, -1; selp.u32 %r3, 1, 0, %p2;",
+               constant(0));
     every_lane("vote.all of those that agree", below_8 + R"(
         mov.u32 %r3, 0;
         @%p1 vote.sync.all.pred %p2, %p1, 0xff;
-        @%p1 selp.u32 %r3, 1, 0, %p2;)", [](uint32_t lane) { return lane < 8; });
+        @%p1 selp.u32 %r3, 1, 0, %p2;)",
+               [](uint32_t lane) { return lane < 8; });
     every_lane("activemask under a guard", below_8 + "mov.u32 %r3, 5;\n@%p1 activemask.b32 %r3;",
                [](uint32_t lane) { return lane < 8 ? 0xff : 5; });
     close_session();
@@ -66,7 +72,8 @@ void divergence() {
         @%p2 bra LOOP;
         JOIN:
         vote.sync.ballot.b32 %r4, %p1, -1;
-        add.s32 %r3, %r3, %r4;)", [](uint32_t lane) { return 0x55555555u + (lane & 1 ? lane : 0); });
+        add.s32 %r3, %r3, %r4;)",
+               [](uint32_t lane) { return 0x55555555u + (lane & 1 ? lane : 0); });
     every_lane("bar.warp.sync gathers both sides of a branch", R"(
         mov.u32 %r3, 1;
         setp.lt.u32 %p1, %r1, 10;
@@ -75,14 +82,16 @@ void divergence() {
         SIDE:
         bar.warp.sync -1;
         activemask.b32 %r4;
-        mul.lo.u32 %r3, %r3, %r4;)", [](uint32_t lane) { return (lane < 10 ? 1 : 2) * 0xffffffffu; });
+        mul.lo.u32 %r3, %r3, %r4;)",
+               [](uint32_t lane) { return (lane < 10 ? 1 : 2) * 0xffffffffu; });
     every_lane("bar.sync gathers lanes that came apart", R"(
         setp.lt.u32 %p1, %r1, 10;
         @%p1 bra BARRIER;
         mov.u32 %r5, 1;
         BARRIER:
         bar.sync 0;
-        activemask.b32 %r3;)", [](uint32_t) { return 0xffffffffu; });
+        activemask.b32 %r3;)",
+               [](uint32_t) { return 0xffffffffu; });
 
     const Result result = run(kernel_text(R"(
         st.global.u32 [%d1], %r1;
@@ -110,21 +119,47 @@ void blocks() {
         sub.u32 %r4, 69, %r1;
         mad.lo.u32 %r3, %r4, 4, %r2;
         ld.shared.u32 %r5, [%r3];
-        st.global.u32 [%d1], %r5;)", ".shared .align 4 .b8 sh[280];"), how);
+        st.global.u32 [%d1], %r5;)",
+                                          ".shared .align 4 .b8 sh[280];"),
+                              how);
     check_equal("a barrier", result.code, 0);
-    for (uint32_t thread = 0; thread < 70; thread += 23) check_equal("through shared memory", result.words[thread], 69 - thread);
-    const Result unwritten = run(kernel_text("ld.shared.u32 %r3, [sh];\nst.global.u32 [%d1], %r3;",
-                                             ".shared .align 4 .b8 sh[4];"));
+    for (uint32_t thread = 0; thread < 70; thread += 23) {
+        check_equal("through shared memory", result.words[thread], 69 - thread);
+    }
+    const Result unwritten = run(
+        kernel_text("ld.shared.u32 %r3, [sh];\nst.global.u32 [%d1], %r3;", ".shared .align 4 .b8 sh[4];"));
     check_equal("shared memory that nothing has written", unwritten.words[0], 0xffffffffu);
     const Result fresh = run(kernel_text("st.global.u32 [%d1], %r59;"));
     check_equal("a register that nothing has written", fresh.words[0], 0xffffffffu);
     close_session();
 }
 
+// Blocks run on several host threads.
+void many_blocks() {
+    open_session();
+    Run how;
+    how.grid = 64;
+    how.block = 96;
+    const std::string body = R"(
+        st.shared.u32 [sh], 1;
+        bar.sync 0;
+        ld.shared.u32 %r2, [sh];
+        red.global.add.u32 [%d0], %r2;)";
+    const Result result = run(kernel_text(body, ".shared .align 4 .b8 sh[4];"), how);
+    check_equal("every thread of every block has run once", result.words[0], 64 * 96);
+    close_session();
+}
+
 }  // namespace
 
 std::vector<Group> warp_groups() {
-    return {{"shuffles", {}, shuffles}, {"votes", {}, votes}, {"divergence", {}, divergence}, {"blocks", {}, blocks}};
+    return {
+        {"shuffles", {}, shuffles},
+        {"votes", {}, votes},
+        {"divergence", {}, divergence},
+        {"blocks", {}, blocks},
+        {"many blocks", {{"SOFTGPU_THREADS", "4"}}, many_blocks},
+    };
 }
 
 }  // namespace selftest

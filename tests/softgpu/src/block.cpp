@@ -27,7 +27,8 @@ void set_register(std::vector<T>& file, int index, T value) {
 
 }  // namespace
 
-Block::Block(const Launch& launch, const std::vector<MemoryRange>& memory, GlobalRaces* global_races, unsigned number)
+Block::Block(const Launch& launch, const std::vector<MemoryRange>& memory, GlobalRaces* global_races,
+             unsigned number)
     : launch_(launch),
       function_(*launch.function),
       memory_(memory),
@@ -133,8 +134,8 @@ bool Block::run_round() {
     return true;
 }
 
-// The PTX ISA has all threads of the block take part in bar.sync. Hardware since Volta counts only those that have not
-// ended; a kernel should not live on it.
+// The PTX ISA has all threads of the block take part in bar.sync. Hardware since Volta counts only those that
+// have not ended; a kernel should not live on it.
 void Block::release_barrier(size_t num_done, size_t num_waiting) {
     for (Warp& warp : warps_) {
         if (num_done > 0 && warp.at_barrier) {
@@ -151,20 +152,24 @@ void Block::release_barrier(size_t num_done, size_t num_waiting) {
 // Memory.
 
 void Block::find_range(uint64_t address, unsigned num_bytes, int lane, Access access) {
-    auto above = std::upper_bound(memory_.begin(), memory_.end(), address,
-                                  [](uint64_t wanted, const MemoryRange& range) { return wanted < range.base; });
+    auto above =
+        std::upper_bound(memory_.begin(), memory_.end(), address,
+                         [](uint64_t wanted, const MemoryRange& range) { return wanted < range.base; });
     const std::string what = concat(verb(access), " ", num_bytes, " bytes at ", hex(address), ", which ");
     if (above == memory_.begin()) fault(Fault::IllegalAddress, what + "is below all allocations", lane);
     const MemoryRange& range = *--above;
     if (!range.contains(address, num_bytes)) {
-        fault(Fault::IllegalAddress, concat(what, "is in no allocation (the one before is ", hex(range.base), "..",
-                                            hex(range.base + range.num_bytes), ")"), lane);
+        fault(Fault::IllegalAddress,
+              concat(what, "is in no allocation (the one before is ", hex(range.base), "..",
+                     hex(range.base + range.num_bytes), ")"),
+              lane);
     }
     last_range_ = range;
 }
 
 void Block::misaligned(uint64_t address, unsigned num_bytes, int lane) const {
-    fault(Fault::Misaligned, concat("an access of ", num_bytes, " bytes at ", hex(address), ", which is misaligned"), lane);
+    fault(Fault::Misaligned,
+          concat("an access of ", num_bytes, " bytes at ", hex(address), ", which is misaligned"), lane);
 }
 
 uint8_t* Block::shared(uint32_t address, unsigned num_bytes, int lane, Access access) {
@@ -172,7 +177,8 @@ uint8_t* Block::shared(uint32_t address, unsigned num_bytes, int lane, Access ac
     if (offset >= shared_.size() || num_bytes > shared_.size() - offset) {
         fault(Fault::IllegalAddress,
               concat(verb(access), " ", num_bytes, " bytes of shared memory at ",
-                     static_cast<int32_t>(offset), ", outside the ", shared_.size(), " of the block"), lane);
+                     static_cast<int32_t>(offset), ", outside the ", shared_.size(), " of the block"),
+              lane);
     }
     check_aligned(address, num_bytes, lane);
     if (shared_races_ && access != Access::Atomic) {
@@ -185,8 +191,10 @@ const uint8_t* Block::parameters(uint64_t address, unsigned num_bytes, int lane)
     const uint64_t offset = address - kParameterBase;
     const size_t size = launch_.parameters.size();
     if (offset >= size || num_bytes > size - offset) {
-        fault(Fault::IllegalAddress, concat("reads ", num_bytes, " bytes of parameters at ",
-                                            static_cast<int64_t>(offset), ", outside the ", size, " there are"), lane);
+        fault(Fault::IllegalAddress,
+              concat("reads ", num_bytes, " bytes of parameters at ", static_cast<int64_t>(offset),
+                     ", outside the ", size, " there are"),
+              lane);
     }
     check_aligned(offset, num_bytes, lane);
     return &launch_.parameters[offset];
@@ -199,8 +207,9 @@ void Block::report_race(const std::optional<std::string>& race, int lane) const 
 void Block::start_copy(Warp& warp, const PendingCopy& copy) {
     const int lane = static_cast<int>(copy.lane);
     if (copy.num_source_bytes > copy.num_bytes) {
-        fault(Fault::LaunchFailed, concat("cp.async of ", copy.num_bytes, " bytes reads ", copy.num_source_bytes,
-                                          " (undefined)"), lane);
+        fault(Fault::LaunchFailed,
+              concat("cp.async of ", copy.num_bytes, " bytes reads ", copy.num_source_bytes, " (undefined)"),
+              lane);
     }
     shared(copy.shared_address, copy.num_bytes, lane, Access::Write);
     check_aligned(copy.global_address, copy.num_bytes, lane);
@@ -213,7 +222,8 @@ void Block::finish_copy(const PendingCopy& copy) {
     uint8_t* to = shared(copy.shared_address, copy.num_bytes, lane, Access::Write);
     std::fill_n(to, copy.num_bytes, 0);
     if (copy.num_source_bytes == 0) return;
-    std::copy_n(global(copy.global_address, copy.num_source_bytes, lane, Access::Read), copy.num_source_bytes, to);
+    std::copy_n(global(copy.global_address, copy.num_source_bytes, lane, Access::Read), copy.num_source_bytes,
+                to);
 }
 
 // cp.async.wait_group: all groups of a lane but its newest ones.
@@ -231,8 +241,8 @@ void Block::finish_copies(Warp& warp, uint32_t lane_mask, uint32_t num_pending_g
 // Messages.
 
 std::string Block::describe_place(int lane) const {
-    std::string place = concat("kernel ", function_.name, ", block (", block_idx_[0], ", ", block_idx_[1], ", ",
-                               block_idx_[2], "), warp ", current_warp_);
+    std::string place = concat("kernel ", function_.name, ", block (", block_idx_[0], ", ", block_idx_[1],
+                               ", ", block_idx_[2], "), warp ", current_warp_);
     if (lane >= 0) {
         const uint32_t* block = launch_.block;
         const uint32_t thread = current_warp_ * kWarpLanes + static_cast<uint32_t>(lane);

@@ -21,7 +21,8 @@ struct FaultError {
 class Block {
  public:
     // `global_races` is null where nobody looks for them; `number` tells the host threads of a launch apart.
-    Block(const Launch& launch, const std::vector<MemoryRange>& memory, GlobalRaces* global_races, unsigned number);
+    Block(const Launch& launch, const std::vector<MemoryRange>& memory, GlobalRaces* global_races,
+          unsigned number);
 
     // Throws FaultError.
     void run(uint64_t block_number);

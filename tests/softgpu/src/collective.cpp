@@ -42,7 +42,8 @@ void shuffle(Block& block, Warp& warp, const Instruction& in, uint32_t lane_mask
         const SourceLane source = source_lane<kMode>(lane, b[lane], c[lane]);
         const int from = source.in_range ? source.lane : lane;
         if (!(lane_mask >> from & 1)) {
-            block.fault(Fault::LaunchFailed, concat("a shuffle reads lane ", from, ", which does not take part (undefined)"),
+            block.fault(Fault::LaunchFailed,
+                        concat("a shuffle reads lane ", from, ", which does not take part (undefined)"),
                         lane);
         }
         moved[lane] = value[from];
@@ -55,8 +56,14 @@ void shuffle(Block& block, Warp& warp, const Instruction& in, uint32_t lane_mask
     if (in.num_results > 1) warp.set_predicate(in.results[1], in_range, lane_mask);
 }
 
-struct All { bool operator()(uint32_t votes, uint32_t lane_mask) const { return votes == lane_mask; } };
-struct Any { bool operator()(uint32_t votes, uint32_t) const { return votes != 0; } };
+struct All {
+    bool operator()(uint32_t votes, uint32_t lane_mask) const { return votes == lane_mask; }
+};
+
+struct Any {
+    bool operator()(uint32_t votes, uint32_t) const { return votes != 0; }
+};
+
 struct Uniform {
     bool operator()(uint32_t votes, uint32_t lane_mask) const { return votes == 0 || votes == lane_mask; }
 };
@@ -80,7 +87,9 @@ void active_mask(Block&, Warp& warp, const Instruction& in, uint32_t lane_mask) 
 
 void nothing(Block&, Warp&, const Instruction&, uint32_t) {}
 
-void trap(Block& block, Warp&, const Instruction&, uint32_t) { block.fault(Fault::IllegalInstruction, "trap"); }
+void trap(Block& block, Warp&, const Instruction&, uint32_t) {
+    block.fault(Fault::IllegalInstruction, "trap");
+}
 
 Handler find(const std::unordered_map<std::string, Handler>& handlers, const std::string& name) {
     const auto found = handlers.find(name);

@@ -1,4 +1,5 @@
 // setp, selp and the logic of predicates.
+#include <functional>
 #include <unordered_map>
 
 #include "block.hpp"
@@ -9,17 +10,36 @@
 namespace softgpu {
 namespace {
 
-// The comparisons that end in u are true of a NaN.
-struct Eq { template <class T> bool operator()(T a, T b) const { return a == b; } };
-struct Ne { template <class T> bool operator()(T a, T b) const { return a < b || a > b; } };
-struct Lt { template <class T> bool operator()(T a, T b) const { return a < b; } };
-struct Le { template <class T> bool operator()(T a, T b) const { return a <= b; } };
-struct Gt { template <class T> bool operator()(T a, T b) const { return a > b; } };
-struct Ge { template <class T> bool operator()(T a, T b) const { return a >= b; } };
-struct Num { template <class T> bool operator()(T a, T b) const { return a == a && b == b; } };
+using Eq = std::equal_to<>;
+using Lt = std::less<>;
+using Le = std::less_equal<>;
+using Gt = std::greater<>;
+using Ge = std::greater_equal<>;
 
+// Unlike C++'s !=, not true of a NaN.
+struct Ne {
+    template <class T>
+    bool operator()(T a, T b) const {
+        return a < b || a > b;
+    }
+};
+
+// Whether both are numbers.
+struct Num {
+    template <class T>
+    bool operator()(T a, T b) const {
+        return a == a && b == b;
+    }
+};
+
+// The comparisons that end in u are true of a NaN.
 template <class Opposite>
-struct NotThe { template <class T> bool operator()(T a, T b) const { return !Opposite()(a, b); } };
+struct NotThe {
+    template <class T>
+    bool operator()(T a, T b) const {
+        return !Opposite()(a, b);
+    }
+};
 
 enum Combination : uint32_t { kAlone, kAnd, kOr, kXor };  // `immediate` of a setp
 
@@ -46,7 +66,9 @@ void set_predicate(Block&, Warp& warp, const Instruction& in, uint32_t lane_mask
     }
     const uint32_t other = in.immediate == kAlone ? 0 : warp.predicate(in.sources[2]);
     warp.set_predicate(in.results[0], combine(in.immediate, compared, other), lane_mask);
-    if (in.num_results > 1) warp.set_predicate(in.results[1], combine(in.immediate, ~compared, other), lane_mask);
+    if (in.num_results > 1) {
+        warp.set_predicate(in.results[1], combine(in.immediate, ~compared, other), lane_mask);
+    }
 }
 
 template <class T, bool kFlush = false>
@@ -91,10 +113,6 @@ void select(Block&, Warp& warp, const Instruction& in, uint32_t lane_mask) {
     each_lane(lane_mask, [=](int lane) { d[lane] = chosen >> lane & 1 ? a[lane] : b[lane]; });
 }
 
-struct And { uint32_t operator()(uint32_t a, uint32_t b) const { return a & b; } };
-struct Or { uint32_t operator()(uint32_t a, uint32_t b) const { return a | b; } };
-struct Xor { uint32_t operator()(uint32_t a, uint32_t b) const { return a ^ b; } };
-
 template <class Operation>
 void predicate_logic(Block&, Warp& warp, const Instruction& in, uint32_t lane_mask) {
     const uint32_t value = Operation()(warp.predicate(in.sources[0]), warp.predicate(in.sources[1]));
@@ -113,13 +131,17 @@ Handler compare_handler(const Instruction& in) {
     if (in.flush_subnormals && in.type != Type::F32) return nullptr;
     switch (in.type) {
         case Type::F32:
-            return in.flush_subnormals ? float_comparison<float, true>(in.compare) : float_comparison<float>(in.compare);
+            return in.flush_subnormals ? float_comparison<float, true>(in.compare)
+                                       : float_comparison<float>(in.compare);
         case Type::F64: return float_comparison<double>(in.compare);
-        case Type::B16: case Type::U16: return integer_comparison<uint16_t>(in.compare);
+        case Type::B16:
+        case Type::U16: return integer_comparison<uint16_t>(in.compare);
         case Type::S16: return integer_comparison<int16_t>(in.compare);
-        case Type::B32: case Type::U32: return integer_comparison<uint32_t>(in.compare);
+        case Type::B32:
+        case Type::U32: return integer_comparison<uint32_t>(in.compare);
         case Type::S32: return integer_comparison<int32_t>(in.compare);
-        case Type::B64: case Type::U64: return integer_comparison<uint64_t>(in.compare);
+        case Type::B64:
+        case Type::U64: return integer_comparison<uint64_t>(in.compare);
         case Type::S64: return integer_comparison<int64_t>(in.compare);
         default: return nullptr;
     }
@@ -131,8 +153,9 @@ Handler select_handler(Type type) {
 
 Handler predicate_handler(const std::string& operation) {
     static const std::unordered_map<std::string, Handler> handlers = {
-        {"and", predicate_logic<And>}, {"or", predicate_logic<Or>},    {"xor", predicate_logic<Xor>},
-        {"not", move_predicate<true>}, {"mov", move_predicate<false>},
+        {"and", predicate_logic<std::bit_and<>>}, {"or", predicate_logic<std::bit_or<>>},
+        {"xor", predicate_logic<std::bit_xor<>>}, {"not", move_predicate<true>},
+        {"mov", move_predicate<false>},
     };
     const auto found = handlers.find(operation);
     return found == handlers.end() ? nullptr : found->second;

@@ -12,7 +12,9 @@ namespace softgpu {
 namespace {
 
 template <class T>
-struct Tag { using Value = T; };
+struct Tag {
+    using Value = T;
+};
 
 // Calls `make` with the C++ type, or gives no handler.
 template <class Make>
@@ -39,11 +41,15 @@ Handler with_float(Type type, Make make) {
     }
 }
 
-// Integers may lie in a register wider than their type: then in the other file, and filled by the sign of the type.
+// Integers may lie in a register wider than their type: then in the other file, and filled by the sign of the
+// type.
 template <class T, class Body>
 void with_integer_source(Warp& warp, const Operand& operand, Body body) {
-    if (operand.bytes == 8) body([from = warp.longs_of(operand)](int lane) { return static_cast<T>(from[lane]); });
-    else body([from = warp.words_of(operand)](int lane) { return static_cast<T>(from[lane]); });
+    if (operand.bytes == 8) {
+        body([from = warp.longs_of(operand)](int lane) { return static_cast<T>(from[lane]); });
+    } else {
+        body([from = warp.words_of(operand)](int lane) { return static_cast<T>(from[lane]); });
+    }
 }
 
 template <class Body>
@@ -53,7 +59,9 @@ void with_integer_result(Warp& warp, const Operand& operand, Body body) {
 }
 
 template <class T, class To>
-void store(T* to, int lane, To value) { to[lane] = static_cast<T>(value); }
+void store(T* to, int lane, To value) {
+    to[lane] = static_cast<T>(value);
+}
 
 template <class To, class From>
 To clamp_to(From value) {
@@ -73,7 +81,8 @@ double round_to_integer(double value, Rounding rounding) {
     }
 }
 
-// The nearest number that the type has. Of a NaN, 0 where neither type has 64 bits and the highest bit elsewhere.
+// The nearest number that the type has. Of a NaN, 0 where neither type has 64 bits and the highest bit
+// elsewhere.
 template <class To, class From>
 To float_to_integer(From value, Rounding rounding) {
     using Limits = std::numeric_limits<To>;
@@ -113,7 +122,9 @@ void float_to_integer_lanes(Block&, Warp& warp, const Instruction& in, uint32_t 
     with_integer_result(warp, in.results[0], [&](auto* d) {
         each_lane(lane_mask, [&](int lane) {
             From value = from_element<From>(a[lane]);
-            if constexpr (std::is_same_v<From, float>) value = in.flush_subnormals ? flush_subnormal(value) : value;
+            if constexpr (std::is_same_v<From, float>) {
+                value = in.flush_subnormals ? flush_subnormal(value) : value;
+            }
             store(d, lane, float_to_integer<To>(value, in.rounding));
         });
     });
@@ -133,11 +144,22 @@ void single_to_single(Block&, Warp& warp, const Instruction& in, uint32_t lane_m
     });
 }
 
-struct Widen { double operator()(float a) const { return a; } };
-struct Narrow { float operator()(double a) const { return static_cast<float>(a); } };
+struct Widen {
+    double operator()(float a) const { return a; }
+};
 
-struct ToBf16 { uint32_t operator()(float a) const { return bf16_bits(a); } };
-struct FromBf16 { float operator()(uint32_t bits) const { return bf16_value(bits); } };
+struct Narrow {
+    float operator()(double a) const { return static_cast<float>(a); }
+};
+
+struct ToBf16 {
+    uint32_t operator()(float a) const { return bf16_bits(a); }
+};
+
+struct FromBf16 {
+    float operator()(uint32_t bits) const { return bf16_value(bits); }
+};
+
 // The first source becomes the upper half.
 struct ToBf16Pair {
     uint32_t operator()(float a, float b) const { return bf16_bits(a) << 16 | bf16_bits(b); }
@@ -153,12 +175,17 @@ Handler between_floats(const Instruction& in) {
     const bool plain = !in.flush_subnormals && !in.saturate;
     const bool rounds = in.rounding == Rounding::Rn;
     if (to == Type::F32 && from == Type::F32) {
-        return in.rounding == Rounding::None || is_integral_rounding(in.rounding) ? single_to_single : nullptr;
+        return in.rounding == Rounding::None || is_integral_rounding(in.rounding) ? single_to_single
+                                                                                  : nullptr;
     }
     if (!plain) return nullptr;
-    if (to == Type::F64 && from == Type::F32) return in.rounding == Rounding::None ? unary<float, Widen> : nullptr;
+    if (to == Type::F64 && from == Type::F32) {
+        return in.rounding == Rounding::None ? unary<float, Widen> : nullptr;
+    }
     if (to == Type::F32 && from == Type::F64) return rounds ? unary<double, Narrow> : nullptr;
-    if (to == Type::F32 && from == Type::BF16) return in.rounding == Rounding::None ? unary<uint32_t, FromBf16> : nullptr;
+    if (to == Type::F32 && from == Type::BF16) {
+        return in.rounding == Rounding::None ? unary<uint32_t, FromBf16> : nullptr;
+    }
     if (to == Type::BF16 && from == Type::F32) return rounds ? unary<float, ToBf16> : nullptr;
     if (to == Type::BF16x2 && from == Type::F32) return rounds ? binary<float, ToBf16Pair> : nullptr;
     return nullptr;
@@ -186,7 +213,9 @@ Handler from_integer(const Instruction& in) {
 
 // Saturation is what happens anyway.
 Handler to_integer(const Instruction& in) {
-    if (!is_integral_rounding(in.rounding) || (in.flush_subnormals && in.source_type != Type::F32)) return nullptr;
+    if (!is_integral_rounding(in.rounding) || (in.flush_subnormals && in.source_type != Type::F32)) {
+        return nullptr;
+    }
     return with_integer(in.type, [&](auto to) {
         return with_float(in.source_type, [&](auto from) -> Handler {
             return float_to_integer_lanes<typename decltype(to)::Value, typename decltype(from)::Value>;

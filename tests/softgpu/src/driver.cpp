@@ -23,8 +23,8 @@ void inject_failure(const std::string& name, uint64_t nth) {
     throw Refusal{injection->code};
 }
 
-// A capture under way that forbids this thread's unsafe calls: in the global mode anybody's, in the thread-local one
-// those of the thread that began it.
+// A capture under way that forbids this thread's unsafe calls: in the global mode anybody's, in the
+// thread-local one those of the thread that began it.
 Capture* forbidding_capture() {
     constexpr unsigned kGlobal = 0, kThreadLocal = 1;
     for (const auto& entry : driver().streams.all()) {
@@ -48,7 +48,8 @@ class Performer {
 
     void operator()(const KernelWork& work) {
         if (!work.kernel->module->is_loaded) {
-            return fail(kLaunchFailed, "the kernel " + work.kernel->function->name + " runs after its module was unloaded");
+            return fail(kLaunchFailed,
+                        "the kernel " + work.kernel->function->name + " runs after its module was unloaded");
         }
         std::vector<MemoryRange> memory;
         for (const auto& [base, allocation] : context_.memory) {
@@ -74,7 +75,8 @@ class Performer {
     void operator()(const DownloadWork& work) {
         if (!is_alive(work.from, work.num_bytes, "a copy from the GPU")) return;
         if (work.is_pinned && !driver().find_host(work.to, work.num_bytes)) {
-            return fail(kIllegalAddress, "a copy from the GPU runs whose page-locked destination has been freed");
+            return fail(kIllegalAddress,
+                        "a copy from the GPU runs whose page-locked destination has been freed");
         }
         memcpy(work.to, context_.host_address(work.from), work.num_bytes);
     }
@@ -198,7 +200,9 @@ size_t Context::used_bytes() const {
     size_t used = settings().context_bytes;
     for (const auto& entry : memory) used += round_up_to_page(entry.second.num_bytes);
     size_t module_bytes = 0;
-    for (const auto& entry : driver().modules.all()) module_bytes += entry.second->context == this ? kModuleBytes : 0;
+    for (const auto& entry : driver().modules.all()) {
+        module_bytes += entry.second->context == this ? kModuleBytes : 0;
+    }
     return used + round_up_to_page(module_bytes);
 }
 

@@ -1,5 +1,5 @@
-// The driver's objects and rules. Work is queued per stream and runs when something waits for it, or at once with
-// SOFTGPU_EAGER=1. All calls take one lock.
+// The driver's objects and rules. Work is queued per stream and runs when something waits for it, or at once
+// with SOFTGPU_EAGER=1. All calls take one lock.
 #pragma once
 
 #include <deque>
@@ -119,7 +119,7 @@ struct HostAllocation {
 
 // The primary context of a device.
 struct Context {
-    int device;         // behind CUDA_VISIBLE_DEVICES
+    int device;  // behind CUDA_VISIBLE_DEVICES
     int num_retained = 0;
     int sticky = kSuccess;  // the error that every call gives from now on
     std::map<uint64_t, Allocation> memory;

@@ -23,7 +23,8 @@ const CodeText kTexts[] = {
     {201, "CUDA_ERROR_INVALID_CONTEXT", "invalid device context"},
     {209, "CUDA_ERROR_NO_BINARY_FOR_GPU", "no kernel image is available for execution on the device"},
     {218, "CUDA_ERROR_INVALID_PTX", "a PTX JIT compilation failed"},
-    {222, "CUDA_ERROR_UNSUPPORTED_PTX_VERSION", "the provided PTX was compiled with an unsupported toolchain."},
+    {222, "CUDA_ERROR_UNSUPPORTED_PTX_VERSION",
+     "the provided PTX was compiled with an unsupported toolchain."},
     {400, "CUDA_ERROR_INVALID_HANDLE", "invalid resource handle"},
     {401, "CUDA_ERROR_ILLEGAL_STATE", "the operation cannot be performed in the present state"},
     {500, "CUDA_ERROR_NOT_FOUND", "named symbol not found"},
@@ -37,13 +38,14 @@ const CodeText kTexts[] = {
     {801, "CUDA_ERROR_NOT_SUPPORTED", "operation not supported"},
     {900, "CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED", "operation not permitted when stream is capturing"},
     {901, "CUDA_ERROR_STREAM_CAPTURE_INVALIDATED", "operation failed due to a previous error during capture"},
-    {907, "CUDA_ERROR_CAPTURED_EVENT", "operation not permitted on an event last recorded in a capturing stream"},
+    {907, "CUDA_ERROR_CAPTURED_EVENT",
+     "operation not permitted on an event last recorded in a capturing stream"},
     {908, "CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD",
      "attempt to terminate a thread-local capture sequence from another thread"},
     {999, "CUDA_ERROR_UNKNOWN", "unknown error"},
 };
 
-int find_text(int code, const char** out, const char* CodeText::*member) {
+int find_text(int code, const char** out, const char* CodeText::* member) {
     *out = nullptr;
     for (const CodeText& text : kTexts) {
         if (text.code == code) *out = text.*member;
@@ -53,7 +55,12 @@ int find_text(int code, const char** out, const char* CodeText::*member) {
 
 }  // namespace
 
-SOFTGPU_API cuGetErrorName(int code, const char** out) { return find_text(code, out, &CodeText::name); }
-SOFTGPU_API cuGetErrorString(int code, const char** out) { return find_text(code, out, &CodeText::text); }
+SOFTGPU_API cuGetErrorName(int code, const char** out) {
+    return call("cuGetErrorName", kNothing, [&] { return find_text(code, out, &CodeText::name); });
+}
+
+SOFTGPU_API cuGetErrorString(int code, const char** out) {
+    return call("cuGetErrorString", kNothing, [&] { return find_text(code, out, &CodeText::text); });
+}
 
 }  // namespace softgpu

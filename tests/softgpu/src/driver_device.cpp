@@ -11,6 +11,10 @@
 namespace softgpu {
 namespace {
 
+// Attributes of a device.
+constexpr int kMultiprocessorCount = 16, kCapabilityMajor = 75, kCapabilityMinor = 76;
+constexpr int kMaxSharedBytesOptIn = 97, kMemoryPoolsSupported = 115;
+
 // The numbers that CUDA_VISIBLE_DEVICES leaves, in its order: those before the first that is wrong.
 std::vector<int> visible_devices() {
     std::vector<int> visible;
@@ -39,10 +43,25 @@ Context& context_of(int device) {
     return *devices[static_cast<size_t>(device)];
 }
 
+// Where a fault has ended the context's work, its owner cannot give things back any more: every call fails.
+void tell_alive(const Context& context, size_t count, const char* what) {
+    if (count > 0 && context.sticky == kSuccess) {
+        violation(concat("a context is released with objects alive: ", count, " of kind ", what));
+    }
+}
+
 template <class T>
 void release_of(Registry<T>& registry, const Context& context) {
-    const size_t count = registry.remove_of(&context);
-    if (count > 0) violation(concat("a context is released with objects alive: ", count, " of kind ", registry.what()));
+    tell_alive(context, registry.remove_of(&context), registry.what());
+}
+
+size_t release_host_memory(const Context& context) {
+    auto& host_memory = driver().host_memory;
+    const size_t before = host_memory.size();
+    for (auto at = host_memory.begin(); at != host_memory.end();) {
+        at = at->second.context == &context ? host_memory.erase(at) : std::next(at);
+    }
+    return before - host_memory.size();
 }
 
 // Everything that lives in it goes.
@@ -50,16 +69,10 @@ void release_contents(Context& context) {
     Driver& all = driver();
     if (!is_idle(context)) say("note", "a context is released with work under way");
     drain_all(context);
-    if (!context.memory.empty()) {
-        violation(concat("a context is released with ", context.memory.size(), " device allocations alive"));
-    }
+    tell_alive(context, context.memory.size(), "device allocation");
     for (const auto& entry : context.memory) munmap(entry.second.host, entry.second.num_bytes);
     context.memory.clear();
-    for (auto at = all.host_memory.begin(); at != all.host_memory.end();) {
-        const bool is_ours = at->second.context == &context;
-        if (is_ours) violation("a context is released with page-locked memory alive");
-        at = is_ours ? all.host_memory.erase(at) : std::next(at);
-    }
+    tell_alive(context, release_host_memory(context), "page-locked allocation");
     release_of(all.executables, context);
     release_of(all.graphs, context);
     release_of(all.events, context);
@@ -111,7 +124,8 @@ SOFTGPU_API cuDeviceGet(int* device, int ordinal) {
 
 SOFTGPU_API cuDeviceGetName(char* name, int size, int device) {
     return call("cuDeviceGetName", kStarted, [&] {
-        snprintf(name, static_cast<size_t>(size), "%s #%d", settings().name.c_str(), context_of(device).device);
+        snprintf(name, static_cast<size_t>(size), "%s #%d", settings().name.c_str(),
+                 context_of(device).device);
         return kSuccess;
     });
 }
@@ -128,11 +142,11 @@ SOFTGPU_API cuDeviceGetAttribute(int* value, int attribute, int device) {
     return call("cuDeviceGetAttribute", kStarted, [&] {
         context_of(device);
         switch (attribute) {
-            case 16: *value = settings().num_multiprocessors; break;
-            case 75: *value = static_cast<int>(settings().capability / 10); break;
-            case 76: *value = static_cast<int>(settings().capability % 10); break;
-            case 97: *value = static_cast<int>(settings().shared_bytes); break;  // a block's, if it asks for them
-            case 115: *value = 1; break;                                         // pools of memory
+            case kMultiprocessorCount: *value = settings().num_multiprocessors; break;
+            case kCapabilityMajor: *value = static_cast<int>(settings().capability / 10); break;
+            case kCapabilityMinor: *value = static_cast<int>(settings().capability % 10); break;
+            case kMaxSharedBytesOptIn: *value = static_cast<int>(settings().shared_bytes); break;
+            case kMemoryPoolsSupported: *value = 1; break;
             default:
                 say("limit", concat("device attribute ", attribute, " is not known here"));
                 return kInvalidValue;
@@ -153,7 +167,9 @@ SOFTGPU_API cuDevicePrimaryCtxRetain(void** handle, int device) {
 SOFTGPU_API cuDevicePrimaryCtxRelease_v2(int device) {
     return call("cuDevicePrimaryCtxRelease", kStarted, [&] {
         Context& context = context_of(device);
-        if (context.num_retained == 0) refuse(kInvalidContext, "the context is released more often than retained");
+        if (context.num_retained == 0) {
+            refuse(kInvalidContext, "the context is released more often than retained");
+        }
         if (--context.num_retained == 0) release_contents(context);
         return kSuccess;
     });

@@ -141,7 +141,9 @@ SOFTGPU_API cuMemcpyHtoDAsync_v2(uint64_t to, const void* from, size_t num_bytes
         const auto* bytes = static_cast<const uint8_t*>(from);
         UploadWork work{to, num_bytes, bytes, nullptr};
         if (!is_pinned(from, num_bytes)) {
-            if (on.capture) say("note", "a copy from pageable memory is captured; a real driver may read it at each launch");
+            if (on.capture) {
+                say("note", "a copy from pageable memory is captured; a GPU may read it at each launch");
+            }
             work.staged = std::make_shared<const std::vector<uint8_t>>(bytes, bytes + num_bytes);
         }
         return submit(on, std::move(work));
@@ -154,9 +156,11 @@ SOFTGPU_API cuMemcpyDtoHAsync_v2(void* to, uint64_t from, size_t num_bytes, void
         check_device_range(from, num_bytes);
         const bool pinned = is_pinned(to, num_bytes);
         const bool is_queued = !on.capture && !settings().eager;
-        if (pinned && is_queued) memset(to, 0xee, num_bytes);  // until the copy is over nobody may read it
+        // What is there until the copy is over is nobody's.
+        if (pinned && is_queued) memset(to, 0xee, num_bytes);
         submit(on, DownloadWork{from, num_bytes, static_cast<uint8_t*>(to), pinned});
-        if (!pinned && !on.capture) wait_for(on);  // a copy to pageable memory returns when it is over
+        // A copy to pageable memory returns when it is over.
+        if (!pinned && !on.capture) wait_for(on);
         return current_context()->sticky;
     });
 }

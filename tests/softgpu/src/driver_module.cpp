@@ -10,6 +10,9 @@ namespace {
 
 constexpr unsigned kSharedBytesUnasked = 49152;
 
+// Attributes of a kernel.
+constexpr int kStaticSharedBytes = 1, kMaxDynamicSharedBytes = 8;
+
 // As ten times the major version and the minor: PTX 7.0 came with CUDA 11.0, 8.0 with 12.0 and 9.0 with 13.0.
 int newest_ptx_version() {
     const int major = settings().driver_version / 1000, minor = settings().driver_version % 1000 / 10;
@@ -49,16 +52,21 @@ void check_unused(const Module* module) {
     }
 }
 
-std::string show(const uint32_t (&extent)[3]) { return concat("(", extent[0], ", ", extent[1], ", ", extent[2], ")"); }
+std::string show(const uint32_t (&extent)[3]) {
+    return concat("(", extent[0], ", ", extent[1], ", ", extent[2], ")");
+}
 
 void check_extents(const Function& function, const Launch& launch) {
     const auto& [gx, gy, gz] = launch.grid;
     const auto& [bx, by, bz] = launch.block;
-    const std::string what = concat(function.name, " on grid ", show(launch.grid), ", block ", show(launch.block), ": ");
+    const std::string what =
+        concat(function.name, " on grid ", show(launch.grid), ", block ", show(launch.block), ": ");
     const uint64_t num_threads = uint64_t{bx} * by * bz;
     if (gx == 0 || gy == 0 || gz == 0 || num_threads == 0) refuse(kInvalidValue, what + "an extent is zero");
     if (gx > 2147483647u || gy > 65535 || gz > 65535) refuse(kInvalidValue, what + "the grid is too large");
-    if (bx > 1024 || by > 1024 || bz > 64 || num_threads > 1024) refuse(kInvalidValue, what + "the block is too large");
+    if (bx > 1024 || by > 1024 || bz > 64 || num_threads > 1024) {
+        refuse(kInvalidValue, what + "the block is too large");
+    }
     if (function.max_threads != 0 && num_threads > function.max_threads) {
         refuse(kInvalidValue, concat(what, "the kernel is made for ", function.max_threads, " threads"));
     }
@@ -71,8 +79,10 @@ void check_shared(const Kernel& kernel, unsigned dynamic_bytes) {
                                      kernel.max_dynamic_shared_bytes, " are allowed"));
     }
     if (!function.uses_dynamic_shared) {
-        if (dynamic_bytes > 0) say("note", concat(function.name, ": does not use its ", dynamic_bytes,
-                                                  " bytes of dynamic shared memory"));
+        if (dynamic_bytes > 0) {
+            say("note", concat(function.name, ": does not use its ", dynamic_bytes,
+                               " bytes of dynamic shared memory"));
+        }
         return;
     }
     const unsigned align = function.dynamic_shared_align;
@@ -87,7 +97,9 @@ std::vector<uint8_t> gather_parameters(const Function& function, void** pointers
     std::vector<uint8_t> bytes(function.parameter_bytes);
     for (size_t index = 0; index < function.parameters.size(); index++) {
         const Parameter& parameter = function.parameters[index];
-        if (!pointers || !pointers[index]) refuse(kInvalidValue, concat(function.name, ": parameter ", index, " is missing"));
+        if (!pointers || !pointers[index]) {
+            refuse(kInvalidValue, concat(function.name, ": parameter ", index, " is missing"));
+        }
         memcpy(&bytes[parameter.offset], pointers[index], parameter.num_bytes);
     }
     return bytes;
@@ -99,8 +111,9 @@ SOFTGPU_API cuModuleLoadData(void** handle, const void* image) {
     return call("cuModuleLoadData", kContext | kUncaptured, [&] {
         const auto* text = static_cast<const char*>(image);
         if (is_machine_code(text)) {
-            say("limit", "machine code cannot run here: choose a capability that the program has only PTX for, as in "
-                         "SOFTGPU_CC=10.0");
+            say("limit",
+                "machine code cannot run here: choose a capability that the program has only PTX for, as in "
+                "SOFTGPU_CC=10.0");
             return kNoBinaryForGpu;
         }
         int major = 0, minor = 0;
@@ -144,7 +157,9 @@ SOFTGPU_API cuModuleGetFunction(void** handle, void* module_handle, const char* 
     return call("cuModuleGetFunction", kContext, [&] {
         const std::shared_ptr<Module> module = driver().modules.get(module_handle);
         const auto found = module->program.functions.find(name);
-        if (found == module->program.functions.end()) refuse(kNotFound, concat("the module has no kernel `", name, "`"));
+        if (found == module->program.functions.end()) {
+            refuse(kNotFound, concat("the module has no kernel `", name, "`"));
+        }
         void*& given = module->kernels[name];
         if (!given) {
             auto kernel = std::make_shared<Kernel>();
@@ -164,9 +179,8 @@ SOFTGPU_API cuFuncGetAttribute(int* value, int attribute, void* handle) {
     return call("cuFuncGetAttribute", kContext, [&] {
         const Kernel& kernel = *driver().kernels.get(handle);
         switch (attribute) {
-            case 0: *value = static_cast<int>(kernel.function->max_threads ? kernel.function->max_threads : 1024); break;
-            case 1: *value = static_cast<int>(kernel.function->static_shared_bytes); break;
-            case 8: *value = static_cast<int>(kernel.max_dynamic_shared_bytes); break;
+            case kStaticSharedBytes: *value = static_cast<int>(kernel.function->static_shared_bytes); break;
+            case kMaxDynamicSharedBytes: *value = static_cast<int>(kernel.max_dynamic_shared_bytes); break;
             default:
                 say("limit", concat("function attribute ", attribute, " is not known here"));
                 return kInvalidValue;
@@ -177,7 +191,6 @@ SOFTGPU_API cuFuncGetAttribute(int* value, int attribute, void* handle) {
 
 SOFTGPU_API cuFuncSetAttribute(void* handle, int attribute, int value) {
     return call("cuFuncSetAttribute", kContext, [&] {
-        constexpr int kMaxDynamicSharedBytes = 8;
         Kernel& kernel = *driver().kernels.get(handle);
         const unsigned fixed = kernel.function->static_shared_bytes, limit = settings().shared_bytes;
         if (attribute != kMaxDynamicSharedBytes) refuse(kInvalidValue, concat("attribute ", attribute));
@@ -197,7 +210,9 @@ SOFTGPU_API cuLaunchKernel(void* handle, unsigned grid_x, unsigned grid_y, unsig
         const std::shared_ptr<Kernel> kernel = driver().kernels.get(handle);
         Stream& stream = stream_of(stream_handle);
         Function& function = *kernel->function;
-        if (kernel->context != current_context()) refuse(kInvalidHandle, "the kernel is one of another context");
+        if (kernel->context != current_context()) {
+            refuse(kInvalidHandle, "the kernel is one of another context");
+        }
         if (extra) refuse(kInvalidValue, "parameters in one buffer are not covered");
         Launch launch{&function, {grid_x, grid_y, grid_z}, {block_x, block_y, block_z}, shared_bytes, {}};
         check_extents(function, launch);

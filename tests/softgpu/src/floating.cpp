@@ -1,6 +1,7 @@
 // Arithmetic of f32 and f64. Approximations such as ex2 are rounded correctly, or nearly: through f64.
 #include <cfenv>
 #include <cmath>
+#include <functional>
 #include <limits>
 #include <type_traits>
 #include <unordered_map>
@@ -14,14 +15,33 @@
 namespace softgpu {
 namespace {
 
-struct Add { template <class T> T operator()(T a, T b) const { return a + b; } };
-struct Subtract { template <class T> T operator()(T a, T b) const { return a - b; } };
-struct Multiply { template <class T> T operator()(T a, T b) const { return a * b; } };
-struct Divide { template <class T> T operator()(T a, T b) const { return a / b; } };
-struct FusedMultiplyAdd { template <class T> T operator()(T a, T b, T c) const { return std::fma(a, b, c); } };
-struct SplitMultiplyAdd { template <class T> T operator()(T a, T b, T c) const { return a * b + c; } };
-struct Reciprocal { template <class T> T operator()(T a) const { return 1 / a; } };
-struct SquareRoot { template <class T> T operator()(T a) const { return std::sqrt(a); } };
+struct FusedMultiplyAdd {
+    template <class T>
+    T operator()(T a, T b, T c) const {
+        return std::fma(a, b, c);
+    }
+};
+
+struct SplitMultiplyAdd {
+    template <class T>
+    T operator()(T a, T b, T c) const {
+        return a * b + c;
+    }
+};
+
+struct Reciprocal {
+    template <class T>
+    T operator()(T a) const {
+        return 1 / a;
+    }
+};
+
+struct SquareRoot {
+    template <class T>
+    T operator()(T a) const {
+        return std::sqrt(a);
+    }
+};
 
 // A NaN yields to a number, and -0 lies below +0.
 template <bool kMaximum>
@@ -40,19 +60,43 @@ struct Negate {
     uint32_t operator()(uint32_t bits) const { return bits ^ 0x8000'0000u; }
     uint64_t operator()(uint64_t bits) const { return bits ^ 0x8000'0000'0000'0000u; }
 };
+
 struct Absolute {
     uint32_t operator()(uint32_t bits) const { return bits & 0x7fff'ffffu; }
     uint64_t operator()(uint64_t bits) const { return bits & 0x7fff'ffff'ffff'ffffu; }
 };
-struct NegateValue { float operator()(float a) const { return -a; } };
-struct AbsoluteValue { float operator()(float a) const { return std::fabs(a); } };
 
-struct ReciprocalSquareRoot { float operator()(float a) const { return static_cast<float>(1 / std::sqrt(double{a})); } };
-struct Exp2 { float operator()(float a) const { return static_cast<float>(std::exp2(double{a})); } };
-struct Log2 { float operator()(float a) const { return static_cast<float>(std::log2(double{a})); } };
-struct Sine { float operator()(float a) const { return static_cast<float>(std::sin(double{a})); } };
-struct Cosine { float operator()(float a) const { return static_cast<float>(std::cos(double{a})); } };
-struct Tanh { float operator()(float a) const { return static_cast<float>(std::tanh(double{a})); } };
+struct NegateValue {
+    float operator()(float a) const { return -a; }
+};
+
+struct AbsoluteValue {
+    float operator()(float a) const { return std::fabs(a); }
+};
+
+struct ReciprocalSquareRoot {
+    float operator()(float a) const { return static_cast<float>(1 / std::sqrt(double{a})); }
+};
+
+struct Exp2 {
+    float operator()(float a) const { return static_cast<float>(std::exp2(double{a})); }
+};
+
+struct Log2 {
+    float operator()(float a) const { return static_cast<float>(std::log2(double{a})); }
+};
+
+struct Sine {
+    float operator()(float a) const { return static_cast<float>(std::sin(double{a})); }
+};
+
+struct Cosine {
+    float operator()(float a) const { return static_cast<float>(std::cos(double{a})); }
+};
+
+struct Tanh {
+    float operator()(float a) const { return static_cast<float>(std::tanh(double{a})); }
+};
 
 // Rounding other than to the nearest, and the modifiers .ftz and .sat, in f32.
 struct Modified {
@@ -111,7 +155,8 @@ constexpr Choice kUnary = {unary<float, Operation>, modified<Operation, 1>, unar
 template <class Operation>
 constexpr Choice kSingleUnary = {unary<float, Operation>, modified<Operation, 1>, nullptr, false};
 template <class Operation>
-constexpr Choice kBinary = {binary<float, Operation>, modified<Operation, 2>, binary<double, Operation>, true};
+constexpr Choice kBinary = {binary<float, Operation>, modified<Operation, 2>, binary<double, Operation>,
+                            true};
 template <class Operation>
 constexpr Choice kTernary = {ternary<float, float, Operation>, modified<Operation, 3>,
                              ternary<double, double, Operation>, true};
@@ -119,15 +164,17 @@ constexpr Choice kTernary = {ternary<float, float, Operation>, modified<Operatio
 template <bool kMaximum>
 constexpr Choice kExtremum = {binary<float, Extremum<kMaximum>>, modified<Extremum<kMaximum>, 2>,
                               binary<double, Extremum<kMaximum>>, false};
-constexpr Choice kNegate = {unary<uint32_t, Negate>, modified<NegateValue, 1>, unary<uint64_t, Negate>, false};
-constexpr Choice kAbsolute = {unary<uint32_t, Absolute>, modified<AbsoluteValue, 1>, unary<uint64_t, Absolute>, false};
+constexpr Choice kNegate = {unary<uint32_t, Negate>, modified<NegateValue, 1>, unary<uint64_t, Negate>,
+                            false};
+constexpr Choice kAbsolute = {unary<uint32_t, Absolute>, modified<AbsoluteValue, 1>,
+                              unary<uint64_t, Absolute>, false};
 
 const std::unordered_map<std::string, Choice>& choices() {
     static const std::unordered_map<std::string, Choice> table = {
-        {"add", kBinary<Add>},
-        {"sub", kBinary<Subtract>},
-        {"mul", kBinary<Multiply>},
-        {"div", kBinary<Divide>},
+        {"add", kBinary<std::plus<>>},
+        {"sub", kBinary<std::minus<>>},
+        {"mul", kBinary<std::multiplies<>>},
+        {"div", kBinary<std::divides<>>},
         {"fma", kTernary<FusedMultiplyAdd>},
         {"min", kExtremum<false>},
         {"max", kExtremum<true>},
@@ -152,7 +199,8 @@ Handler float_handler(const std::string& operation, const Instruction& in) {
     if (found == choices().end()) return nullptr;
     const Choice& choice = found->second;
     const bool to_nearest = in.rounding == Rounding::None || in.rounding == Rounding::Rn;
-    const bool directed = in.rounding == Rounding::Rz || in.rounding == Rounding::Rm || in.rounding == Rounding::Rp;
+    const bool directed =
+        in.rounding == Rounding::Rz || in.rounding == Rounding::Rm || in.rounding == Rounding::Rp;
     if (!to_nearest && !(directed && choice.can_round)) return nullptr;
     const bool plain = to_nearest && !in.flush_subnormals && !in.saturate;
     if (in.type == Type::F64) return plain ? choice.doubled : nullptr;

@@ -1,5 +1,5 @@
-// The functions that perform instructions, chosen when a module is loaded. A null pointer is an instruction that is not
-// covered, for its type or one of its modifiers.
+// The functions that perform instructions, chosen when a module is loaded. A null pointer is an instruction
+// that is not covered, for its type or one of its modifiers.
 #pragma once
 
 #include <string>
@@ -32,7 +32,7 @@ Handler store_handler(const Instruction& instruction);
 Handler atomic_handler(const std::string& operation, const Instruction& instruction);
 Handler copy_async_handler();
 Handler copy_commit_handler();
-Handler copy_wait_handler();      // of the groups before the last `immediate` ones
+Handler copy_wait_handler();  // of the groups before the last `immediate` ones
 Handler copy_wait_all_handler();
 
 Handler ldmatrix_handler(bool transposed);

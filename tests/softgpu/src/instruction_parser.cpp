@@ -8,7 +8,8 @@
 namespace softgpu {
 namespace {
 
-// How many sources an instruction has, and from which on they are counts or positions in 32 bits whatever its type.
+// How many sources an instruction has, and from which on they are counts or positions in 32 bits whatever its
+// type.
 struct Form {
     int num_sources;
     int first_count;
@@ -16,12 +17,13 @@ struct Form {
 
 const std::unordered_map<std::string, Form>& arithmetic_forms() {
     static const std::unordered_map<std::string, Form> forms = {
-        {"add", {2, 2}},  {"sub", {2, 2}},   {"div", {2, 2}},  {"rem", {2, 2}}, {"min", {2, 2}}, {"max", {2, 2}},
-        {"and", {2, 2}},  {"or", {2, 2}},    {"xor", {2, 2}},  {"not", {1, 1}}, {"neg", {1, 1}}, {"abs", {1, 1}},
-        {"shl", {2, 1}},  {"shr", {2, 1}},   {"shf", {3, 2}},  {"bfe", {3, 1}}, {"bfi", {4, 2}}, {"prmt", {3, 3}},
-        {"lop3", {3, 3}}, {"popc", {1, 1}},  {"clz", {1, 1}},  {"fma", {3, 3}}, {"brev", {1, 1}},
-        {"rcp", {1, 1}},  {"sqrt", {1, 1}},  {"ex2", {1, 1}},  {"lg2", {1, 1}}, {"rsqrt", {1, 1}},
-        {"sin", {1, 1}},  {"tanh", {1, 1}},  {"cos", {1, 1}},
+        {"add", {2, 2}}, {"sub", {2, 2}}, {"div", {2, 2}},   {"rem", {2, 2}},  {"min", {2, 2}},
+        {"max", {2, 2}}, {"and", {2, 2}}, {"or", {2, 2}},    {"xor", {2, 2}},  {"not", {1, 1}},
+        {"neg", {1, 1}}, {"abs", {1, 1}}, {"shl", {2, 1}},   {"shr", {2, 1}},  {"shf", {3, 2}},
+        {"bfe", {3, 1}}, {"bfi", {4, 2}}, {"prmt", {3, 3}},  {"lop3", {3, 3}}, {"popc", {1, 1}},
+        {"clz", {1, 1}}, {"fma", {3, 3}}, {"brev", {1, 1}},  {"rcp", {1, 1}},  {"sqrt", {1, 1}},
+        {"ex2", {1, 1}}, {"lg2", {1, 1}}, {"rsqrt", {1, 1}}, {"sin", {1, 1}},  {"tanh", {1, 1}},
+        {"cos", {1, 1}},
     };
     return forms;
 }
@@ -31,14 +33,14 @@ const std::unordered_map<std::string, Form>& arithmetic_forms() {
 InstructionParser::Rule InstructionParser::find_rule(const std::string& name) {
     using P = InstructionParser;
     static const std::unordered_map<std::string, Rule> rules = {
-        {"mul", &P::multiply},     {"mad", &P::multiply},  {"mov", &P::move},
-        {"cvt", &P::convert},      {"cvta", &P::to_global}, {"setp", &P::set_predicate},
-        {"selp", &P::select},      {"ld", &P::load},       {"st", &P::store},
-        {"cp", &P::copy_async},    {"ldmatrix", &P::ldmatrix}, {"mma", &P::mma},
-        {"shfl", &P::shuffle},     {"vote", &P::vote},     {"activemask", &P::active_mask},
-        {"bar", &P::barrier},      {"barrier", &P::barrier}, {"membar", &P::fence},
-        {"fence", &P::fence},      {"atom", &P::atomic},   {"red", &P::atomic},
-        {"bra", &P::branch},       {"ret", &P::exit},      {"exit", &P::exit},
+        {"mul", &P::multiply},  {"mad", &P::multiply},      {"mov", &P::move},
+        {"cvt", &P::convert},   {"cvta", &P::to_global},    {"setp", &P::set_predicate},
+        {"selp", &P::select},   {"ld", &P::load},           {"st", &P::store},
+        {"cp", &P::copy_async}, {"ldmatrix", &P::ldmatrix}, {"mma", &P::mma},
+        {"shfl", &P::shuffle},  {"vote", &P::vote},         {"activemask", &P::active_mask},
+        {"bar", &P::barrier},   {"barrier", &P::barrier},   {"membar", &P::fence},
+        {"fence", &P::fence},   {"atom", &P::atomic},       {"red", &P::atomic},
+        {"bra", &P::branch},    {"ret", &P::exit},          {"exit", &P::exit},
         {"trap", &P::trap},
     };
     if (arithmetic_forms().count(name)) return &P::arithmetic;
@@ -82,10 +84,11 @@ void InstructionParser::guard() {
 // Operands.
 
 void InstructionParser::check_width(const Operand& operand, Type type, Width width) {
-    if (type == Type::None) not_covered();  // the type is not known here
+    if (type == Type::None) not_covered();  // nobody here knows the type
     const bool is_predicate = operand.file == RegisterFile::Predicates;
-    const bool fits = is_predicate == (type == Type::Pred) &&
-                      (width == Width::Exact ? operand.bytes == bytes_of(type) : operand.bytes >= bytes_of(type));
+    const bool fits =
+        is_predicate == (type == Type::Pred) &&
+        (width == Width::Exact ? operand.bytes == bytes_of(type) : operand.bytes >= bytes_of(type));
     if (!fits) tokens_.fail(concat("a register of another width than `", opcode_.text(), "` has"));
 }
 
@@ -127,7 +130,8 @@ Operand InstructionParser::literal(Type type, bool negative) {
     size_t num_read = 0;
     uint64_t value = 0;
     try {
-        value = is_single || is_double ? std::stoull(text.substr(2), &num_read, 16) : std::stoull(text, &num_read, 0);
+        value = is_single || is_double ? std::stoull(text.substr(2), &num_read, 16)
+                                       : std::stoull(text, &num_read, 0);
     } catch (const std::exception&) {
         tokens_.fail(concat("`", text, "` is no number"));
     }
@@ -137,7 +141,9 @@ Operand InstructionParser::literal(Type type, bool negative) {
         if (negative) value ^= uint64_t{1} << (8 * bytes_of(literal_type) - 1);
         return kernel_.constant(value, bytes_of(type));
     }
-    if (num_read < text.size() && text.substr(num_read) != "U") tokens_.fail(concat("`", text, "` is no number"));
+    if (num_read < text.size() && text.substr(num_read) != "U") {
+        tokens_.fail(concat("`", text, "` is no number"));
+    }
     if (negative) value = 0 - value;
     if (type == Type::Pred) return kernel_.constant(value ? ~0u : 0, 0);
     return kernel_.constant(value, bytes_of(type));
@@ -300,7 +306,8 @@ void InstructionParser::select() {
 // Memory.
 
 void InstructionParser::memory_space() {
-    // A generic address is one of global memory here: nothing makes one of shared memory, as cvta is refused for it.
+    // A generic address is one of global memory here: nothing makes one of shared memory, as cvta is refused
+    // for it.
     if (opcode_.has("shared")) in_.space = Space::Shared;
     else if (opcode_.has("param")) in_.space = Space::Param;
     else opcode_.has("global");

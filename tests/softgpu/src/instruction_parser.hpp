@@ -70,7 +70,7 @@ class InstructionParser {
     TokenStream& tokens_;
     KernelBuilder& kernel_;
     int source_file_ = 0, source_line_ = 0;
-    Opcode opcode_;    // of the instruction that is read
+    Opcode opcode_;  // of the instruction that is read
     Instruction in_;
 };
 

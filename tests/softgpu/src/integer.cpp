@@ -1,6 +1,7 @@
 // Arithmetic, logic, shifts and bit fields of integers.
 #include <algorithm>
 #include <climits>
+#include <functional>
 #include <type_traits>
 #include <unordered_map>
 
@@ -14,63 +15,94 @@ namespace {
 template <class T>
 constexpr unsigned kBits = sizeof(T) * CHAR_BIT;
 
+// The type of twice the bits.
+template <class T, class Of16, class Of32, class Of64>
+using BySize = std::conditional_t<sizeof(T) == 2, Of16, std::conditional_t<sizeof(T) == 4, Of32, Of64>>;
 template <class T>
-struct WiderOf;
-template <> struct WiderOf<uint16_t> { using Type = uint32_t; };
-template <> struct WiderOf<int16_t> { using Type = int32_t; };
-template <> struct WiderOf<uint32_t> { using Type = uint64_t; };
-template <> struct WiderOf<int32_t> { using Type = int64_t; };
-template <> struct WiderOf<uint64_t> { using Type = unsigned __int128; };
-template <> struct WiderOf<int64_t> { using Type = __int128; };
-template <class T>
-using Wider = typename WiderOf<T>::Type;
+using Wider = std::conditional_t<std::is_signed_v<T>, BySize<T, int32_t, int64_t, __int128>,
+                                 BySize<T, uint32_t, uint64_t, unsigned __int128>>;
 
-// Operations that wrap are done on unsigned values, as those of C++ on signed ones must not overflow; 16 bits go
-// through `unsigned`, as C++ would make them a signed int.
+// Operations that wrap are done on unsigned values, as those of C++ on signed ones must not overflow; 16 bits
+// go through `unsigned`, as C++ would make them a signed int.
 template <class T>
 using Wrapping = std::conditional_t<sizeof(T) < 4, unsigned, std::make_unsigned_t<T>>;
 
-struct Add { template <class T> T operator()(T a, T b) const { return T(Wrapping<T>(a) + Wrapping<T>(b)); } };
-struct Subtract { template <class T> T operator()(T a, T b) const { return T(Wrapping<T>(a) - Wrapping<T>(b)); } };
-struct Multiply { template <class T> T operator()(T a, T b) const { return T(Wrapping<T>(a) * Wrapping<T>(b)); } };
-struct Minimum { template <class T> T operator()(T a, T b) const { return std::min(a, b); } };
-struct Maximum { template <class T> T operator()(T a, T b) const { return std::max(a, b); } };
-struct And { template <class T> T operator()(T a, T b) const { return T(a & b); } };
-struct Or { template <class T> T operator()(T a, T b) const { return T(a | b); } };
-struct Xor { template <class T> T operator()(T a, T b) const { return T(a ^ b); } };
-struct Not { template <class T> T operator()(T a) const { return T(~a); } };
-struct Negate { template <class T> T operator()(T a) const { return T(0 - Wrapping<T>(a)); } };
-struct Absolute { template <class T> T operator()(T a) const { return a < 0 ? Negate()(a) : a; } };
+struct Multiply {
+    template <class T>
+    T operator()(T a, T b) const {
+        return T(Wrapping<T>(a) * Wrapping<T>(b));
+    }
+};
+
+struct Minimum {
+    template <class T>
+    T operator()(T a, T b) const {
+        return std::min(a, b);
+    }
+};
+
+struct Maximum {
+    template <class T>
+    T operator()(T a, T b) const {
+        return std::max(a, b);
+    }
+};
+
+struct Negate {
+    template <class T>
+    T operator()(T a) const {
+        return T(0 - Wrapping<T>(a));
+    }
+};
+
+struct Absolute {
+    template <class T>
+    T operator()(T a) const {
+        return a < 0 ? Negate()(a) : a;
+    }
+};
 
 struct MultiplyHigh {
     template <class T>
-    T operator()(T a, T b) const { return T(Wider<T>(a) * Wider<T>(b) >> kBits<T>); }
+    T operator()(T a, T b) const {
+        return T(Wider<T>(a) * Wider<T>(b) >> kBits<T>);
+    }
 };
 
 struct MultiplyWide {
     template <class T>
-    Wider<T> operator()(T a, T b) const { return Wider<T>(a) * Wider<T>(b); }
+    Wider<T> operator()(T a, T b) const {
+        return Wider<T>(a) * Wider<T>(b);
+    }
 };
 
 struct MultiplyAdd {
     template <class T>
-    T operator()(T a, T b, T c) const { return Add()(Multiply()(a, b), c); }
+    T operator()(T a, T b, T c) const {
+        return T(Wrapping<T>(a) * Wrapping<T>(b) + Wrapping<T>(c));
+    }
 };
 
 struct MultiplyHighAdd {
     template <class T>
-    T operator()(T a, T b, T c) const { return Add()(MultiplyHigh()(a, b), c); }
+    T operator()(T a, T b, T c) const {
+        return T(Wrapping<T>(MultiplyHigh()(a, b)) + Wrapping<T>(c));
+    }
 };
 
 struct MultiplyWideAdd {
     template <class T>
-    Wider<T> operator()(T a, T b, Wider<T> c) const { return Add()(MultiplyWide()(a, b), c); }
+    Wider<T> operator()(T a, T b, Wider<T> c) const {
+        return Wider<T>(Wrapping<Wider<T>>(MultiplyWide()(a, b)) + Wrapping<Wider<T>>(c));
+    }
 };
 
 // Counts beyond the width shift everything out.
 struct ShiftLeft {
     template <class T>
-    T operator()(T a, uint32_t count) const { return count >= kBits<T> ? T(0) : T(Wrapping<T>(a) << count); }
+    T operator()(T a, uint32_t count) const {
+        return count >= kBits<T> ? T(0) : T(Wrapping<T>(a) << count);
+    }
 };
 
 struct ShiftRight {
@@ -143,7 +175,8 @@ void bit_field_extract(Block&, Warp& warp, const Instruction& in, uint32_t lane_
     const auto* a = lanes_of<T>(warp, in.sources[0]);
     const uint32_t *position = warp.words_of(in.sources[1]), *length = warp.words_of(in.sources[2]);
     each_lane(lane_mask, [=](int lane) {
-        d[lane] = to_element<T>(extract_bits(from_element<T>(a[lane]), position[lane] & 0xff, length[lane] & 0xff));
+        d[lane] =
+            to_element<T>(extract_bits(from_element<T>(a[lane]), position[lane] & 0xff, length[lane] & 0xff));
     });
 }
 
@@ -224,15 +257,44 @@ Type unsigned_of(Type type) {
 }
 
 template <class Operation>
-struct Unary { template <class T> struct Make { static constexpr Handler handler = unary<T, Operation>; }; };
+struct Unary {
+    template <class T>
+    struct Make {
+        static constexpr Handler handler = unary<T, Operation>;
+    };
+};
+
 template <class Operation>
-struct Binary { template <class T> struct Make { static constexpr Handler handler = binary<T, Operation>; }; };
+struct Binary {
+    template <class T>
+    struct Make {
+        static constexpr Handler handler = binary<T, Operation>;
+    };
+};
+
 template <class Operation>
-struct Ternary { template <class T> struct Make { static constexpr Handler handler = ternary<T, T, Operation>; }; };
+struct Ternary {
+    template <class T>
+    struct Make {
+        static constexpr Handler handler = ternary<T, T, Operation>;
+    };
+};
+
 template <class Operation>
-struct Counted { template <class T> struct Make { static constexpr Handler handler = counted<T, Operation>; }; };
+struct Counted {
+    template <class T>
+    struct Make {
+        static constexpr Handler handler = counted<T, Operation>;
+    };
+};
+
 template <bool kRemainder>
-struct Divide { template <class T> struct Make { static constexpr Handler handler = divide<T, kRemainder>; }; };
+struct Divide {
+    template <class T>
+    struct Make {
+        static constexpr Handler handler = divide<T, kRemainder>;
+    };
+};
 
 // mul.wide and mad.wide exist for 16 and 32 bits.
 Handler multiply_wide(Type type) {
@@ -267,7 +329,9 @@ Handler bit_field_extract_of(Type type) {
 
 // Operations of 32 bits only, of 32 or 64, and of any width: `{name, {32 bits, 64 bits}}`.
 Handler bits_handler(const std::string& operation, Type type) {
-    struct Pair { Handler words, longs; };
+    struct Pair {
+        Handler words, longs;
+    };
     static const std::unordered_map<std::string, Pair> handlers = {
         {"popc", {unary<uint32_t, CountOnes>, unary<uint64_t, CountOnes>}},
         {"clz", {unary<uint32_t, CountLeadingZeros>, unary<uint64_t, CountLeadingZeros>}},
@@ -290,8 +354,8 @@ Handler bits_handler(const std::string& operation, Type type) {
 Handler integer_handler(const std::string& operation, const Instruction& in) {
     if (in.saturate || in.flush_subnormals || in.rounding != Rounding::None) return nullptr;
     const Type type = in.type, bits = unsigned_of(type);
-    if (operation == "add") return by_type<Binary<Add>::Make>(bits);
-    if (operation == "sub") return by_type<Binary<Subtract>::Make>(bits);
+    if (operation == "add") return by_type<Binary<std::plus<>>::Make>(bits);
+    if (operation == "sub") return by_type<Binary<std::minus<>>::Make>(bits);
     if (operation == "mul") return by_type<Binary<Multiply>::Make>(bits);
     if (operation == "mul.hi") return by_type<Binary<MultiplyHigh>::Make>(type);
     if (operation == "mul.wide") return multiply_wide(type);
@@ -304,10 +368,10 @@ Handler integer_handler(const std::string& operation, const Instruction& in) {
     if (operation == "max") return by_type<Binary<Maximum>::Make>(type);
     if (operation == "neg") return is_signed(type) ? by_type<Unary<Negate>::Make>(type) : nullptr;
     if (operation == "abs") return is_signed(type) ? by_type<Unary<Absolute>::Make>(type) : nullptr;
-    if (operation == "not") return by_type<Unary<Not>::Make>(bits);
-    if (operation == "and") return by_type<Binary<And>::Make>(bits);
-    if (operation == "or") return by_type<Binary<Or>::Make>(bits);
-    if (operation == "xor") return by_type<Binary<Xor>::Make>(bits);
+    if (operation == "not") return by_type<Unary<std::bit_not<>>::Make>(bits);
+    if (operation == "and") return by_type<Binary<std::bit_and<>>::Make>(bits);
+    if (operation == "or") return by_type<Binary<std::bit_or<>>::Make>(bits);
+    if (operation == "xor") return by_type<Binary<std::bit_xor<>>::Make>(bits);
     if (operation == "shl") return by_type<Counted<ShiftLeft>::Make>(bits);
     if (operation == "shr") return by_type<Counted<ShiftRight>::Make>(is_signed(type) ? type : bits);
     if (operation == "bfe") return bit_field_extract_of(type);

@@ -50,7 +50,7 @@ void KernelBuilder::close_scope() {
 }
 
 void KernelBuilder::declare_register(const std::string& name, Type type) {
-    const RegisterFile file = type == Type::Pred       ? RegisterFile::Predicates
+    const RegisterFile file = type == Type::Pred    ? RegisterFile::Predicates
                               : bytes_of(type) == 8 ? RegisterFile::Longs
                                                     : RegisterFile::Words;
     hidden_.back().emplace(name, find_register(name));
@@ -150,12 +150,16 @@ std::optional<Operand> KernelBuilder::address_of(const std::string& name, unsign
     return offset ? std::optional(constant(kSharedBase + *offset, num_bytes)) : std::nullopt;
 }
 
-void KernelBuilder::branch_to(const std::string& label) { branches_.emplace_back(function_->code.size(), label); }
+void KernelBuilder::branch_to(const std::string& label) {
+    branches_.emplace_back(function_->code.size(), label);
+}
 
 std::shared_ptr<Function> KernelBuilder::finish() {
     for (const auto& [at, label] : branches_) {
         const auto found = labels_.find(label);
-        if (found == labels_.end()) throw PtxError(concat("label ", label, " of ", function_->name, " is nowhere"));
+        if (found == labels_.end()) {
+            throw PtxError(concat("label ", label, " of ", function_->name, " is nowhere"));
+        }
         function_->code[at].target = found->second;
     }
     Instruction end;

@@ -11,7 +11,8 @@ void unary(Block&, Warp& warp, const Instruction& in, uint32_t lane_mask) {
     using Result = decltype(Operation()(T()));
     auto* d = lanes_of<Result>(warp, in.results[0]);
     const auto* a = lanes_of<T>(warp, in.sources[0]);
-    each_lane(lane_mask, [=](int lane) { d[lane] = to_element<Result>(Operation()(from_element<T>(a[lane]))); });
+    each_lane(lane_mask,
+              [=](int lane) { d[lane] = to_element<Result>(Operation()(from_element<T>(a[lane]))); });
 }
 
 template <class T, class Operation>
@@ -45,7 +46,8 @@ void counted(Block&, Warp& warp, const Instruction& in, uint32_t lane_mask) {
     auto* d = lanes_of<T>(warp, in.results[0]);
     const auto* a = lanes_of<T>(warp, in.sources[0]);
     const uint32_t* count = warp.words_of(in.sources[1]);
-    each_lane(lane_mask, [=](int lane) { d[lane] = to_element<T>(Operation()(from_element<T>(a[lane]), count[lane])); });
+    each_lane(lane_mask,
+              [=](int lane) { d[lane] = to_element<T>(Operation()(from_element<T>(a[lane]), count[lane])); });
 }
 
 }  // namespace softgpu

@@ -90,7 +90,9 @@ Outcome run_launch(const Launch& launch, const std::vector<MemoryRange>& memory)
             total.text = result.outcome.text;
         }
         for (const std::string& note : result.outcome.notes) {
-            if (std::find(total.notes.begin(), total.notes.end(), note) == total.notes.end()) total.notes.push_back(note);
+            if (std::find(total.notes.begin(), total.notes.end(), note) == total.notes.end()) {
+                total.notes.push_back(note);
+            }
         }
     }
     return total;

@@ -11,7 +11,8 @@ struct Token {
     int line;
 };
 
-// Opcodes, names, numbers and directives are one token each, with their points; so is a string with its quotes.
+// Opcodes, names, numbers and directives are one token each, with their points; so is a string with its
+// quotes.
 std::vector<Token> tokenise(const std::string& text);
 
 }  // namespace softgpu

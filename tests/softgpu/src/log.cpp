@@ -30,7 +30,8 @@ bool log_is_open() { return log_file() >= 0; }
 void say(const char* kind, const std::string& text) {
     const std::string line = concat("softgpu: ", kind, ": ", text, "\n");
     // One write, so that the lines of several processes do not mix. There is nobody to tell if it fails.
-    [[maybe_unused]] const ssize_t written = write(log_is_open() ? log_file() : STDERR_FILENO, line.data(), line.size());
+    [[maybe_unused]] const ssize_t written =
+        write(log_is_open() ? log_file() : STDERR_FILENO, line.data(), line.size());
 }
 
 }  // namespace softgpu

@@ -1,7 +1,7 @@
 // ldmatrix and mma.m16n8k16 of bf16. With group = lane / 4 and pair = 2 (lane % 4), a lane holds
-//   of A (16x16)       rows group, + 8, group, + 8 and columns pair, pair, pair + 8, pair + 8, two elements each
-//   of B (16x8)        rows pair and pair + 8, two elements each, of column group
-//   of C and D (16x8)  rows group, group, + 8, + 8 and columns pair, pair + 1, pair, pair + 1
+//   of A (16x16)       rows group, + 8, group, + 8 and columns pair, pair, pair + 8, pair + 8, two elements
+//   each of B (16x8)        rows pair and pair + 8, two elements each, of column group of C and D (16x8) rows
+//   group, group, + 8, + 8 and columns pair, pair + 1, pair, pair + 1
 #include <cmath>
 
 #include "block.hpp"
@@ -69,7 +69,8 @@ void scatter(Warp& warp, const Instruction& in, const Fragments& matrices) {
     for (int lane = 0; lane < kWarpLanes; lane++) {
         const int group = lane / 4, pair = 2 * (lane % 4);
         for (int index = 0; index < 4; index++) {
-            warp.words_of(in.results[index])[lane] = float_bits(matrices.c[group + 8 * (index / 2)][pair + index % 2]);
+            warp.words_of(in.results[index])[lane] =
+                float_bits(matrices.c[group + 8 * (index / 2)][pair + index % 2]);
         }
     }
 }
@@ -90,7 +91,8 @@ void accumulate(Fragments& matrices, int first_k, int num_k) {
             for (int column = 0; column < kN; column++) sums[column] += a * double{matrices.b[k][column]};
         }
         for (int column = 0; column < kN; column++) {
-            matrices.c[row][column] = kTruncate ? towards_zero(sums[column]) : static_cast<float>(sums[column]);
+            matrices.c[row][column] =
+                kTruncate ? towards_zero(sums[column]) : static_cast<float>(sums[column]);
         }
     }
 }

@@ -1,5 +1,6 @@
 // Loads, stores, atomics and asynchronous copies.
 #include <algorithm>
+#include <functional>
 #include <mutex>
 #include <type_traits>
 
@@ -13,7 +14,8 @@ namespace {
 // The address that each lane gives in sources[index].
 class Addresses {
  public:
-    Addresses(Warp& warp, const Instruction& in, int index) : offset_(static_cast<uint64_t>(in.offsets[index])) {
+    Addresses(Warp& warp, const Instruction& in, int index)
+        : offset_(static_cast<uint64_t>(in.offsets[index])) {
         const Operand& operand = in.sources[index];
         if (operand.bytes == 8) longs_ = warp.longs_of(operand);
         else words_ = warp.words_of(operand);
@@ -106,29 +108,10 @@ Handler store_of(Type type) {
     }
 }
 
-// Atomics, in integers of T's width unless T is a float.
+// Atomics. Other host threads run other blocks, so one happens at a time.
 
-struct AtomicAdd {
-    template <class T> T operator()(T old, T b, T) const {
-        if constexpr (std::is_integral_v<T>) return T(std::make_unsigned_t<T>(old) + std::make_unsigned_t<T>(b));
-        else return old + b;
-    }
-};
-struct AtomicMin { template <class T> T operator()(T old, T b, T) const { return std::min(old, b); } };
-struct AtomicMax { template <class T> T operator()(T old, T b, T) const { return std::max(old, b); } };
-struct AtomicAnd { template <class T> T operator()(T old, T b, T) const { return old & b; } };
-struct AtomicOr { template <class T> T operator()(T old, T b, T) const { return old | b; } };
-struct AtomicXor { template <class T> T operator()(T old, T b, T) const { return old ^ b; } };
-struct AtomicExchange { template <class T> T operator()(T, T b, T) const { return b; } };
-struct AtomicCompareAndSwap { template <class T> T operator()(T old, T b, T c) const { return old == b ? c : old; } };
-struct AtomicIncrement { template <class T> T operator()(T old, T b, T) const { return old >= b ? T(0) : T(old + 1); } };
-struct AtomicDecrement {
-    template <class T> T operator()(T old, T b, T) const { return old == 0 || old > b ? b : T(old - 1); }
-};
-
-template <class T, class Operation>
-void atomic(Block& block, Warp& warp, const Instruction& in, uint32_t lane_mask) {
-    // Other host threads run other blocks.
+template <class T, class Change>
+void change_atomically(Block& block, Warp& warp, const Instruction& in, uint32_t lane_mask, Change change) {
     static std::mutex one_at_a_time;
     const std::lock_guard<std::mutex> lock(one_at_a_time);
     const Addresses addresses(warp, in, 0);
@@ -138,24 +121,73 @@ void atomic(Block& block, Warp& warp, const Instruction& in, uint32_t lane_mask)
                           : locate<Space::Global>(block, addresses(lane), sizeof(T), lane, Access::Atomic);
         T old;
         memcpy(&old, at, sizeof old);
-        const T b = from_element<T>(lanes_of<T>(warp, in.sources[1])[lane]);
-        const T c = in.num_sources > 2 ? from_element<T>(lanes_of<T>(warp, in.sources[2])[lane]) : T();
-        const T value = Operation()(old, b, c);
+        const T value = change(old, lane);
         memcpy(at, &value, sizeof value);
         if (in.num_results > 0) lanes_of<T>(warp, in.results[0])[lane] = to_element<T>(old);
     });
 }
 
+template <class T, class Operation>
+void atomic(Block& block, Warp& warp, const Instruction& in, uint32_t lane_mask) {
+    const auto* b = lanes_of<T>(warp, in.sources[1]);
+    change_atomically<T>(block, warp, in, lane_mask,
+                         [=](T old, int lane) { return T(Operation()(old, from_element<T>(b[lane]))); });
+}
+
+template <class T>
+void compare_and_swap(Block& block, Warp& warp, const Instruction& in, uint32_t lane_mask) {
+    const T *expected = lanes_of<T>(warp, in.sources[1]), *replacement = lanes_of<T>(warp, in.sources[2]);
+    change_atomically<T>(block, warp, in, lane_mask,
+                         [=](T old, int lane) { return old == expected[lane] ? replacement[lane] : old; });
+}
+
+struct Minimum {
+    template <class T>
+    T operator()(T old, T b) const {
+        return std::min(old, b);
+    }
+};
+
+struct Maximum {
+    template <class T>
+    T operator()(T old, T b) const {
+        return std::max(old, b);
+    }
+};
+
+struct Exchange {
+    template <class T>
+    T operator()(T, T b) const {
+        return b;
+    }
+};
+
+struct Increment {
+    uint32_t operator()(uint32_t old, uint32_t b) const { return old >= b ? 0 : old + 1; }
+};
+
+struct Decrement {
+    uint32_t operator()(uint32_t old, uint32_t b) const { return old == 0 || old > b ? b : old - 1; }
+};
+
 template <class Operation>
 Handler atomic_on_bits(Type type) {
-    return bytes_of(type) == 4 ? atomic<uint32_t, Operation> : bytes_of(type) == 8 ? atomic<uint64_t, Operation> : nullptr;
+    const unsigned num_bytes = is_float(type) ? 0 : bytes_of(type);
+    return num_bytes == 4   ? atomic<uint32_t, Operation>
+           : num_bytes == 8 ? atomic<uint64_t, Operation>
+                            : nullptr;
 }
 
 template <class Operation>
 Handler atomic_on_integers(Type type) {
-    if (is_float(type)) return nullptr;
     if (type == Type::S32) return atomic<int32_t, Operation>;
     return type == Type::S64 ? atomic<int64_t, Operation> : atomic_on_bits<Operation>(type);
+}
+
+Handler compare_and_swap_of(Type type) {
+    return type == Type::B32   ? compare_and_swap<uint32_t>
+           : type == Type::B64 ? compare_and_swap<uint64_t>
+                               : nullptr;
 }
 
 // cp.async.
@@ -167,8 +199,8 @@ void copy_async(Block& block, Warp& warp, const Instruction& in, uint32_t lane_m
         uint32_t num_source_bytes = in.immediate;
         if (source.file == RegisterFile::Predicates) num_source_bytes *= ~warp.predicate(source) >> lane & 1;
         else if (source) num_source_bytes = warp.words_of(source)[lane];
-        block.start_copy(warp, {static_cast<uint32_t>(lane), warp.num_commits[lane], static_cast<uint32_t>(to(lane)),
-                                in.immediate, num_source_bytes, from(lane)});
+        block.start_copy(warp, {static_cast<uint32_t>(lane), warp.num_commits[lane],
+                                static_cast<uint32_t>(to(lane)), in.immediate, num_source_bytes, from(lane)});
     });
 }
 
@@ -202,18 +234,18 @@ Handler store_handler(const Instruction& in) {
 }
 
 Handler atomic_handler(const std::string& operation, const Instruction& in) {
-    if (operation == "add" && in.type == Type::F32) return atomic<float, AtomicAdd>;
-    if (operation == "add" && in.type == Type::F64) return atomic<double, AtomicAdd>;
-    if (operation == "add") return atomic_on_integers<AtomicAdd>(in.type);
-    if (operation == "min") return atomic_on_integers<AtomicMin>(in.type);
-    if (operation == "max") return atomic_on_integers<AtomicMax>(in.type);
-    if (operation == "and") return atomic_on_bits<AtomicAnd>(in.type);
-    if (operation == "or") return atomic_on_bits<AtomicOr>(in.type);
-    if (operation == "xor") return atomic_on_bits<AtomicXor>(in.type);
-    if (operation == "exch") return atomic_on_bits<AtomicExchange>(in.type);
-    if (operation == "cas") return atomic_on_bits<AtomicCompareAndSwap>(in.type);
-    if (operation == "inc" && in.type == Type::U32) return atomic<uint32_t, AtomicIncrement>;
-    if (operation == "dec" && in.type == Type::U32) return atomic<uint32_t, AtomicDecrement>;
+    if (operation == "add" && in.type == Type::F32) return atomic<float, std::plus<>>;
+    if (operation == "add" && in.type == Type::F64) return atomic<double, std::plus<>>;
+    if (operation == "add") return atomic_on_bits<std::plus<>>(in.type);
+    if (operation == "min") return atomic_on_integers<Minimum>(in.type);
+    if (operation == "max") return atomic_on_integers<Maximum>(in.type);
+    if (operation == "and") return atomic_on_bits<std::bit_and<>>(in.type);
+    if (operation == "or") return atomic_on_bits<std::bit_or<>>(in.type);
+    if (operation == "xor") return atomic_on_bits<std::bit_xor<>>(in.type);
+    if (operation == "exch") return atomic_on_bits<Exchange>(in.type);
+    if (operation == "cas") return compare_and_swap_of(in.type);
+    if (operation == "inc" && in.type == Type::U32) return atomic<uint32_t, Increment>;
+    if (operation == "dec" && in.type == Type::U32) return atomic<uint32_t, Decrement>;
     return nullptr;
 }
 

@@ -39,7 +39,8 @@ void unpack(Block&, Warp& warp, const Instruction& in, uint32_t lane_mask) {
         if (!in.results[index]) continue;
         uint32_t* part = warp.words_of(in.results[index]);
         each_lane(lane_mask, [=](int lane) {
-            part[lane] = static_cast<uint32_t>(uint64_t{a[lane]} >> (part_bits * index) & low_bits(part_bits));
+            part[lane] =
+                static_cast<uint32_t>(uint64_t{a[lane]} >> (part_bits * index) & low_bits(part_bits));
         });
     }
 }

@@ -13,10 +13,11 @@ using Names = std::unordered_map<std::string, T>;
 
 const Names<Type>& type_names() {
     static const Names<Type> names = {
-        {"pred", Type::Pred}, {"b8", Type::B8},   {"u8", Type::U8},         {"s8", Type::S8},   {"b16", Type::B16},
-        {"u16", Type::U16},   {"s16", Type::S16}, {"bf16", Type::BF16},     {"b32", Type::B32}, {"u32", Type::U32},
-        {"s32", Type::S32},   {"f32", Type::F32}, {"bf16x2", Type::BF16x2}, {"b64", Type::B64}, {"u64", Type::U64},
-        {"s64", Type::S64},   {"f64", Type::F64},
+        {"pred", Type::Pred},     {"b8", Type::B8},   {"u8", Type::U8},   {"s8", Type::S8},
+        {"b16", Type::B16},       {"u16", Type::U16}, {"s16", Type::S16}, {"bf16", Type::BF16},
+        {"b32", Type::B32},       {"u32", Type::U32}, {"s32", Type::S32}, {"f32", Type::F32},
+        {"bf16x2", Type::BF16x2}, {"b64", Type::B64}, {"u64", Type::U64}, {"s64", Type::S64},
+        {"f64", Type::F64},
     };
     return names;
 }
@@ -85,7 +86,9 @@ std::string Opcode::not_understood() const {
 Type parse_type(TokenStream& tokens) {
     const std::string& word = tokens.current();
     const auto found = type_names().find(word.substr(1));
-    if (word[0] != '.' || found == type_names().end()) tokens.fail(concat("type `", word, "` is not covered"));
+    if (word[0] != '.' || found == type_names().end()) {
+        tokens.fail(concat("type `", word, "` is not covered"));
+    }
     tokens.take();
     return found->second;
 }

@@ -1,4 +1,5 @@
-// The structure of a module: directives, declarations and kernels. Instructions are read by InstructionParser.
+// The structure of a module: directives, declarations and kernels. Instructions are read by
+// InstructionParser.
 #include <algorithm>
 #include <memory>
 #include <sstream>

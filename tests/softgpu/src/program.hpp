@@ -22,9 +22,9 @@ using Handler = void (*)(Block&, Warp&, const Instruction&, uint32_t lane_mask);
 
 // What the scheduler of a warp has to do with an instruction.
 enum class Step : uint8_t {
-    Lanes,         // each lane for itself
-    MemberMask,    // once the lanes that `sources[0]` names have met
-    WholeWarp,     // once all 32 lanes have met
+    Lanes,       // each lane for itself
+    MemberMask,  // once the lanes that `sources[0]` names have met
+    WholeWarp,   // once all 32 lanes have met
     BlockBarrier,
     Branch,
     Exit,
@@ -100,7 +100,7 @@ struct Function {
     bool uses_dynamic_shared = false;
     int num_words = 0, num_longs = 0, num_predicates = 0;
     InitialValues initial;
-    std::shared_ptr<const std::vector<std::string>> text;         // the module's lines
+    std::shared_ptr<const std::vector<std::string>> text;          // the module's lines
     std::shared_ptr<const std::map<int, std::string>> file_names;  // of `source_file`
 
     // What has happened to it. Several host threads run blocks of one launch.

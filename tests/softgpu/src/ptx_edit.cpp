@@ -28,7 +28,8 @@ PtxEdit PtxEdit::parse(const std::string& value) {
     size_t third = value.find('|', second + 1);
     while (third != std::string::npos && value[third - 1] == '\\') third = value.find('|', third + 1);
     const std::string nth = value.substr(first + 1, second - first - 1);
-    const bool is_number = !nth.empty() && nth.size() < 7 && nth.find_first_not_of("0123456789") == std::string::npos;
+    const bool is_number =
+        !nth.empty() && nth.size() < 7 && nth.find_first_not_of("0123456789") == std::string::npos;
     if (third == std::string::npos || third == second + 1 || !is_number) throw malformed;
 
     PtxEdit edit;
@@ -64,7 +65,8 @@ std::string PtxEdit::apply(const std::string& text) const {
         out += line + "\n";
     }
     if (has_kernel && !edited) {
-        throw PtxError(concat("SOFTGPU_PTX_EDIT: `", pattern_text, "` matches no line ", nth, " of ", kernel));
+        throw PtxError(
+            concat("SOFTGPU_PTX_EDIT: `", pattern_text, "` matches no line ", nth, " of ", kernel));
     }
     return out;
 }

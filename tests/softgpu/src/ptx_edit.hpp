@@ -13,8 +13,8 @@ struct PtxEdit {
     std::regex pattern;
     std::string replacement;
 
-    // KERNEL|NTH|PATTERN|REPLACEMENT; a bar within PATTERN is written `\|`, within REPLACEMENT as it is. Throws
-    // std::invalid_argument or std::regex_error.
+    // KERNEL|NTH|PATTERN|REPLACEMENT; a bar within PATTERN is written `\|`, within REPLACEMENT as it is.
+    // Throws std::invalid_argument or std::regex_error.
     static PtxEdit parse(const std::string& value);
 
     // The text with the edit made in it. Throws PtxError if it has the kernel and no such line.

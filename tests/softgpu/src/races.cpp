@@ -20,7 +20,8 @@ void SharedRaces::barrier() {
     epoch_ = 1;
 }
 
-std::optional<std::string> SharedRaces::access(Access access, size_t offset, size_t num_bytes, unsigned warp) {
+std::optional<std::string> SharedRaces::access(Access access, size_t offset, size_t num_bytes,
+                                               unsigned warp) {
     const uint32_t me = epoch_ << 8 | (warp + 1);
     for (size_t byte = offset; byte < offset + num_bytes; byte++) {
         const bool written = writer_[byte] >> 8 == epoch_ && writer_[byte] != me;
@@ -36,8 +37,8 @@ std::string SharedRaces::describe(Access access, size_t offset) const {
     const bool written = writer_[offset] >> 8 == epoch_;
     const uint32_t other = (written ? writer_ : reader_)[offset] & 0xff;
     return concat("race: shared byte ", offset, " was ", written ? "written" : "read", " by ",
-                  other == kSeveral ? "several warps" : concat("warp ", other - 1), ", and no barrier lies before this ",
-                  access == Access::Write ? "write" : "read");
+                  other == kSeveral ? "several warps" : concat("warp ", other - 1),
+                  ", and no barrier lies before this ", access == Access::Write ? "write" : "read");
 }
 
 GlobalRaces::Page& GlobalRaces::page_of(uint64_t address) {
@@ -51,7 +52,8 @@ GlobalRaces::Page& GlobalRaces::page_of(uint64_t address) {
     return *last_page_;
 }
 
-std::optional<std::string> GlobalRaces::access(Access access, uint64_t address, uint64_t num_bytes, uint32_t block) {
+std::optional<std::string> GlobalRaces::access(Access access, uint64_t address, uint64_t num_bytes,
+                                               uint32_t block) {
     const uint32_t me = block + 1;
     for (uint64_t at = address; at < address + num_bytes; at++) {
         Page& page = page_of(at);

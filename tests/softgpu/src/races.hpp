@@ -1,5 +1,5 @@
-// Accesses that nothing orders, one of them a write: of two warps to shared memory, of two blocks to global memory.
-// Two writes of the same value are a race as well.
+// Accesses that nothing orders, one of them a write: of two warps to shared memory, of two blocks to global
+// memory. Two writes of the same value are a race as well.
 #pragma once
 
 #include <array>

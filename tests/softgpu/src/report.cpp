@@ -32,8 +32,8 @@ void list(std::ostream& out, const Range& range, Write write) {
 
 void write_kernel(std::ostream& out, const Function& function) {
     const size_t count = function.code.size() - 1;  // without the end that is not in the text
-    out << "{\"launches\": " << function.num_launches << ", \"instructions\": " << function.num_warp_instructions
-        << ", \"covered\": \"";
+    out << "{\"launches\": " << function.num_launches
+        << ", \"instructions\": " << function.num_warp_instructions << ", \"covered\": \"";
     for (size_t index = 0; index < count; index++) out << (function.covered[index] ? '1' : '0');
     out << '"';
     if (function.num_launches > 0) {

@@ -1,4 +1,5 @@
-// What has happened in this process: counted, and written as one line of JSON at exit where SOFTGPU_REPORT asks for it.
+// What has happened in this process: counted, and written as one line of JSON at exit where SOFTGPU_REPORT
+// asks for it.
 #pragma once
 
 #include <cstdint>

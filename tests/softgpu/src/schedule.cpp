@@ -1,5 +1,5 @@
-// How the lanes of a warp come apart and together again. Lanes at the same instruction form a group; of several groups
-// the one with the lowest counter runs, which makes lanes meet where the program's paths do.
+// How the lanes of a warp come apart and together again. Lanes at the same instruction form a group; of
+// several groups the one with the lowest counter runs, which makes lanes meet where the program's paths do.
 #include <algorithm>
 #include <climits>
 
@@ -43,7 +43,8 @@ LaneGroup Block::take_lowest_group(Warp& warp) {
 void Block::stuck(const Warp& warp) {
     current_ = &function_.code[static_cast<size_t>(warp.groups.front().pc)];
     if (warp.exited != 0) {
-        fault(Fault::LaunchFailed, concat("lanes wait here for lanes ", hex(warp.exited), ", which have ended (undefined)"));
+        fault(Fault::LaunchFailed,
+              concat("lanes wait here for lanes ", hex(warp.exited), ", which have ended (undefined)"));
     }
     fault(Fault::LaunchFailed, "lanes wait for each other at different instructions: the warp hangs");
 }
@@ -62,7 +63,9 @@ Block::Pause Block::run_group(Warp& warp, LaneGroup group, uint64_t& steps_left)
         return std::any_of(warp.groups.begin(), warp.groups.end(),
                            [&](const LaneGroup& other) { return other.waiting && other.pc == group.pc; });
     };
-    const auto park = [&](int pc, uint32_t lane_mask, bool waiting) { warp.groups.push_back({pc, lane_mask, waiting}); };
+    const auto park = [&](int pc, uint32_t lane_mask, bool waiting) {
+        warp.groups.push_back({pc, lane_mask, waiting});
+    };
 
     for (;;) {
         if (group.pc >= limit || (others_wait && meets_waiting())) {
@@ -76,7 +79,9 @@ Block::Pause Block::run_group(Warp& warp, LaneGroup group, uint64_t& steps_left)
         steps_left--;
         const Instruction& in = code[group.pc];
         current_ = &in;
-        if (!covered[group.pc].load(std::memory_order_relaxed)) covered[group.pc].store(1, std::memory_order_relaxed);
+        if (!covered[group.pc].load(std::memory_order_relaxed)) {
+            covered[group.pc].store(1, std::memory_order_relaxed);
+        }
         uint32_t lane_mask = group.lane_mask;
         if (in.guard >= 0) {
             const uint32_t guard = warp.predicates[static_cast<size_t>(in.guard)];
@@ -92,9 +97,7 @@ Block::Pause Block::run_group(Warp& warp, LaneGroup group, uint64_t& steps_left)
             continue;
         }
         switch (in.step) {
-            case Step::Lanes:
-                in.handler(*this, warp, in, lane_mask);
-                break;
+            case Step::Lanes: in.handler(*this, warp, in, lane_mask); break;
             case Step::MemberMask:
                 if (!members_have_met(warp, in, lane_mask)) {
                     // The lanes that the guard excludes go on.
@@ -151,7 +154,8 @@ bool Block::members_have_met(Warp& warp, const Instruction& in, uint32_t lane_ma
     const uint32_t members = named[__builtin_ctz(lane_mask)];
     for (uint32_t rest = lane_mask; rest != 0; rest &= rest - 1) {
         if (named[__builtin_ctz(rest)] != members) {
-            fault(Fault::LaunchFailed, "lanes that meet here name different masks (undefined or not covered)");
+            fault(Fault::LaunchFailed,
+                  "lanes that meet here name different masks (undefined or not covered)");
         }
     }
     const auto wrong = [&](const char* what) {
@@ -178,7 +182,8 @@ bool Block::warp_reaches_barrier(const Warp& warp, const LaneGroup& group, uint3
         fault(Fault::LaunchFailed, "a barrier under a predicate that differs within the warp (undefined)");
     }
     if (warp.exited != 0) {
-        fault(Fault::LaunchFailed, concat("lanes ", hex(warp.exited), " have ended before this barrier (undefined)"));
+        fault(Fault::LaunchFailed,
+              concat("lanes ", hex(warp.exited), " have ended before this barrier (undefined)"));
     }
     return false;
 }

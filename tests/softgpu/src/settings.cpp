@@ -49,7 +49,8 @@ std::smatch match(const std::string& value, const char* pattern, const char* exp
 
 Reader capability(unsigned& target) {
     return [&target](const std::string& value) {
-        const std::smatch parts = match(value, "([0-9]{1,2})\\.([0-9])", "a capability such as 10.0 is expected");
+        const std::smatch parts =
+            match(value, "([0-9]{1,2})\\.([0-9])", "a capability such as 10.0 is expected");
         target = static_cast<unsigned>(10 * std::stoul(parts[1]) + std::stoul(parts[2]));
     };
 }
@@ -92,7 +93,8 @@ std::map<std::string, Reader> readers(Settings& settings) {
         {"DEVICES", number(settings.num_devices, 0, 64)},
         {"MEM_MIB", mebibytes(settings.memory_bytes)},
         {"CONTEXT_MIB", mebibytes(settings.context_bytes)},
-        {"PINNED_MIB", [&settings](const std::string& value) { mebibytes(settings.pinned_bytes.emplace())(value); }},
+        {"PINNED_MIB",
+         [&settings](const std::string& value) { mebibytes(settings.pinned_bytes.emplace())(value); }},
         {"SHARED", number(settings.shared_bytes, 49152, 1 << 20)},
         {"SMS", number(settings.num_multiprocessors, 1, 1024)},
         {"DRIVER", number(settings.driver_version, 11000, 99990)},

@@ -6,7 +6,8 @@
 namespace softgpu {
 
 void TokenStream::fail(const std::string& what) const {
-    throw PtxError(concat("PTX line ", at_end() && !tokens_.empty() ? tokens_.back().line : line(), ": ", what));
+    throw PtxError(
+        concat("PTX line ", at_end() && !tokens_.empty() ? tokens_.back().line : line(), ": ", what));
 }
 
 const std::string& TokenStream::current() const {

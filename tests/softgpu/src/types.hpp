@@ -7,19 +7,41 @@
 namespace softgpu {
 
 enum class Type : uint8_t {
-    None, Pred,
-    B8, U8, S8,
-    B16, U16, S16, BF16,
-    B32, U32, S32, F32, BF16x2,
-    B64, U64, S64, F64,
+    None,
+    Pred,
+    B8,
+    U8,
+    S8,
+    B16,
+    U16,
+    S16,
+    BF16,
+    B32,
+    U32,
+    S32,
+    F32,
+    BF16x2,
+    B64,
+    U64,
+    S64,
+    F64,
 };
 
 constexpr unsigned bytes_of(Type type) {
     switch (type) {
-        case Type::None: case Type::Pred: return 0;
-        case Type::B8: case Type::U8: case Type::S8: return 1;
-        case Type::B16: case Type::U16: case Type::S16: case Type::BF16: return 2;
-        case Type::B64: case Type::U64: case Type::S64: case Type::F64: return 8;
+        case Type::None:
+        case Type::Pred: return 0;
+        case Type::B8:
+        case Type::U8:
+        case Type::S8: return 1;
+        case Type::B16:
+        case Type::U16:
+        case Type::S16:
+        case Type::BF16: return 2;
+        case Type::B64:
+        case Type::U64:
+        case Type::S64:
+        case Type::F64: return 8;
         default: return 4;
     }
 }

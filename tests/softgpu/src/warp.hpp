@@ -39,13 +39,18 @@ struct Warp {
 
     bool is_done() const { return lanes == exited; }
 
-    uint32_t* words_of(const Operand& operand) { return &words[static_cast<size_t>(operand.index) * kWarpLanes]; }
-    uint64_t* longs_of(const Operand& operand) { return &longs[static_cast<size_t>(operand.index) * kWarpLanes]; }
+    uint32_t* words_of(const Operand& operand) {
+        return &words[static_cast<size_t>(operand.index) * kWarpLanes];
+    }
+    uint64_t* longs_of(const Operand& operand) {
+        return &longs[static_cast<size_t>(operand.index) * kWarpLanes];
+    }
 
     // One bit a lane; an immediate is the same for all.
     uint32_t predicate(const Operand& operand) {
         const bool is_register = operand.file == RegisterFile::Predicates;
-        const uint32_t bits = is_register ? predicates[static_cast<size_t>(operand.index)] : *words_of(operand);
+        const uint32_t bits =
+            is_register ? predicates[static_cast<size_t>(operand.index)] : *words_of(operand);
         return operand.negated ? ~bits : bits;
     }
 
@@ -71,8 +76,8 @@ inline void each_lane(uint32_t lane_mask, Body body) {
     }
 }
 
-// A lane's element of the register file, for a value of type T. A narrow value fills it by its own sign; readers look
-// at the bits of their type only.
+// A lane's element of the register file, for a value of type T. A narrow value fills it by its own sign;
+// readers look at the bits of their type only.
 template <class T>
 using Element = std::conditional_t<sizeof(T) == 8, uint64_t, uint32_t>;
 
