@@ -104,11 +104,13 @@ void claims() {
 Group leaking() {
     const auto body = [] {
         open_session();
-        void* event = nullptr;
+        void *event = nullptr, *context = nullptr;
         cu("cuEventCreate", &event, 0u);
+        cu("cuDevicePrimaryCtxRetain", &context, 0);
     };
     const auto after = [](const std::string& log, const std::string& report) {
-        for (const char* what : {"1 retained contexts", "1 device allocations", "1 streams", "1 events"}) {
+        const char* const all[] = {"1 contexts retained more than once", "1 device allocations", "1 streams", "1 events"};
+        for (const char* what : all) {
             check(has(log, std::string("softgpu: LEAK: ") + what + " still alive at exit"),
                   std::string(what) + " leak");
         }
