@@ -64,6 +64,7 @@ impl Staging {
         if let Some(list_bytes) = &mut self.list_bytes {
             *list_bytes += bytes.len();
         }
+        self.context.bind_to_thread().map_err(failed("copying to the GPU"))?;
         self.grow_for(bytes.len())?;
         let ring = self.ring.as_ref().expect("a ring that has grown is there");
         let (ring, ring_bytes) = (ring.address, ring.num_bytes);
@@ -131,6 +132,7 @@ impl Staging {
 impl Drop for Staging {
     fn drop(&mut self) {
         // The ring is freed next. A failure here follows one that has already been reported.
+        let _ = self.context.bind_to_thread();
         let _ = self.wait_for_all();
     }
 }
