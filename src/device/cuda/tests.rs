@@ -1,4 +1,7 @@
-//! The device with a real GPU, where there is one.
+//! The device with a GPU, where there is one, and with the software GPU.
+
+#[path = "../../../tests/common/softgpu.rs"]
+mod softgpu;
 
 use super::*;
 use crate::device::kernels::{FILL_F32, FillArgs, thread_grid};
@@ -26,6 +29,11 @@ fn read(device: &CudaDevice, count: usize) -> Vec<f32> {
     let mut values = vec![f32::NAN; count];
     device.download(0, bytemuck::cast_slice_mut(&mut values)).unwrap();
     values
+}
+
+#[test]
+fn these_tests_hold_on_the_software_gpu() {
+    softgpu::run_tests_again(&["device::cuda::tests"], "on_the_software_gpu");
 }
 
 #[test]

@@ -1,0 +1,274 @@
+//! The software GPU of `tests/softgpu/`: built once, set in the way of a program that opens the NVIDIA driver, and asked
+//! afterwards what happened on it.
+
+// Every file of tests that includes this one uses a part of it.
+#![allow(dead_code)]
+
+use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::OnceLock;
+use std::{env, fs, process, thread};
+
+use residuum::device::kernels::TOOLKIT;
+use serde::Deserialize;
+use tempfile::TempDir;
+
+const SOURCES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/softgpu");
+const FLAGS: [&str; 10] = [
+    "-std=c++17",
+    "-O3",
+    "-march=native",
+    "-ffp-contract=off",
+    "-frounding-math",
+    "-fno-strict-aliasing",
+    "-fPIC",
+    "-Wall",
+    "-Wextra",
+    "-Werror",
+];
+
+/// A folder with a `libcuda.so.1` that runs PTX on the host.
+#[derive(Debug)]
+pub struct SoftGpu {
+    folder: PathBuf,
+}
+
+/// The software GPU; none, with a line that says why, where this build has no PTX for it or tests were asked for on
+/// another device.
+///
+/// # Panics
+/// If it cannot be built, or `RESIDUUM_REQUIRE_CUDA` is set and there is nothing to run on it.
+pub fn software_gpu() -> Option<&'static SoftGpu> {
+    static BUILT: OnceLock<SoftGpu> = OnceLock::new();
+    let reason = match (TOOLKIT.as_ref(), env::var("RESIDUUM_TEST_DEVICES")) {
+        (_, Ok(wanted)) => format!("RESIDUUM_TEST_DEVICES is {wanted}"),
+        (None, _) => "this build has no CUDA kernels".into(),
+        (Some(toolkit), _) if !toolkit.archs.iter().any(|arch| arch.starts_with("compute_")) => {
+            format!("this build has no PTX, only {}", toolkit.archs.join(", "))
+        }
+        _ => return Some(BUILT.get_or_init(SoftGpu::build)),
+    };
+    assert!(
+        env::var_os("RESIDUUM_REQUIRE_CUDA").is_none() || env::var_os("RESIDUUM_TEST_DEVICES").is_some(),
+        "no software GPU ({reason})"
+    );
+    println!("skipped: no software GPU ({reason})");
+    None
+}
+
+/// Runs the tests of this executable whose names contain one of `filters` and not `skip` again, with the software GPU as
+/// the GPU and the emulator left out.
+pub fn run_tests_again(filters: &[&str], skip: &str) {
+    let Some(gpu) = software_gpu() else { return };
+    let mut command = Command::new(env::current_exe().unwrap());
+    command.args(filters).args(["--skip", skip, "--nocapture"]).env("RESIDUUM_TEST_DEVICES", "cuda");
+    let record = gpu.attach(&mut command, &[]);
+    let output = command.output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{text}{}{}", String::from_utf8_lossy(&output.stderr), record.log());
+    assert!(!text.contains("skipped: no CUDA device"), "the software GPU was not found:\n{text}");
+    record.assert_clean();
+}
+
+impl SoftGpu {
+    /// Compiles what is not there from these sources by this compiler.
+    fn build() -> SoftGpu {
+        let compiler = env::var("CXX").unwrap_or_else(|_| "c++".into());
+        let (library, selftest) = (sources("src", "cpp"), sources("selftest", "cpp"));
+        let mut hasher = DefaultHasher::new();
+        (&compiler, FLAGS).hash(&mut hasher);
+        for path in
+            library.iter().chain(&selftest).chain(&sources("src", "hpp")).chain(&sources("selftest", "hpp"))
+        {
+            (path, fs::read(path).unwrap()).hash(&mut hasher);
+        }
+        let executable = env::current_exe().unwrap();
+        let target = executable.ancestors().nth(2).expect("tests run from a folder of cargo's");
+        let folder = target.join(format!("softgpu-{:016x}", hasher.finish()));
+        if !folder.exists() {
+            // Another process may build, too: the first that is done is taken.
+            let scratch = target.join(format!("softgpu-being-built-{}", process::id()));
+            fs::create_dir_all(&scratch).unwrap();
+            compile(&compiler, &library, &scratch, &["-shared", "-Wl,-soname,libcuda.so.1"], "libcuda.so.1");
+            compile(&compiler, &selftest, &scratch, &[], "selftest");
+            if fs::rename(&scratch, &folder).is_err() {
+                fs::remove_dir_all(&scratch).unwrap();
+            }
+        }
+        assert!(folder.join("libcuda.so.1").exists(), "{} is not whole; remove it", folder.display());
+        SoftGpu { folder }
+    }
+
+    /// The program that holds the software GPU to the documents it is written from.
+    pub fn selftest(&self) -> Command {
+        let mut command = Command::new(self.folder.join("selftest"));
+        command.arg(self.folder.join("libcuda.so.1"));
+        command
+    }
+
+    /// Lets `command` find the software GPU where it looks for NVIDIA's, set up by these of its variables.
+    pub fn attach(&self, command: &mut Command, variables: &[(&str, &str)]) -> Record {
+        let record = Record { folder: TempDir::new().unwrap() };
+        command.env("LD_LIBRARY_PATH", &self.folder);
+        command.env("SOFTGPU_LOG", record.log_file()).env("SOFTGPU_REPORT", record.report_file());
+        command.envs(variables.iter().copied());
+        record
+    }
+
+    /// Runs `command` on the software GPU to its end.
+    pub fn output(&self, command: &mut Command, variables: &[(&str, &str)]) -> (Output, Record) {
+        let record = self.attach(command, variables);
+        (command.output().unwrap(), record)
+    }
+}
+
+/// The files of a folder of the software GPU that end so, sorted.
+fn sources(folder: &str, ending: &str) -> Vec<PathBuf> {
+    let entries = fs::read_dir(Path::new(SOURCES).join(folder)).unwrap();
+    let mut paths: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
+    paths.retain(|path| path.extension().is_some_and(|it| it == ending));
+    paths.sort();
+    paths
+}
+
+/// Compiles `sources` side by side and links them to `name` in `folder`.
+fn compile(compiler: &str, sources: &[PathBuf], folder: &Path, link_flags: &[&str], name: &str) {
+    let run = |command: &mut Command| {
+        let output = command.output().unwrap_or_else(|error| {
+            panic!("cannot run {compiler}: {error}; install a C++ compiler, or name one in CXX")
+        });
+        assert!(output.status.success(), "{command:?}:\n{}", String::from_utf8_lossy(&output.stderr));
+    };
+    let object = |source: &PathBuf| {
+        folder.join(name).with_extension(format!("{}.o", source.file_stem().unwrap().to_str().unwrap()))
+    };
+    let compile_one = |source: &PathBuf| {
+        let mut command = Command::new(compiler);
+        run(command
+            .args(FLAGS)
+            .arg("-fvisibility=hidden")
+            .arg("-c")
+            .arg(source)
+            .arg("-o")
+            .arg(object(source)));
+    };
+    let threads = thread::available_parallelism().map_or(1, |count| count.get());
+    thread::scope(|scope| {
+        for part in sources.chunks(sources.len().div_ceil(threads)) {
+            scope.spawn(move || part.iter().for_each(compile_one));
+        }
+    });
+    let objects = sources.iter().map(object);
+    run(Command::new(compiler)
+        .args(link_flags)
+        .arg("-o")
+        .arg(folder.join(name))
+        .args(objects)
+        .args(["-ldl", "-lpthread"]));
+}
+
+/// What processes on the software GPU leave behind.
+#[derive(Debug)]
+pub struct Record {
+    folder: TempDir,
+}
+
+/// Counts of what happened on the software GPU, over one process or several.
+#[derive(Debug, Default, Deserialize)]
+pub struct Report {
+    /// Calls of each entry point of the driver.
+    pub calls: BTreeMap<String, u64>,
+    /// Calls that waited for work that was not over.
+    pub waits: u64,
+    /// Those after which no work was left: a GPU that has nothing to do.
+    #[serde(default)]
+    pub idles: u64,
+    /// What a driver or a GPU would object to, or leave undefined.
+    pub violations: u64,
+    /// What was alive at the end of a process.
+    pub leaks: u64,
+    /// Violations that are races.
+    pub races: u64,
+    /// Calls that failed because they were asked to.
+    pub injected: u64,
+    /// What ran, by name.
+    pub kernels: BTreeMap<String, KernelReport>,
+}
+
+/// What ran of a kernel.
+#[derive(Debug, Default, Deserialize)]
+pub struct KernelReport {
+    /// How often it was launched.
+    pub launches: u64,
+    /// `1` for each instruction of its PTX that has run, `0` for others.
+    pub covered: String,
+    /// The line of each instruction in the PTX.
+    #[serde(default)]
+    pub lines: Vec<u32>,
+    /// The line of each instruction in the kernel's source.
+    #[serde(default)]
+    pub source: Vec<String>,
+}
+
+impl Record {
+    fn log_file(&self) -> PathBuf {
+        self.folder.path().join("log")
+    }
+
+    fn report_file(&self) -> PathBuf {
+        self.folder.path().join("report")
+    }
+
+    /// The lines that the software GPU wrote.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.log_file()).unwrap_or_default()
+    }
+
+    /// The counts of all processes so far.
+    pub fn report(&self) -> Report {
+        let text = fs::read_to_string(self.report_file()).unwrap_or_default();
+        let mut sum = Report::default();
+        text.lines().for_each(|line| sum.add(serde_json::from_str(line).unwrap()));
+        sum
+    }
+
+    /// Fails unless something ran, and nothing was objected to, left alive, or beyond what the software GPU covers.
+    #[track_caller]
+    pub fn assert_clean(&self) -> Report {
+        let (report, log) = (self.report(), self.log());
+        assert!(report.calls.contains_key("cuInit"), "nothing ran on the software GPU:\n{log}");
+        assert!(report.violations == 0 && report.leaks == 0 && !log.contains("limit:"), "{log}");
+        report
+    }
+}
+
+impl Report {
+    /// Adds the counts of `other`.
+    pub fn add(&mut self, other: Report) {
+        for (name, count) in other.calls {
+            *self.calls.entry(name).or_default() += count;
+        }
+        self.waits += other.waits;
+        self.idles += other.idles;
+        self.violations += other.violations;
+        self.leaks += other.leaks;
+        self.races += other.races;
+        self.injected += other.injected;
+        for (name, kernel) in other.kernels {
+            let sum = self.kernels.entry(name).or_default();
+            sum.launches += kernel.launches;
+            if sum.covered.is_empty() {
+                *sum = KernelReport { launches: sum.launches, ..kernel };
+                continue;
+            }
+            assert_eq!(sum.covered.len(), kernel.covered.len(), "one name, two kernels");
+            if sum.source.is_empty() {
+                (sum.lines, sum.source) = (kernel.lines, kernel.source);
+            }
+            let either = sum.covered.bytes().zip(kernel.covered.bytes()).map(|(a, b)| char::from(a.max(b)));
+            sum.covered = either.collect();
+        }
+    }
+}

@@ -1,0 +1,14 @@
+//! `--device cuda` on a machine without a GPU: the program, unchanged, on the software GPU beside this file, which answers
+//! the driver's calls and interprets the PTX that nvcc made.
+
+#[path = "../common/program.rs"]
+mod program;
+#[path = "../common/softgpu.rs"]
+mod softgpu;
+
+mod faults;
+mod kernels;
+mod memory;
+mod runs;
+mod selftest;
+mod steps;

@@ -1,0 +1,18 @@
+//! The software GPU against the documents it is written from.
+
+use std::io::Write;
+
+use crate::softgpu::software_gpu;
+
+#[test]
+fn the_software_gpu_keeps_to_the_documents_and_tells_every_planted_fault() {
+    let Some(gpu) = software_gpu() else { return };
+    let (output, record) = gpu.output(&mut gpu.selftest(), &[]);
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{text}{}", record.log());
+    let last = text.lines().last().unwrap_or_default();
+    let numbers: Vec<u32> = last.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+    let [passed, failed, planted, told] = numbers[..] else { panic!("`{last}` has not four counts") };
+    assert!(passed > 100 && failed == 0 && planted > 20 && told == planted, "{last}");
+    writeln!(std::io::stderr(), "software GPU: {last}").unwrap();
+}

@@ -1,0 +1,31 @@
+//! What the host does between steps.
+
+use crate::program::Program;
+use crate::softgpu::software_gpu;
+
+/// Work on the software GPU starts when something waits for it. A step that waits for the one before leaves a GPU without
+/// work until the host has prepared the next; a host that is ahead waits for an older one, with newer ones queued.
+#[test]
+fn no_step_waits_for_the_step_before() {
+    let Some(gpu) = software_gpu() else { return };
+    let program = Program::with_scenes();
+    for flags in ["", "--grad-accum-steps 2 --augment modern"] {
+        let [few, many] = [4, 9].map(|steps| {
+            let call = format!(
+                "train --data-dir scenes --model resnet9 --img-size 16 --batch-size 2 --limit-val 2 --lr 0.001 \
+                 --precision bf16 --log-interval 100 --device cuda --max-steps {steps} {flags}"
+            );
+            let (output, record) = gpu.output(&mut program.command(&call), &[]);
+            assert!(output.status.success(), "{}", record.log());
+            record.assert_clean()
+        });
+        let graphs = |report: &crate::softgpu::Report| report.calls["cuGraphLaunch"];
+        assert!(graphs(&many) >= graphs(&few) + 5, "{} graphs and {}", graphs(&few), graphs(&many));
+        assert_eq!(
+            many.idles,
+            few.idles,
+            "{flags}: the GPU has nothing to do in {} steps more",
+            many.idles - few.idles
+        );
+    }
+}
