@@ -25,6 +25,11 @@ impl fmt::Display for Arch {
 }
 
 impl Arch {
+    /// The assembly text that every chip and every driver takes.
+    pub fn lowest_text() -> Arch {
+        Arch { number: LOWEST.to_string(), is_ptx: true }
+    }
+
     /// The value of nvcc's `-gencode`.
     pub fn gencode(&self) -> String {
         format!("arch=compute_{},code={self}", self.number)

@@ -43,8 +43,14 @@ pub fn compile(files: &[KernelFile], folder: &Path, out_dir: &Path) -> Result<bo
     };
     let job = |name: String, source: &Path, arguments: &[String], text: &str| {
         let mut command = compiler.to_command();
-        command.args(["-x", "c++"]).args(arguments).arg("-c").arg(source);
-        Job { name, extension: "o", command, inputs: format!("{version}\0{text}") }
+        command.args(["-x", "c++"]).args(arguments).arg("-c");
+        Job {
+            name,
+            extension: "o",
+            command,
+            source: source.to_path_buf(),
+            inputs: format!("{version}\0{text}"),
+        }
     };
 
     let unit = folder.join("host_unit.cpp");

@@ -1,6 +1,7 @@
 //! Runs compilers in parallel and keeps what they made: a job whose inputs did not change does not run again, in this
 //! checkout and profile or in another.
 
+use std::cmp::Reverse;
 use std::fs::File;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
@@ -19,9 +20,12 @@ pub struct Job {
     pub name: String,
     /// Ending of the result.
     pub extension: &'static str,
-    /// The call, up to `-o`.
+    /// The call, up to the source and `-o`.
     pub command: Command,
-    /// All that the result depends on besides the command.
+    /// The file to compile. Where it lies does not count, so that what was made from another job's result is found again
+    /// from another folder.
+    pub source: PathBuf,
+    /// All that the result depends on besides the command: the text of the source, too.
     pub inputs: String,
 }
 
@@ -39,7 +43,10 @@ pub fn run_all(jobs: Vec<Job>, folder: &Path) -> Result<Vec<Output>, String> {
     fs::create_dir_all(folder).map_err(|error| format!("cannot create {}: {error}", folder.display()))?;
     let cache = cache_folder();
     let threads: usize = env::var("NUM_JOBS").ok().and_then(|text| text.parse().ok()).unwrap_or(1);
-    let queue = Mutex::new(jobs.into_iter().enumerate());
+    let mut jobs: Vec<(usize, Job)> = jobs.into_iter().enumerate().collect();
+    // The longest texts take longest; one of them begun last would leave the other threads without work.
+    jobs.sort_by_key(|(_, job)| Reverse(job.inputs.len()));
+    let queue = Mutex::new(jobs.into_iter());
     let done = Mutex::new(Vec::new());
     let work = || {
         loop {
@@ -125,6 +132,7 @@ impl Job {
         let made = with_ending(&path, "made");
         let output = self
             .command
+            .arg(&self.source)
             .arg("-o")
             .arg(&made)
             .output()
