@@ -40,12 +40,13 @@ pub struct Image {
 
 /// Compiles every file for every architecture asked for; `None` without nvcc.
 pub fn compile(files: &[KernelFile], out_dir: &Path) -> Result<Option<Cuda>, String> {
-    let archs = read_env("RESIDUUM_CUDA_ARCH").unwrap_or_else(|| arch::DEFAULT.to_string());
-    if archs == "none" {
+    let list = read_env("RESIDUUM_CUDA_ARCH");
+    if list.as_deref() == Some("none") {
         return Ok(None);
     }
     let Some(nvcc) = Nvcc::find()? else { return Ok(None) };
-    let archs = arch::parse_list(&archs, &nvcc.known_archs)?;
+    let list = list.unwrap_or_else(|| arch::list_for(&capabilities(), &nvcc.known_archs));
+    let archs = arch::parse_list(&list, &nvcc.known_archs)?;
     let environment = NVCC_VARIABLES.map(|name| read_env(name).unwrap_or_default()).join("\0");
     let compiler = Compiler { nvcc: &nvcc, inputs: format!("{}\0{environment}", nvcc.version) };
     let folder = out_dir.join("cuda");
@@ -79,6 +80,14 @@ pub fn compile(files: &[KernelFile], out_dir: &Path) -> Result<Option<Cuda>, Str
     } else {
         Err(faults.join("\n"))
     }
+}
+
+/// The compute capabilities of this machine's GPUs, one a line; nothing without a driver.
+fn capabilities() -> String {
+    let answer =
+        Command::new("nvidia-smi").args(["--query-gpu=compute_cap", "--format=csv,noheader"]).output();
+    let answer = answer.ok().filter(|output| output.status.success());
+    answer.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default()
 }
 
 /// The assembly text that an image is, or is assembled from.
