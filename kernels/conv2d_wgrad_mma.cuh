@@ -70,12 +70,13 @@ struct XGather {
         const int32_t col = col_first + static_cast<int32_t>(threadIdx.x) % Lines::kChunks * kChunkElems;
         const Coord tap = coord_of(col, {c, a.s});
         x = static_cast<const bf16*>(a.x) + tap.lo;
-        tap_h = tap.hi < a.r ? tap.hi - a.pad_h : kOutside;
+        tap_h = tap.hi - a.pad_h;
         tap_w = tap.mid - a.pad_w;
         extents = {a.q, a.p};
         pixel = coord_of(pixel_first + line, extents);
         step = coord_of(kApart, extents);
-        pixels_left = pixel_end - pixel_first - line;
+        // A column behind the last has no pixels.
+        pixels_left = tap.hi < a.r ? pixel_end - pixel_first - line : 0;
     }
 
     __device__ __forceinline__ void start(bf16* tile) {
