@@ -3,12 +3,12 @@
 
 use std::cmp::Reverse;
 use std::fs::File;
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::hash::{BuildHasher, DefaultHasher, Hash, Hasher, RandomState};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
 use std::time::{Duration, SystemTime};
-use std::{env, fs, process, thread};
+use std::{env, fs, thread};
 
 /// How long the cache keeps a result that no build asks for.
 const KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
@@ -184,13 +184,17 @@ fn with_ending(path: &Path, ending: &str) -> PathBuf {
 
 /// The log of the result at `path`, if both are there.
 fn read_log(path: &Path) -> Option<String> {
-    if path.exists() { fs::read_to_string(log_path(path)).ok() } else { None }
+    // A machine that lost power may have kept the name and not the bytes; no compiler makes an empty file.
+    let is_there = fs::metadata(path).is_ok_and(|metadata| metadata.len() > 0);
+    if is_there { fs::read_to_string(log_path(path)).ok() } else { None }
 }
 
 /// Copies the result at `from` to `to`, its log first. Both are renamed into place, so that neither an interrupted build
-/// nor one that runs at the same time leaves a part for the whole.
+/// nor one that runs at the same time leaves a part for the whole. The temporary name is random: builds in two containers
+/// that share a cache may have the same process number.
 fn store(from: &Path, log: &str, to: &Path) -> std::io::Result<()> {
-    let unfinished = with_ending(to, &format!("{}.unfinished", process::id()));
+    let random = RandomState::new().build_hasher().finish();
+    let unfinished = with_ending(to, &format!("{random:016x}.unfinished"));
     fs::write(&unfinished, log)?;
     fs::rename(&unfinished, log_path(to))?;
     fs::copy(from, &unfinished)?;
