@@ -137,6 +137,11 @@ impl Variant {
         self.pass() == pass && self.dtype == dtype && (self.unit == Unit::CudaCores || in_chunks)
     }
 
+    /// Whether it counts channels of the images in chunks.
+    pub(super) fn takes_chunks(&self) -> bool {
+        self.unit == Unit::TensorCores
+    }
+
     pub(super) fn num_tiles(&self, gemm: &Gemm) -> usize {
         gemm.rows.div_ceil(self.tile_rows) * gemm.cols.div_ceil(self.tile_cols)
     }
@@ -210,6 +215,7 @@ pub(super) fn wgrad_workspace_bytes(variant: &Variant, dims: &Conv2dDims) -> usi
 mod tests {
     use super::*;
     use crate::device::kernels::common::WARP_THREADS;
+    use crate::ops::conv2d::launch::MOST_TILE_COLS;
 
     fn dims(n: usize, size: usize, c: usize, k: usize, kernel: usize, stride: usize) -> Conv2dDims {
         let pad = kernel / 2;
@@ -236,6 +242,7 @@ mod tests {
             assert!(name.ends_with(&variant.dtype.to_string()), "{name}");
             let named = name.contains(&format!("tile{}x{}", variant.tile_rows, variant.tile_cols));
             assert_eq!(named, variant.unit == Unit::TensorCores, "{name}");
+            assert!(variant.tile_cols <= MOST_TILE_COLS);
             let warps = block_threads as usize / WARP_THREADS;
             assert!((variant.tile_rows * variant.tile_cols).is_multiple_of(warps * 16 * 16), "{name}");
         }
