@@ -1,8 +1,8 @@
 //! Compiles the kernels, for the GPU where there is nvcc and for the emulator where there is a C++ compiler; writes their
 //! argument structs, shared constants and launches in Rust; and tells the program which commit it was built from.
 //!
-//! `RESIDUUM_CUDA_ARCH` lists the architectures (`none` leaves the GPU out); `RESIDUUM_REQUIRE_CUDA=1` makes a
-//! build without kernels for the GPU an error.
+//! `RESIDUUM_CUDA_ARCH` lists the architectures (`all` of those in common use, `none` leaves the GPU out), else they are
+//! those of the GPUs that are there, or all; `RESIDUUM_REQUIRE_CUDA=1` makes a build without kernels for the GPU an error.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};

@@ -2,9 +2,9 @@
 
 use std::fmt;
 
-/// What a build compiles for unless `RESIDUUM_CUDA_ARCH` says otherwise: one image per kind of chip in common
-/// use, and the assembly text that drivers compile for every later one.
-pub const DEFAULT: &str = "sm_80,sm_86,sm_89,sm_90a,compute_80";
+/// What `all` stands for: one image per kind of chip in common use, and the assembly text that drivers compile for every
+/// later one.
+pub const ALL: &str = "sm_80,sm_86,sm_89,sm_90a,compute_80";
 
 /// Kernels use `cp.async` and bf16 matrix instructions, which came with this one.
 const LOWEST: u32 = 80;
@@ -25,15 +25,39 @@ impl fmt::Display for Arch {
 }
 
 impl Arch {
+    /// The assembly text that every chip and every driver takes.
+    pub fn lowest_text() -> Arch {
+        Arch { number: LOWEST.to_string(), is_ptx: true }
+    }
+
     /// The value of nvcc's `-gencode`.
     pub fn gencode(&self) -> String {
         format!("arch=compute_{},code={self}", self.number)
     }
 }
 
-/// Reads a comma-separated list such as `80,sm_90a,compute_80`; a bare number means machine code. `known` is what
+/// The list for a machine whose GPUs have these compute capabilities, one a line as in `9.0`: their chips and the assembly
+/// text that runs on any other, or `all` where none of them can run the kernels. `known` is as in [`parse_list`].
+pub fn list_for(capabilities: &str, known: &str) -> String {
+    let numbers = capabilities.lines().filter_map(|line| line.trim().replacen('.', "", 1).parse().ok());
+    let numbers: Vec<u32> = numbers.filter(|&number| number >= LOWEST).collect();
+    if numbers.is_empty() {
+        return "all".to_string();
+    }
+    let name = |number: &u32| {
+        let is_same = |name: &&str| name.trim_matches(|c: char| !c.is_ascii_digit()) == number.to_string();
+        let listed = ALL.split(',').find(|name| name.starts_with("sm_") && is_same(name));
+        listed.map_or_else(|| format!("sm_{number}"), str::to_string)
+    };
+    // A chip that came after this nvcc runs the text.
+    let chips = numbers.iter().map(name).filter(|name| parse(name, known).is_ok());
+    chips.chain([Arch::lowest_text().to_string()]).collect::<Vec<_>>().join(",")
+}
+
+/// Reads a comma-separated list such as `80,sm_90a,compute_80`, or `all`; a bare number means machine code. `known` is what
 /// `nvcc --list-gpu-code` prints.
 pub fn parse_list(text: &str, known: &str) -> Result<Vec<Arch>, String> {
+    let text = if text == "all" { ALL } else { text };
     let mut archs = Vec::new();
     for word in text.split(',').map(str::trim).filter(|word| !word.is_empty()) {
         let arch = parse(word, known).map_err(|reason| format!("RESIDUUM_CUDA_ARCH: `{word}` {reason}"))?;
@@ -42,7 +66,7 @@ pub fn parse_list(text: &str, known: &str) -> Result<Vec<Arch>, String> {
         }
     }
     if archs.is_empty() {
-        return Err(format!("RESIDUUM_CUDA_ARCH is empty; give none, or a list like {DEFAULT}"));
+        return Err(format!("RESIDUUM_CUDA_ARCH is empty; give none, all, or a list like {ALL}"));
     }
     Ok(archs)
 }
@@ -54,8 +78,7 @@ fn parse(word: &str, known: &str) -> Result<Arch, String> {
         (None, None) => (word, false),
     };
     let digits = number.trim_end_matches(['a', 'f']);
-    let value: u32 =
-        digits.parse().map_err(|_| format!("is not an architecture; give one like {DEFAULT}"))?;
+    let value: u32 = digits.parse().map_err(|_| format!("is not an architecture; give one like {ALL}"))?;
     if value < LOWEST {
         return Err(format!("is too old: the kernels need sm_{LOWEST} (Ampere) or later"));
     }

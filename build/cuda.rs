@@ -1,5 +1,7 @@
 //! Kernels for the GPU: one image a file and architecture, and what the assembler says about them.
 
+use std::collections::BTreeMap;
+use std::fs;
 use std::path::Path;
 use std::process::Command;
 
@@ -38,25 +40,38 @@ pub struct Image {
 
 /// Compiles every file for every architecture asked for; `None` without nvcc.
 pub fn compile(files: &[KernelFile], out_dir: &Path) -> Result<Option<Cuda>, String> {
-    let archs = read_env("RESIDUUM_CUDA_ARCH").unwrap_or_else(|| arch::DEFAULT.to_string());
-    if archs == "none" {
+    let list = read_env("RESIDUUM_CUDA_ARCH");
+    if list.as_deref() == Some("none") {
         return Ok(None);
     }
     let Some(nvcc) = Nvcc::find()? else { return Ok(None) };
-    let archs = arch::parse_list(&archs, &nvcc.known_archs)?;
+    let list = list.unwrap_or_else(|| arch::list_for(&capabilities(), &nvcc.known_archs));
+    let archs = arch::parse_list(&list, &nvcc.known_archs)?;
     let environment = NVCC_VARIABLES.map(|name| read_env(name).unwrap_or_default()).join("\0");
+    let compiler = Compiler { nvcc: &nvcc, inputs: format!("{}\0{environment}", nvcc.version) };
+    let folder = out_dir.join("cuda");
+
     let pairs: Vec<(&KernelFile, &Arch)> =
         files.iter().flat_map(|file| archs.iter().map(move |arch| (file, arch))).collect();
-    let jobs = pairs.iter().map(|(file, arch)| job(&nvcc, &environment, file, arch)).collect();
-    let outputs = jobs::run_all(jobs, &out_dir.join("cuda")).map_err(with_remedy)?;
+    let texts = compiler.texts(&pairs, &folder)?;
+    let to_assemble = pairs.iter().zip(&texts).filter(|((_, arch), _)| !arch.is_ptx);
+    let jobs = to_assemble.map(|((file, arch), text)| compiler.machine_code(file, arch, &text.path));
+    let mut assembled =
+        jobs::run_all(jobs.collect::<Result<_, _>>()?, &folder).map_err(with_remedy)?.into_iter();
     let mut images = Vec::new();
     let mut faults = Vec::new();
-    for ((file, arch), output) in pairs.into_iter().zip(outputs) {
-        let usages = ptxas::parse(&output.log);
-        faults.extend(find_faults(file, arch, &output.log, &usages));
-        for warning in ptxas::warnings(&output.log) {
-            println!("cargo::warning={} for {arch}: {warning}", file.stem);
-        }
+    for ((file, arch), text) in pairs.into_iter().zip(texts) {
+        let (output, usages) = if arch.is_ptx {
+            (text, Vec::new())
+        } else {
+            let output = assembled.next().expect("a result a job");
+            let usages = ptxas::parse(&output.log);
+            faults.extend(find_faults(file, arch, &output.log, &usages));
+            for warning in ptxas::warnings(&output.log) {
+                println!("cargo::warning={} for {arch}: {warning}", file.stem);
+            }
+            (output, usages)
+        };
         images.push(Image { file: file.stem.clone(), arch: arch.clone(), output, usages });
     }
     faults.dedup();
@@ -67,16 +82,80 @@ pub fn compile(files: &[KernelFile], out_dir: &Path) -> Result<Option<Cuda>, Str
     }
 }
 
-fn job(nvcc: &Nvcc, environment: &str, file: &KernelFile, arch: &Arch) -> Job {
-    let mut command = Command::new(&nvcc.path);
-    command.args(["-std=c++17", "-O3", "-lineinfo", "-Xptxas", "-v"]);
-    command.arg(if arch.is_ptx { "-ptx" } else { "-cubin" }).arg("-gencode").arg(arch.gencode());
-    command.arg(&file.path);
-    Job {
-        name: format!("{}.{arch}", file.stem),
-        extension: if arch.is_ptx { "ptx" } else { "cubin" },
-        command,
-        inputs: format!("{}\0{environment}\0{}", nvcc.version, file.text_with_headers),
+/// The compute capabilities of this machine's GPUs, one a line; nothing without a driver.
+fn capabilities() -> String {
+    let answer =
+        Command::new("nvidia-smi").args(["--query-gpu=compute_cap", "--format=csv,noheader"]).output();
+    let answer = answer.ok().filter(|output| output.status.success());
+    answer.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default()
+}
+
+/// The assembly text that an image is, or is assembled from.
+///
+/// Reading the source takes nvcc ten times as long as assembling. Source that does not ask for the architecture becomes the
+/// same text for each, but for its name, so the lowest text serves all chips.
+fn text_of(file: &KernelFile, arch: &Arch) -> Arch {
+    if arch.is_ptx || file.text_with_headers.contains("__CUDA_ARCH") {
+        Arch { number: arch.number.clone(), is_ptx: true }
+    } else {
+        Arch::lowest_text()
+    }
+}
+
+/// nvcc, and what all its results depend on.
+struct Compiler<'a> {
+    nvcc: &'a Nvcc,
+    inputs: String,
+}
+
+impl Compiler<'_> {
+    /// The assembly texts that `pairs` need, one a pair; those that several need are compiled once.
+    fn texts(&self, pairs: &[(&KernelFile, &Arch)], folder: &Path) -> Result<Vec<Output>, String> {
+        let jobs: Vec<Job> = pairs.iter().map(|(file, arch)| self.text(file, &text_of(file, arch))).collect();
+        let wanted: Vec<String> = jobs.iter().map(|job| job.name.clone()).collect();
+        let different: BTreeMap<String, Job> = jobs.into_iter().map(|job| (job.name.clone(), job)).collect();
+        let (names, jobs): (Vec<String>, Vec<Job>) = different.into_iter().unzip();
+        let outputs = jobs::run_all(jobs, folder).map_err(with_remedy)?;
+        for (name, output) in names.iter().zip(&outputs) {
+            ptxas::warnings(&output.log)
+                .iter()
+                .for_each(|warning| println!("cargo::warning={name}: {warning}"));
+        }
+        let made: BTreeMap<String, Output> = names.into_iter().zip(outputs).collect();
+        Ok(wanted.iter().map(|name| made[name].clone()).collect())
+    }
+
+    /// From source to assembly text.
+    fn text(&self, file: &KernelFile, arch: &Arch) -> Job {
+        let mut command = self.command(arch);
+        command.args(["-ptx", "-std=c++17"]);
+        Job {
+            name: format!("{}.{arch}", file.stem),
+            extension: "ptx",
+            command,
+            source: file.path.clone(),
+            inputs: format!("{}\0{}", self.inputs, file.text_with_headers),
+        }
+    }
+
+    /// From assembly text to machine code.
+    fn machine_code(&self, file: &KernelFile, arch: &Arch, text: &Path) -> Result<Job, String> {
+        let mut command = self.command(arch);
+        command.args(["-cubin", "-Xptxas", "-v"]);
+        let read = fs::read_to_string(text).map_err(|error| format!("{}: {error}", text.display()))?;
+        Ok(Job {
+            name: format!("{}.{arch}", file.stem),
+            extension: "cubin",
+            command,
+            source: text.to_path_buf(),
+            inputs: format!("{}\0{read}", self.inputs),
+        })
+    }
+
+    fn command(&self, arch: &Arch) -> Command {
+        let mut command = Command::new(&self.nvcc.path);
+        command.args(["-O3", "-lineinfo", "-gencode"]).arg(arch.gencode());
+        command
     }
 }
 
@@ -102,15 +181,13 @@ fn find_faults(file: &KernelFile, arch: &Arch, log: &str, usages: &[Usage]) -> V
             ));
         }
     }
-    if !arch.is_ptx {
-        let compiled = |name: &str| usages.iter().any(|usage| usage.kernel == name);
-        faults.extend(
-            file.entries
-                .iter()
-                .filter(|entry| !compiled(&entry.name))
-                .map(|entry| format!("{path} for {arch}: the assembler says nothing about `{}`", entry.name)),
-        );
-    }
+    let compiled = |name: &str| usages.iter().any(|usage| usage.kernel == name);
+    faults.extend(
+        file.entries
+            .iter()
+            .filter(|entry| !compiled(&entry.name))
+            .map(|entry| format!("{path} for {arch}: the assembler says nothing about `{}`", entry.name)),
+    );
     faults
 }
 

@@ -1,7 +1,7 @@
 //! Kernels for the emulator: the same files, compiled as C++ for the host.
 //!
-//! Each is compiled twice, plain and with the compiler's sanitizers announcing every memory access;
-//! `kernels/host_unit.cpp` tells how.
+//! Each is compiled twice, plain and with the compiler's sanitizers announcing every memory access and
+//! undefined arithmetic; `kernels/host_unit.cpp` tells how.
 
 use std::path::{Path, PathBuf};
 use std::{env, fs};
@@ -11,7 +11,11 @@ use crate::jobs::{self, Job};
 use crate::source::{self, KernelFile};
 
 /// What makes a kernel checked.
-const CHECKED: [&str; 2] = ["-DRESIDUUM_SIMT_CHECKED", "-fsanitize=thread,bounds,alignment"];
+const CHECKED: [&str; 3] = [
+    "-DRESIDUUM_SIMT_CHECKED",
+    "-fsanitize=thread,bounds,alignment",
+    "-fsanitize=signed-integer-overflow,integer-divide-by-zero,shift",
+];
 
 /// Compiles every file and links them into the crate; false, with a warning, without a C++ compiler.
 pub fn compile(files: &[KernelFile], folder: &Path, out_dir: &Path) -> Result<bool, String> {
@@ -43,8 +47,14 @@ pub fn compile(files: &[KernelFile], folder: &Path, out_dir: &Path) -> Result<bo
     };
     let job = |name: String, source: &Path, arguments: &[String], text: &str| {
         let mut command = compiler.to_command();
-        command.args(["-x", "c++"]).args(arguments).arg("-c").arg(source);
-        Job { name, extension: "o", command, inputs: format!("{version}\0{text}") }
+        command.args(["-x", "c++"]).args(arguments).arg("-c");
+        Job {
+            name,
+            extension: "o",
+            command,
+            source: source.to_path_buf(),
+            inputs: format!("{version}\0{text}"),
+        }
     };
 
     let unit = folder.join("host_unit.cpp");

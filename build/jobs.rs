@@ -1,13 +1,14 @@
 //! Runs compilers in parallel and keeps what they made: a job whose inputs did not change does not run again, in this
 //! checkout and profile or in another.
 
+use std::cmp::Reverse;
 use std::fs::File;
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::hash::{BuildHasher, DefaultHasher, Hash, Hasher, RandomState};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
 use std::time::{Duration, SystemTime};
-use std::{env, fs, process, thread};
+use std::{env, fs, thread};
 
 /// How long the cache keeps a result that no build asks for.
 const KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
@@ -19,9 +20,12 @@ pub struct Job {
     pub name: String,
     /// Ending of the result.
     pub extension: &'static str,
-    /// The call, up to `-o`.
+    /// The call, up to the source and `-o`.
     pub command: Command,
-    /// All that the result depends on besides the command.
+    /// The file to compile. Where it lies does not count, so that what was made from another job's result is found again
+    /// from another folder.
+    pub source: PathBuf,
+    /// All that the result depends on besides the command: the text of the source, too.
     pub inputs: String,
 }
 
@@ -39,7 +43,10 @@ pub fn run_all(jobs: Vec<Job>, folder: &Path) -> Result<Vec<Output>, String> {
     fs::create_dir_all(folder).map_err(|error| format!("cannot create {}: {error}", folder.display()))?;
     let cache = cache_folder();
     let threads: usize = env::var("NUM_JOBS").ok().and_then(|text| text.parse().ok()).unwrap_or(1);
-    let queue = Mutex::new(jobs.into_iter().enumerate());
+    let mut jobs: Vec<(usize, Job)> = jobs.into_iter().enumerate().collect();
+    // The longest texts take longest; one of them begun last would leave the other threads without work.
+    jobs.sort_by_key(|(_, job)| Reverse(job.inputs.len()));
+    let queue = Mutex::new(jobs.into_iter());
     let done = Mutex::new(Vec::new());
     let work = || {
         loop {
@@ -125,6 +132,7 @@ impl Job {
         let made = with_ending(&path, "made");
         let output = self
             .command
+            .arg(&self.source)
             .arg("-o")
             .arg(&made)
             .output()
@@ -176,13 +184,17 @@ fn with_ending(path: &Path, ending: &str) -> PathBuf {
 
 /// The log of the result at `path`, if both are there.
 fn read_log(path: &Path) -> Option<String> {
-    if path.exists() { fs::read_to_string(log_path(path)).ok() } else { None }
+    // A machine that lost power may have kept the name and not the bytes; no compiler makes an empty file.
+    let is_there = fs::metadata(path).is_ok_and(|metadata| metadata.len() > 0);
+    if is_there { fs::read_to_string(log_path(path)).ok() } else { None }
 }
 
 /// Copies the result at `from` to `to`, its log first. Both are renamed into place, so that neither an interrupted build
-/// nor one that runs at the same time leaves a part for the whole.
+/// nor one that runs at the same time leaves a part for the whole. The temporary name is random: builds in two containers
+/// that share a cache may have the same process number.
 fn store(from: &Path, log: &str, to: &Path) -> std::io::Result<()> {
-    let unfinished = with_ending(to, &format!("{}.unfinished", process::id()));
+    let random = RandomState::new().build_hasher().finish();
+    let unfinished = with_ending(to, &format!("{random:016x}.unfinished"));
     fs::write(&unfinished, log)?;
     fs::rename(&unfinished, log_path(to))?;
     fs::copy(from, &unfinished)?;

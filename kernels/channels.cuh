@@ -8,6 +8,8 @@
 //    |        | t8      | t9      | .. | t15     |     128 bytes of a row, four rows a warp
 //    v        | ..                               |     otherwise 32 threads side by side, one channel each: a row a warp
 //
+// Rows and channels are counted in 32 bits; fewer than 2^31 of each, because threads count on behind the last.
+//
 // A thread keeps its channels, so what belongs to a channel is loaded once and lives in registers.
 #pragma once
 

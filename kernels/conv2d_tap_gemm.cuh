@@ -4,6 +4,7 @@
 // Mapping   block -> 64x64 tile of one class; thread -> 4x4 outputs; k-tiles of 16 gemm_k positions through two shared
 //           buffers (17 KiB), the next k-tile being in registers while one is multiplied
 //           grid = (row tiles * column tiles, classes, splits of gemm_k); column tiles of the same rows are neighbours
+// Requires  fewer than 2^30 pixels in either image and positions of gemm_k, which are counted in int32_t
 // Numerics  each output is one sum in ascending gemm_k (per split), fused multiply-adds; no atomics, repeatable
 #pragma once
 

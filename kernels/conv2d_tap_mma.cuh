@@ -5,7 +5,9 @@
 //           gemm_k positions come by 16-byte cp.async; what lies outside the image is filled with zeros on the way
 //           grid = (row tiles * column tiles, classes); column tiles of the same rows are neighbours
 //           shared: 3 stages of 128 bytes per row and column of the tile; at the end the f32 results
-// Requires  channels of both images multiples of 8, 16-byte aligned tensors
+// Requires  channels of both images multiples of 8, 16-byte aligned tensors; counted in int32_t, and so below 2^31: chunks of
+//           8 channels of the source, elements of the source in as many rows as the filter has and 8 more; below 2^30:
+//           pixels in either image, positions of gemm_k
 // Numerics  each output is one sum over gemm_k, 16 positions at a time in ascending order, rounded to bf16 once, after
 //           the addend; no atomics, repeatable
 #pragma once

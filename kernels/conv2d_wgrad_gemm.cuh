@@ -4,6 +4,8 @@
 // Mapping   block -> 64x64 tile of dw over one split of gemm_k; thread -> 4x4 outputs; k-tiles of 16 pixels through two
 //           shared buffers (17 KiB), the next k-tile being in registers while one is multiplied
 //           grid = (row tiles * column tiles, splits)
+// Requires  counted in int32_t: fewer than 2^30 pixels in either image and filter columns, fewer than 2^31 elements of x in
+//           as many rows as the filter and a tile behind it have
 // Numerics  each part is one sum in ascending pixels; the parts are added in their order; no atomics, repeatable
 #pragma once
 

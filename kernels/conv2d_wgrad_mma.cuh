@@ -5,7 +5,8 @@
 //           lie in memory, channels along the lines; `ldmatrix` transposes both. A thread keeps its filters and its
 //           (r, s, c) and walks over pixels
 //           grid = (row tiles * column tiles, splits); shared: 3 stages of 128 bytes per row and column of the tile
-// Requires  C and K multiples of 8, 16-byte aligned tensors
+// Requires  C and K multiples of 8, 16-byte aligned tensors; fewer than 2^30 pixels in either image and filter columns, which
+//           are counted in int32_t
 // Numerics  each part is one sum over pixels, 16 at a time in ascending order; the parts are added in their order by
 //           `split_sum`; no atomics, repeatable
 #pragma once
@@ -70,12 +71,13 @@ struct XGather {
         const int32_t col = col_first + static_cast<int32_t>(threadIdx.x) % Lines::kChunks * kChunkElems;
         const Coord tap = coord_of(col, {c, a.s});
         x = static_cast<const bf16*>(a.x) + tap.lo;
-        tap_h = tap.hi < a.r ? tap.hi - a.pad_h : kOutside;
+        tap_h = tap.hi - a.pad_h;
         tap_w = tap.mid - a.pad_w;
         extents = {a.q, a.p};
         pixel = coord_of(pixel_first + line, extents);
         step = coord_of(kApart, extents);
-        pixels_left = pixel_end - pixel_first - line;
+        // A column behind the last has no pixels.
+        pixels_left = tap.hi < a.r ? pixel_end - pixel_first - line : 0;
     }
 
     __device__ __forceinline__ void start(bf16* tile) {

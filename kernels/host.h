@@ -3,9 +3,9 @@
 // comes. `__shared__` is thread-local, because an OS thread runs one block at a time.
 //
 // Each kernel file is compiled twice through host_unit.cpp: plain, and with RESIDUUM_SIMT_CHECKED and the compiler's
-// -fsanitize=thread,bounds,alignment. The compiler then announces every memory access to the emulator, which judges it
-// before it happens; no kernel says anything about checking. The sanitizers' own run-time libraries are not linked:
-// kernels/host_runtime.cpp answers their calls.
+// -fsanitize (build/host.rs says of what). The compiler then announces every memory access to the emulator, which judges it
+// before it happens, and arithmetic that C++ leaves undefined; no kernel says anything about checking. The sanitizers' own
+// run-time libraries are not linked: kernels/host_runtime.cpp answers their calls.
 #pragma once
 
 #include <math.h>

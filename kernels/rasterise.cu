@@ -11,7 +11,7 @@
 // Cost      no flop; DRAM floor = bytes(y). Besides, 9 flop per pixel and edge of a sample with objects: nearly all have none
 // Numerics  each product and sum is rounded on its own, as on the CPU: both give the same bits
 // Requires  y aligned to 16 bytes; is_wide only if H*W*C is a multiple of 16 / sizeof(T); classes below num_classes; fewer
-//           than 2^32 elements a sample; grid.x = samples * ceil(H*W / 256)
+//           than 2^31 pixels a sample, 2^23 channels and 2^29 objects; grid.x = samples * ceil(H*W / 256)
 // Reference Rasterise::cpu in src/ops/rasterise.rs
 #include "elementwise.cuh"
 

@@ -7,7 +7,7 @@
 // Mapping   warp -> row, lane -> every 32nd class; every block counts the labels itself
 // Cost      3 flop per element of probs; DRAM floor = bytes(probs) + bytes(dlogits)
 // Numerics  f32; no atomics
-// Requires  grid.x = ceil(rows / 8)
+// Requires  fewer than 2^31 rows and classes; grid.x = ceil(rows / 8)
 // Reference SoftmaxXentBwd in src/ops/softmax_xent.rs
 #include "softmax_xent.cuh"
 

@@ -10,7 +10,7 @@
 // Numerics  rows in f32, exponentials summed lane by lane, then a butterfly; losses added in f64 in an order that depends
 //           on the number of rows alone; no float atomics, the same bits every run. A row with a NaN has a NaN loss and
 //           is not a hit; so has one whose label is neither padding nor a class
-// Requires  grid.x = ceil(rows / 8) for the first kernel, 1 for the second
+// Requires  fewer than 2^31 rows and classes; grid.x = ceil(rows / 8) for the first kernel, 1 for the second
 // Reference SoftmaxXent in src/ops/softmax_xent.rs
 #include "softmax_xent.cuh"
 

@@ -4,12 +4,13 @@
 #
 #   scripts/gpu-kit.sh [--arch LIST] [DIR]
 #
-# DIR is gpu-kit unless given; it is replaced. LIST is RESIDUUM_CUDA_ARCH: 90a packs machine code for an H100 alone.
+# DIR is gpu-kit unless given; it is replaced. LIST is RESIDUUM_CUDA_ARCH, all unless given: 90a packs machine code for
+# an H100 alone.
 set -euo pipefail
 
 max_mib=60
 usage() {
-    sed -n '2,8s/^# \{0,1\}//p' "$0"
+    sed -n '2,9s/^# \{0,1\}//p' "$0"
 }
 fail() {
     echo "gpu-kit: $1" >&2
@@ -41,6 +42,8 @@ kit=${kit:-gpu-kit}
 if [[ -e $kit && ! -e $kit/run.sh ]]; then
     fail "$kit is there and is no kit; name another folder"
 fi
+# Not the GPUs that happen to be here: the kit is for another machine.
+export RESIDUUM_CUDA_ARCH=${RESIDUUM_CUDA_ARCH:-all}
 # A kit without kernels for a GPU is of no use.
 export RESIDUUM_REQUIRE_CUDA=1
 
@@ -79,7 +82,7 @@ changes=$(git status --porcelain 2>/dev/null | wc -l)
 {
     echo "commit $(git rev-parse HEAD 2>/dev/null || echo unknown)$( ((changes == 0)) || echo -changed)"
     echo "built $(date -u +%Y-%m-%d)"
-    echo "architectures ${RESIDUUM_CUDA_ARCH:-default}"
+    echo "architectures $RESIDUUM_CUDA_ARCH"
     rustc --version
 } >"$kit/BUILD"
 

@@ -219,6 +219,23 @@ fn misaligned_vectors_are_found() {
 }
 
 #[test]
+fn undefined_arithmetic_is_found() {
+    assert_says(
+        &finding("planted_signed_overflow", 1, 32, 32),
+        &["thread (31, 0, 0)", "signed overflow: ", " + ", "2147483647"],
+    );
+    assert_says(
+        &finding("planted_product_overflow", 1, 32, 32),
+        &["signed overflow: ", " * ", "65536", "32768"],
+    );
+    assert_says(&finding("planted_division_by_zero", 1, 32, 32), &["division by zero: "]);
+    assert_says(
+        &finding("planted_wide_shift", 1, 32, 32),
+        &["thread (31, 0, 0)", "undefined shift: 1 of type 'unsigned int' by 32 bits"],
+    );
+}
+
+#[test]
 fn races_in_global_memory_are_found() {
     assert_says(&finding("planted_blocks_overlap", 2, 32, 128), &["byte 124 of y", "data race"]);
     assert_says(&finding("planted_global_race", 1, 64, 128), &["of y"]);

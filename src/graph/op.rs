@@ -132,10 +132,12 @@ pub trait Op: Any + fmt::Debug + Send + Sync {
     /// Computes the results on the CPU.
     fn cpu(&self, args: &CpuArgs<'_>);
 
-    /// Launches the kernels that compute the results on a kernel device.
+    /// Launches the kernels that compute the results on a kernel device. The planner calls it, too, with a launcher
+    /// that does nothing and addresses of nothing, to hear whether there are kernels for such operands.
     ///
     /// # Errors
-    /// [`Error::Device`] if there is no kernel for this operation or the device refuses the launch.
+    /// [`Error::Device`] if there is no kernel for this operation, operands are larger than it counts, or the device refuses
+    /// the launch.
     fn launch(&self, _args: &LaunchArgs<'_>, _launcher: &mut dyn Launcher) -> Result<()> {
         Err(Error::Device(format!("{} has no kernel; run it on the CPU", self.name())))
     }

@@ -8,11 +8,12 @@ use std::ops::Range;
 use crate::device::cpu::{CpuArgs, Real, for_each_chunk};
 use crate::device::kernels::{self, AdaptiveAvgPoolArgs};
 use crate::device::{LaunchArgs, Launcher, Slot};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::graph::{
     Backward, Cost, Graph, InferResult, Onnx, OnnxAttribute, OnnxNode, Op, ValueId, ValueType,
 };
 use crate::ops::checks::{Case, Checks, Draw, Trial, input};
+use crate::ops::launch::{UNSIGNED, below};
 use crate::ops::{cost_per_elem, dispatch_real, one_input};
 use crate::tensor::Tensor;
 
@@ -121,7 +122,7 @@ impl Op for AdaptiveAvgPool {
 
     fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
         let (x, y) = (&args.inputs[0], &args.outputs[0]);
-        let (arguments, grid) = operands(self.name(), args, (x, y), y)?;
+        let (arguments, grid) = operands(args, (x, y), y)?;
         kernels::adaptive_avg_pool_fwd(x.dtype)?.launch(launcher, grid, &arguments)
     }
 }
@@ -163,27 +164,21 @@ impl Op for AdaptiveAvgPoolBwd {
 
     fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
         let (dy, dx) = (&args.inputs[0], &args.outputs[0]);
-        let (arguments, grid) = operands(self.name(), args, (dx, dy), dx)?;
+        let (arguments, grid) = operands(args, (dx, dy), dx)?;
         kernels::adaptive_avg_pool_bwd(dx.dtype)?.launch(launcher, grid, &arguments)
     }
 }
 
 /// Arguments for an image and its grid of cells; `to` is the result.
 fn operands(
-    op: &'static str,
     args: &LaunchArgs<'_>,
     (image, cells): (&Slot, &Slot),
     to: &Slot,
 ) -> Result<(AdaptiveAvgPoolArgs, kernels::Grid)> {
     let [_, height, width, channels] = image.shape.nhwc();
     let [_, out_height, out_width, _] = cells.shape.nhwc();
-    if (height + 1) * (out_height + 1) > u32::MAX as usize
-        || (width + 1) * (out_width + 1) > u32::MAX as usize
-    {
-        return Err(Error::Device(format!(
-            "{op}: kernels count rows times cells up to 2^32; use smaller images"
-        )));
-    }
+    below(UNSIGNED, (height + 1) * (out_height + 1), "rows times cells")?;
+    below(UNSIGNED, (width + 1) * (out_width + 1), "columns times cells")?;
     let num_elems = to.shape.num_elems();
     let arguments = AdaptiveAvgPoolArgs {
         from: args.input(0),

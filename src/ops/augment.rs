@@ -9,6 +9,7 @@ use crate::device::{LaunchArgs, Launcher};
 use crate::error::Result;
 use crate::graph::{Cost, Graph, InferResult, Op, ValueId, ValueType};
 use crate::ops::checks::{Checks, Contents, Draw, Trial};
+use crate::ops::launch::{SIGNED, below};
 use crate::rng::Use;
 use crate::tensor::{DType, Shape};
 use crate::transform::{Affine, Colour, Image, Mix, NUM_CHANNELS, Noise, Normalization, SampleParams};
@@ -129,6 +130,8 @@ impl Op for AugmentFwd {
         let images = &args.outputs[0];
         let kernel = kernels::augment(images.dtype)?;
         let &[num_samples, height, width, _] = images.shape.dims() else { unreachable!("inferred") };
+        // Threads of the last block count on behind the last pixel.
+        below(SIGNED, height * width, "pixels of an image")?;
         let is_wide = (height * width).is_multiple_of(WIDE_PIXELS);
         let pixels_per_block = kernel.block_threads() * if is_wide { WIDE_PIXELS } else { 1 };
         let channels = self.normalization.scale_and_offset();

@@ -10,6 +10,7 @@ use crate::graph::{
     Backward, Cost, Graph, InferResult, Onnx, OnnxAttribute, OnnxNode, Op, ValueId, ValueType,
 };
 use crate::ops::checks::{Case, Checks, Draw, Trial, input};
+use crate::ops::launch::{UNSIGNED, below};
 use crate::ops::{CHUNK_ELEMS, dispatch_real, float, one_input};
 use crate::tensor::Shape;
 
@@ -174,9 +175,7 @@ fn launch_copy(
     let [from_stride, from_first, to_stride, to_first, len] = bytes.map(|count| (count / word) as u32);
     let rows = to.shape.num_elems() / to.shape.last().max(1);
     let num_words = rows * len as usize;
-    if num_words > u32::MAX as usize {
-        return Err(Error::Device(format!("copies {num_words} words of {word} bytes; use a smaller batch")));
-    }
+    below(UNSIGNED, num_words, "words to copy")?;
     let arguments = CopyChannelsArgs {
         from: args.address(from),
         to: args.address(to),

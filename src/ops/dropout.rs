@@ -11,6 +11,7 @@ use crate::device::{LaunchArgs, Launcher};
 use crate::error::{Error, Result};
 use crate::graph::{Backward, Cost, Graph, InPlace, InferResult, Op, ValueId, ValueType};
 use crate::ops::checks::{Case, Checks, Draw, Trial, input};
+use crate::ops::launch::{UNSIGNED, below};
 use crate::ops::{CHUNK_ELEMS, Mode, cost_per_elem, dispatch_real, float};
 use crate::rng::{Use, philox4x32_10, unit_interval};
 use crate::tensor::DType;
@@ -98,6 +99,7 @@ impl Op for Dropout {
     fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
         let x = &args.inputs[0];
         let num_elems = x.shape.num_elems();
+        below(UNSIGNED, num_elems.div_ceil(4), "groups of four elements")?;
         let arguments = DropoutArgs {
             x: args.address(x),
             y: args.output(0),

@@ -18,6 +18,26 @@ pub(crate) fn only_f32(op: &'static str, dtype: DType) -> Result<()> {
     }
 }
 
+/// Refuses more than kernels count in 32 bits: `count` must stay below `limit`. Every operation asks for what its kernels
+/// compute, and the planner puts the name of the layer before the message.
+///
+/// # Errors
+/// [`Error::Device`] with the limit and the remedy.
+pub(crate) fn below(limit: usize, count: usize, what: &str) -> Result<()> {
+    if count < limit {
+        return Ok(());
+    }
+    Err(Error::Device(format!(
+        "has {count} {what}, and its kernels count fewer than {limit}; use a smaller batch or smaller images"
+    )))
+}
+
+/// Numbers that a kernel keeps as int32_t.
+pub(crate) const SIGNED: usize = 1 << 31;
+
+/// Numbers that a kernel keeps as uint32_t.
+pub(crate) const UNSIGNED: usize = 1 << 32;
+
 /// [`loop_grid`] for 16 bytes of a value a thread and turn.
 pub(crate) fn vec_grid(slot: &Slot) -> Grid {
     loop_grid(slot.shape.num_elems(), vec_elems(slot.dtype))
@@ -86,12 +106,8 @@ impl ChannelGrid {
     /// # Errors
     /// [`Error::Device`] naming the limit.
     pub fn checked(self) -> Result<ChannelGrid> {
-        if self.rows.max(self.channels) > i32::MAX as usize {
-            return Err(Error::Device(format!(
-                "{} rows of {} channels; kernels count up to 2^31, use a smaller batch",
-                self.rows, self.channels
-            )));
-        }
+        below(SIGNED, self.rows, "rows of channels")?;
+        below(SIGNED, self.channels, "channels")?;
         Ok(self)
     }
 }
@@ -128,7 +144,9 @@ mod tests {
 
     #[test]
     fn more_rows_than_kernels_count_are_refused() {
-        let message = grid_of([1 << 32, 1], DType::Bf16).checked().unwrap_err().to_string();
+        assert!(grid_of([SIGNED - 1, 1], DType::Bf16).checked().is_ok());
+        let message = grid_of([SIGNED, 1], DType::Bf16).checked().unwrap_err().to_string();
+        assert!(message.contains("2147483648 rows of channels"), "{message}");
         assert!(message.contains("smaller batch"), "{message}");
     }
 }

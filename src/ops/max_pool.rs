@@ -6,10 +6,10 @@ use crate::device::cpu::{
 };
 use crate::device::kernels::{self, Grid, MaxPoolBwdArgs, MaxPoolFwdArgs, PoolGeometry};
 use crate::device::{LaunchArgs, Launcher, Slot};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::graph::{Backward, Cost, Graph, InferResult, Onnx, OnnxNode, Op, ValueId, ValueType};
 use crate::ops::checks::{Case, Checks, Draw, Trial, input};
-use crate::ops::launch::vec_elems;
+use crate::ops::launch::{UNSIGNED, below, vec_elems};
 use crate::ops::{dispatch_real, float, one_input};
 use crate::tensor::DType;
 
@@ -295,13 +295,7 @@ fn windows(position: usize, kernel: usize, stride: usize, count: usize) -> std::
 /// # Errors
 /// [`Error::Device`] if there are more elements than kernels count.
 fn geometry(window: PoolWindow, image: &Slot, result: &Slot) -> Result<PoolGeometry> {
-    let most = image.shape.num_elems().max(result.shape.num_elems());
-    if most > u32::MAX as usize {
-        return Err(Error::Device(format!(
-            "max pooling of {} has more than 2^32 elements; use a smaller batch",
-            image.shape
-        )));
-    }
+    below(UNSIGNED, image.shape.num_elems().max(result.shape.num_elems()), "elements")?;
     let [_, height, width, channels] = image.shape.nhwc().map(|extent| extent as u32);
     let [_, out_height, out_width, _] = result.shape.nhwc().map(|extent| extent as u32);
     Ok(PoolGeometry {

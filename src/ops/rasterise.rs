@@ -10,7 +10,7 @@ use crate::graph::{Graph, InferResult, Op, ValueId, ValueType};
 use crate::ops::augment::random_map;
 use crate::ops::checks::{Checks, Contents, Draw, Trial};
 use crate::ops::dispatch_real;
-use crate::ops::launch::vec_elems;
+use crate::ops::launch::{SIGNED, below, vec_elems};
 use crate::tensor::DType;
 use crate::transform::Affine;
 
@@ -125,6 +125,9 @@ impl Op for Rasterise {
         let (params, objects) = (&args.inputs[0], &args.inputs[2]);
         let y = &args.outputs[0];
         let (pixels, channels) = (self.height * self.width, self.paint.channels());
+        below(SIGNED, pixels, "pixels of an image")?;
+        below(SIGNED, PIXELS * channels, "elements of a tile of pixels")?;
+        below(SIGNED, objects.shape.num_elems(), "words of objects")?;
         let arguments = RasteriseArgs {
             params: args.input(0),
             points: args.input(1),

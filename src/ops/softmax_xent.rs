@@ -7,7 +7,7 @@ use crate::device::{DeviceKind, LaunchArgs, Launcher};
 use crate::error::{Error, Result};
 use crate::graph::{Backward, Cost, Graph, InPlace, InferResult, Op, ValueId, ValueType};
 use crate::ops::checks::{Case, Checks, Draw, Trial, in_f32};
-use crate::ops::launch::only_f32;
+use crate::ops::launch::{SIGNED, below, only_f32};
 use crate::ops::{cast, cost_per_elem, dispatch_real, fill, sum_dtype};
 use crate::tensor::DType;
 
@@ -174,6 +174,7 @@ impl Op for SoftmaxXent {
         let logits = &args.inputs[0];
         only_f32(self.name(), logits.dtype)?;
         let (rows, classes) = (args.inputs[1].shape.num_elems(), logits.shape.last());
+        checked(rows, classes)?;
         let losses = args.workspace();
         let arguments = SoftmaxXentRowsArgs {
             logits: args.address(logits),
@@ -198,6 +199,12 @@ impl Op for SoftmaxXent {
         };
         kernels::SOFTMAX_XENT_TOTALS.launch(launcher, 1, &arguments)
     }
+}
+
+/// Kernels count rows and classes in 32 bits, and threads on behind the last.
+fn checked(rows: usize, classes: usize) -> Result<()> {
+    below(SIGNED, rows, "rows")?;
+    below(SIGNED, classes, "classes")
 }
 
 impl Op for SoftmaxXentBwd {
@@ -255,6 +262,7 @@ impl Op for SoftmaxXentBwd {
         let probs = &args.inputs[1];
         only_f32(self.name(), probs.dtype)?;
         let (rows, classes) = (args.inputs[2].shape.num_elems(), probs.shape.last());
+        checked(rows, classes)?;
         let arguments = SoftmaxXentBwdArgs {
             dloss: args.input(0),
             probs: args.address(probs),

@@ -16,7 +16,7 @@ use crate::device::{LaunchArgs, Launcher};
 use crate::error::Result;
 use crate::graph::{Backward, Graph, InferResult, Op, ValueId, ValueType};
 use crate::ops::checks::{Case, Checks, Draw, Trial, in_f32, input};
-use crate::ops::launch::only_f32;
+use crate::ops::launch::{UNSIGNED, below, only_f32};
 use crate::ops::{CHUNK_ELEMS, dispatch_real, one_input};
 use crate::tensor::DType;
 
@@ -116,6 +116,7 @@ impl Op for SpaceToDepth {
     fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
         let (x, y) = (&args.inputs[0], &args.outputs[0]);
         let ([_, height, width, channels], [_, rows, columns, depth]) = (x.shape.nhwc(), y.shape.nhwc());
+        below(UNSIGNED, y.shape.num_elems(), "elements of blocks")?;
         let arguments = SpaceToDepthArgs {
             x: args.address(x),
             y: args.address(y),
@@ -233,6 +234,7 @@ fn launch_filter(
     channels: usize,
 ) -> Result<()> {
     let (from, to) = (&args.inputs[0], &args.outputs[0]);
+    below(UNSIGNED, to.shape.num_elems(), "elements of the filter")?;
     let arguments = StemFilterArgs {
         from: args.address(from),
         to: args.address(to),

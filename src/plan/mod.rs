@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
-use crate::device::{ALIGNMENT_BYTES, DeviceKind, Slot};
+use crate::device::{ALIGNMENT_BYTES, DeviceKind, LaunchArgs, Nowhere, Slot};
 use crate::error::{Error, Result};
 use crate::graph::{Cost, Graph, Op, Phase, Role, Value, ValueId};
 use crate::tensor::{DType, Shape};
@@ -186,7 +186,8 @@ fn no_value(name: &str) -> Error {
 /// Lays out `graphs` for `device`.
 ///
 /// # Errors
-/// [`Error::Graph`] if a graph does not verify, or two graphs disagree about a persistent value.
+/// [`Error::Graph`] if a graph does not verify, two graphs disagree about a persistent value, or an operation has no kernel
+/// for what it is given on a device that needs one.
 pub fn plan(graphs: &[&Graph], device: DeviceKind) -> Result<Program> {
     let persistent = layout_persistent(graphs)?;
     let persistent_bytes =
@@ -196,11 +197,27 @@ pub fn plan(graphs: &[&Graph], device: DeviceKind) -> Result<Program> {
         .iter()
         .map(|graph| {
             graph.verify()?;
-            Ok(lay_out(graph, device, &places, persistent_bytes))
+            let plan = lay_out(graph, device, &places, persistent_bytes);
+            if device != DeviceKind::Cpu {
+                plan.steps.iter().try_for_each(rehearse)?;
+            }
+            Ok(plan)
         })
         .collect::<Result<_>>()?;
     let transient_bytes = plans.iter().map(|plan| plan.live.arena_bytes).max().unwrap_or(0);
     Ok(Program { plans, persistent, persistent_bytes, peak_bytes: persistent_bytes + transient_bytes })
+}
+
+/// Launches a step without a device, so that a layer larger than its kernels count is refused by name when it is planned,
+/// before there is any memory.
+fn rehearse(step: &Step) -> Result<()> {
+    let (inputs, outputs, workspace) = (&step.inputs, &step.outputs, step.workspace);
+    let args = LaunchArgs { arena_address: 0, inputs, outputs, workspace };
+    step.op.launch(&args, &mut Nowhere).map_err(|error| Error::Graph {
+        op: step.op.name(),
+        node: step.name.clone(),
+        message: error.to_string(),
+    })
 }
 
 pub(crate) fn align(bytes: usize) -> usize {

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::graph::Init;
-use crate::ops::{add, relu};
+use crate::ops::{add, relu, stem_conv2d};
 use crate::tensor::Layout;
 
 fn residual_chain() -> (Graph, ValueId) {
@@ -62,4 +62,25 @@ fn graphs_that_disagree_about_a_parameter_are_refused() {
     second.parameter("bias", [3], Layout::Flat, Init::Constant(0.0));
     let message = plan(&[&first, &second], DeviceKind::Cpu).unwrap_err().to_string();
     assert!(message.contains("bias") && message.contains("f32 3"), "{message}");
+}
+
+#[test]
+fn a_layer_larger_than_its_kernels_count_is_refused_by_name() {
+    // The stem sees 2^10 elements in blocks of an image of 10x10 pixels, and its kernel counts fewer than 2^32.
+    let planned = |images: usize, device| {
+        let mut graph = Graph::new(DType::Bf16);
+        let x = graph.input("x", [images, 10, 10, 3], DType::Bf16);
+        stem_conv2d(&mut graph, "conv1", x, 8).unwrap();
+        plan(&[&graph], device).map_err(|error| error.to_string())
+    };
+    assert!(planned((1 << 22) - 1, DeviceKind::Cuda).is_ok());
+    for device in [DeviceKind::Cuda, DeviceKind::Simt] {
+        let message = planned(1 << 22, device).unwrap_err();
+        assert_eq!(
+            message,
+            "space_to_depth `conv1.blocks`: has 4294967296 elements of blocks, and its kernels count fewer than \
+             4294967296; use a smaller batch or smaller images"
+        );
+    }
+    assert!(planned(1 << 22, DeviceKind::Cpu).is_ok());
 }

@@ -39,13 +39,15 @@ pub fn largest_batch(step: &StepConfig, memory_bytes: usize, device: DeviceKind)
     if needed > memory_bytes {
         return Ok(LargestBatch::TooLarge { images: least, peak_bytes: needed });
     }
+    // A larger batch is planned like the least one, unless it is more than kernels count.
+    let is_possible = |batch_size| peak(batch_size).is_ok_and(|bytes| bytes <= memory_bytes);
     let (mut fits, mut too_many) = (least, 2 * least);
-    while peak(too_many)? <= memory_bytes {
+    while is_possible(too_many) {
         (fits, too_many) = (too_many, 2 * too_many);
     }
     while too_many - fits > 1 {
         let middle = fits.midpoint(too_many);
-        if peak(middle)? <= memory_bytes { fits = middle } else { too_many = middle }
+        if is_possible(middle) { fits = middle } else { too_many = middle }
     }
     Ok(LargestBatch::Fits { images: fits, peak_bytes: peak(fits)? })
 }
@@ -232,5 +234,14 @@ mod tests {
     fn a_model_too_large_for_any_batch_is_told_so() {
         let message = open(32, peak_bytes(1) - 1).err().expect("not one image fits").to_string();
         assert!(message.contains("even a batch of 1 needs") && message.ends_with("--img-size"), "{message}");
+    }
+
+    #[test]
+    fn a_batch_of_more_than_kernels_count_does_not_fit_into_any_memory() {
+        let found = largest_batch(&step(4), 1 << 60, DeviceKind::Cuda).unwrap();
+        let LargestBatch::Fits { images, peak_bytes } = found else { panic!("{found:?}") };
+        assert_eq!(peak_bytes, self::peak_bytes(images));
+        let message = program(&step(images + 1), DeviceKind::Cuda).unwrap_err().to_string();
+        assert!(message.contains("kernels count fewer than"), "{message}");
     }
 }

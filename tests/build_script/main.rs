@@ -26,8 +26,26 @@ fn archs(text: &str) -> Result<Vec<String>, String> {
 #[test]
 fn architectures_are_read_with_and_without_prefix() {
     assert_eq!(archs("80, sm_90a,compute_80,sm_80").unwrap(), ["sm_80", "sm_90a", "compute_80"]);
-    assert_eq!(archs(arch::DEFAULT).unwrap().len(), 5);
+    assert_eq!(archs("all").unwrap(), archs(arch::ALL).unwrap());
     assert_eq!(arch::parse_list("90a", KNOWN).unwrap()[0].gencode(), "arch=compute_90a,code=sm_90a");
+}
+
+#[test]
+fn without_a_list_a_build_is_for_the_gpus_that_are_there() {
+    for (capabilities, list) in [
+        ("", "all"),
+        ("7.5\n", "all"),
+        ("[N/A]\n", "all"),
+        ("9.0\n9.0\n", "sm_90a,sm_90a,compute_80"),
+        ("8.6\n7.5\n", "sm_86,compute_80"),
+        ("8.0\n10.0\n", "sm_80,sm_100,compute_80"),
+        // Later than this nvcc.
+        ("12.1\n", "compute_80"),
+    ] {
+        assert_eq!(arch::list_for(capabilities, KNOWN), list, "{capabilities:?}");
+        assert!(archs(list).unwrap().contains(&"compute_80".to_string()), "{list}");
+    }
+    assert_eq!(archs("sm_90a,sm_90a,compute_80").unwrap(), ["sm_90a", "compute_80"]);
 }
 
 #[test]

@@ -143,3 +143,23 @@ KERNEL(planted_wild_pointer, PlantedArgs, 32) {
     const float* table = reinterpret_cast<const float*>(static_cast<uintptr_t>(64));
     static_cast<float*>(args.y)[threadIdx.x] = table[threadIdx.x];
 }
+
+// The sum is the largest int in the last thread but one.
+KERNEL(planted_signed_overflow, PlantedArgs, 32) {
+    const int32_t most = 0x7fffffff - 31 + static_cast<int32_t>(threadIdx.x);
+    static_cast<float*>(args.y)[threadIdx.x] = static_cast<float>(most + static_cast<int32_t>(args.num_elems / 32));
+}
+
+KERNEL(planted_product_overflow, PlantedArgs, 32) {
+    const int32_t pixels = static_cast<int32_t>(args.num_elems) * 2048;
+    static_cast<float*>(args.y)[threadIdx.x] = static_cast<float>(pixels * 32768);
+}
+
+KERNEL(planted_division_by_zero, PlantedArgs, 32) {
+    const uint32_t channels = static_cast<uint32_t>(args.num_elems) - 32;
+    static_cast<float*>(args.y)[threadIdx.x] = static_cast<float>((threadIdx.x + 7) % channels);
+}
+
+KERNEL(planted_wide_shift, PlantedArgs, 32) {
+    static_cast<float*>(args.y)[threadIdx.x] = static_cast<float>(1u << (threadIdx.x + 1));
+}

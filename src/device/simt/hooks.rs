@@ -75,3 +75,24 @@ unsafe extern "C" fn simt_misaligned(type_name: *const c_char, alignment: u32, a
     );
     block.fail(Place::Code(code), what);
 }
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn simt_signed_overflow(left: i64, sign: u32, right: i64, code: usize) {
+    let sign = char::from_u32(sign).unwrap_or('?');
+    // SAFETY: as in `simt_barrier`.
+    unsafe { current() }.fail(Place::Code(code), format!("signed overflow: {left} {sign} {right}"));
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn simt_division_by_zero(left: i64, code: usize) {
+    // SAFETY: as in `simt_barrier`.
+    unsafe { current() }.fail(Place::Code(code), format!("division by zero: {left} / 0"));
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn simt_wrong_shift(type_name: *const c_char, value: i64, distance: i64, code: usize) {
+    // SAFETY: as in `simt_index_outside_array`.
+    let (block, type_name) = unsafe { (current(), CStr::from_ptr(type_name)) };
+    let type_name = type_name.to_string_lossy();
+    block.fail(Place::Code(code), format!("undefined shift: {value} of type {type_name} by {distance} bits"));
+}

@@ -2,9 +2,11 @@
 
 use super::variants::{Gemm, Pass, PassEntry, Split, Variant, choose, wgrad_split};
 use crate::device::cpu::conv::Conv2dDims;
+use crate::device::kernels::mma_tile::{CHUNK_ELEMS, DEPTH};
 use crate::device::kernels::{self, Conv2dArgs, Conv2dWgradArgs, SplitSumArgs};
 use crate::device::{LaunchArgs, Launcher};
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::ops::launch::{SIGNED, below};
 
 /// Addresses of an fprop's or dgrad's operands; 0 for no addend.
 #[derive(Debug, Clone, Copy)]
@@ -15,16 +17,45 @@ pub(crate) struct Operands {
     pub out: u64,
 }
 
-/// Kernels count positions in 32 bits.
+/// Positions that kernels count in an int32_t: tiles reach beyond the last, and taps beyond the border.
+const POSITIONS: usize = SIGNED / 2;
+
+/// Columns of the widest tile, as many as may lie behind the last filter column of a wgrad.
+pub(super) const MOST_TILE_COLS: usize = 128;
+
+/// Holds what every kernel counts to its limits.
 fn checked(dims: &Conv2dDims) -> Result<()> {
-    let most = [dims.n * dims.h * dims.w, dims.n * dims.p() * dims.q(), dims.r * dims.s * dims.c.max(dims.k)];
-    // Tiles reach beyond the last position, and taps beyond the border.
-    if most.iter().any(|&count| count > (1 << 30)) {
-        return Err(Error::Device(format!(
-            "a convolution of {dims:?} has more than 2^30 pixels; use a smaller batch"
-        )));
-    }
-    Ok(())
+    below(POSITIONS, dims.n * dims.h * dims.w, "pixels before the convolution")?;
+    below(POSITIONS, dims.n * dims.p() * dims.q(), "pixels after the convolution")?;
+    below(POSITIONS, dims.r * dims.s * dims.c.max(dims.k), "taps times channels")
+}
+
+/// Holds what kernels/conv2d_tap_mma.cuh computes to its limits: the first chunk under a row of the tile, and how far a tap
+/// lies from it.
+fn chunks_checked(args: &Conv2dArgs) -> Result<()> {
+    let Conv2dArgs { batch, src_h, src_w, src_c, kernel_h, kernel_w, pad_h, pad_w, .. } = *args;
+    let [batch, src_h, src_w, src_c] = [batch, src_h, src_w, src_c].map(|extent| extent as usize);
+    let [kernel_h, kernel_w, pad_h, pad_w] = [kernel_h, kernel_w, pad_h, pad_w].map(|extent| extent as usize);
+    // The last stage reaches behind the last tap, by as many rows where there are few channels.
+    let rows = kernel_h + DEPTH / CHUNK_ELEMS;
+    let pixels = (batch * src_h + pad_h + kernel_h + rows) * src_w + pad_w + 2 * kernel_w;
+    below(
+        SIGNED,
+        pixels * (src_c / CHUNK_ELEMS),
+        "chunks of 8 channels, with those a filter reaches beyond",
+    )?;
+    below(SIGNED, (rows * src_w + kernel_w) * src_c, "elements in the rows under a filter")
+}
+
+/// Holds what the wgrad kernels compute to its limits: the pixel under a filter column, and how far a column lies from the
+/// first. Tiles reach behind the last pixel and the last column.
+fn wgrad_checked(dims: &Conv2dDims) -> Result<()> {
+    checked(dims)?;
+    let images = dims.n + DEPTH.div_ceil(dims.p() * dims.q());
+    let rows = dims.r + dims.pad_h + MOST_TILE_COLS.div_ceil(dims.s * dims.c);
+    let pixels = (images * dims.h + rows) * dims.w + dims.pad_w + dims.s;
+    below(SIGNED, pixels, "pixels, with those a filter reaches beyond")?;
+    below(SIGNED, rows * dims.w * dims.c, "elements in the rows under a filter")
 }
 
 impl Conv2dArgs {
@@ -75,7 +106,7 @@ impl Conv2dArgs {
 impl Conv2dWgradArgs {
     /// Operands (addresses of x, dy, dw) and extents of a wgrad.
     pub(crate) fn new(dims: &Conv2dDims, [x, dy, dw]: [u64; 3], split: Split) -> Result<Conv2dWgradArgs> {
-        checked(dims)?;
+        wgrad_checked(dims)?;
         Ok(Conv2dWgradArgs {
             x,
             dy,
@@ -131,6 +162,9 @@ pub(super) fn launch_variant(
             return if split.parts == 1 { Ok(()) } else { add_parts(dims, [parts, out], split, launcher) };
         }
     };
+    if variant.takes_chunks() {
+        chunks_checked(&arguments)?;
+    }
     entry.launch_with_shared(launcher, grid, variant.shared_bytes(), &arguments)
 }
 
@@ -155,23 +189,60 @@ fn add_parts(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::device::{Nowhere, Slot};
+    use crate::ops::conv2d::variants::VARIANTS;
+    use crate::tensor::{DType, Shape};
+
+    /// A 3x3 convolution of images of 32x32 pixels.
+    fn dims(n: usize, channels: usize) -> Conv2dDims {
+        let (h, w, c, k) = (32, 32, channels, channels);
+        Conv2dDims { n, h, w, c, k, r: 3, s: 3, stride_h: 1, stride_w: 1, pad_h: 1, pad_w: 1 }
+    }
+
+    fn launched(kernel: &str, dims: &Conv2dDims) -> std::result::Result<(), String> {
+        let variant = VARIANTS.iter().find(|variant| variant.kernel().name == kernel).unwrap();
+        let slot = Slot { offset_bytes: 0, shape: Shape::from([1]), dtype: DType::F32 };
+        let args = LaunchArgs { arena_address: 0, inputs: &[slot; 2], outputs: &[slot], workspace: slot };
+        launch_variant(variant, dims, &args, &mut Nowhere).map_err(|error| error.to_string())
+    }
 
     #[test]
-    fn extents_beyond_32_bits_are_refused() {
-        let dims = Conv2dDims {
-            n: 1 << 22,
-            h: 32,
-            w: 32,
-            c: 8,
-            k: 8,
-            r: 3,
-            s: 3,
-            stride_h: 1,
-            stride_w: 1,
-            pad_h: 1,
-            pad_w: 1,
-        };
-        let message = checked(&dims).unwrap_err().to_string();
-        assert!(message.contains("smaller batch"), "{message}");
+    fn more_pixels_than_kernels_count_are_refused() {
+        // 2^20 images of 2^10 pixels.
+        for kernel in
+            ["conv2d_fprop_f32", "conv2d_dgrad_bf16", "conv2d_wgrad_f32", "conv2d_wgrad_tile64x64_bf16"]
+        {
+            assert_eq!(launched(kernel, &dims((1 << 20) - 1, 8)), Ok(()), "{kernel}");
+            let message = launched(kernel, &dims(1 << 20, 8)).unwrap_err();
+            assert!(message.contains("1073741824 pixels") && message.contains("smaller batch"), "{message}");
+        }
+    }
+
+    #[test]
+    fn more_chunks_than_tensor_core_kernels_count_are_refused() {
+        // 64 chunks a pixel, 2^16 an image, and half of an image that filters may reach beyond the last.
+        for kernel in ["conv2d_fprop_tile128x128_bf16", "conv2d_dgrad_tile64x64_bf16"] {
+            assert_eq!(launched(kernel, &dims((1 << 15) - 1, 512)), Ok(()), "{kernel}");
+            let message = launched(kernel, &dims(1 << 15, 512)).unwrap_err();
+            assert!(message.contains("chunks of 8 channels"), "{message}");
+        }
+        // The others count channels in 64 bits.
+        assert_eq!(launched("conv2d_fprop_bf16", &dims(1 << 15, 512)), Ok(()));
+        assert_eq!(launched("conv2d_wgrad_tile64x64_bf16", &dims(1 << 15, 512)), Ok(()));
+    }
+
+    #[test]
+    fn rows_under_a_filter_are_held_to_32_bits() {
+        let lines =
+            |w| Conv2dDims { n: 1, h: 1, w, c: 64, k: 64, r: 1, s: 1, pad_h: 0, pad_w: 0, ..dims(1, 64) };
+        // One row, and two that a tile of 128 columns of 64 channels reaches behind.
+        let most = (SIGNED - 1) / (3 * 64);
+        assert_eq!(launched("conv2d_wgrad_bf16", &lines(most)), Ok(()));
+        let message = launched("conv2d_wgrad_bf16", &lines(most + 1)).unwrap_err();
+        assert!(message.contains("elements in the rows under a filter"), "{message}");
+        // One row, and eight of which a stage may reach behind the tap.
+        let most = (SIGNED - 1) / (9 * 64);
+        assert_eq!(launched("conv2d_fprop_tile64x64_bf16", &lines(most)), Ok(()));
+        launched("conv2d_fprop_tile64x64_bf16", &lines(most + 1)).unwrap_err();
     }
 }

@@ -147,6 +147,11 @@ impl Variant {
         self.num_tiles(&gemm) * self.tile_rows * self.tile_cols * gemm.depth * gemm.classes
     }
 
+    /// Whether it counts channels of the images in chunks.
+    pub(super) fn takes_chunks(&self) -> bool {
+        self.unit == Unit::TensorCores
+    }
+
     pub(super) fn num_tiles(&self, gemm: &Gemm) -> usize {
         gemm.rows.div_ceil(self.tile_rows) * gemm.cols.div_ceil(self.tile_cols)
     }
@@ -220,6 +225,7 @@ pub(super) fn wgrad_workspace_bytes(variant: &Variant, dims: &Conv2dDims) -> usi
 mod tests {
     use super::*;
     use crate::device::kernels::common::WARP_THREADS;
+    use crate::ops::conv2d::launch::MOST_TILE_COLS;
 
     fn dims(n: usize, size: usize, c: usize, k: usize, kernel: usize, stride: usize) -> Conv2dDims {
         let pad = kernel / 2;
@@ -246,6 +252,7 @@ mod tests {
             assert!(name.ends_with(&variant.dtype.to_string()), "{name}");
             let named = name.contains(&format!("tile{}x{}", variant.tile_rows, variant.tile_cols));
             assert_eq!(named, variant.unit == Unit::TensorCores, "{name}");
+            assert!(variant.tile_cols <= MOST_TILE_COLS);
             let warps = block_threads as usize / WARP_THREADS;
             assert!((variant.tile_rows * variant.tile_cols).is_multiple_of(warps * 16 * 16), "{name}");
         }
