@@ -15,7 +15,7 @@ use std::time::Duration;
 use clap::{Parser, value_parser};
 use common::{CLASSES, Flags, RUNS, Row, end, median_and_spread};
 use half::bf16;
-use residuum::device::{Device, DeviceKind, Slot};
+use residuum::device::{Device, Slot};
 use residuum::exec::{Session, Start};
 use residuum::graph::{Graph, Init};
 use residuum::ops::Clear;
@@ -34,9 +34,6 @@ const GPU_ROWS: &[Row] = &[
 
 const CPU_ROWS: &[Row] = &[Row::new("resnet18", 64, 16, true), Row::new("resnet50", 64, 8, true)];
 
-/// The emulator shows that the benchmark works; its times say nothing.
-const SIMT_ROWS: &[Row] = &[Row::new("resnet18", 16, 2, true), Row::new("resnet18", 16, 2, false)];
-
 /// The step of the network, and what clears the caches.
 const NETWORK: usize = 0;
 const FLUSH: usize = 1;
@@ -51,7 +48,7 @@ struct Options {
     /// Only operations whose name contains this
     #[arg(long, value_name = "TEXT", default_value = "")]
     ops: String,
-    /// Runs of each operation that count [default: 20; simt: 1]
+    /// Runs of each operation that count [default: 20; 1 with --quick]
     #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..))]
     runs: Option<u32>,
     /// What the device was measured to reach, for the roofline
@@ -65,12 +62,7 @@ struct Options {
 fn main() {
     let options = Options::parse();
     let (device, float) = options.flags.open();
-    let rows = match device.kind() {
-        DeviceKind::Cpu => CPU_ROWS,
-        DeviceKind::Cuda => GPU_ROWS,
-        DeviceKind::Simt => SIMT_ROWS,
-    };
-    for row in rows.iter().filter(|row| row.title().contains(&options.flags.rows)) {
+    for row in options.flags.rows(device, CPU_ROWS, GPU_ROWS) {
         measure(&Bench { options: &options, device, float, row: *row });
     }
 }
@@ -105,7 +97,7 @@ fn measure(bench: &Bench) {
 
 fn open(bench: &Bench) -> Session {
     let mut flush = Graph::new(DType::F32);
-    let elems = if bench.device == Device::Simt { 1 } else { FLUSH_ELEMS };
+    let elems = if bench.options.flags.is_quick(bench.device) { 1 } else { FLUSH_ELEMS };
     let filler = flush.state("flush", [elems], Layout::Flat, Init::Constant(0.0));
     flush.apply("clear", Clear::new(1), &[filler]).expect("a state can be cleared");
     let config = bench.row.config(bench.float);
@@ -143,7 +135,7 @@ fn shapes(step: &Step, most: usize) -> String {
 /// Prints a row; the median in microseconds.
 fn measure_kind(bench: &Bench, session: &mut Session, kind: &Kind) -> f64 {
     let (options, row) = (bench.options, &bench.row);
-    let runs = options.runs.unwrap_or(if bench.device == Device::Simt { 1 } else { 20 }) as usize;
+    let runs = options.runs.unwrap_or(if options.flags.is_quick(bench.device) { 1 } else { 20 }) as usize;
     let step = session.plan(NETWORK).steps[kind.step].clone();
     fill_operands(session, kind.step);
     let mut times = vec![Duration::ZERO; 1 + runs];

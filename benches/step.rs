@@ -51,9 +51,6 @@ const GPU_ROWS: &[Row] = &[
     Row::new("resnet50", 224, 64, false),
 ];
 
-/// The emulator shows that the benchmark works; its times say nothing.
-const SIMT_ROWS: &[Row] = &[Row::new("resnet18", 16, 2, true), Row::new("resnet18", 16, 2, false)];
-
 /// Images per second of training steps and of inference
 #[derive(Debug, Parser)]
 struct Options {
@@ -74,12 +71,7 @@ fn main() {
     let mut options = Options::parse();
     let (device, float) = options.flags.open();
     options.copy |= device == Device::Cpu;
-    let rows = match device.kind() {
-        DeviceKind::Cpu => CPU_ROWS,
-        DeviceKind::Cuda => GPU_ROWS,
-        DeviceKind::Simt => SIMT_ROWS,
-    };
-    for row in rows.iter().filter(|row| row.title().contains(&options.flags.rows)) {
+    for row in options.flags.rows(device, CPU_ROWS, GPU_ROWS) {
         let mut bench = Bench::new(&options, device, *row, float);
         let times = rayon::scope(|_| bench.measure(options.seconds));
         report(&options, device, &mut bench, times);
@@ -102,16 +94,18 @@ struct Bench {
     work: Work,
     batch: Batch,
     copies: bool,
+    is_quick: bool,
 }
 
 impl Bench {
     fn new(options: &Options, device: Device, row: Row, float: DType) -> Bench {
         let config = StepConfig { keep_inputs: !options.copy || options.profile, ..row.config(float) };
+        let is_quick = options.flags.is_quick(device);
         let mut stream = Stream::new(1, 0, 0, Use::Augment);
         let images = (0..row.batch * row.size * row.size * 3).map(|_| stream.normal()).collect();
         let labels = (0..row.batch).map(|_| stream.below(CLASSES as u32) as i32).collect();
         let work = Bench::open(device, &row, config).unwrap_or_else(|error| end(&error));
-        let mut bench = Bench { row, float, work, batch: Batch::new(images, labels), copies: true };
+        let mut bench = Bench { row, float, work, batch: Batch::new(images, labels), copies: true, is_quick };
         bench.run_step();
         bench.copies = options.copy;
         bench
@@ -149,12 +143,12 @@ impl Bench {
 
     /// Steps between two looks at the clock: a GPU is waited for at each look.
     fn group(&mut self) -> usize {
-        if self.session().device() == DeviceKind::Cuda { 10 } else { 1 }
+        if self.session().device() == DeviceKind::Cuda && !self.is_quick { 10 } else { 1 }
     }
 
     fn measure(&mut self, seconds: f64) -> Vec<f64> {
-        let (is_emulated, group) = (self.session().device() == DeviceKind::Simt, self.group());
-        let (warm_up, least) = if is_emulated { (0, 1) } else { (WARM_UP, LEAST) };
+        let (seconds, group) = (if self.is_quick { 0.0 } else { seconds }, self.group());
+        let (warm_up, least) = if self.is_quick { (0, 1) } else { (WARM_UP, LEAST) };
         let mut times = Vec::new();
         let begin = Instant::now();
         while times.len() < warm_up + least || begin.elapsed().as_secs_f64() < seconds {
@@ -169,7 +163,7 @@ impl Bench {
 
     /// Time by operation over a few steps, slowest first.
     fn profile(&mut self) {
-        let steps = if self.session().device() == DeviceKind::Simt { 1 } else { 5 };
+        let steps = if self.is_quick { 1 } else { 5 };
         let mut times = vec![Duration::ZERO; self.session().plan(0).steps.len()];
         for _ in 0..steps {
             self.session().run_timed(0, &mut times).expect(RUNS);

@@ -52,6 +52,9 @@
 // Tests inside the crate share helpers with those in tests/, which name it.
 #[cfg(test)]
 extern crate self as residuum;
+#[cfg(test)]
+#[path = "../tests/common/softgpu.rs"]
+mod softgpu;
 
 pub mod error;
 mod named;

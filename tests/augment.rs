@@ -2,6 +2,8 @@
 
 #[path = "common/devices.rs"]
 mod devices;
+#[path = "common/softgpu.rs"]
+mod softgpu;
 
 use std::sync::Arc;
 
@@ -204,4 +206,9 @@ fn flips_and_whole_pixels_are_exact() {
             assert!((f64::from(*a) - b).abs() <= tolerance, "{b} instead of {a}");
         }
     });
+}
+
+#[test]
+fn these_tests_hold_on_the_software_gpu() {
+    softgpu::run_tests_again(&[""], "on_the_software_gpu");
 }

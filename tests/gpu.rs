@@ -54,7 +54,8 @@ fn assert_losses_of_the_cpu(name: &str, float: DType, device: Device, tolerance:
 #[test]
 fn training_steps_in_f32_agree_with_the_cpu() {
     let Some(device) = gpu() else { return };
-    for name in ["resnet18", "resnet50"] {
+    // In f32 the software GPU takes half a minute for the second.
+    for name in ["resnet18", "resnet50"].into_iter().take(if is_software() { 1 } else { 2 }) {
         assert_losses_of_the_cpu(name, DType::F32, device, 1e-4);
     }
 }

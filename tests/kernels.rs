@@ -3,6 +3,8 @@
 
 #[path = "common/devices.rs"]
 mod devices;
+#[path = "common/softgpu.rs"]
+mod softgpu;
 
 use devices::{Watch, on_each_device};
 
@@ -108,4 +110,9 @@ fn the_table_of_check_kernels_launches_every_kernel() {
         let missing = launched.missing();
         assert!(missing.is_empty(), "on {device} the table never launches {missing:?}; give them a trial");
     });
+}
+
+#[test]
+fn these_tests_hold_on_the_software_gpu() {
+    softgpu::run_tests_again(&[""], "on_the_software_gpu");
 }

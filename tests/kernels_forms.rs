@@ -3,6 +3,8 @@
 
 #[path = "common/devices.rs"]
 mod devices;
+#[path = "common/softgpu.rs"]
+mod softgpu;
 
 use devices::{Open, Watch, on_each_device};
 use half::bf16;
@@ -252,4 +254,9 @@ fn a_norm_that_is_no_number_gives_a_scale_that_is_none() {
         session.run_micro_batch(0).unwrap();
         assert!(session.read::<f32>(&session.plan(0).slot("clip").unwrap()).unwrap()[0].is_nan());
     });
+}
+
+#[test]
+fn these_tests_hold_on_the_software_gpu() {
+    softgpu::run_tests_again(&[""], "on_the_software_gpu");
 }

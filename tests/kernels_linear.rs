@@ -2,6 +2,8 @@
 
 #[path = "common/devices.rs"]
 mod devices;
+#[path = "common/softgpu.rs"]
+mod softgpu;
 
 use devices::{Open, Watch, on_each_device};
 use residuum::check::{Recording, run};
@@ -44,4 +46,9 @@ fn linear_computes_the_same_bits_in_any_order_of_threads() {
         assert!(first.iter().flatten().all(|v| v.is_finite()));
         assert_eq!(first, second);
     });
+}
+
+#[test]
+fn these_tests_hold_on_the_software_gpu() {
+    softgpu::run_tests_again(&[""], "on_the_software_gpu");
 }

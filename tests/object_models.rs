@@ -134,7 +134,7 @@ fn gradients_with_codes_match_finite_differences() {
 }
 
 /// Top-1 error in percent of a short training run on generated scenes, whose objects decide the category.
-fn error_with(objects: Option<ObjectsKind>, seed: u64, output: &std::path::Path) -> f64 {
+fn error_with(objects: Option<ObjectsKind>, output: &std::path::Path) -> f64 {
     let config = TrainConfig {
         objects,
         limit_train: Some(240),
@@ -142,7 +142,6 @@ fn error_with(objects: Option<ObjectsKind>, seed: u64, output: &std::path::Path)
         batch_size: 16,
         epochs: 6,
         lr: 0.05,
-        seed,
         output: output.to_path_buf(),
         ..TrainConfig::defaults(None)
     };
@@ -152,12 +151,10 @@ fn error_with(objects: Option<ObjectsKind>, seed: u64, output: &std::path::Path)
 #[test]
 fn networks_that_see_the_objects_err_less() {
     let runs = tempfile::tempdir().unwrap();
-    for seed in 0..3 {
-        let without = error_with(None, seed, runs.path());
-        for way in [ObjectsKind::Vector, ObjectsKind::Codes, ObjectsKind::Masks] {
-            let with = error_with(Some(way), seed, runs.path());
-            println!("seed {seed}, {way}: {with:.1} % against {without:.1} %");
-            assert!(with < without - 10.0, "seed {seed}: {with} % with {way}, {without} % without");
-        }
+    let without = error_with(None, runs.path());
+    for way in [ObjectsKind::Vector, ObjectsKind::Codes, ObjectsKind::Masks] {
+        let with = error_with(Some(way), runs.path());
+        println!("{way}: {with:.1} % against {without:.1} %");
+        assert!(with < without - 30.0, "{with} % with {way}, {without} % without");
     }
 }

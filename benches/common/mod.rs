@@ -55,13 +55,39 @@ pub struct Flags {
     pub json: bool,
     /// Only the rows whose title contains this
     #[arg(long, value_name = "TEXT", default_value = "")]
-    pub rows: String,
+    rows: String,
+    /// Small rows, once: shows that the benchmark works, where times say nothing
+    #[arg(long)]
+    quick: bool,
     /// What `cargo bench` adds
     #[arg(long, hide = true)]
     bench: bool,
 }
 
+/// Rows for devices that are interpreted.
+const QUICK_ROWS: &[Row] = &[Row::new("resnet18", 16, 2, true), Row::new("resnet18", 16, 2, false)];
+
 impl Flags {
+    /// Whether times say nothing: asked for, or on the emulator.
+    pub fn is_quick(&self, device: Device) -> bool {
+        self.quick || device == Device::Simt
+    }
+
+    /// The rows asked for, of those for the CPU and for a GPU.
+    pub fn rows(
+        &self,
+        device: Device,
+        cpu: &'static [Row],
+        gpu: &'static [Row],
+    ) -> impl Iterator<Item = &'static Row> {
+        let rows = match device {
+            _ if self.is_quick(device) => QUICK_ROWS,
+            Device::Cpu => cpu,
+            Device::Cuda(_) | Device::Simt => gpu,
+        };
+        rows.iter().filter(|row| row.title().contains(&self.rows))
+    }
+
     /// The device and the type of activations, or an end with the exit code of the program.
     pub fn open(&self) -> (Device, DType) {
         let (device, _) = self.device.open().unwrap_or_else(|error| end(&error));

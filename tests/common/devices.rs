@@ -40,13 +40,3 @@ pub fn on_each_device(check: impl Fn(Device, Open)) {
         check(device, open_cuda);
     }
 }
-
-#[path = "softgpu.rs"]
-mod softgpu;
-
-#[test]
-fn the_tests_beside_this_hold_on_the_software_gpu() {
-    let beside = module_path!().rsplit_once("::").unwrap().0;
-    let beside = beside.split_once("::").map_or("", |(_, modules)| modules);
-    softgpu::run_tests_again(&[beside], "on_the_software_gpu");
-}

@@ -63,7 +63,10 @@ pub fn software_gpu() -> Option<&'static SoftGpu> {
 pub fn run_tests_again(filters: &[&str], skip: &str) {
     let Some(gpu) = software_gpu() else { return };
     let mut command = Command::new(env::current_exe().unwrap());
-    command.args(filters).args(["--skip", skip, "--nocapture"]).env("RESIDUUM_TEST_DEVICES", "cuda");
+    command
+        .args(filters)
+        .args(["--skip", skip, "--nocapture", "--test-threads=1"])
+        .env("RESIDUUM_TEST_DEVICES", "cuda");
     let record = gpu.attach(&mut command, &[]);
     let output = command.output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout);

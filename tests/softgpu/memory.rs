@@ -22,7 +22,7 @@ fn memory_that_runs_out_is_named_with_a_remedy() {
         ("SOFTGPU_FAIL", "cuModuleLoadData:3:2", ["loading", ".cu", "the GPU's memory is full"]),
         (
             "SOFTGPU_FAIL",
-            "cuGraphInstantiate:1:2",
+            "cuGraphInstantiateWithFlags:1:2",
             ["capturing a step", "the GPU's memory is full", "smaller batch"],
         ),
     ] {
