@@ -114,7 +114,8 @@ SOFTGPU_API cuMemFreeHost(void* address) {
             const auto& queue = entry.second->queue;
             if (std::any_of(queue.begin(), queue.end(),
                             [&](const Work& work) { return touches(work, host, allocation.num_bytes); })) {
-                say("note", "cuMemFreeHost with a copy of it under way relies on the driver to wait for it");
+                // The documentation promises no wait.
+                violation("cuMemFreeHost of memory that a copy under way still needs");
                 wait_for(*entry.second);
             }
         }
