@@ -59,6 +59,26 @@ fn memory_starts_zeroed_and_copies_come_back() {
 }
 
 #[test]
+fn uploads_of_every_size_arrive_whole_with_others_under_way() {
+    let Some(mut device) = open() else { return };
+    // Each asks for more page-locked memory than the ones before, which have not arrived.
+    let sizes = [1_000, 100_000, 3_000_000, 12_000_001, 64];
+    let total: usize = sizes.iter().sum();
+    device.allocate(total).unwrap();
+    let mut expected = Vec::with_capacity(total);
+    for (size, seed) in sizes.into_iter().zip(1_u32..) {
+        let bytes: Vec<u8> = (0..size as u32)
+            .map(|i| (i.wrapping_mul(seed.wrapping_mul(2_654_435_761)) >> 13) as u8)
+            .collect();
+        device.upload(expected.len(), &bytes).unwrap();
+        expected.extend(bytes);
+    }
+    let mut back = vec![0; total];
+    device.download(0, &mut back).unwrap();
+    assert!(back == expected, "what was uploaded is downloaded");
+}
+
+#[test]
 fn a_launch_writes_its_elements_and_no_others() {
     let Some(mut device) = open() else { return };
     device.allocate(4 * 1000).unwrap();
