@@ -48,11 +48,13 @@ fn every_kernel_agrees_with_the_cpu_on_every_kind_of_gpu() {
     let mut stderr = std::io::stderr();
     writeln!(
         stderr,
-        "software GPU: {} kernels, {run} of {total} PTX instructions executed ({:.1} %), {} launches, {} races\n\
-         never executed:\n{never}driver entry points used: {}",
+        "software GPU: {} kernels, {run} of {total} PTX instructions executed ({:.1} %), {} launches, \
+         {} violations, {} leaks, {} races\nnever executed:\n{never}driver entry points used: {}",
         KERNELS.len(),
         100.0 * coverage,
         all.calls["cuLaunchKernel"],
+        all.violations,
+        all.leaks,
         all.races,
         all.calls.keys().cloned().collect::<Vec<_>>().join(" ")
     )
