@@ -36,6 +36,9 @@ pub enum Error {
     /// The operating system refused; `action` reads as in "cannot {action} {path}".
     #[error("cannot {action} {}: {source}", path.display())]
     Io { action: &'static str, path: PathBuf, source: io::Error },
+    /// What a command found out cannot be printed.
+    #[error("cannot write to stdout: {0}")]
+    Stdout(io::Error),
     /// The loss stopped being a finite number.
     #[error("diverged at step {step}: {message}")]
     Diverged { step: u64, message: String },
@@ -78,10 +81,17 @@ impl Error {
         Error::DoesNotFit { message: message.into(), free_bytes: None }
     }
 
+    /// Whether nobody reads stdout any more.
+    pub fn is_broken_pipe(&self) -> bool {
+        matches!(self, Error::Stdout(error) if error.kind() == io::ErrorKind::BrokenPipe)
+    }
+
     /// The process exit code of this failure, as the README lists them.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Error::Graph { .. } | Error::Checkpoint { .. } | Error::Io { .. } => 1,
+            // As of a process that SIGPIPE ended.
+            Error::Stdout(_) if self.is_broken_pipe() => 141,
+            Error::Stdout(_) | Error::Graph { .. } | Error::Checkpoint { .. } | Error::Io { .. } => 1,
             Error::Usage(_) | Error::Setting { .. } => 2,
             Error::Device(_) => 3,
             Error::Data { .. } => 4,

@@ -6,6 +6,7 @@ use clap::builder::PossibleValuesParser;
 use clap::{ArgGroup, Args};
 
 use super::flags::{check_picture, open_device, write_file};
+use super::output;
 use crate::batch::Augment;
 use crate::data::Split;
 use crate::data::annotations::Capacity;
@@ -117,7 +118,7 @@ impl EvalArgs {
         let options = loader_options(&config, Augment::NONE);
         let evaluation =
             evaluator.run(&mut session, (&pack, annotations.as_deref()), &options, || signals.received())?;
-        println!(
+        say!(
             "{} on {} {} images: top-1 error {:.2} %, top-5 error {:.2} %, loss {:.4} ({:.1} images/s)",
             file.card.model,
             evaluation.num_images,
@@ -127,11 +128,11 @@ impl EvalArgs {
             evaluation.loss,
             evaluation.num_images as f64 / evaluation.elapsed.as_secs_f64()
         );
-        print!("{}", per_category(&categories, &evaluation));
+        output::print(per_category(&categories, &evaluation))?;
         if let Some(path) = &self.confusion {
             let confusion = Confusion::new(categories.clone(), &evaluation.confusion(categories.len()));
             write_file(path, &confusion.to_canvas().to_png())?;
-            println!("confusion matrix: {}", path.display());
+            say!("confusion matrix: {}", path.display());
         }
         Ok(())
     }

@@ -9,6 +9,7 @@ use bytesize::ByteSize;
 use crate::device::{Device, DeviceChoice};
 use crate::error::{Error, Result};
 use crate::run::replace;
+use crate::show::tell;
 use crate::train::config::TrainConfig;
 use crate::train::recipe::Recipe;
 use crate::train::setting::SettingFlags;
@@ -38,7 +39,7 @@ pub(super) fn open_device(choice: DeviceChoice) -> Result<Device> {
         other => other,
     })?;
     if let Some(remark) = remark {
-        eprintln!("{remark}");
+        tell(remark);
     }
     Ok(device)
 }

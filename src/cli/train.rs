@@ -7,8 +7,9 @@ use clap::Args;
 use super::flags::{SettingArgs, open_device};
 use crate::error::{Error, Result};
 use crate::run::run_dir::RunDir;
+use crate::show::tell;
 use crate::train::config::TrainConfig;
-use crate::train::trainer::Trainer;
+use crate::train::trainer::{Outcome, Trainer};
 
 /// Train a network: on a data set, or on generated scenes if none is given
 #[derive(Debug, Args)]
@@ -36,23 +37,32 @@ impl TrainArgs {
                 Trainer::start(config, device)?
             }
         };
-        eprintln!("run folder: {}", trainer.dir().path().display());
+        tell(format_args!("run folder: {}", trainer.dir().path().display()));
         let dir = trainer.dir().path().to_path_buf();
         let outcome = trainer.run().inspect_err(|error| {
             if matches!(error, Error::Interrupted { .. }) {
-                eprintln!("checkpoint written; resume with: residuum train --resume {}", dir.display());
+                tell(format_args!(
+                    "checkpoint written; resume with: residuum train --resume {}",
+                    dir.display()
+                ));
             }
         })?;
-        println!(
-            "top-1 error {:.2} %, top-5 error {:.2} % on {} images after {} epochs (best top-1 {:.2} %, epoch {})",
-            outcome.last.eval_err1,
-            outcome.last.eval_err5,
-            outcome.last.eval_n,
-            outcome.last.epoch + 1,
-            outcome.best.err1,
-            outcome.best.epoch + 1
-        );
-        println!("report: {}", dir.join("report.html").display());
+        // The run is done, whether somebody reads of it or not.
+        let _ = print_outcome(&outcome);
         Ok(())
     }
+}
+
+fn print_outcome(outcome: &Outcome) -> Result<()> {
+    say!(
+        "top-1 error {:.2} %, top-5 error {:.2} % on {} images after {} epochs (best top-1 {:.2} %, epoch {})",
+        outcome.last.eval_err1,
+        outcome.last.eval_err5,
+        outcome.last.eval_n,
+        outcome.last.epoch + 1,
+        outcome.best.err1,
+        outcome.best.epoch + 1
+    );
+    say!("report: {}", outcome.dir.file("report.html").display());
+    Ok(())
 }

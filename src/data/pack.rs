@@ -24,6 +24,7 @@ use super::files::{FieldHash, first_few};
 use super::progress::Progress;
 use super::{Dataset, Split, decode, scenes};
 use crate::error::{Error, Result};
+use crate::show::tell;
 
 const MAGIC: &[u8; 8] = b"RSDMPACK";
 const FORMAT_VERSION: u32 = 1;
@@ -293,7 +294,7 @@ impl<'a> Builder<'a> {
                 return Ok(Some(map));
             }
         }
-        eprintln!("{} is damaged and is made again", self.path.display());
+        tell(format_args!("{} is damaged and is made again", self.path.display()));
         Ok(None)
     }
 

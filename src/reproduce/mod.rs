@@ -15,6 +15,7 @@ use crate::error::{Error, Result};
 use crate::run::metrics::{self, Records};
 use crate::run::replace;
 use crate::run::run_dir::{Env, RunDir};
+use crate::show::tell;
 use crate::train::config::TrainConfig;
 use crate::train::trainer::Trainer;
 
@@ -76,7 +77,13 @@ pub fn reproduce(options: &Options, device: Device) -> Result<Pages> {
             (None, run) => run.map(|run| run.dir.best_weights()),
         };
         let config = experiment.config(options, pretrained)?;
-        eprintln!("run {} of {}: {} ({})", index + 1, wanted.len(), experiment.key, experiment.title);
+        tell(format_args!(
+            "run {} of {}: {} ({})",
+            index + 1,
+            wanted.len(),
+            experiment.key,
+            experiment.title
+        ));
         done.push(run(experiment, config, device)?);
         write_pages(options, &done)?;
     }

@@ -14,6 +14,7 @@ mod plan_on_kernels;
 mod predict;
 #[path = "../common/program.rs"]
 mod program;
+mod readers;
 mod recipes;
 mod repeat;
 mod resume;
