@@ -256,6 +256,22 @@ mod tests {
     }
 
     #[test]
+    fn every_flipped_bit_of_a_state_is_found() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("last.state.safetensors");
+        save(&path, &state(), &tensors()).unwrap();
+        let mut bytes = std::fs::read(&path).unwrap();
+        for bit in 0..8 * bytes.len() {
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            std::fs::write(&path, &bytes).unwrap();
+            assert!(load(&path).is_err(), "bit {} of byte {}", bit % 8, bit / 8);
+            bytes[bit / 8] ^= 1 << (bit % 8);
+        }
+        std::fs::write(&path, &bytes).unwrap();
+        assert_eq!(load(&path).unwrap().0, state());
+    }
+
+    #[test]
     fn weights_and_other_versions_are_told_apart() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("best.safetensors");
