@@ -3,6 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use signal_hook::consts::{SIGINT, SIGTERM};
+
 /// The result of every fallible function here.
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -50,8 +52,17 @@ pub enum Error {
         free_bytes: Option<usize>,
     },
     /// A signal asked the run to stop; the checkpoint is written.
-    #[error("stopped by {}", if *signal == 2 { "Ctrl-C" } else { "a termination signal" })]
+    #[error("stopped by {}", signal_name(*signal))]
     Interrupted { signal: i32 },
+}
+
+/// What people call the signal of this number.
+fn signal_name(signal: i32) -> &'static str {
+    match signal {
+        SIGINT => "Ctrl-C",
+        SIGTERM => "a termination signal",
+        other => signal_hook::low_level::signal_name(other).unwrap_or("a signal"),
+    }
 }
 
 impl Error {

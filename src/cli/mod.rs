@@ -22,6 +22,7 @@ use clap::{Parser, Subcommand};
 
 use crate::error::{Error, Result};
 use crate::show::tell;
+use crate::train::signal;
 
 /// Trains residual networks on kernels of its own
 #[derive(Debug, Parser)]
@@ -32,7 +33,7 @@ pub struct Cli {
 }
 
 const EXIT_CODES: &str = "Exit codes: 0 done, 1 failure, 2 usage, 3 no usable device, 4 data, 5 diverged, \
-6 does not fit, 130 or 143 stopped by a signal with a checkpoint written.";
+6 does not fit, 8 the GPU failed, 128 + N stopped by signal N with a checkpoint written.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -54,6 +55,7 @@ impl Cli {
     /// # Errors
     /// Whatever stops it; [`crate::Error::exit_code`] says how the process ends.
     pub fn run(self) -> Result<()> {
+        signal::report_files_too_large()?;
         match self.command {
             Command::Train(args) => args.run(),
             Command::Eval(args) => args.run(),
