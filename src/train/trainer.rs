@@ -6,10 +6,11 @@ use std::time::Instant;
 use super::config::TrainConfig;
 use super::log::{Interval, RunLog};
 use super::prepare::Prepared;
+use super::resume;
 use super::schedule::Schedule;
 use super::signal::Signals;
 use super::source::Source;
-use super::summary::Standing;
+use super::summary::{self, Standing};
 use crate::batch::{Augment, BatchContents, Loader, LoaderOptions, batches_per_epoch};
 use crate::device::Device;
 use crate::error::{Error, Result};
@@ -47,7 +48,6 @@ pub struct Trainer {
     state: TrainState,
     log: RunLog,
     signals: Signals,
-    last_eval: Option<Evaluation>,
 }
 
 impl Trainer {
@@ -75,16 +75,9 @@ impl Trainer {
     /// # Errors
     /// [`Error::Checkpoint`] if the checkpoint is damaged or of another model, and as [`Trainer::start`].
     pub fn resume(dir: RunDir, config: TrainConfig, device: Device) -> Result<Trainer> {
+        resume::refuse_lost_state(&dir)?;
         let mut run = Prepared::new(config, device)?;
-        let path = dir.last_state();
-        let state = if path.exists() {
-            let (state, tensors) = state::load(&path)?;
-            run.training.restore(&tensors, state.step, &path)?;
-            state
-        } else {
-            // The run ended before its first checkpoint.
-            run.first_state()
-        };
+        let state = resume::last_state(&dir, &mut run)?;
         Trainer::assemble(run, dir, state)
     }
 
@@ -92,18 +85,7 @@ impl Trainer {
         let log = RunLog::open(dir, &run.record(&state), run.total_steps)?;
         let signals = Signals::install()?;
         let Prepared { config, source, training, schedule, steps_per_epoch, total_steps, .. } = run;
-        Ok(Trainer {
-            config,
-            source,
-            training,
-            schedule,
-            steps_per_epoch,
-            total_steps,
-            state,
-            log,
-            signals,
-            last_eval: None,
-        })
+        Ok(Trainer { config, source, training, schedule, steps_per_epoch, total_steps, state, log, signals })
     }
 
     /// The run's folder.
@@ -134,6 +116,9 @@ impl Trainer {
         let mut loader = self.loader()?;
         if self.state.step == 0 {
             self.save()?;
+        } else if !summary::csv_is_of(self.dir(), &self.state.history) {
+            // The process before this one ended between a state and its pages.
+            self.write_pages()?;
         }
         let mut interval = Interval::begin();
         loop {
@@ -146,7 +131,7 @@ impl Trainer {
                 self.training.take_busy_time()?;
                 interval.start += paused.elapsed();
             }
-            if self.state.step == self.total_steps {
+            if self.is_done() {
                 return Ok(());
             }
             self.step(&mut loader, &mut interval)?;
@@ -169,11 +154,15 @@ impl Trainer {
         }
     }
 
+    fn is_done(&self) -> bool {
+        self.state.step >= self.total_steps
+    }
+
     /// Whether the steps of the current epoch are done and its evaluation is not.
     fn epoch_is_complete(&self) -> bool {
         let per_epoch = self.steps_per_epoch * self.config.grad_accum_steps as u64;
         let begun = self.state.batch_in_epoch > 0;
-        self.state.batch_in_epoch >= per_epoch || (begun && self.state.step == self.total_steps)
+        self.state.batch_in_epoch >= per_epoch || (begun && self.is_done())
     }
 
     fn interrupted(&mut self, signal: i32) -> Result<()> {
@@ -181,7 +170,7 @@ impl Trainer {
         let step = self.state.step;
         let message = format!("stopped at step {step}; resume with --resume {}", self.dir().path().display());
         self.log.event(step, "interrupted", &message)?;
-        self.write_report("stopped by a signal", None)?;
+        self.write_report("stopped by a signal", None);
         Err(Error::Interrupted { signal })
     }
 
@@ -195,7 +184,9 @@ impl Trainer {
             (position / batches, position % batches)
         } else if self.epoch_is_complete() {
             // Only its evaluation is missing: the next batch is the first of the next epoch, and none is left to skip.
-            self.state.batch_in_epoch = batches;
+            if !self.is_done() {
+                self.state.batch_in_epoch = batches;
+            }
             (self.state.epoch + 1, 0)
         } else {
             (self.state.epoch, self.state.batch_in_epoch)
@@ -284,7 +275,7 @@ impl Trainer {
             self.dir().last_state().display()
         );
         self.log.event(self.state.step, "diverged", &message)?;
-        self.write_report("diverged", None)?;
+        self.write_report("diverged", None);
         Err(Error::Diverged { step, message })
     }
 
@@ -294,7 +285,7 @@ impl Trainer {
         let message =
             format!("{what}. The last checkpoint is kept: go on with residuum train --resume {dir}");
         self.log.event(self.state.step, "device failed", &message)?;
-        self.write_report("stopped by a failure of the GPU", None)?;
+        self.write_report("stopped by a failure of the GPU", None);
         Err(Error::DeviceFailed(message))
     }
 
@@ -324,7 +315,7 @@ impl Trainer {
             return Ok(());
         }
         let batches = self.batches_per_epoch()?;
-        while self.state.step < self.total_steps && self.state.batch_in_epoch < batches {
+        while !self.is_done() && self.state.batch_in_epoch < batches {
             if let Some(batch) = loader.next()? {
                 loader.recycle(batch);
             }
@@ -355,17 +346,14 @@ impl Trainer {
         self.state.epoch += 1;
         self.state.batch_in_epoch = 0;
         self.state.partial = EpochSums::default();
-        self.last_eval = Some(evaluation);
-        // The state comes last: a run killed before it evaluates once more and writes the same files again.
+        // What the state does not hold comes before it: a run killed in between evaluates once more and writes the same
+        // files again. Pages come after it; a run killed in between writes them when it resumes.
         if best {
             self.model_file()?.write(&self.dir().best_weights())?;
         }
-        if self.state.step == self.total_steps {
-            self.write_report("finished", Some(&self.model_file()?))?;
-        } else {
-            self.write_report("running", None)?;
-        }
-        self.save()
+        self.log.predictions(self.state.step, &self.source, &evaluation);
+        self.save()?;
+        self.write_pages()
     }
 
     fn epoch_row(&self, evaluation: &Evaluation) -> Epoch {
@@ -437,9 +425,20 @@ impl Trainer {
         Ok(ModelFile::new(&self.dir().last_weights(), card, self.training.weights()?))
     }
 
-    fn write_report(&self, status: &str, model: Option<&ModelFile>) -> Result<()> {
-        let (history, evaluation) = (&self.state.history, self.last_eval.as_ref());
-        self.log.report(&self.source, &Standing { history, evaluation, model, status })
+    /// Writes the pages of a run that goes on, or is over.
+    fn write_pages(&mut self) -> Result<()> {
+        if self.is_done() {
+            let model = self.model_file()?;
+            self.write_report("finished", Some(&model));
+        } else {
+            self.write_report("running", None);
+        }
+        Ok(())
+    }
+
+    fn write_report(&mut self, status: &str, model: Option<&ModelFile>) {
+        let standing = Standing { history: &self.state.history, model, status };
+        self.log.pages(self.state.step, &self.source, &standing);
     }
 
     fn finish(self) -> Result<Outcome> {

@@ -6,6 +6,7 @@ mod bad_data;
 mod bad_files;
 mod bad_flags;
 mod data;
+mod going_on;
 mod networks;
 mod old_run;
 mod plan;

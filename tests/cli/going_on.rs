@@ -1,0 +1,141 @@
+//! What a run goes on from, and what it refuses to go on from: its state, its settings, its images.
+
+use std::fs;
+use std::path::Path;
+
+use residuum::run::checkpoint;
+use residuum::run::state::{self, TrainState};
+
+use crate::program::Program;
+
+const STATE: &str = "last.state.safetensors";
+
+fn resume(run: &Path) -> String {
+    format!("train --resume {}", run.display())
+}
+
+/// Rewrites the numbers of the state of `run`.
+fn edit_state(program: &Program, run: &Path, edit: impl FnOnce(&mut TrainState)) {
+    let path = program.checkpoint(run, STATE);
+    let (mut state, tensors) = state::load(&path).unwrap();
+    edit(&mut state);
+    state::save(&path, &state, &tensors).unwrap();
+}
+
+#[test]
+fn a_state_beyond_the_end_of_its_run_is_an_error() {
+    let program = Program::with_scenes();
+    let run = program.trains("");
+    let config = program.path(&run).join("config.toml");
+    let text = fs::read_to_string(&config).unwrap();
+    fs::write(&config, text.replace("epochs = 2", "epochs = 1")).unwrap();
+    let before = program.checkpoint_bytes(&run, "last.safetensors");
+    program.fails(
+        &resume(&run),
+        1,
+        &[STATE, "has 10 updates done and the run ends after 5", "raise --epochs"],
+    );
+    assert!(program.checkpoint_bytes(&run, "last.safetensors") == before);
+}
+
+#[test]
+fn numbers_that_contradict_each_other_are_an_error() {
+    let program = Program::with_scenes();
+    let run = program.trains("--max-steps 7 --recovery-interval 7 --grad-accum-steps 1");
+    let config = program.path(&run).join("config.toml");
+    let text = fs::read_to_string(&config).unwrap();
+    fs::write(&config, text.replace("max_steps = 7", "max_steps = 9")).unwrap();
+    let whole = program.checkpoint_bytes(&run, STATE);
+    type Edit = fn(&mut TrainState);
+    let cases: [(Edit, &str); 6] = [
+        (|state| state.batch_in_epoch += 1, "1 batches into an epoch that began at step 7"),
+        (|state| state.step = 0, "step 0 is 0 batches into an epoch"),
+        (|state| state.samples += 1, "57 images, 0 of them"),
+        (|state| state.epoch = 0, "epoch 0 after 2 evaluated ones"),
+        (|state| state.model = "resnet34".into(), "is of resnet34 and the settings ask for resnet18"),
+        (|state| state.seed = 3, "is of seed 3 and the settings ask for 0"),
+    ];
+    for (edit, what) in cases {
+        fs::write(program.checkpoint(&run, STATE), &whole).unwrap();
+        edit_state(&program, &run, edit);
+        program.fails(&resume(&run), 1, &[STATE, what]);
+    }
+    fs::write(program.checkpoint(&run, STATE), &whole).unwrap();
+    program.succeeds(&resume(&run));
+}
+
+#[test]
+fn a_number_of_a_state_that_changed_by_itself_is_found() {
+    let program = Program::with_scenes();
+    let run = program.trains("--max-steps 1");
+    let path = program.checkpoint(&run, STATE);
+    let mut bytes = fs::read(&path).unwrap();
+    let field = br#"\"samples\":8"#;
+    let position = bytes.windows(field.len()).position(|part| part == field).unwrap();
+    bytes[position + field.len() - 1] ^= 1;
+    fs::write(&path, bytes).unwrap();
+    program.fails(&resume(&run), 1, &[STATE, "does not match its checksum", "restore the file"]);
+}
+
+#[test]
+fn a_run_whose_state_is_gone_is_refused_and_nothing_is_overwritten() {
+    let program = Program::with_scenes();
+    let run = program.trains("--log-interval 1");
+    fs::remove_file(program.checkpoint(&run, STATE)).unwrap();
+    let files =
+        ["checkpoints/last.safetensors", "checkpoints/best.safetensors", "summary.csv", "metrics.jsonl"];
+    let read = || files.map(|name| fs::read(program.path(&run).join(name)).unwrap());
+    let before = read();
+    let parts = [STATE, "is missing", "2 epochs behind it", "restore the file from a copy", "--config"];
+    program.fails(&resume(&run), 1, &parts);
+    assert!(read() == before);
+
+    // In the first epoch there are steps alone.
+    let metrics = String::from_utf8(before[3].clone()).unwrap();
+    let head: Vec<&str> = metrics.lines().take(3).collect();
+    fs::write(program.path(&run).join("metrics.jsonl"), head.join("\n") + "\n").unwrap();
+    program.fails(&resume(&run), 1, &[STATE, "is missing", "2 logged steps behind it"]);
+}
+
+#[test]
+fn a_run_that_was_killed_before_its_first_state_begins_again() {
+    let program = Program::with_scenes();
+    let run = program.trains("--max-steps 1");
+    let folder = program.path(&run);
+    fs::remove_dir_all(folder.join("checkpoints")).unwrap();
+    fs::create_dir(folder.join("checkpoints")).unwrap();
+    let metrics = fs::read_to_string(folder.join("metrics.jsonl")).unwrap();
+    fs::write(folder.join("metrics.jsonl"), metrics.lines().next().unwrap().to_string() + "\n").unwrap();
+    program.succeeds(&resume(&run));
+    assert!(program.checkpoint(&run, STATE).exists());
+}
+
+#[test]
+fn a_page_that_cannot_be_written_is_an_event() {
+    let program = Program::with_scenes();
+    let run = program.trains("--max-steps 6");
+    let folder = program.path(&run);
+    let config = fs::read_to_string(folder.join("config.toml")).unwrap();
+    fs::write(folder.join("config.toml"), config.replace("max_steps = 6", "max_steps = 10")).unwrap();
+    fs::remove_file(folder.join("summary.csv")).unwrap();
+    fs::create_dir(folder.join("summary.csv")).unwrap();
+    let metrics = fs::read_to_string(folder.join("metrics.jsonl")).unwrap();
+    fs::write(folder.join("metrics.jsonl"), format!("{metrics}\0\n")).unwrap();
+    program.succeeds(&resume(&run));
+
+    let state = checkpoint::read(&program.checkpoint(&run, STATE)).unwrap();
+    assert_eq!(state.metadata["step"], 10);
+    let log = fs::read_to_string(folder.join("log.txt")).unwrap();
+    for part in ["a page of the run is left out: ", "metrics.jsonl: line ", "cannot write", "summary.csv"] {
+        assert!(log.contains(part), "no `{part}`:\n{log}");
+    }
+    let metrics = fs::read_to_string(folder.join("metrics.jsonl")).unwrap();
+    assert!(metrics.contains(r#""event":"page left out""#));
+
+    // Where the fault is gone, the pages are made.
+    fs::write(folder.join("metrics.jsonl"), metrics.replace("\0\n", "")).unwrap();
+    fs::remove_dir(folder.join("summary.csv")).unwrap();
+    program.succeeds(&resume(&run));
+    assert_eq!(fs::read_to_string(folder.join("summary.csv")).unwrap().lines().count(), 4);
+    assert!(fs::read_to_string(folder.join("report.html")).unwrap().contains("finished"));
+}
