@@ -30,6 +30,11 @@ impl SettingArgs {
         let recipe = self.config.as_deref().map(Recipe::read).transpose()?;
         TrainConfig::layered(data_dir, recipe.as_ref(), &self.flags)
     }
+
+    /// The settings of a run, replaced by the flags that were given.
+    pub(super) fn over(&self, config: TrainConfig) -> TrainConfig {
+        config.with(&self.flags)
+    }
 }
 
 /// Takes the device that `--device` names, saying on stderr why `auto` did not take a GPU.

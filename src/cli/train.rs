@@ -8,7 +8,7 @@ use super::flags::{SettingArgs, open_device};
 use crate::error::{Error, Result};
 use crate::run::run_dir::RunDir;
 use crate::show::tell;
-use crate::train::config::TrainConfig;
+use crate::train::resume::OnChange;
 use crate::train::trainer::{Outcome, Trainer};
 
 /// Train a network: on a data set, or on generated scenes if none is given
@@ -17,9 +17,13 @@ use crate::train::trainer::{Outcome, Trainer};
 pub(super) struct TrainArgs {
     #[command(flatten)]
     settings: SettingArgs,
-    /// Resume the run in this folder; its settings stay as they are
-    #[arg(long, value_name = "RUN", exclusive = true, help_heading = "Run")]
+    /// Resume the run in this folder, with its own settings but for those that are given
+    #[arg(long, value_name = "RUN", help_heading = "Run")]
+    #[arg(conflicts_with_all = ["config", "output", "experiment", "pretrained"])]
     resume: Option<PathBuf>,
+    /// Resume although settings or images that decide results have changed
+    #[arg(long, requires = "resume", help_heading = "Run")]
+    allow_changed: bool,
 }
 
 impl TrainArgs {
@@ -27,9 +31,10 @@ impl TrainArgs {
         let trainer = match &self.resume {
             Some(path) => {
                 let dir = RunDir::open(path)?;
-                let config: TrainConfig = dir.read_config()?;
+                let config = self.settings.over(dir.read_config()?);
                 let device = open_device(*config.device)?;
-                Trainer::resume(dir, config, device)?
+                let on_change = if self.allow_changed { OnChange::GoOn } else { OnChange::Refuse };
+                Trainer::resume(dir, config, device, on_change)?
             }
             None => {
                 let config = self.settings.read(None)?;

@@ -17,6 +17,7 @@ use crate::run::replace;
 use crate::run::run_dir::{Env, RunDir};
 use crate::show::tell;
 use crate::train::config::TrainConfig;
+use crate::train::resume::OnChange;
 use crate::train::trainer::Trainer;
 
 pub use experiments::{Experiment, Part};
@@ -95,7 +96,7 @@ fn run(experiment: &'static Experiment, config: TrainConfig, device: Device) -> 
     let earlier = find(&config, experiment.key)?;
     let dir = match earlier {
         Some(dir) if is_done(&dir, &config)? => dir,
-        Some(dir) => Trainer::resume(dir, config.clone(), device)?.run()?.dir,
+        Some(dir) => Trainer::resume(dir, config.clone(), device, OnChange::Refuse)?.run()?.dir,
         None => Trainer::start(config.clone(), device)?.run()?.dir,
     };
     let env = dir.read_env()?;

@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::config::TrainConfig;
 use super::log::{Interval, RunLog};
 use super::prepare::Prepared;
-use super::resume;
+use super::resume::{self, OnChange, Resumed};
 use super::schedule::Schedule;
 use super::signal::Signals;
 use super::source::Source;
@@ -20,6 +20,7 @@ use crate::run::metrics::{Epoch, Eval, Step};
 use crate::run::model_card::{ModelCard, ObjectsCard};
 use crate::run::run_dir::RunDir;
 use crate::run::state::{self, Best, EpochSums, TrainState};
+use crate::show::tell;
 use crate::step::evaluate::Evaluation;
 use crate::step::{PixelSource, Training, pretrained};
 
@@ -70,15 +71,33 @@ impl Trainer {
         Trainer::assemble(run, dir, state)
     }
 
-    /// Resumes the run in `dir`, whose settings are `config`, from its last checkpoint.
+    /// Resumes the run in `dir` from its last checkpoint with the settings `config`, which the folder then has.
     ///
     /// # Errors
-    /// [`Error::Checkpoint`] if the checkpoint is damaged or of another model, and as [`Trainer::start`].
-    pub fn resume(dir: RunDir, config: TrainConfig, device: Device) -> Result<Trainer> {
+    /// [`Error::Checkpoint`] if the checkpoint is damaged or missing, or, unless `on_change` lets it pass, of other settings
+    /// or images that decide results; and as [`Trainer::start`].
+    pub fn resume(dir: RunDir, config: TrainConfig, device: Device, on_change: OnChange) -> Result<Trainer> {
         resume::refuse_lost_state(&dir)?;
+        let recorded: TrainConfig = dir.read_config()?;
         let mut run = Prepared::new(config, device)?;
-        let state = resume::last_state(&dir, &mut run)?;
-        Trainer::assemble(run, dir, state)
+        let Resumed { state, remarks } = resume::last_state(&dir, &recorded, &mut run, on_change)?;
+        let mut trainer = Trainer::assemble(run, dir, state)?;
+        if !remarks.is_empty() || trainer.config != recorded {
+            trainer.change(&recorded, &remarks)?;
+        }
+        Ok(trainer)
+    }
+
+    /// Says what has changed, and makes it the run's own. The folder is written to only now, under the lock of its log.
+    fn change(&mut self, recorded: &TrainConfig, remarks: &[(&'static str, String)]) -> Result<()> {
+        for (event, message) in remarks {
+            tell(message);
+            self.log.event(self.state.step, event, message)?;
+        }
+        if self.config != *recorded {
+            self.dir().write_config(&self.config)?;
+        }
+        self.save()
     }
 
     fn assemble(run: Prepared, dir: RunDir, state: TrainState) -> Result<Trainer> {

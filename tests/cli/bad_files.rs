@@ -37,7 +37,7 @@ fn a_resumed_state_of_another_model() {
     let text = fs::read_to_string(&config).unwrap();
     fs::write(&config, text.replace("resnet18", "resnet34")).unwrap();
     let resume = format!("train --resume {}", run.display());
-    let parts = ["last.state.safetensors", "is of resnet18", "ask for resnet34", "put --model"];
+    let parts = ["last.state.safetensors", "`model` is resnet34 and was resnet18", "put that back"];
     program.fails(&resume, 1, &parts);
     fs::write(&config, text.replace("lr = 0.01", "lr = \"fast\"")).unwrap();
     program.fails(&resume, 2, &["config.toml", "lr = \"fast\""]);

@@ -6,7 +6,7 @@ use std::path::Path;
 use residuum::run::checkpoint;
 use residuum::run::state::{self, TrainState};
 
-use crate::program::Program;
+use crate::program::{Program, SMALL_RUN, texts};
 
 const STATE: &str = "last.state.safetensors";
 
@@ -138,4 +138,116 @@ fn a_page_that_cannot_be_written_is_an_event() {
     program.succeeds(&resume(&run));
     assert_eq!(fs::read_to_string(folder.join("summary.csv")).unwrap().lines().count(), 4);
     assert!(fs::read_to_string(folder.join("report.html")).unwrap().contains("finished"));
+}
+
+/// A run of two steps of four on the data set `classes`, with `a` and `b`.
+fn half_of_a_run_on_classes() -> (Program, std::path::PathBuf) {
+    let program = Program::new();
+    program.write_classes(&["a", "b"]);
+    program.succeeds("train --data-dir classes --img-size 16 --batch-size 8 --epochs 2 --max-steps 2");
+    let run = program.only_run("runs");
+    (program, run)
+}
+
+#[test]
+fn a_run_does_not_go_on_when_labels_have_come_to_mean_something_else() {
+    let (program, run) = half_of_a_run_on_classes();
+    for split in ["train", "val"] {
+        let folder = program.path("classes").join(split);
+        fs::rename(folder.join("a"), folder.join("zz")).unwrap();
+    }
+    let goes_on = format!("{} --max-steps 4", resume(&run));
+    let before = ["config.toml", "metrics.jsonl", "checkpoints/last.state.safetensors"]
+        .map(|name| (name, fs::read(program.path(&run).join(name)).unwrap()));
+    program.fails(&goes_on, 1, &[STATE, "label 0 is `b` and was `a`", "--allow-changed"]);
+    for (name, bytes) in before {
+        assert!(fs::read(program.path(&run).join(name)).unwrap() == bytes, "{name} has changed");
+    }
+
+    let output = program.command(&format!("{goes_on} --allow-changed")).output().unwrap();
+    let said = "goes on as another (--allow-changed): label 0 is `b` and was `a`";
+    assert!(texts(&output).1.contains(said), "{}", texts(&output).1);
+    for name in ["log.txt", "metrics.jsonl", "report.html"] {
+        assert!(fs::read_to_string(program.path(&run).join(name)).unwrap().contains(said), "{name}");
+    }
+    // From then on it is the run's own.
+    program.succeeds(&resume(&run));
+}
+
+#[test]
+fn a_run_does_not_go_on_with_other_images() {
+    for (split, what) in [("train", "training images have other"), ("val", "validation images have other")] {
+        let (program, run) = half_of_a_run_on_classes();
+        let goes_on = format!("{} --max-steps 4", resume(&run));
+        let folder = program.path("classes").join(split);
+        let (image, copy) = (folder.join("a/0.png"), fs::read(folder.join("a/0.png")).unwrap());
+        fs::copy(folder.join("a/3.png"), &image).unwrap();
+        program.fails(&goes_on, 1, &[STATE, what, "--allow-changed"]);
+        fs::remove_file(&image).unwrap();
+        program.fails(&goes_on, 1, &[STATE, what, "--allow-changed"]);
+        // The same image is the same at whatever time it was written.
+        fs::write(&image, copy).unwrap();
+        program.succeeds(&goes_on);
+    }
+}
+
+#[test]
+fn a_run_does_not_go_on_with_other_settings() {
+    let program = Program::with_scenes();
+    let run = program.trains("--max-steps 6");
+    let config = program.path(&run).join("config.toml");
+    let text = fs::read_to_string(&config).unwrap();
+    let cases = [
+        ("seed = 0", "seed = 1", "`seed` is 1 and was 0"),
+        ("lr = 0.01", "lr = 0.02", "`lr` is 0.02 and was 0.01"),
+        ("batch_size = 8", "batch_size = 9", "`batch_size` is 9 and was 8"),
+        ("mean = [0.485,", "mean = [0.5,", "`mean` is 0.5,0.456,0.406 and was 0.485,0.456,0.406"),
+        ("nesterov = true", "nesterov = false", "`nesterov` is false and was true"),
+        ("model = ", "limit_train = 16\nmodel = ", "`limit_train` is 16 and was none"),
+    ];
+    for (was, is, what) in cases {
+        assert!(text.contains(was), "{was}");
+        fs::write(&config, text.replace(was, is)).unwrap();
+        program.fails(&resume(&run), 1, &[STATE, what, "--allow-changed"]);
+    }
+    fs::write(&config, &text).unwrap();
+    program.fails(&format!("{} --lr 0.02", resume(&run)), 1, &["`lr` is 0.02 and was 0.01"]);
+    program.succeeds(&format!("{} --lr 0.02 --max-steps 8 --allow-changed", resume(&run)));
+    let changed = fs::read_to_string(&config).unwrap();
+    assert_eq!(changed, text.replace("lr = 0.01", "lr = 0.02").replace("max_steps = 6", "max_steps = 8"));
+}
+
+#[test]
+fn what_users_change_is_given_as_flags_shown_and_recorded() {
+    let program = Program::with_scenes();
+    program.succeeds(&SMALL_RUN.replace("--epochs 2", "--epochs 1 --log-interval 1"));
+    let run = program.only_run("runs");
+    fs::rename(program.path("scenes"), program.path("moved")).unwrap();
+    let call = format!("{} --epochs 2 --data-dir moved --workers 2 --device cpu", resume(&run));
+    let output = program.command(&call).output().unwrap();
+    let said = texts(&output).1;
+    assert!(output.status.success(), "{said}");
+    for part in
+        ["goes on with changes: ", "`epochs` is 2 and was 1", "`workers` is 2 and was 1", "moved and was /"]
+    {
+        assert!(said.contains(part), "no `{part}`:\n{said}");
+    }
+    let events = program.records(&run).events;
+    assert!(
+        events.iter().any(|event| event.event == "changed" && said.contains(&event.message)),
+        "{events:?}"
+    );
+    let config = fs::read_to_string(program.path(&run).join("config.toml")).unwrap();
+    assert!(
+        config.contains("epochs = 2") && config.contains("moved\"") && config.contains("workers = 2"),
+        "{config}"
+    );
+    let records = program.records(&run);
+    assert_eq!(
+        records.steps.iter().map(|step| step.step).collect::<Vec<u64>>(),
+        (1..=10).collect::<Vec<u64>>()
+    );
+    // Nothing is left to say or to do.
+    let output = program.command(&resume(&run)).output().unwrap();
+    assert!(output.status.success() && !texts(&output).1.contains("changes"), "{}", texts(&output).1);
 }
