@@ -127,6 +127,8 @@ settings! {
         log_interval: u64 = 10, range 1.., resume Free => flag("N").alias("print-freq");
         /// Updates between checkpoints within an epoch; 0 for none.
         recovery_interval: u64 = 0, resume Free => flag("N");
+        /// Minutes between checkpoints within an epoch; 0 for none.
+        checkpoint_minutes: f64 = 10.0, range 0.0.., resume Free => flag("N");
         /// Folder that run folders go into.
         output: PathBuf = "runs".into(), resume Free => flag("DIR").alias("output-dir");
         /// Name of the run, after its time stamp.

@@ -49,6 +49,7 @@ pub struct Trainer {
     state: TrainState,
     log: RunLog,
     signals: Signals,
+    last_save: Instant,
 }
 
 impl Trainer {
@@ -104,7 +105,19 @@ impl Trainer {
         let log = RunLog::open(dir, &run.record(&state), run.total_steps)?;
         let signals = Signals::install()?;
         let Prepared { config, source, training, schedule, steps_per_epoch, total_steps, .. } = run;
-        Ok(Trainer { config, source, training, schedule, steps_per_epoch, total_steps, state, log, signals })
+        let last_save = Instant::now();
+        Ok(Trainer {
+            config,
+            source,
+            training,
+            schedule,
+            steps_per_epoch,
+            total_steps,
+            state,
+            log,
+            signals,
+            last_save,
+        })
     }
 
     /// The run's folder.
@@ -163,8 +176,7 @@ impl Trainer {
                 self.read_results(&mut interval)?;
                 return self.interrupted(signal);
             }
-            let recovery = self.config.recovery_interval;
-            if recovery > 0 && self.state.step.is_multiple_of(recovery) {
+            if self.checkpoint_is_due() {
                 self.read_results(&mut interval)?;
                 let paused = Instant::now();
                 self.save()?;
@@ -175,6 +187,13 @@ impl Trainer {
 
     fn is_done(&self) -> bool {
         self.state.step >= self.total_steps
+    }
+
+    /// Whether the last checkpoint is as many updates or minutes old as the settings allow.
+    fn checkpoint_is_due(&self) -> bool {
+        let (updates, minutes) = (self.config.recovery_interval, self.config.checkpoint_minutes);
+        let age = self.last_save.elapsed().as_secs_f64();
+        (updates > 0 && self.state.step.is_multiple_of(updates)) || (minutes > 0.0 && age >= 60.0 * minutes)
     }
 
     /// Whether the steps of the current epoch are done and its evaluation is not.
@@ -425,7 +444,9 @@ impl Trainer {
     fn save(&mut self) -> Result<()> {
         self.check_weights()?;
         self.model_file()?.write(&self.dir().last_weights())?;
-        state::save(&self.dir().last_state(), &self.state, &self.training.state()?)
+        state::save(&self.dir().last_state(), &self.state, &self.training.state()?)?;
+        self.last_save = Instant::now();
+        Ok(())
     }
 
     /// The weights as they are evaluated and exported.
