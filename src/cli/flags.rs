@@ -31,9 +31,13 @@ impl SettingArgs {
         TrainConfig::layered(data_dir, recipe.as_ref(), &self.flags)
     }
 
-    /// The settings of a run, replaced by the flags that were given.
-    pub(super) fn over(&self, config: TrainConfig) -> TrainConfig {
-        config.with(&self.flags)
+    /// The settings of a run, replaced by those that were given.
+    pub(super) fn over(&self, config: TrainConfig) -> Result<TrainConfig> {
+        let config = match &self.config {
+            Some(path) => Recipe::read(path)?.apply(&config)?,
+            None => config,
+        };
+        Ok(config.with(&self.flags))
     }
 }
 

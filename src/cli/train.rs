@@ -19,19 +19,21 @@ pub(super) struct TrainArgs {
     settings: SettingArgs,
     /// Resume the run in this folder, with its own settings but for those that are given
     #[arg(long, value_name = "RUN", help_heading = "Run")]
-    #[arg(conflicts_with_all = ["config", "output", "experiment", "pretrained"])]
+    #[arg(conflicts_with_all = ["config", "output", "experiment", "pretrained"], group = "going_on")]
     resume: Option<PathBuf>,
+    /// Resume the newest run of --experiment in --output, or begin it where there is none
+    #[arg(long, requires = "experiment", group = "going_on", help_heading = "Run")]
+    auto_resume: bool,
     /// Resume although settings or images that decide results have changed
-    #[arg(long, requires = "resume", help_heading = "Run")]
+    #[arg(long, requires = "going_on", help_heading = "Run")]
     allow_changed: bool,
 }
 
 impl TrainArgs {
     pub(super) fn run(self) -> Result<()> {
-        let trainer = match &self.resume {
-            Some(path) => {
-                let dir = RunDir::open(path)?;
-                let config = self.settings.over(dir.read_config()?);
+        let trainer = match self.earlier_run()? {
+            Some(dir) => {
+                let config = self.settings.over(dir.read_config()?)?;
                 let device = open_device(*config.device)?;
                 let on_change = if self.allow_changed { OnChange::GoOn } else { OnChange::Refuse };
                 Trainer::resume(dir, config, device, on_change)?
@@ -55,6 +57,18 @@ impl TrainArgs {
         // The run is done, whether somebody reads of it or not.
         let _ = print_outcome(&outcome);
         Ok(())
+    }
+
+    /// The run to resume.
+    fn earlier_run(&self) -> Result<Option<RunDir>> {
+        if let Some(path) = &self.resume {
+            return RunDir::open(path).map(Some);
+        }
+        if !self.auto_resume {
+            return Ok(None);
+        }
+        let config = self.settings.read(None)?;
+        Ok(config.experiment.and_then(|name| RunDir::newest(&config.output, &name)))
     }
 }
 

@@ -251,3 +251,19 @@ fn what_users_change_is_given_as_flags_shown_and_recorded() {
     let output = program.command(&resume(&run)).output().unwrap();
     assert!(output.status.success() && !texts(&output).1.contains("changes"), "{}", texts(&output).1);
 }
+
+#[test]
+fn the_same_command_begins_an_experiment_and_goes_on_with_it() {
+    let program = Program::with_scenes();
+    let call =
+        "train --data-dir scenes --img-size 32 --batch-size 8 --lr 0.01 --experiment night --auto-resume";
+    program.succeeds(&format!("{call} --epochs 1"));
+    let run = program.only_run("runs");
+    // One of another name is not taken for it.
+    program.succeeds(&format!("{call} --epochs 1").replace("night --auto-resume", "night-2b"));
+    program.succeeds(&format!("{call} --epochs 2"));
+    assert_eq!(program.records(&run).epochs.len(), 2);
+    assert_eq!(fs::read_dir(program.path("runs")).unwrap().count(), 2);
+    program.fails(&format!("{call} --epochs 2 --weight-decay 0.1"), 1, &[STATE, "`weight_decay` is 0.1"]);
+    program.fails("train --auto-resume", 2, &["--experiment <NAME>"]);
+}
