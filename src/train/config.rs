@@ -10,7 +10,7 @@ use super::recipe::Recipe;
 use super::schedule::{Decay, Schedule, Shape};
 use super::setting::{ANY, SettingFlags, Subset, above, flag, off, on, settings};
 use super::value::{Written, named_values, none_or};
-use crate::batch::{Augment, batches_per_epoch};
+use crate::batch::{Augment, BatchContents, LoaderOptions, batches_per_epoch};
 use crate::data::annotations::{Capacity, SplitAnnotations};
 use crate::device::DeviceChoice;
 use crate::error::{Error, Result};
@@ -129,6 +129,8 @@ settings! {
         recovery_interval: u64 = 0, resume Free => flag("N");
         /// Minutes between checkpoints within an epoch; 0 for none.
         checkpoint_minutes: f64 = 10.0, range 0.0.., resume Free => flag("N");
+        /// On SIGUSR1 write a checkpoint and go on, instead of ending.
+        checkpoint_on_usr1: bool = false, resume Free => on();
         /// Folder that run folders go into.
         output: PathBuf = "runs".into(), resume Free => flag("DIR").alias("output-dir");
         /// Name of the run, after its time stamp.
@@ -168,6 +170,9 @@ impl From<Precision> for DType {
 }
 
 named_values!(OptimiserKind Decay Precision);
+
+/// Batches prepared ahead.
+const PREFETCH: usize = 4;
 
 /// What the network has to know of the data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -331,6 +336,19 @@ impl TrainConfig {
             }
             OptimiserKind::Adam => Optimiser::Adam(adam(false)),
             OptimiserKind::AdamW => Optimiser::Adam(adam(true)),
+        }
+    }
+
+    /// How the loader prepares batches.
+    pub fn loader_options(&self, augment: Augment) -> LoaderOptions {
+        LoaderOptions {
+            batch_size: self.batch_size,
+            augment,
+            normalization: self.normalization(),
+            contents: BatchContents::Images,
+            seed: self.seed,
+            workers: self.workers,
+            prefetch: PREFETCH,
         }
     }
 

@@ -31,6 +31,15 @@ fn is_ignored(signal: i32) -> bool {
     mask.is_some_and(|mask| mask >> (signal - 1) & 1 == 1)
 }
 
+/// What a run does about SIGUSR1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnUsr1 {
+    /// It ends, as after any other notice.
+    End,
+    /// It writes a checkpoint and goes on.
+    GoOn,
+}
+
 /// The notices that whoever started this process wants heard.
 fn notices() -> impl Iterator<Item = i32> {
     NOTICES.into_iter().filter(|&signal| !is_ignored(signal))
@@ -40,6 +49,7 @@ fn notices() -> impl Iterator<Item = i32> {
 #[derive(Debug)]
 pub struct Signals {
     received: Arc<AtomicUsize>,
+    checkpoint_asked: Arc<AtomicBool>,
     handlers: Vec<SigId>,
 }
 
@@ -48,15 +58,22 @@ impl Signals {
     ///
     /// # Errors
     /// [`Error::Io`] if the operating system refuses.
-    pub fn install() -> Result<Signals> {
-        let mut signals = Signals { received: Arc::default(), handlers: Vec::new() };
+    pub fn install(on_usr1: OnUsr1) -> Result<Signals> {
+        let mut signals =
+            Signals { received: Arc::default(), checkpoint_asked: Arc::default(), handlers: Vec::new() };
         let impatient = Arc::new(AtomicBool::new(false));
         let refused = |signal| Error::io("install a handler of", format!("signal {signal}"));
         for signal in [SIGINT, SIGTERM] {
             signals.register_impatient(signal, &impatient).map_err(refused(signal))?;
         }
         for signal in notices() {
-            signals.register(signal).map_err(refused(signal))?;
+            if (signal, on_usr1) == (SIGUSR1, OnUsr1::GoOn) {
+                let asked = signals.checkpoint_asked.clone();
+                let handler = signal_hook::flag::register(signal, asked).map_err(refused(signal))?;
+                signals.handlers.push(handler);
+            } else {
+                signals.register(signal).map_err(refused(signal))?;
+            }
         }
         Ok(signals)
     }
@@ -73,6 +90,11 @@ impl Signals {
         self.handlers.push(flag::register_conditional_shutdown(signal, 128 + signal, impatient.clone())?);
         self.handlers.push(flag::register(signal, impatient.clone())?);
         self.register(signal)
+    }
+
+    /// Whether a checkpoint was asked for since the last call.
+    pub fn take_checkpoint_request(&self) -> bool {
+        self.checkpoint_asked.swap(false, Ordering::Relaxed)
     }
 
     /// The signal that asked the run to stop, if one did.
@@ -120,7 +142,7 @@ mod tests {
             return;
         }
         for signal in [SIGINT, SIGTERM].into_iter().chain(notices()) {
-            let signals = Signals::install().unwrap();
+            let signals = Signals::install(OnUsr1::End).unwrap();
             assert_eq!(signals.received(), None);
             raise(signal).unwrap();
             assert_eq!(signals.received(), Some(signal));
@@ -133,7 +155,7 @@ mod tests {
             assert!(in_child("notices_may_come_again_and_count_as_no_first_request").success());
             return;
         }
-        let signals = Signals::install().unwrap();
+        let signals = Signals::install(OnUsr1::End).unwrap();
         for signal in notices().chain(notices()).chain([SIGTERM]) {
             raise(signal).unwrap();
             assert_eq!(signals.received(), Some(signal));
@@ -146,7 +168,7 @@ mod tests {
             assert_eq!(in_child("the_second_signal_ends_the_process").code(), Some(130));
             return;
         }
-        let _signals = Signals::install().unwrap();
+        let _signals = Signals::install(OnUsr1::End).unwrap();
         raise(SIGTERM).unwrap();
         raise(SIGINT).unwrap();
         unreachable!("the second signal ends the process");

@@ -8,7 +8,7 @@ use super::log::{Interval, RunLog};
 use super::prepare::Prepared;
 use super::resume::{self, OnChange, Resumed};
 use super::schedule::Schedule;
-use super::signal::Signals;
+use super::signal::{OnUsr1, Signals};
 use super::source::Source;
 use super::summary::{self, Standing};
 use crate::batch::{Augment, BatchContents, Loader, LoaderOptions, batches_per_epoch};
@@ -23,9 +23,6 @@ use crate::run::state::{self, Best, EpochSums, TrainState};
 use crate::show::tell;
 use crate::step::evaluate::Evaluation;
 use crate::step::{PixelSource, Training, pretrained};
-
-/// Batches prepared ahead.
-const PREFETCH: usize = 4;
 
 /// How a run ended.
 #[derive(Debug, Clone)]
@@ -103,7 +100,8 @@ impl Trainer {
 
     fn assemble(run: Prepared, dir: RunDir, state: TrainState) -> Result<Trainer> {
         let log = RunLog::open(dir, &run.record(&state), run.total_steps)?;
-        let signals = Signals::install()?;
+        let signals =
+            Signals::install(if run.config.checkpoint_on_usr1 { OnUsr1::GoOn } else { OnUsr1::End })?;
         let Prepared { config, source, training, schedule, steps_per_epoch, total_steps, .. } = run;
         let last_save = Instant::now();
         Ok(Trainer {
@@ -176,7 +174,7 @@ impl Trainer {
                 self.read_results(&mut interval)?;
                 return self.interrupted(signal);
             }
-            if self.checkpoint_is_due() {
+            if self.checkpoint_is_due() || self.signals.take_checkpoint_request() {
                 self.read_results(&mut interval)?;
                 let paused = Instant::now();
                 self.save()?;
@@ -238,7 +236,7 @@ impl Trainer {
             PixelSource::Batch => BatchContents::Pixels,
             PixelSource::Resident { .. } => BatchContents::Indices,
         };
-        LoaderOptions { contents, ..loader_options(&self.config, augment) }
+        LoaderOptions { contents, ..self.config.loader_options(augment) }
     }
 
     fn batches_per_epoch(&self) -> Result<u64> {
@@ -487,18 +485,5 @@ impl Trainer {
         let last = self.state.history.last().cloned().ok_or_else(none)?;
         let best = self.state.best.ok_or_else(none)?;
         Ok(Outcome { dir, last, best })
-    }
-}
-
-/// How the loader prepares batches under these settings.
-pub fn loader_options(config: &TrainConfig, augment: Augment) -> LoaderOptions {
-    LoaderOptions {
-        batch_size: config.batch_size,
-        augment,
-        normalization: config.normalization(),
-        contents: BatchContents::Images,
-        seed: config.seed,
-        workers: config.workers,
-        prefetch: PREFETCH,
     }
 }

@@ -63,6 +63,24 @@ fn what_schedulers_and_lost_terminals_send_stops_a_run_as_a_termination_does() {
 }
 
 #[test]
+fn usr1_is_a_checkpoint_and_no_end_where_that_is_asked_for() {
+    let program = Program::with_scenes();
+    let call = LONG_RUN.replace("--epochs 6", "--epochs 2 --batch-size 2 --checkpoint-on-usr1");
+    let call = call.replacen("--batch-size 8 ", "", 1);
+    let mut child = program.command(&call).stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    let run = program.wait_for_steps(&mut child, 2);
+    let state_of = || state::load(&program.checkpoint(&run, "last.state.safetensors")).unwrap().0;
+    assert_eq!(state_of().step, 0);
+    signal(&child, "USR1");
+    let seen = program.records(&run).steps.len();
+    program.wait_for_steps(&mut child, seen + 3);
+    let step = state_of().step;
+    assert!((1..20).contains(&step), "step {step}");
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", texts(&output).1);
+}
+
+#[test]
 fn a_signal_that_whoever_started_the_run_ignores_stays_ignored() {
     let program = Program::with_scenes();
     let mut command = program.command_after("trap '' HUP", &format!("{SMALL_RUN} --log-interval 1"));
