@@ -3,6 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use signal_hook::consts::{SIGINT, SIGTERM};
+
 /// The result of every fallible function here.
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -36,6 +38,9 @@ pub enum Error {
     /// The operating system refused; `action` reads as in "cannot {action} {path}".
     #[error("cannot {action} {}: {source}", path.display())]
     Io { action: &'static str, path: PathBuf, source: io::Error },
+    /// What a command found out cannot be printed.
+    #[error("cannot write to stdout: {0}")]
+    Stdout(io::Error),
     /// The loss stopped being a finite number.
     #[error("diverged at step {step}: {message}")]
     Diverged { step: u64, message: String },
@@ -47,8 +52,17 @@ pub enum Error {
         free_bytes: Option<usize>,
     },
     /// A signal asked the run to stop; the checkpoint is written.
-    #[error("stopped by {}", if *signal == 2 { "Ctrl-C" } else { "a termination signal" })]
+    #[error("stopped by {}", signal_name(*signal))]
     Interrupted { signal: i32 },
+}
+
+/// What people call the signal of this number.
+fn signal_name(signal: i32) -> &'static str {
+    match signal {
+        SIGINT => "Ctrl-C",
+        SIGTERM => "a termination signal",
+        other => signal_hook::low_level::signal_name(other).unwrap_or("a signal"),
+    }
 }
 
 impl Error {
@@ -78,10 +92,17 @@ impl Error {
         Error::DoesNotFit { message: message.into(), free_bytes: None }
     }
 
+    /// Whether nobody reads stdout any more.
+    pub fn is_broken_pipe(&self) -> bool {
+        matches!(self, Error::Stdout(error) if error.kind() == io::ErrorKind::BrokenPipe)
+    }
+
     /// The process exit code of this failure, as the README lists them.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Error::Graph { .. } | Error::Checkpoint { .. } | Error::Io { .. } => 1,
+            // As of a process that SIGPIPE ended.
+            Error::Stdout(_) if self.is_broken_pipe() => 141,
+            Error::Stdout(_) | Error::Graph { .. } | Error::Checkpoint { .. } | Error::Io { .. } => 1,
             Error::Usage(_) | Error::Setting { .. } => 2,
             Error::Device(_) => 3,
             Error::Data { .. } => 4,

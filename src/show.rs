@@ -1,7 +1,16 @@
-//! How numbers are written for people: counts, sizes, times.
+//! What people read: messages on stderr, and how numbers are written in them: counts, sizes, times.
+
+use std::fmt::Display;
+use std::io::{Write, stderr};
 
 use bytesize::ByteSize;
 use indicatif::HumanCount;
+
+/// Says `line` on stderr. Whoever read it may be gone, or its disk be full: no message is worth the work in hand.
+pub(crate) fn tell(line: impl Display) {
+    // One write: lines of several threads stay whole.
+    let _ = stderr().write_all(format!("{line}\n").as_bytes());
+}
 
 /// `11,227,812`
 pub(crate) fn show_count(count: usize) -> String {

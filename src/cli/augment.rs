@@ -43,7 +43,7 @@ impl AugmentArgs {
             None => Gallery::figure_4(photo, self.seed),
         };
         write_file(&self.output, &gallery.draw().to_png())?;
-        println!("{} pictures in {}", gallery.len(), self.output.display());
+        say!("{} pictures in {}", gallery.len(), self.output.display());
         Ok(())
     }
 }

@@ -3,6 +3,7 @@
 use clap::Args;
 
 use super::flags::open_device;
+use super::output;
 use crate::check::{self, Launched, Outcome};
 use crate::device::DeviceChoice;
 use crate::error::{Error, Result};
@@ -63,12 +64,12 @@ impl CheckKernelsArgs {
                 note(trial.run(float, open()?)?);
             }
         }
-        print!("{table}");
+        output::print(&table)?;
         match launched.missing().as_slice() {
-            [] => println!("every kernel of this build was launched"),
-            missing => println!("not launched: {}", missing.join(", ")),
+            [] => say!("every kernel of this build was launched"),
+            missing => say!("not launched: {}", missing.join(", ")),
         }
-        println!("{checked} checks on {device}, {failed} failed");
+        say!("{checked} checks on {device}, {failed} failed");
         if failed > 0 {
             return Err(Error::Device(format!("{failed} kernels disagree with the CPU")));
         }

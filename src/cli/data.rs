@@ -82,7 +82,7 @@ impl DataArgs {
 impl ScenesArgs {
     fn run(self) -> Result<()> {
         scenes::write_miniplaces(&self.output, self.train, self.val, self.img_size, self.seed)?;
-        println!(
+        say!(
             "{} training and {} validation scenes in {}; train on them with: residuum train --data-dir {}",
             self.train,
             self.val,
@@ -101,7 +101,7 @@ impl PackArgs {
         let cache = self.cache_dir.map_or_else(pack::default_cache_dir, Ok)?;
         for split in [Split::Train, Split::Val] {
             let pack = Pack::open_or_build(&dataset, split, self.img_size, &cache)?;
-            println!("{}: {} images, {}", split.name(), pack.len(), show_bytes(pack.num_bytes()));
+            say!("{}: {} images, {}", split.name(), pack.len(), show_bytes(pack.num_bytes()));
         }
         Ok(())
     }

@@ -5,6 +5,7 @@ use std::env;
 use clap::Args;
 use pulp::Arch;
 
+use super::output;
 use crate::device::cuda::{Driver, Gpu, driver_package_version};
 use crate::device::kernels::{KERNELS, RESOURCES, Resources, TOOLKIT};
 use crate::device::{Device, NO_EMULATOR};
@@ -22,7 +23,7 @@ pub(super) struct DevicesArgs {
 
 impl DevicesArgs {
     pub(super) fn run(self) -> Result<()> {
-        print!("{}", if self.kernels { kernels() } else { devices() });
+        output::print(if self.kernels { kernels() } else { devices() })?;
         Ok(())
     }
 }

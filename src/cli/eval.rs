@@ -6,6 +6,7 @@ use clap::builder::PossibleValuesParser;
 use clap::{ArgGroup, Args};
 
 use super::flags::{check_picture, open_device, write_file};
+use super::output;
 use crate::batch::Augment;
 use crate::data::Split;
 use crate::data::annotations::Capacity;
@@ -17,9 +18,8 @@ use crate::report::{Align, Confusion, Table};
 use crate::run::run_dir::RunDir;
 use crate::step::evaluate::{Evaluation, Evaluator, Views};
 use crate::train::config::TrainConfig;
-use crate::train::signal::Signals;
+use crate::train::signal::{OnUsr1, Signals};
 use crate::train::source::SplitSource;
-use crate::train::trainer::loader_options;
 
 /// Where a model comes from.
 #[derive(Debug, Args)]
@@ -109,15 +109,15 @@ impl EvalArgs {
         let split = if self.split == "train" { Split::Train } else { Split::Val };
         let SplitSource { categories, pack, annotations } = SplitSource::open(&config, split)?;
         check_categories(&file, &categories)?;
-        let signals = Signals::install()?;
+        let signals = Signals::install(OnUsr1::End)?;
         let room = annotations.as_ref().map_or(Capacity { points: 1, objects: 1 }, |all| all.capacity(1));
         let mut session = file.session_with_room(self.batch_size, device, room)?;
         let views = if self.tta { Views::Mirrored } else { Views::One };
         let mut evaluator = Evaluator::new(&session, 0)?.with_views(views);
-        let options = loader_options(&config, Augment::NONE);
+        let options = config.loader_options(Augment::NONE);
         let evaluation =
             evaluator.run(&mut session, (&pack, annotations.as_deref()), &options, || signals.received())?;
-        println!(
+        say!(
             "{} on {} {} images: top-1 error {:.2} %, top-5 error {:.2} %, loss {:.4} ({:.1} images/s)",
             file.card.model,
             evaluation.num_images,
@@ -127,11 +127,11 @@ impl EvalArgs {
             evaluation.loss,
             evaluation.num_images as f64 / evaluation.elapsed.as_secs_f64()
         );
-        print!("{}", per_category(&categories, &evaluation));
+        output::print(per_category(&categories, &evaluation))?;
         if let Some(path) = &self.confusion {
             let confusion = Confusion::new(categories.clone(), &evaluation.confusion(categories.len()));
             write_file(path, &confusion.to_canvas().to_png())?;
-            println!("confusion matrix: {}", path.display());
+            say!("confusion matrix: {}", path.display());
         }
         Ok(())
     }

@@ -53,7 +53,7 @@ impl ExportArgs {
             Format::Onnx => export::write_onnx(&file, &self.output)?,
         }
         let card = &file.card;
-        println!(
+        say!(
             "{}, {} categories, {} pixels: {}",
             file.model()?.title(),
             card.categories.len(),

@@ -9,6 +9,7 @@ use bytesize::ByteSize;
 use crate::device::{Device, DeviceChoice};
 use crate::error::{Error, Result};
 use crate::run::replace;
+use crate::show::tell;
 use crate::train::config::TrainConfig;
 use crate::train::recipe::Recipe;
 use crate::train::setting::SettingFlags;
@@ -29,6 +30,15 @@ impl SettingArgs {
         let recipe = self.config.as_deref().map(Recipe::read).transpose()?;
         TrainConfig::layered(data_dir, recipe.as_ref(), &self.flags)
     }
+
+    /// The settings of a run, replaced by those that were given.
+    pub(super) fn over(&self, config: TrainConfig) -> Result<TrainConfig> {
+        let config = match &self.config {
+            Some(path) => Recipe::read(path)?.apply(&config)?,
+            None => config,
+        };
+        Ok(config.with(&self.flags))
+    }
 }
 
 /// Takes the device that `--device` names, saying on stderr why `auto` did not take a GPU.
@@ -38,7 +48,7 @@ pub(super) fn open_device(choice: DeviceChoice) -> Result<Device> {
         other => other,
     })?;
     if let Some(remark) = remark {
-        eprintln!("{remark}");
+        tell(remark);
     }
     Ok(device)
 }

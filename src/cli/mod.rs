@@ -1,5 +1,9 @@
 //! The command line: one file per subcommand, from raw flags to validated settings to a call into the library.
 
+// Before the commands, which use its macro.
+#[macro_use]
+mod output;
+
 mod augment;
 mod check_kernels;
 mod data;
@@ -12,9 +16,13 @@ mod predict;
 mod reproduce;
 mod train;
 
+use std::process::ExitCode;
+
 use clap::{Parser, Subcommand};
 
 use crate::error::{Error, Result};
+use crate::show::tell;
+use crate::train::signal;
 
 /// Trains residual networks on kernels of its own
 #[derive(Debug, Parser)]
@@ -25,7 +33,7 @@ pub struct Cli {
 }
 
 const EXIT_CODES: &str = "Exit codes: 0 done, 1 failure, 2 usage, 3 no usable device, 4 data, 5 diverged, \
-6 does not fit, 130 or 143 stopped by a signal with a checkpoint written.";
+6 does not fit, 8 the GPU failed, 128 + N stopped by signal N with a checkpoint written.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -47,6 +55,7 @@ impl Cli {
     /// # Errors
     /// Whatever stops it; [`crate::Error::exit_code`] says how the process ends.
     pub fn run(self) -> Result<()> {
+        signal::report_files_too_large()?;
         match self.command {
             Command::Train(args) => args.run(),
             Command::Eval(args) => args.run(),
@@ -62,8 +71,18 @@ impl Cli {
     }
 }
 
+/// Says what stopped the program, if something did, and how its process ends.
+pub fn end(outcome: Result<()>) -> ExitCode {
+    let Err(error) = outcome else { return ExitCode::SUCCESS };
+    // Whoever reads may have had enough, as in `residuum eval --run RUN | head`: that is no failure.
+    if !error.is_broken_pipe() {
+        tell(format_args!("error: {}", message(&error)));
+    }
+    ExitCode::from(error.exit_code())
+}
+
 /// What `error` says at the command line, where settings have the names of their flags.
-pub fn message(error: &Error) -> String {
+fn message(error: &Error) -> String {
     match error {
         Error::Setting { name, value, message } => format!("--{} {value}: {message}", name.replace('_', "-")),
         other => other.to_string(),

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::flags::{SettingArgs, parse_bytes, parse_images};
+use super::output;
 use crate::device::DeviceKind;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Node, Phase, Role};
@@ -50,21 +51,22 @@ impl PlanArgs {
         step.pixels = pixel_source(&step, &extent, device, self.memory)?;
         let planned = program(&step, device)?;
         let layers = evaluation_graph(&StepConfig { fuse: false, ..step.clone() }, "")?;
-        print!("{}", layer_table(&layers));
-        println!();
-        print!("{}", memory_table(&planned));
+        output::print(layer_table(&layers))?;
+        say!("");
+        output::print(memory_table(&planned))?;
         let cost = planned.plans[0].cost();
-        println!(
+        say!(
             "\na training step of {} images: {:.2} GFLOP, {} moved at least",
             step.batch_size,
             cost.flops as f64 / 1e9,
             show_bytes(cost.bytes as usize)
         );
         if let Some(line) = pixels_line(&step, &extent) {
-            println!("{line}");
+            say!("{line}");
         }
         if self.steps {
-            print!("\n{}", planned.plans[0]);
+            say!("");
+            output::print(&planned.plans[0])?;
         }
         self.memory.map_or(Ok(()), |memory| print_largest_batch(&step, &extent, memory, device))
     }
@@ -164,13 +166,13 @@ fn print_largest_batch(step: &StepConfig, extent: &Extent, memory: usize, device
             largest_batch(&step, room_with_data(memory), device)?
         {
             let peak = show_bytes(peak_bytes);
-            println!("{title} with the pixels of the data set on the device: {images} images ({peak})");
+            say!("{title} with the pixels of the data set on the device: {images} images ({peak})");
         }
         step.pixels = PixelSource::Batch;
     }
     match largest_batch(&step, memory, device)? {
         LargestBatch::Fits { images, peak_bytes } => {
-            println!("{title}: {images} images ({})", show_bytes(peak_bytes));
+            say!("{title}: {images} images ({})", show_bytes(peak_bytes));
             Ok(())
         }
         LargestBatch::TooLarge { images, peak_bytes } => Err(Error::does_not_fit(format!(

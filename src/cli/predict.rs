@@ -15,6 +15,7 @@ use crate::infer::predictor::{self, Predictor, Prepare, most_probable, photos_ba
 use crate::infer::submission;
 use crate::report::{PhotoTile, heat_map, sheet};
 use crate::run::checkpoint::{self, NamedTensor};
+use crate::show::tell;
 use crate::step::evaluate::{Evaluator, Views};
 use crate::tensor::{Shape, Tensor};
 
@@ -116,9 +117,9 @@ impl PredictArgs {
                 let named = |(label, share): (usize, f32)| (file.card.categories[label].clone(), share);
                 let bars: Vec<(String, f32)> =
                     most_probable(&row, NUM_SHOWN).into_iter().map(named).collect();
-                println!("{}", photo.display());
+                say!("{}", photo.display());
                 for (name, share) in &bars {
-                    println!("  {:5.1} %  {name}", 100.0 * share);
+                    say!("  {:5.1} %  {name}", 100.0 * share);
                 }
                 if self.output.is_some() {
                     let pictures = vec![decode_image(photo, PICTURE_SIZE)?];
@@ -129,7 +130,7 @@ impl PredictArgs {
         }
         if let Some(output) = &self.output {
             write_file(output, &sheet(&tiles, PICTURE_SIZE).to_png())?;
-            println!("picture: {}", output.display());
+            say!("picture: {}", output.display());
         }
         match &self.explain {
             Some(output) => self.explain_photos(file, explained, output, device),
@@ -164,7 +165,7 @@ impl PredictArgs {
         };
         let tiles: Vec<PhotoTile> = self.photos.iter().map(tile).collect::<Result<_>>()?;
         write_file(output, &sheet(&tiles, PICTURE_SIZE).to_png())?;
-        println!("where it was seen: {}", output.display());
+        say!("where it was seen: {}", output.display());
         Ok(())
     }
 
@@ -184,14 +185,14 @@ impl PredictArgs {
         let samples = submission::photos(file, &data, split)?;
         let (known, there_are) = (file.card.categories.len(), data.categories().len());
         if known < there_are {
-            eprintln!(
+            tell(format_args!(
                 "the model knows {known} of the {there_are} categories; it cannot be right about the others"
-            );
+            ));
         }
         let mut predictor = Predictor::new(file, samples.len(), self.views(), device)?;
         let text = submission::lines(&mut predictor, file, &data, &samples)?;
         write_file(target, text.as_bytes())?;
-        println!("{} photos of the {} split in {}", samples.len(), split.name(), target.display());
+        say!("{} photos of the {} split in {}", samples.len(), split.name(), target.display());
         Ok(())
     }
 }
@@ -247,6 +248,6 @@ fn predict_tensors(mut file: ModelFile, input: &Path, output: &Path, device: Dev
     }
     let logits = NamedTensor::f32("logits", [num_images, results.len() / num_images].as_slice(), results);
     checkpoint::write_atomic(output, &[logits], &serde_json::Value::Null)?;
-    println!("logits of {num_images} images in {}", output.display());
+    say!("logits of {num_images} images in {}", output.display());
     Ok(())
 }

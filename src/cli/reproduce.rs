@@ -6,7 +6,8 @@ use clap::Args;
 
 use super::flags::open_device;
 use crate::error::{Error, Result};
-use crate::reproduce::{Options, Part, reproduce};
+use crate::reproduce::{Options, Pages, Part, reproduce};
+use crate::show::tell;
 use crate::train::config::TrainConfig;
 use crate::train::setting::{SettingFlags, Subset};
 
@@ -63,11 +64,17 @@ impl ReproduceArgs {
         };
         let pages = reproduce(&options, device).inspect_err(|error| {
             if matches!(error, Error::Interrupted { .. }) {
-                eprintln!("resume with the same command; what is done is not done again");
+                tell("resume with the same command; what is done is not done again");
             }
         })?;
-        println!("page: {}", pages.html.display());
-        println!("Markdown: {}", pages.markdown.display());
+        // The runs are done, whether somebody reads of them or not.
+        let _ = print_pages(&pages);
         Ok(())
     }
+}
+
+fn print_pages(pages: &Pages) -> Result<()> {
+    say!("page: {}", pages.html.display());
+    say!("Markdown: {}", pages.markdown.display());
+    Ok(())
 }

@@ -7,8 +7,9 @@ use clap::Args;
 use super::flags::{SettingArgs, open_device};
 use crate::error::{Error, Result};
 use crate::run::run_dir::RunDir;
-use crate::train::config::TrainConfig;
-use crate::train::trainer::Trainer;
+use crate::show::tell;
+use crate::train::resume::OnChange;
+use crate::train::trainer::{Outcome, Trainer};
 
 /// Train a network: on a data set, or on generated scenes if none is given
 #[derive(Debug, Args)]
@@ -16,19 +17,26 @@ use crate::train::trainer::Trainer;
 pub(super) struct TrainArgs {
     #[command(flatten)]
     settings: SettingArgs,
-    /// Resume the run in this folder; its settings stay as they are
-    #[arg(long, value_name = "RUN", exclusive = true, help_heading = "Run")]
+    /// Resume the run in this folder, with its own settings but for those that are given
+    #[arg(long, value_name = "RUN", help_heading = "Run")]
+    #[arg(conflicts_with_all = ["config", "output", "experiment", "pretrained"], group = "going_on")]
     resume: Option<PathBuf>,
+    /// Resume the newest run of --experiment in --output, or begin it where there is none
+    #[arg(long, requires = "experiment", group = "going_on", help_heading = "Run")]
+    auto_resume: bool,
+    /// Resume although settings or images that decide results have changed
+    #[arg(long, requires = "going_on", help_heading = "Run")]
+    allow_changed: bool,
 }
 
 impl TrainArgs {
     pub(super) fn run(self) -> Result<()> {
-        let trainer = match &self.resume {
-            Some(path) => {
-                let dir = RunDir::open(path)?;
-                let config: TrainConfig = dir.read_config()?;
+        let trainer = match self.earlier_run()? {
+            Some(dir) => {
+                let config = self.settings.over(dir.read_config()?)?;
                 let device = open_device(*config.device)?;
-                Trainer::resume(dir, config, device)?
+                let on_change = if self.allow_changed { OnChange::GoOn } else { OnChange::Refuse };
+                Trainer::resume(dir, config, device, on_change)?
             }
             None => {
                 let config = self.settings.read(None)?;
@@ -36,23 +44,44 @@ impl TrainArgs {
                 Trainer::start(config, device)?
             }
         };
-        eprintln!("run folder: {}", trainer.dir().path().display());
+        tell(format_args!("run folder: {}", trainer.dir().path().display()));
         let dir = trainer.dir().path().to_path_buf();
         let outcome = trainer.run().inspect_err(|error| {
             if matches!(error, Error::Interrupted { .. }) {
-                eprintln!("checkpoint written; resume with: residuum train --resume {}", dir.display());
+                tell(format_args!(
+                    "checkpoint written; resume with: residuum train --resume {}",
+                    dir.display()
+                ));
             }
         })?;
-        println!(
-            "top-1 error {:.2} %, top-5 error {:.2} % on {} images after {} epochs (best top-1 {:.2} %, epoch {})",
-            outcome.last.eval_err1,
-            outcome.last.eval_err5,
-            outcome.last.eval_n,
-            outcome.last.epoch + 1,
-            outcome.best.err1,
-            outcome.best.epoch + 1
-        );
-        println!("report: {}", dir.join("report.html").display());
+        // The run is done, whether somebody reads of it or not.
+        let _ = print_outcome(&outcome);
         Ok(())
     }
+
+    /// The run to resume.
+    fn earlier_run(&self) -> Result<Option<RunDir>> {
+        if let Some(path) = &self.resume {
+            return RunDir::open(path).map(Some);
+        }
+        if !self.auto_resume {
+            return Ok(None);
+        }
+        let config = self.settings.read(None)?;
+        Ok(config.experiment.and_then(|name| RunDir::newest(&config.output, &name)))
+    }
+}
+
+fn print_outcome(outcome: &Outcome) -> Result<()> {
+    say!(
+        "top-1 error {:.2} %, top-5 error {:.2} % on {} images after {} epochs (best top-1 {:.2} %, epoch {})",
+        outcome.last.eval_err1,
+        outcome.last.eval_err5,
+        outcome.last.eval_n,
+        outcome.last.epoch + 1,
+        outcome.best.err1,
+        outcome.best.epoch + 1
+    );
+    say!("report: {}", outcome.dir.file("report.html").display());
+    Ok(())
 }

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use rayon::prelude::*;
 
 use super::decode::{self, Fit};
+use super::files::FieldHash;
 use super::objects::Annotation;
 use super::scenes::{self, SceneOptions};
 use super::{Dataset, Pack, Split, miniplaces};
@@ -142,6 +143,21 @@ impl Annotations {
             stored.images.push(StoredImage { objects: first..stored.objects.len(), is_annotated });
         }
         Some(stored)
+    }
+
+    /// A hash of all classes, objects and corners.
+    pub fn fingerprint(&self) -> u64 {
+        let mut hash = FieldHash::default();
+        self.class_names.iter().for_each(|name| hash.write(name.as_bytes()));
+        for image in &self.images {
+            hash.write(&[u8::from(image.is_annotated)]);
+            for object in &self.objects[image.objects.clone()] {
+                hash.write(&object.class.to_le_bytes());
+                hash.write(&object.num_points.to_le_bytes());
+            }
+        }
+        hash.write(bytemuck::cast_slice(&self.points));
+        hash.finish()
     }
 
     /// The number of images.

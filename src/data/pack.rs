@@ -24,6 +24,7 @@ use super::files::{FieldHash, first_few};
 use super::progress::Progress;
 use super::{Dataset, Split, decode, scenes};
 use crate::error::{Error, Result};
+use crate::show::tell;
 
 const MAGIC: &[u8; 8] = b"RSDMPACK";
 const FORMAT_VERSION: u32 = 1;
@@ -47,6 +48,7 @@ pub struct Pack {
     pixels: Pixels,
     images: Vec<PackedImage>,
     skipped: Vec<PathBuf>,
+    fingerprint: u64,
 }
 
 /// Where the pixels live.
@@ -103,7 +105,7 @@ impl Pack {
     pub fn from_scenes(options: &scenes::SceneOptions) -> Pack {
         let image_bytes = options.image_size * options.image_size * 3;
         let mut pixels = vec![0; options.num_images * image_bytes];
-        let images = pixels
+        let images: Vec<PackedImage> = pixels
             .par_chunks_mut(image_bytes)
             .enumerate()
             .map(|(index, pixels)| {
@@ -113,7 +115,9 @@ impl Pack {
                 PackedImage { name, label: Some(scene.category), slot: index }
             })
             .collect();
-        Pack { image_size: options.image_size, pixels: Pixels::Memory(pixels), images, skipped: Vec::new() }
+        let image_size = options.image_size;
+        let fingerprint = fingerprint(image_size, &images, &crc32c::crc32c(&pixels).to_le_bytes());
+        Pack { image_size, pixels: Pixels::Memory(pixels), images, skipped: Vec::new(), fingerprint }
     }
 
     /// The number of images.
@@ -166,10 +170,27 @@ impl Pack {
         self.len() * self.image_size * self.image_size * 3
     }
 
+    /// A hash of the names, labels and pixels of the images, the same wherever they lie and whenever they were packed.
+    pub fn fingerprint(&self) -> u64 {
+        self.fingerprint
+    }
+
     /// Images left out because they could not be decoded, which only `allow_missing` lets happen.
     pub fn skipped(&self) -> &[PathBuf] {
         &self.skipped
     }
+}
+
+/// What [`Pack::fingerprint`] says of images whose pixels have these `checksums`.
+fn fingerprint(image_size: usize, images: &[PackedImage], checksums: &[u8]) -> u64 {
+    let mut hash = FieldHash::default();
+    hash.write(&(image_size as u64).to_le_bytes());
+    for image in images {
+        hash.write(image.name.as_bytes());
+        hash.write(&image.label.map_or(u64::MAX, u64::from).to_le_bytes());
+    }
+    hash.write(checksums);
+    hash.finish()
 }
 
 /// The folder packs are cached in: `RESIDUUM_CACHE`, else `XDG_CACHE_HOME/residuum`, else `~/.cache/residuum`.
@@ -293,7 +314,7 @@ impl<'a> Builder<'a> {
                 return Ok(Some(map));
             }
         }
-        eprintln!("{} is damaged and is made again", self.path.display());
+        tell(format_args!("{} is damaged and is made again", self.path.display()));
         Ok(None)
     }
 
@@ -400,7 +421,7 @@ impl<'a> Builder<'a> {
         let skipped = self.undecodable(&map).map(|sample| sample.path.clone()).collect();
         let status = &map[self.layout.status_offset(0)..];
         let samples = self.dataset.samples(self.split).iter().enumerate();
-        let images = samples
+        let images: Vec<PackedImage> = samples
             .filter(|(slot, _)| status[*slot] != STATUS_UNDECODABLE)
             .map(|(slot, sample)| {
                 let name = sample.path.display().to_string();
@@ -408,11 +429,14 @@ impl<'a> Builder<'a> {
             })
             .collect();
         let offset_bytes = self.layout.pixel_offset(0);
+        let checksums = &map[HEADER_BYTES..self.layout.status_offset(self.layout.num_images)];
+        let fingerprint = fingerprint(self.image_size, &images, checksums);
         Ok(Pack {
             image_size: self.image_size,
             pixels: Pixels::Mapped { map, offset_bytes },
             images,
             skipped,
+            fingerprint,
         })
     }
 }

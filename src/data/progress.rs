@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::show::tell;
+
 /// How often a log, which keeps every line, gets one.
 const LINE_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -34,7 +36,12 @@ impl Progress {
         if let Some(mut due) = self.next_line.as_ref().and_then(|due| due.try_lock().ok())
             && Instant::now() >= *due
         {
-            eprintln!("{}: {}/{}", self.what, self.bar.position(), self.bar.length().unwrap_or_default());
+            tell(format_args!(
+                "{}: {}/{}",
+                self.what,
+                self.bar.position(),
+                self.bar.length().unwrap_or_default()
+            ));
             *due = Instant::now() + LINE_INTERVAL;
         }
     }

@@ -15,7 +15,9 @@ use crate::error::{Error, Result};
 use crate::run::metrics::{self, Records};
 use crate::run::replace;
 use crate::run::run_dir::{Env, RunDir};
+use crate::show::tell;
 use crate::train::config::TrainConfig;
+use crate::train::resume::OnChange;
 use crate::train::trainer::Trainer;
 
 pub use experiments::{Experiment, Part};
@@ -76,7 +78,13 @@ pub fn reproduce(options: &Options, device: Device) -> Result<Pages> {
             (None, run) => run.map(|run| run.dir.best_weights()),
         };
         let config = experiment.config(options, pretrained)?;
-        eprintln!("run {} of {}: {} ({})", index + 1, wanted.len(), experiment.key, experiment.title);
+        tell(format_args!(
+            "run {} of {}: {} ({})",
+            index + 1,
+            wanted.len(),
+            experiment.key,
+            experiment.title
+        ));
         done.push(run(experiment, config, device)?);
         write_pages(options, &done)?;
     }
@@ -88,7 +96,7 @@ fn run(experiment: &'static Experiment, config: TrainConfig, device: Device) -> 
     let earlier = find(&config, experiment.key)?;
     let dir = match earlier {
         Some(dir) if is_done(&dir, &config)? => dir,
-        Some(dir) => Trainer::resume(dir, config.clone(), device)?.run()?.dir,
+        Some(dir) => Trainer::resume(dir, config.clone(), device, OnChange::Refuse)?.run()?.dir,
         None => Trainer::start(config.clone(), device)?.run()?.dir,
     };
     let env = dir.read_env()?;

@@ -5,8 +5,9 @@
 //! header's own metadata is an unordered map, so two keys would change the bytes from run to run): the same
 //! tensors give the same bytes.
 //!
-//! The format has no checksum. Files written here carry the CRC-32C of their data next to the metadata, and it
-//! is checked where it is present; files of other programs are read without.
+//! The format has no checksum. Files written here carry two in the metadata, the CRC-32C of their data and that of the
+//! header itself, so that no bit of a file can change unseen. They are checked where they are present; files of other
+//! programs are read without, those of earlier versions without the second.
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
@@ -149,9 +150,19 @@ impl Checkpoint {
     }
 }
 
+/// What stands before the digits of the header's checksum, and what stands in their place while it is computed.
+const CHECKSUM_LABEL: &[u8] = br#"\"header_crc32c\":\""#;
+const NO_CHECKSUM: &str = "00000000";
+
 /// What stands under [`METADATA_KEY`].
 #[derive(Serialize, Deserialize)]
+// Else a damaged name of a checksum would switch its check off.
+#[serde(deny_unknown_fields)]
 struct OwnMetadata<'a> {
+    /// CRC-32C of the header with [`NO_CHECKSUM`] in this place, in hexadecimal; the first field, so that nothing of the
+    /// content is taken for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    header_crc32c: Option<String>,
     /// CRC-32C of everything after the header.
     crc32c: u32,
     content: Cow<'a, Value>,
@@ -223,12 +234,23 @@ fn header_of(
         let info = TensorInfo { dtype: tensor.data.dtype(), shape: tensor.shape.clone(), data_offsets };
         infos.push((tensor.name.clone(), info));
     }
-    let own = serde_json::to_string(&OwnMetadata { crc32c, content: Cow::Borrowed(metadata) })?;
+    let header_crc32c = Some(NO_CHECKSUM.into());
+    let own =
+        serde_json::to_string(&OwnMetadata { header_crc32c, crc32c, content: Cow::Borrowed(metadata) })?;
     let header = Metadata::new(Some(HashMap::from([(METADATA_KEY.to_string(), own)])), infos)
         .map_err(|error| error.to_string())?;
     let mut header = serde_json::to_vec(&header)?;
     header.resize(header.len().next_multiple_of(LENGTH_BYTES as usize), b' ');
+    let checksum = format!("{:08x}", crc32c::crc32c(&header));
+    let digits = checksum_digits(&mut header).expect("the metadata begins with this field");
+    digits.copy_from_slice(checksum.as_bytes());
     Ok(header)
+}
+
+/// The digits of the header's own checksum, if it has one.
+fn checksum_digits(header: &mut [u8]) -> Option<&mut [u8]> {
+    let label = header.windows(CHECKSUM_LABEL.len()).position(|bytes| bytes == CHECKSUM_LABEL)?;
+    header.get_mut(label + CHECKSUM_LABEL.len()..)?.get_mut(..NO_CHECKSUM.len())
 }
 
 /// Reads the safetensors file at `path`. Elements of type f16 and bf16 become f32.
@@ -265,7 +287,7 @@ fn damaged(what: impl std::fmt::Display) -> Damage {
 
 /// Reads the `length` bytes of a file, each tensor straight into the memory it stays in.
 fn read_from(mut reader: impl Read, length: u64) -> std::result::Result<Checkpoint, Damage> {
-    let header_bytes = read_header(&mut reader, length)?;
+    let mut header_bytes = read_header(&mut reader, length)?;
     let header: Metadata = serde_json::from_slice(&header_bytes)
         .map_err(|error| damaged(format_args!("the header of the file is damaged ({error})")))?;
     let found_bytes = length - LENGTH_BYTES - header_bytes.len() as u64;
@@ -277,6 +299,9 @@ fn read_from(mut reader: impl Read, length: u64) -> std::result::Result<Checkpoi
     }
 
     let own = own_metadata(&header)?;
+    if let Some(written) = own.as_ref().and_then(|own| own.header_crc32c.as_deref()) {
+        check_header(&mut header_bytes, written)?;
+    }
     let mut crc32c = 0;
     let mut tensors = Vec::new();
     for name in header.offset_keys() {
@@ -311,6 +336,19 @@ fn read_header(reader: &mut impl Read, length: u64) -> std::result::Result<Vec<u
     let mut header = vec![0; header_length as usize];
     reader.read_exact(&mut header)?;
     Ok(header)
+}
+
+/// Fails unless the header's own checksum is the one that was `written`.
+fn check_header(header: &mut [u8], written: &str) -> std::result::Result<(), Damage> {
+    if let Some(digits) = checksum_digits(header) {
+        digits.copy_from_slice(NO_CHECKSUM.as_bytes());
+    }
+    match format!("{:08x}", crc32c::crc32c(header)) {
+        computed if computed == written => Ok(()),
+        computed => Err(damaged(format_args!(
+            "the header does not match its checksum ({computed}, written as {written})"
+        ))),
+    }
 }
 
 fn own_metadata(header: &Metadata) -> std::result::Result<Option<OwnMetadata<'static>>, Damage> {

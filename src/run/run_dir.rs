@@ -70,6 +70,21 @@ impl RunDir {
         )))
     }
 
+    /// The newest run folder that [`RunDir::create`] made below `output` for `name` and that is whole; `None` where there is
+    /// none.
+    pub fn newest(output: &Path, name: &str) -> Option<RunDir> {
+        let entries = fs::read_dir(output).ok()?;
+        let mut runs: Vec<_> = entries
+            .filter_map(|entry| {
+                let path = entry.ok()?.path();
+                let key = creation_of(path.file_name()?.to_str()?, name)?;
+                Some((key, RunDir::open(&path).ok()?))
+            })
+            .collect();
+        runs.sort_by(|(a, _), (b, _)| a.cmp(b));
+        runs.pop().map(|(_, run)| run)
+    }
+
     /// Path of the run folder.
     pub fn path(&self) -> &Path {
         &self.path
@@ -168,6 +183,18 @@ impl RunDir {
     }
 }
 
+/// The time stamp of a folder called `folder`, and which it is of those of its second, if it is of a run called `name`.
+fn creation_of(folder: &str, name: &str) -> Option<(String, u32)> {
+    let (stamp, rest) = folder.split_at_checked("20260131-180000".len())?;
+    let is_stamp =
+        stamp.bytes().enumerate().all(|(i, byte)| if i == 8 { byte == b'-' } else { byte.is_ascii_digit() });
+    let count = match rest.strip_prefix('-')?.strip_prefix(name)? {
+        "" => 1,
+        suffix => suffix.strip_prefix('-')?.parse().ok()?,
+    };
+    is_stamp.then(|| (stamp.to_string(), count))
+}
+
 /// What a run ran on: `env.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Env {
@@ -261,6 +288,30 @@ mod tests {
             );
             assert!(path.join("checkpoints").is_dir());
         }
+    }
+
+    #[test]
+    fn the_newest_whole_run_of_a_name_is_found() {
+        let folder = tempfile::tempdir().unwrap();
+        let newest = |name| RunDir::newest(folder.path(), name).map(|run| run.path);
+        assert_eq!(newest("a"), None);
+        let names = ["20260131-180000-a", "20260131-180001-a", "20260131-180001-a-2", "20260131-180001-a-10"];
+        for name in names {
+            let path = folder.path().join(name);
+            fs::create_dir_all(path.join(CHECKPOINTS)).unwrap();
+            fs::write(path.join(CONFIG), "").unwrap();
+            assert_eq!(newest("a"), Some(path));
+        }
+        // Of another name, without a stamp, or not whole.
+        for name in ["20270131-180000-ab", "20270131-180000-a-b", "2027-01-31-1800-a", "20270131-180000-a"] {
+            fs::create_dir(folder.path().join(name)).unwrap();
+            if !name.ends_with("0-a") {
+                fs::create_dir(folder.path().join(name).join(CHECKPOINTS)).unwrap();
+                fs::write(folder.path().join(name).join(CONFIG), "").unwrap();
+            }
+        }
+        assert_eq!(newest("a"), Some(folder.path().join("20260131-180001-a-10")));
+        assert_eq!(RunDir::newest(&folder.path().join("none"), "a"), None);
     }
 
     #[test]

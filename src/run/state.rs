@@ -5,6 +5,7 @@
 //! the one before, whole. It is written between optimiser steps, so it never holds half-accumulated
 //! gradients; random numbers need no state at all, since they are a function of (seed, epoch, sample).
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -15,7 +16,9 @@ use crate::run::checkpoint::{self, NamedTensor};
 use crate::run::metrics::Epoch;
 
 /// Raised whenever the meaning of the file changes.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
+/// The format whose states do not say what they belong to.
+const WITHOUT_ORIGIN: u32 = 1;
 
 /// The numbers of a training state. Every field must be there when one is read: a run that resumes from a
 /// default resumes from something else.
@@ -24,6 +27,9 @@ pub const FORMAT: u32 = 1;
 pub struct TrainState {
     /// The version of the file's format, [`FORMAT`].
     pub format: u32,
+    /// What the state belongs to; `None` in files of format 1 alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<Origin>,
     /// The model the tensors belong to, such as `resnet18`.
     pub model: String,
     /// The seed of all random numbers.
@@ -50,9 +56,10 @@ pub struct TrainState {
 
 impl TrainState {
     /// The state before the first step.
-    pub fn first(model: String, seed: u64) -> TrainState {
+    pub fn first(origin: Origin, model: String, seed: u64) -> TrainState {
         TrainState {
             format: FORMAT,
+            origin: Some(origin),
             model,
             seed,
             step: 0,
@@ -65,6 +72,20 @@ impl TrainState {
             history: Vec::new(),
         }
     }
+}
+
+/// What a state belongs to: with other settings or images, a run would not go on but become another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Origin {
+    /// The settings that decide results, by name.
+    pub settings: BTreeMap<String, String>,
+    /// Names of the categories, by label.
+    pub categories: Vec<String>,
+    /// Fingerprint of the training images.
+    pub train_images: u64,
+    /// Fingerprint of the validation images.
+    pub val_images: u64,
 }
 
 /// Sums over the batches of the epoch in progress.
@@ -115,7 +136,7 @@ pub fn save(path: &Path, state: &TrainState, tensors: &[NamedTensor]) -> Result<
 pub fn load(path: &Path) -> Result<(TrainState, Vec<NamedTensor<'static>>)> {
     let file = checkpoint::read(path)?;
     match file.metadata.get("format").and_then(Value::as_u64) {
-        Some(format) if format == u64::from(FORMAT) => {}
+        Some(format) if [WITHOUT_ORIGIN, FORMAT].map(u64::from).contains(&format) => {}
         Some(format) => {
             return Err(Error::checkpoint(
                 path,
@@ -133,8 +154,13 @@ pub fn load(path: &Path) -> Result<(TrainState, Vec<NamedTensor<'static>>)> {
             ));
         }
     }
-    let state = serde_json::from_value(file.metadata)
-        .map_err(|error| Error::checkpoint(path, format!("the training state is incomplete: {error}")))?;
+    let incomplete =
+        |what: String| Error::checkpoint(path, format!("the training state is incomplete: {what}"));
+    let state: TrainState =
+        serde_json::from_value(file.metadata).map_err(|error| incomplete(error.to_string()))?;
+    if state.origin.is_none() && state.format != WITHOUT_ORIGIN {
+        return Err(incomplete("missing field `origin`".into()));
+    }
     Ok((state, file.tensors))
 }
 
@@ -174,8 +200,15 @@ mod tests {
     use crate::run::metrics;
 
     fn state() -> TrainState {
+        let origin = Origin {
+            settings: BTreeMap::from([("lr".to_string(), "0.05".to_string())]),
+            categories: vec!["beach".into(), "bridge".into()],
+            train_images: u64::MAX,
+            val_images: 7,
+        };
         TrainState {
             format: FORMAT,
+            origin: Some(origin),
             model: "resnet18".into(),
             seed: u64::MAX,
             step: 2_346,
@@ -241,7 +274,7 @@ mod tests {
         let path = folder.path().join("last.state.safetensors");
         let whole = serde_json::to_value(state()).unwrap();
         let fields: Vec<String> = whole.as_object().unwrap().keys().cloned().collect();
-        assert_eq!(fields.len(), 11);
+        assert_eq!(fields.len(), 12);
         for field in fields {
             let mut metadata = whole.clone();
             metadata.as_object_mut().unwrap().remove(&field);
@@ -256,6 +289,31 @@ mod tests {
     }
 
     #[test]
+    fn a_state_of_the_first_format_does_not_say_what_it_belongs_to() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("last.state.safetensors");
+        let old = TrainState { format: WITHOUT_ORIGIN, origin: None, ..state() };
+        save(&path, &old, &tensors()).unwrap();
+        assert_eq!(load(&path).unwrap().0, old);
+    }
+
+    #[test]
+    fn every_flipped_bit_of_a_state_is_found() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("last.state.safetensors");
+        save(&path, &state(), &tensors()).unwrap();
+        let mut bytes = std::fs::read(&path).unwrap();
+        for bit in 0..8 * bytes.len() {
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            std::fs::write(&path, &bytes).unwrap();
+            assert!(load(&path).is_err(), "bit {} of byte {}", bit % 8, bit / 8);
+            bytes[bit / 8] ^= 1 << (bit % 8);
+        }
+        std::fs::write(&path, &bytes).unwrap();
+        assert_eq!(load(&path).unwrap().0, state());
+    }
+
+    #[test]
     fn weights_and_other_versions_are_told_apart() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("best.safetensors");
@@ -263,6 +321,6 @@ mod tests {
         assert!(load(&path).unwrap_err().to_string().contains("no training state; use it with"));
         let newer = TrainState { format: FORMAT + 1, ..state() };
         save(&path, &newer, &tensors()).unwrap();
-        assert!(load(&path).unwrap_err().to_string().contains("state of format 2, this version reads 1"));
+        assert!(load(&path).unwrap_err().to_string().contains("state of format 3, this version reads 2"));
     }
 }

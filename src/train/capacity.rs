@@ -5,7 +5,7 @@ use crate::device::{Device, DeviceKind};
 use crate::error::{Error, Result};
 use crate::exec::{Session, Start};
 use crate::plan::Program;
-use crate::show::show_bytes;
+use crate::show::{show_bytes, tell};
 use crate::step::{PixelSource, StepConfig, Training, program};
 
 /// What [`largest_batch`] finds.
@@ -59,7 +59,7 @@ pub fn largest_batch(step: &StepConfig, memory_bytes: usize, device: DeviceKind)
 pub(super) fn open(mut step: StepConfig, source: &Source, device: Device) -> Result<Training> {
     step.pixels = pixel_source(&step, &source.extent(), device.kind(), device.free_bytes()?)?;
     if let Some(line) = pixels_line(&step, &source.extent()) {
-        eprintln!("{line}");
+        tell(line);
     }
     let holds_pixels = matches!(step.pixels, PixelSource::Resident { .. });
     let session = open_session(&step, device)?;

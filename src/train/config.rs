@@ -10,7 +10,7 @@ use super::recipe::Recipe;
 use super::schedule::{Decay, Schedule, Shape};
 use super::setting::{ANY, SettingFlags, Subset, above, flag, off, on, settings};
 use super::value::{Written, named_values, none_or};
-use crate::batch::{Augment, batches_per_epoch};
+use crate::batch::{Augment, BatchContents, LoaderOptions, batches_per_epoch};
 use crate::data::annotations::{Capacity, SplitAnnotations};
 use crate::device::DeviceChoice;
 use crate::error::{Error, Result};
@@ -27,7 +27,7 @@ settings! {
     pub struct TrainConfig {
         ["Data"]
         /// Data set: MiniPlaces, or a folder per category under train/ and val/.
-        data_dir: Option<PathBuf> = None => flag("DIR").alias("data-path");
+        data_dir: Option<PathBuf> = None, resume Free => flag("DIR").alias("data-path");
         /// Keep the first N categories.
         categories: Option<usize> = None, range 1.. => flag("N");
         /// Keep N training images, spread over the categories.
@@ -35,12 +35,12 @@ settings! {
         /// Keep N validation images, spread over the categories.
         limit_val: Option<usize> = None, range 1.. => flag("N");
         /// Leave out listed images that are missing or unreadable.
-        allow_missing: bool = false => on();
+        allow_missing: bool = false, resume Free => on();
         /// Where decoded photos are kept.
-        cache_dir: Option<PathBuf> = None, shown "RESIDUUM_CACHE, or residuum in the user's cache folder"
+        cache_dir: Option<PathBuf> = None, shown "RESIDUUM_CACHE, or residuum in the user's cache folder", resume Free
             => flag("DIR");
         /// Threads that prepare batches.
-        workers: usize = 1, range 1.. => flag("N").short('j');
+        workers: usize = 1, range 1.., resume Free => flag("N").short('j');
 
         ["Model"]
         /// Network.
@@ -53,7 +53,7 @@ settings! {
         #[serde(with = "none_or")]
         objects: Option<ObjectsKind> = None => flag("WAY");
         /// Start from the weights in FILE, safetensors of torchvision's or of a run, with a new last layer.
-        pretrained: Option<PathBuf> = None => flag("FILE").alias("pretrained-path");
+        pretrained: Option<PathBuf> = None, resume Free => flag("FILE").alias("pretrained-path");
         /// Train the last layer alone.
         freeze: bool = false => on();
         /// Factor of the learning rate before the last layer.
@@ -74,11 +74,11 @@ settings! {
         /// Batches per update.
         grad_accum_steps: usize = 1, range 1.. => flag("N");
         /// Passes over the training images.
-        epochs: u64 = 90, scenes 8, range 1.. => flag("N");
+        epochs: u64 = 90, scenes 8, range 1.., resume Changes => flag("N");
         /// Updates of an epoch.
         steps_per_epoch: Option<u64> = None, shown "one pass over the training images", range 1.. => flag("N");
         /// Most updates; the schedule then spans these.
-        max_steps: Option<u64> = None, range 1.. => flag("N");
+        max_steps: Option<u64> = None, range 1.., resume Changes => flag("N");
         /// Update rule.
         opt: OptimiserKind = OptimiserKind::Sgd => flag("NAME");
         /// Learning rate after the warm-up.
@@ -118,19 +118,23 @@ settings! {
         /// Seed of weights, order and augmentation.
         seed: u64 = 0 => flag("N");
         /// Where to run: auto, cpu, cuda, cuda:N or simt.
-        device: Written<DeviceChoice> = Written::known("auto") => flag("DEVICE");
+        device: Written<DeviceChoice> = Written::known("auto"), resume Free => flag("DEVICE");
         /// Type of activations.
         precision: Precision = Precision::F32 => flag("TYPE");
         /// Run fused operations.
         fuse: bool = true => off("Run the textbook graph instead of fused operations");
         /// Updates between lines of the log.
-        log_interval: u64 = 10, range 1.. => flag("N").alias("print-freq");
+        log_interval: u64 = 10, range 1.., resume Free => flag("N").alias("print-freq");
         /// Updates between checkpoints within an epoch; 0 for none.
-        recovery_interval: u64 = 0 => flag("N");
+        recovery_interval: u64 = 0, resume Free => flag("N");
+        /// Minutes between checkpoints within an epoch; 0 for none.
+        checkpoint_minutes: f64 = 10.0, range 0.0.., resume Free => flag("N");
+        /// On SIGUSR1 write a checkpoint and go on, instead of ending.
+        checkpoint_on_usr1: bool = false, resume Free => on();
         /// Folder that run folders go into.
-        output: PathBuf = "runs".into() => flag("DIR").alias("output-dir");
+        output: PathBuf = "runs".into(), resume Free => flag("DIR").alias("output-dir");
         /// Name of the run, after its time stamp.
-        experiment: Option<String> = None, shown "model and size" => flag("NAME");
+        experiment: Option<String> = None, shown "model and size", resume Free => flag("NAME");
     }
 }
 
@@ -166,6 +170,9 @@ impl From<Precision> for DType {
 }
 
 named_values!(OptimiserKind Decay Precision);
+
+/// Batches prepared ahead.
+const PREFETCH: usize = 4;
 
 /// What the network has to know of the data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -226,15 +233,7 @@ impl TrainConfig {
             if let Some(recipe) = recipe {
                 config = recipe.apply(&config)?;
             }
-            config.set(flags.given());
-            // A run is resumed from any folder: its configuration holds no relative path to read from.
-            let read = [&mut config.data_dir, &mut config.cache_dir, &mut config.pretrained];
-            for path in read.into_iter().flatten() {
-                if let Ok(absolute) = std::path::absolute(&*path) {
-                    *path = absolute;
-                }
-            }
-            Ok::<_, Error>(config)
+            Ok::<_, Error>(config.with(flags))
         };
         // Some defaults depend on settings that may be given.
         let given = over(TrainConfig::plain())?;
@@ -243,6 +242,19 @@ impl TrainConfig {
             defaults.set_adam();
         }
         over(defaults)
+    }
+
+    /// These settings, replaced by `flags`.
+    pub fn with<S: Subset>(mut self, flags: &SettingFlags<S>) -> TrainConfig {
+        self.set(flags.given());
+        // A run is resumed from any folder: its configuration holds no relative path to read from.
+        let read = [&mut self.data_dir, &mut self.cache_dir, &mut self.pretrained];
+        for path in read.into_iter().flatten() {
+            if let Ok(absolute) = std::path::absolute(&*path) {
+                *path = absolute;
+            }
+        }
+        self
     }
 
     /// The settings that prepare images as the model of `card` expects them.
@@ -324,6 +336,19 @@ impl TrainConfig {
             }
             OptimiserKind::Adam => Optimiser::Adam(adam(false)),
             OptimiserKind::AdamW => Optimiser::Adam(adam(true)),
+        }
+    }
+
+    /// How the loader prepares batches.
+    pub fn loader_options(&self, augment: Augment) -> LoaderOptions {
+        LoaderOptions {
+            batch_size: self.batch_size,
+            augment,
+            normalization: self.normalization(),
+            contents: BatchContents::Images,
+            seed: self.seed,
+            workers: self.workers,
+            prefetch: PREFETCH,
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::predictions;
 use super::progress::Progress;
 use super::source::Source;
 use super::summary::{self, Standing};
@@ -9,6 +10,8 @@ use crate::error::Result;
 use crate::run::metrics::{Epoch, Eval, Event, MetricsLog, Run, Step};
 use crate::run::run_dir::{Env, RunDir};
 use crate::run::tensorboard::EventFile;
+use crate::show::tell;
+use crate::step::evaluate::Evaluation;
 
 /// The logs of a run in its folder.
 pub(super) struct RunLog {
@@ -92,18 +95,45 @@ impl RunLog {
         ];
         self.events.scalars(row.step, &scalars)?;
         self.progress.epoch(row, epochs);
-        self.dir.log(&summary::epoch_line(row, epochs))
+        self.note(&summary::epoch_line(row, epochs));
+        Ok(())
+    }
+
+    /// A line of `log.txt`, which is for people: no run ends for want of it.
+    fn note(&self, line: &str) {
+        if let Err(error) = self.dir.log(line) {
+            tell(format_args!("{error}: {line}"));
+        }
     }
 
     /// Something happened after `step` updates that is not a measurement.
     pub(super) fn event(&mut self, step: u64, event: &str, message: &str) -> Result<()> {
-        self.dir.log(message)?;
+        self.note(message);
         self.metrics.append(&Event { step, event: event.into(), message: message.into() })
     }
 
-    /// Writes the report and what it is made from.
-    pub(super) fn report(&self, source: &Source, standing: &Standing) -> Result<()> {
-        summary::write(&self.dir, &self.env, source, standing)
+    /// Keeps what `evaluation`, after `step` updates, said of each image, for the report.
+    pub(super) fn predictions(&mut self, step: u64, source: &Source, evaluation: &Evaluation) {
+        let written = predictions::write(&self.dir, &source.val, &evaluation.predictions);
+        self.expect_page(step, written);
+    }
+
+    /// Writes the pages of a run of `step` updates.
+    pub(super) fn pages(&mut self, step: u64, source: &Source, standing: &Standing) {
+        let written = summary::write_report(&self.dir, &self.env, source, standing);
+        self.expect_page(step, written);
+        // It comes last: where it says what the state says, the report does, too.
+        let written = summary::write_csv(&self.dir, standing.history);
+        self.expect_page(step, written);
+    }
+
+    /// A page that cannot be written is an event: the run is worth more, and its next page may succeed.
+    fn expect_page(&mut self, step: u64, written: Result<()>) {
+        let Err(error) = written else { return };
+        let message = format!("a page of the run is left out: {error}");
+        tell(&message);
+        // On a full disk this fails as well, and the next checkpoint says so.
+        let _ = self.event(step, "page left out", &message);
     }
 
     /// The run is over.

@@ -7,6 +7,7 @@ pub mod predictions;
 mod prepare;
 mod progress;
 pub mod recipe;
+pub mod resume;
 pub mod schedule;
 pub mod setting;
 pub mod signal;

@@ -3,13 +3,14 @@
 use super::capacity;
 use super::config::TrainConfig;
 use super::schedule::Schedule;
+use super::setting::OnResume;
 use super::source::Source;
 use crate::device::{Device, DeviceKind};
 use crate::error::Result;
 use crate::graph::Role;
 use crate::models::Model;
 use crate::run::metrics::Run;
-use crate::run::state::TrainState;
+use crate::run::state::{Origin, TrainState};
 use crate::step::Training;
 
 /// Settings, data and the network in training, with its initial values.
@@ -40,7 +41,15 @@ impl Prepared {
 
     /// The state of a run of which no step is done.
     pub(super) fn first_state(&self) -> TrainState {
-        TrainState::first(self.model.title(), self.config.seed)
+        TrainState::first(self.origin(), self.model.title(), self.config.seed)
+    }
+
+    /// What a state of this run belongs to.
+    pub(super) fn origin(&self) -> Origin {
+        let mut settings = self.config.records();
+        settings.retain(|name, _| TrainConfig::on_resume(name) != OnResume::Free);
+        let [train_images, val_images] = self.source.fingerprints();
+        Origin { settings, categories: self.source.categories.clone(), train_images, val_images }
     }
 
     /// What the log says of the run, which continues from `state`.

@@ -5,6 +5,7 @@ use std::io::IsTerminal;
 
 use super::summary::epoch_line;
 use crate::run::metrics::{Epoch, Step};
+use crate::show::tell;
 
 /// The voice of a run.
 #[derive(Debug)]
@@ -35,10 +36,10 @@ impl Progress {
         let waiting = 100.0 * line.data_wait_ms / line.step_ms;
         match &self.bar {
             Some(bar) => bar.set_message(format!("loss {:.4}  {:.1} images/s", line.loss, line.img_s)),
-            None => eprintln!(
+            None => tell(format_args!(
                 "step {}/{total}  loss {:.4}  lr {:.5}  {:.1} images/s  waiting for data {waiting:.1} %",
                 line.step, line.loss, line.lr, line.img_s
-            ),
+            )),
         }
     }
 
@@ -47,7 +48,7 @@ impl Progress {
         let line = epoch_line(row, epochs);
         match &self.bar {
             Some(bar) => bar.println(line),
-            None => eprintln!("{line}"),
+            None => tell(line),
         }
     }
 

@@ -15,7 +15,7 @@ use crate::error::{self, Error};
 ///
 /// A row is `name: Type = default => flag;`. After the default may stand `scenes` and `adam` with the defaults of runs on
 /// generated scenes and of runs with Adam, `shown` with what help calls the default, and `range` with the range of the
-/// numbers, which must be finite as well; after the flag `with`, another flag. The row's docstring is the field's and the
+/// numbers, which must be finite as well, and `resume` with what it is to a run that goes on; after the flag `with`, another flag. The row's docstring is the field's and the
 /// flag's help.
 macro_rules! settings {
     ($(#[$meta:meta])* pub struct TrainConfig { $([$heading:literal] $(
@@ -23,7 +23,7 @@ macro_rules! settings {
         $(#[serde($($serde:tt)*)])?
         $name:ident: $Type:ty = $default:expr
             $(, scenes $scenes:expr)? $(, adam $adam:expr)? $(, shown $shown:literal)? $(, range $range:expr)?
-            => $flag:expr $(, with $with:expr)?;
+            $(, resume $resume:ident)? => $flag:expr $(, with $with:expr)?;
     )+)+ }) => {
         #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
         // A run folder of an earlier version lacks the settings that were added since.
@@ -75,6 +75,18 @@ macro_rules! settings {
                 })+)+
             }
 
+            /// What the setting `name` is to a run that goes on.
+            pub(super) fn on_resume(name: &str) -> $crate::train::setting::OnResume {
+                use $crate::train::setting::OnResume;
+                let marked = [$($($((stringify!($name), OnResume::$resume),)?)+)+];
+                marked.iter().find(|(marked, _)| *marked == name).map_or(OnResume::Kept, |(_, is)| *is)
+            }
+
+            /// Every setting as files of a run record it, by name.
+            pub(super) fn records(&self) -> std::collections::BTreeMap<String, String> {
+                [$($((stringify!($name).to_string(), $crate::train::setting::record(&self.$name)),)+)+].into()
+            }
+
             fn check_ranges(&self) -> $crate::Result<()> {
                 $($($($crate::train::setting::check(stringify!($name), &self.$name, $range)?;)?)+)+
                 Ok(())
@@ -84,6 +96,22 @@ macro_rules! settings {
 }
 
 pub(super) use settings;
+
+/// What a setting is to a run that goes on with another value of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum OnResume {
+    /// It decides results: a run is what it was begun with.
+    Kept,
+    /// It decides how much is still to come.
+    Changes,
+    /// It decides no result.
+    Free,
+}
+
+/// `value` as files of a run record it.
+pub(super) fn record(value: &impl Value) -> String {
+    value.record()
+}
 
 /// A flag that takes a value, which help calls `value_name`.
 pub(super) fn flag(value_name: &'static str) -> Arg {

@@ -1,18 +1,55 @@
-//! Ctrl-C and termination: the first asks the run to stop after a checkpoint, the second ends the process at
-//! once.
+//! Signals that ask a run to stop after a checkpoint. A second Ctrl-C or termination ends the process at once; what a
+//! scheduler or a lost terminal announces may come any number of times.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use signal_hook::SigId;
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2, SIGXCPU, SIGXFSZ};
 
 use crate::error::{Error, Result};
 
-/// Handlers of SIGINT and SIGTERM, installed for as long as this lives.
+/// From a terminal that is gone, and from schedulers before a job's time is over. SIGXCPU comes once a second.
+const NOTICES: [i32; 4] = [SIGHUP, SIGUSR1, SIGUSR2, SIGXCPU];
+
+/// Makes a write beyond the process's limit for the size of files fail, with words, where SIGXFSZ would end the process
+/// without.
+///
+/// # Errors
+/// [`Error::Io`] if the operating system refuses.
+pub fn report_files_too_large() -> Result<()> {
+    let seen = Arc::new(AtomicBool::new(false));
+    let register = signal_hook::flag::register(SIGXFSZ, seen);
+    register.map(drop).map_err(Error::io("install a handler of", "SIGXFSZ"))
+}
+
+/// Whether whoever started this process has it ignore `signal`, as `nohup` does with SIGHUP; known on Linux alone.
+fn is_ignored(signal: i32) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|digits| u64::from_str_radix(digits.trim(), 16).ok());
+    mask.is_some_and(|mask| mask >> (signal - 1) & 1 == 1)
+}
+
+/// What a run does about SIGUSR1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnUsr1 {
+    /// It ends, as after any other notice.
+    End,
+    /// It writes a checkpoint and goes on.
+    GoOn,
+}
+
+/// The notices that whoever started this process wants heard.
+fn notices() -> impl Iterator<Item = i32> {
+    NOTICES.into_iter().filter(|&signal| !is_ignored(signal))
+}
+
+/// Handlers of the signals that stop a run, installed for as long as this lives.
 #[derive(Debug)]
 pub struct Signals {
     received: Arc<AtomicUsize>,
+    checkpoint_asked: Arc<AtomicBool>,
     handlers: Vec<SigId>,
 }
 
@@ -21,24 +58,43 @@ impl Signals {
     ///
     /// # Errors
     /// [`Error::Io`] if the operating system refuses.
-    pub fn install() -> Result<Signals> {
-        let mut signals = Signals { received: Arc::default(), handlers: Vec::new() };
+    pub fn install(on_usr1: OnUsr1) -> Result<Signals> {
+        let mut signals =
+            Signals { received: Arc::default(), checkpoint_asked: Arc::default(), handlers: Vec::new() };
         let impatient = Arc::new(AtomicBool::new(false));
+        let refused = |signal| Error::io("install a handler of", format!("signal {signal}"));
         for signal in [SIGINT, SIGTERM] {
-            signals
-                .register(signal, &impatient)
-                .map_err(Error::io("install a handler of", format!("signal {signal}")))?;
+            signals.register_impatient(signal, &impatient).map_err(refused(signal))?;
+        }
+        for signal in notices() {
+            if (signal, on_usr1) == (SIGUSR1, OnUsr1::GoOn) {
+                let asked = signals.checkpoint_asked.clone();
+                let handler = signal_hook::flag::register(signal, asked).map_err(refused(signal))?;
+                signals.handlers.push(handler);
+            } else {
+                signals.register(signal).map_err(refused(signal))?;
+            }
         }
         Ok(signals)
     }
 
+    fn register(&mut self, signal: i32) -> std::io::Result<()> {
+        let register = signal_hook::flag::register_usize(signal, self.received.clone(), signal as usize);
+        self.handlers.push(register?);
+        Ok(())
+    }
+
     /// Handlers run in the order of registration: the one that exits must see the flag before it is raised.
-    fn register(&mut self, signal: i32, impatient: &Arc<AtomicBool>) -> std::io::Result<()> {
+    fn register_impatient(&mut self, signal: i32, impatient: &Arc<AtomicBool>) -> std::io::Result<()> {
         use signal_hook::flag;
         self.handlers.push(flag::register_conditional_shutdown(signal, 128 + signal, impatient.clone())?);
         self.handlers.push(flag::register(signal, impatient.clone())?);
-        self.handlers.push(flag::register_usize(signal, self.received.clone(), signal as usize)?);
-        Ok(())
+        self.register(signal)
+    }
+
+    /// Whether a checkpoint was asked for since the last call.
+    pub fn take_checkpoint_request(&self) -> bool {
+        self.checkpoint_asked.swap(false, Ordering::Relaxed)
     }
 
     /// The signal that asked the run to stop, if one did.
@@ -85,9 +141,22 @@ mod tests {
             assert!(in_child("the_first_signal_is_reported_and_the_process_lives").success());
             return;
         }
-        for signal in [SIGINT, SIGTERM] {
-            let signals = Signals::install().unwrap();
+        for signal in [SIGINT, SIGTERM].into_iter().chain(notices()) {
+            let signals = Signals::install(OnUsr1::End).unwrap();
             assert_eq!(signals.received(), None);
+            raise(signal).unwrap();
+            assert_eq!(signals.received(), Some(signal));
+        }
+    }
+
+    #[test]
+    fn notices_may_come_again_and_count_as_no_first_request() {
+        if std::env::var_os(CHILD).is_none() {
+            assert!(in_child("notices_may_come_again_and_count_as_no_first_request").success());
+            return;
+        }
+        let signals = Signals::install(OnUsr1::End).unwrap();
+        for signal in notices().chain(notices()).chain([SIGTERM]) {
             raise(signal).unwrap();
             assert_eq!(signals.received(), Some(signal));
         }
@@ -99,7 +168,7 @@ mod tests {
             assert_eq!(in_child("the_second_signal_ends_the_process").code(), Some(130));
             return;
         }
-        let _signals = Signals::install().unwrap();
+        let _signals = Signals::install(OnUsr1::End).unwrap();
         raise(SIGTERM).unwrap();
         raise(SIGINT).unwrap();
         unreachable!("the second signal ends the process");

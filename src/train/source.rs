@@ -99,6 +99,15 @@ impl Source {
         DataFacts::new(self.categories.len(), self.annotations.as_ref())
     }
 
+    /// Of the training and of the validation images, with their objects where the run takes those in.
+    pub fn fingerprints(&self) -> [u64; 2] {
+        let [train, val] = match &self.annotations {
+            Some(SplitAnnotations { train, val }) => [train.fingerprint(), val.fingerprint()],
+            None => [0; 2],
+        };
+        [self.train.fingerprint() ^ train, self.val.fingerprint() ^ val]
+    }
+
     /// What decides the memory of a run.
     pub fn extent(&self) -> Extent {
         Extent { train: self.train.len(), val: self.val.len(), facts: self.facts() }

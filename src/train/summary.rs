@@ -1,5 +1,7 @@
 //! What a run shows of its epochs: a line each, `summary.csv` and `report.html`.
 
+use std::fs;
+
 use image::codecs::jpeg::JpegEncoder;
 use image::{ExtendedColorType, ImageEncoder};
 
@@ -14,8 +16,9 @@ use crate::report::{Confusion, heat_map};
 use crate::run::metrics::{self, Epoch, summary_csv};
 use crate::run::page::{JudgedPhoto, RunPage};
 use crate::run::run_dir::{Env, RunDir};
-use crate::step::evaluate::{Evaluation, Prediction, count_confusion};
+use crate::step::evaluate::{Prediction, count_confusion};
 
+const SUMMARY: &str = "summary.csv";
 /// Images shown as the surest mistakes.
 const NUM_MISTAKES: usize = 14;
 /// Images shown as the surest hits.
@@ -43,30 +46,34 @@ pub fn epoch_line(row: &Epoch, epochs: u64) -> String {
 /// How far a run has come, for its files.
 #[derive(Debug, Clone, Copy)]
 pub struct Standing<'a> {
-    /// Every epoch so far.
+    /// Every epoch so far, as the state has it.
     pub history: &'a [Epoch],
-    /// The evaluation just made; without one, the report shows the newest one of the run.
-    pub evaluation: Option<&'a Evaluation>,
     /// The weights that were evaluated, to show on the report where they saw what they guessed.
     pub model: Option<&'a ModelFile>,
     /// Such as `finished`.
     pub status: &'a str,
 }
 
-/// Writes `summary.csv`, `predictions.jsonl` and `report.html` of a run.
+/// Writes `summary.csv` of a run with these epochs.
 ///
 /// # Errors
-/// [`Error::Io`] if a file cannot be written.
-pub fn write(dir: &RunDir, env: &Env, source: &Source, standing: &Standing) -> Result<()> {
-    dir.write("summary.csv", summary_csv(standing.history))?;
+/// [`Error::Io`] if it cannot be written.
+pub fn write_csv(dir: &RunDir, history: &[Epoch]) -> Result<()> {
+    dir.write(SUMMARY, summary_csv(history))
+}
+
+/// Whether `summary.csv` is that of these epochs.
+pub fn csv_is_of(dir: &RunDir, history: &[Epoch]) -> bool {
+    fs::read(dir.file(SUMMARY)).is_ok_and(|bytes| bytes == summary_csv(history))
+}
+
+/// Writes `report.html` of a run, with its newest evaluation as `predictions.jsonl` keeps it.
+///
+/// # Errors
+/// [`Error::Io`] if it cannot be written, or what it is made from not be read; [`Error::Checkpoint`] if that is damaged.
+pub fn write_report(dir: &RunDir, env: &Env, source: &Source, standing: &Standing) -> Result<()> {
     let num_classes = source.categories.len();
-    let predictions = match standing.evaluation {
-        Some(evaluation) => {
-            predictions::write(dir, &source.val, &evaluation.predictions)?;
-            Some(evaluation.predictions.clone())
-        }
-        None => predictions::read(dir, &source.val, num_classes)?,
-    };
+    let predictions = predictions::read(dir, &source.val, num_classes)?;
     let confusion = predictions
         .as_ref()
         .map(|all| Confusion::new(source.categories.clone(), &count_confusion(all, num_classes)));

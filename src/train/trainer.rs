@@ -6,10 +6,11 @@ use std::time::Instant;
 use super::config::TrainConfig;
 use super::log::{Interval, RunLog};
 use super::prepare::Prepared;
+use super::resume::{self, OnChange, Resumed};
 use super::schedule::Schedule;
-use super::signal::Signals;
+use super::signal::{OnUsr1, Signals};
 use super::source::Source;
-use super::summary::Standing;
+use super::summary::{self, Standing};
 use crate::batch::{Augment, BatchContents, Loader, LoaderOptions, batches_per_epoch};
 use crate::device::Device;
 use crate::error::{Error, Result};
@@ -19,11 +20,9 @@ use crate::run::metrics::{Epoch, Eval, Step};
 use crate::run::model_card::{ModelCard, ObjectsCard};
 use crate::run::run_dir::RunDir;
 use crate::run::state::{self, Best, EpochSums, TrainState};
+use crate::show::tell;
 use crate::step::evaluate::Evaluation;
 use crate::step::{PixelSource, Training, pretrained};
-
-/// Batches prepared ahead.
-const PREFETCH: usize = 4;
 
 /// How a run ended.
 #[derive(Debug, Clone)]
@@ -47,7 +46,7 @@ pub struct Trainer {
     state: TrainState,
     log: RunLog,
     signals: Signals,
-    last_eval: Option<Evaluation>,
+    last_save: Instant,
 }
 
 impl Trainer {
@@ -70,28 +69,41 @@ impl Trainer {
         Trainer::assemble(run, dir, state)
     }
 
-    /// Resumes the run in `dir`, whose settings are `config`, from its last checkpoint.
+    /// Resumes the run in `dir` from its last checkpoint with the settings `config`, which the folder then has.
     ///
     /// # Errors
-    /// [`Error::Checkpoint`] if the checkpoint is damaged or of another model, and as [`Trainer::start`].
-    pub fn resume(dir: RunDir, config: TrainConfig, device: Device) -> Result<Trainer> {
+    /// [`Error::Checkpoint`] if the checkpoint is damaged or missing, or, unless `on_change` lets it pass, of other settings
+    /// or images that decide results; and as [`Trainer::start`].
+    pub fn resume(dir: RunDir, config: TrainConfig, device: Device, on_change: OnChange) -> Result<Trainer> {
+        resume::refuse_lost_state(&dir)?;
+        let recorded: TrainConfig = dir.read_config()?;
         let mut run = Prepared::new(config, device)?;
-        let path = dir.last_state();
-        let state = if path.exists() {
-            let (state, tensors) = state::load(&path)?;
-            run.training.restore(&tensors, state.step, &path)?;
-            state
-        } else {
-            // The run ended before its first checkpoint.
-            run.first_state()
-        };
-        Trainer::assemble(run, dir, state)
+        let Resumed { state, remarks } = resume::last_state(&dir, &recorded, &mut run, on_change)?;
+        let mut trainer = Trainer::assemble(run, dir, state)?;
+        if !remarks.is_empty() || trainer.config != recorded {
+            trainer.change(&recorded, &remarks)?;
+        }
+        Ok(trainer)
+    }
+
+    /// Says what has changed, and makes it the run's own. The folder is written to only now, under the lock of its log.
+    fn change(&mut self, recorded: &TrainConfig, remarks: &[(&'static str, String)]) -> Result<()> {
+        for (event, message) in remarks {
+            tell(message);
+            self.log.event(self.state.step, event, message)?;
+        }
+        if self.config != *recorded {
+            self.dir().write_config(&self.config)?;
+        }
+        self.save()
     }
 
     fn assemble(run: Prepared, dir: RunDir, state: TrainState) -> Result<Trainer> {
         let log = RunLog::open(dir, &run.record(&state), run.total_steps)?;
-        let signals = Signals::install()?;
+        let signals =
+            Signals::install(if run.config.checkpoint_on_usr1 { OnUsr1::GoOn } else { OnUsr1::End })?;
         let Prepared { config, source, training, schedule, steps_per_epoch, total_steps, .. } = run;
+        let last_save = Instant::now();
         Ok(Trainer {
             config,
             source,
@@ -102,7 +114,7 @@ impl Trainer {
             state,
             log,
             signals,
-            last_eval: None,
+            last_save,
         })
     }
 
@@ -134,6 +146,9 @@ impl Trainer {
         let mut loader = self.loader()?;
         if self.state.step == 0 {
             self.save()?;
+        } else if !summary::csv_is_of(self.dir(), &self.state.history) {
+            // The process before this one ended between a state and its pages.
+            self.write_pages()?;
         }
         let mut interval = Interval::begin();
         loop {
@@ -146,7 +161,7 @@ impl Trainer {
                 self.training.take_busy_time()?;
                 interval.start += paused.elapsed();
             }
-            if self.state.step == self.total_steps {
+            if self.is_done() {
                 return Ok(());
             }
             self.step(&mut loader, &mut interval)?;
@@ -159,8 +174,7 @@ impl Trainer {
                 self.read_results(&mut interval)?;
                 return self.interrupted(signal);
             }
-            let recovery = self.config.recovery_interval;
-            if recovery > 0 && self.state.step.is_multiple_of(recovery) {
+            if self.checkpoint_is_due() || self.signals.take_checkpoint_request() {
                 self.read_results(&mut interval)?;
                 let paused = Instant::now();
                 self.save()?;
@@ -169,11 +183,22 @@ impl Trainer {
         }
     }
 
+    fn is_done(&self) -> bool {
+        self.state.step >= self.total_steps
+    }
+
+    /// Whether the last checkpoint is as many updates or minutes old as the settings allow.
+    fn checkpoint_is_due(&self) -> bool {
+        let (updates, minutes) = (self.config.recovery_interval, self.config.checkpoint_minutes);
+        let age = self.last_save.elapsed().as_secs_f64();
+        (updates > 0 && self.state.step.is_multiple_of(updates)) || (minutes > 0.0 && age >= 60.0 * minutes)
+    }
+
     /// Whether the steps of the current epoch are done and its evaluation is not.
     fn epoch_is_complete(&self) -> bool {
         let per_epoch = self.steps_per_epoch * self.config.grad_accum_steps as u64;
         let begun = self.state.batch_in_epoch > 0;
-        self.state.batch_in_epoch >= per_epoch || (begun && self.state.step == self.total_steps)
+        self.state.batch_in_epoch >= per_epoch || (begun && self.is_done())
     }
 
     fn interrupted(&mut self, signal: i32) -> Result<()> {
@@ -181,7 +206,7 @@ impl Trainer {
         let step = self.state.step;
         let message = format!("stopped at step {step}; resume with --resume {}", self.dir().path().display());
         self.log.event(step, "interrupted", &message)?;
-        self.write_report("stopped by a signal", None)?;
+        self.write_report("stopped by a signal", None);
         Err(Error::Interrupted { signal })
     }
 
@@ -195,7 +220,9 @@ impl Trainer {
             (position / batches, position % batches)
         } else if self.epoch_is_complete() {
             // Only its evaluation is missing: the next batch is the first of the next epoch, and none is left to skip.
-            self.state.batch_in_epoch = batches;
+            if !self.is_done() {
+                self.state.batch_in_epoch = batches;
+            }
             (self.state.epoch + 1, 0)
         } else {
             (self.state.epoch, self.state.batch_in_epoch)
@@ -209,7 +236,7 @@ impl Trainer {
             PixelSource::Batch => BatchContents::Pixels,
             PixelSource::Resident { .. } => BatchContents::Indices,
         };
-        LoaderOptions { contents, ..loader_options(&self.config, augment) }
+        LoaderOptions { contents, ..self.config.loader_options(augment) }
     }
 
     fn batches_per_epoch(&self) -> Result<u64> {
@@ -284,7 +311,7 @@ impl Trainer {
             self.dir().last_state().display()
         );
         self.log.event(self.state.step, "diverged", &message)?;
-        self.write_report("diverged", None)?;
+        self.write_report("diverged", None);
         Err(Error::Diverged { step, message })
     }
 
@@ -294,7 +321,7 @@ impl Trainer {
         let message =
             format!("{what}. The last checkpoint is kept: go on with residuum train --resume {dir}");
         self.log.event(self.state.step, "device failed", &message)?;
-        self.write_report("stopped by a failure of the GPU", None)?;
+        self.write_report("stopped by a failure of the GPU", None);
         Err(Error::DeviceFailed(message))
     }
 
@@ -324,7 +351,7 @@ impl Trainer {
             return Ok(());
         }
         let batches = self.batches_per_epoch()?;
-        while self.state.step < self.total_steps && self.state.batch_in_epoch < batches {
+        while !self.is_done() && self.state.batch_in_epoch < batches {
             if let Some(batch) = loader.next()? {
                 loader.recycle(batch);
             }
@@ -355,17 +382,14 @@ impl Trainer {
         self.state.epoch += 1;
         self.state.batch_in_epoch = 0;
         self.state.partial = EpochSums::default();
-        self.last_eval = Some(evaluation);
-        // The state comes last: a run killed before it evaluates once more and writes the same files again.
+        // What the state does not hold comes before it: a run killed in between evaluates once more and writes the same
+        // files again. Pages come after it; a run killed in between writes them when it resumes.
         if best {
             self.model_file()?.write(&self.dir().best_weights())?;
         }
-        if self.state.step == self.total_steps {
-            self.write_report("finished", Some(&self.model_file()?))?;
-        } else {
-            self.write_report("running", None)?;
-        }
-        self.save()
+        self.log.predictions(self.state.step, &self.source, &evaluation);
+        self.save()?;
+        self.write_pages()
     }
 
     fn epoch_row(&self, evaluation: &Evaluation) -> Epoch {
@@ -418,7 +442,9 @@ impl Trainer {
     fn save(&mut self) -> Result<()> {
         self.check_weights()?;
         self.model_file()?.write(&self.dir().last_weights())?;
-        state::save(&self.dir().last_state(), &self.state, &self.training.state()?)
+        state::save(&self.dir().last_state(), &self.state, &self.training.state()?)?;
+        self.last_save = Instant::now();
+        Ok(())
     }
 
     /// The weights as they are evaluated and exported.
@@ -437,9 +463,20 @@ impl Trainer {
         Ok(ModelFile::new(&self.dir().last_weights(), card, self.training.weights()?))
     }
 
-    fn write_report(&self, status: &str, model: Option<&ModelFile>) -> Result<()> {
-        let (history, evaluation) = (&self.state.history, self.last_eval.as_ref());
-        self.log.report(&self.source, &Standing { history, evaluation, model, status })
+    /// Writes the pages of a run that goes on, or is over.
+    fn write_pages(&mut self) -> Result<()> {
+        if self.is_done() {
+            let model = self.model_file()?;
+            self.write_report("finished", Some(&model));
+        } else {
+            self.write_report("running", None);
+        }
+        Ok(())
+    }
+
+    fn write_report(&mut self, status: &str, model: Option<&ModelFile>) {
+        let standing = Standing { history: &self.state.history, model, status };
+        self.log.pages(self.state.step, &self.source, &standing);
     }
 
     fn finish(self) -> Result<Outcome> {
@@ -448,18 +485,5 @@ impl Trainer {
         let last = self.state.history.last().cloned().ok_or_else(none)?;
         let best = self.state.best.ok_or_else(none)?;
         Ok(Outcome { dir, last, best })
-    }
-}
-
-/// How the loader prepares batches under these settings.
-pub fn loader_options(config: &TrainConfig, augment: Augment) -> LoaderOptions {
-    LoaderOptions {
-        batch_size: config.batch_size,
-        augment,
-        normalization: config.normalization(),
-        contents: BatchContents::Images,
-        seed: config.seed,
-        workers: config.workers,
-        prefetch: PREFETCH,
     }
 }

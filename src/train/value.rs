@@ -26,6 +26,11 @@ pub(super) trait Value: Clone + Send + Sync + 'static {
     /// As a flag gives it; empty where there is no value, or none is needed.
     fn show(&self) -> String;
 
+    /// Every value by a text of its own.
+    fn record(&self) -> String {
+        self.show()
+    }
+
     /// The numbers that a range holds for.
     fn numbers(&self) -> Vec<f64> {
         Vec::new()
@@ -81,6 +86,10 @@ impl Value for bool {
     fn show(&self) -> String {
         String::new()
     }
+
+    fn record(&self) -> String {
+        self.to_string()
+    }
 }
 
 impl Value for String {
@@ -114,6 +123,10 @@ impl<T: Value> Value for Option<T> {
 
     fn show(&self) -> String {
         self.as_ref().map_or_else(String::new, T::show)
+    }
+
+    fn record(&self) -> String {
+        self.as_ref().map_or_else(|| none_or::NONE.into(), T::record)
     }
 
     fn numbers(&self) -> Vec<f64> {

@@ -100,7 +100,14 @@ fn commands_and_flags_that_do_not_go_together() {
     program.fails("", 2, &["Usage: residuum <COMMAND>", "Exit codes:"]);
     program.fails("trian", 2, &["trian", "'train'"]);
     program.fails("train --modle resnet34", 2, &["--modle", "'--model'"]);
-    program.fails("train --resume runs/a --epochs 3", 2, &["--resume"]);
+    for flag in ["--config a.toml", "--output a", "--experiment a", "--pretrained a"] {
+        program.fails(
+            &format!("train --resume runs/a {flag}"),
+            2,
+            &["--resume", flag.split(' ').next().unwrap()],
+        );
+    }
+    program.fails("train --allow-changed", 2, &["--resume <RUN>"]);
     program.fails("train --warmup-steps 3 --warmup-epochs 1", 2, &["--warmup-steps", "--warmup-epochs"]);
     program.fails("eval", 2, &["--run <RUN>", "--weights <FILE>"]);
     program.fails("eval --run a --weights b", 2, &["--run <RUN>", "--weights <FILE>", "cannot be used with"]);

@@ -6,6 +6,7 @@ mod bad_data;
 mod bad_files;
 mod bad_flags;
 mod data;
+mod going_on;
 mod networks;
 mod old_run;
 mod plan;
@@ -14,6 +15,7 @@ mod plan_on_kernels;
 mod predict;
 #[path = "../common/program.rs"]
 mod program;
+mod readers;
 mod recipes;
 mod repeat;
 mod resume;

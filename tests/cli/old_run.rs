@@ -14,7 +14,7 @@ use residuum::run::state::TrainState;
 use residuum::step::Training;
 use residuum::train::config::TrainConfig;
 
-use crate::program::Program;
+use crate::program::{Program, texts};
 
 /// Of all tensors, as the earlier version wrote it.
 const CHECKSUM: u64 = 1_325_528_720;
@@ -55,7 +55,13 @@ fn a_run_of_an_earlier_version_resumes() {
         fs::copy(fixture().join(name), run.join(name)).unwrap();
     }
     write_state(&run.join("checkpoints/last.state.safetensors"));
-    program.succeeds("train --resume run");
+    let unchecked = "the checkpoint is of an earlier version: that settings and images are still those";
+    for says_so in [true, false] {
+        let output = program.command("train --resume run").output().unwrap();
+        let said = texts(&output).1;
+        assert!(output.status.success(), "{said}");
+        assert_eq!(said.contains(unchecked), says_so, "{said}");
+    }
 
     let expected = fs::read_to_string(fixture().join("expected.json")).unwrap();
     let expected: serde_json::Value = serde_json::from_str(&expected).unwrap();

@@ -7,6 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use residuum::rng::{Stream, Use};
+use residuum::run::state;
 
 use crate::program::Program;
 
@@ -109,6 +110,23 @@ fn kills_change_no_bit_with_averages_accumulation_clipping_and_adam() {
 #[test]
 fn kills_change_no_bit_where_epochs_are_so_many_updates_and_images_are_mixed() {
     kill_and_compare(STREAM_RUN, 4);
+}
+
+#[test]
+fn checkpoints_by_the_clock_change_no_bit_and_bound_what_a_kill_costs() {
+    let call = RUN.replace("--recovery-interval 3", "--checkpoint-minutes 0");
+    let expected = reference(&call);
+    let program = Program::with_scenes();
+    // After every step.
+    let call = call.replace("--checkpoint-minutes 0", "--checkpoint-minutes 1e-9");
+    let mut child = program.command(&call).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let run = program.wait_for_steps(&mut child, 5);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let (state, _) = state::load(&program.checkpoint(&run, "last.state.safetensors")).unwrap();
+    assert!(state.step + 1 >= program.records(&run).steps.last().unwrap().step, "step {}", state.step);
+    program.succeeds(&next_call(&program, &call));
+    assert_same(&program, &expected, "after checkpoints by the clock");
 }
 
 #[test]

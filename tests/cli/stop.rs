@@ -42,6 +42,56 @@ fn a_signal_stops_a_run_with_a_checkpoint_from_which_it_goes_on() {
 }
 
 #[test]
+fn what_schedulers_and_lost_terminals_send_stops_a_run_as_a_termination_does() {
+    let program = Program::with_scenes();
+    let mut call = LONG_RUN.to_string();
+    for (count, (name, code)) in
+        [("HUP", 129), ("USR1", 138), ("USR2", 140), ("XCPU", 152)].into_iter().enumerate()
+    {
+        let mut child = program.command(&call).stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        let run = program.wait_for_steps(&mut child, 5 * count + 2);
+        signal(&child, name);
+        // As SIGXCPU, which comes once a second: it asks for no more haste.
+        signal(&child, name);
+        let output = child.wait_with_output().unwrap();
+        call = format!("train --resume {}", run.display());
+        failed(&output, LONG_RUN, code, &["checkpoint written", &call, &format!("stopped by SIG{name}")]);
+        let (state, _) = state::load(&program.checkpoint(&run, "last.state.safetensors")).unwrap();
+        assert_eq!(state.step, program.records(&run).steps.last().unwrap().step, "SIG{name}");
+    }
+    program.succeeds(&call);
+}
+
+#[test]
+fn usr1_is_a_checkpoint_and_no_end_where_that_is_asked_for() {
+    let program = Program::with_scenes();
+    let call = LONG_RUN.replace("--epochs 6", "--epochs 2 --batch-size 2 --checkpoint-on-usr1");
+    let call = call.replacen("--batch-size 8 ", "", 1);
+    let mut child = program.command(&call).stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    let run = program.wait_for_steps(&mut child, 2);
+    let state_of = || state::load(&program.checkpoint(&run, "last.state.safetensors")).unwrap().0;
+    assert_eq!(state_of().step, 0);
+    signal(&child, "USR1");
+    let seen = program.records(&run).steps.len();
+    program.wait_for_steps(&mut child, seen + 3);
+    let step = state_of().step;
+    assert!((1..20).contains(&step), "step {step}");
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", texts(&output).1);
+}
+
+#[test]
+fn a_signal_that_whoever_started_the_run_ignores_stays_ignored() {
+    let program = Program::with_scenes();
+    let mut command = program.command_after("trap '' HUP", &format!("{SMALL_RUN} --log-interval 1"));
+    let mut child = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    program.wait_for_steps(&mut child, 1);
+    signal(&child, "HUP");
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", texts(&output).1);
+}
+
+#[test]
 fn a_loss_that_is_no_number_ends_the_run_and_keeps_the_last_good_checkpoint() {
     for flags in ["--recovery-interval 1", "--opt adam"] {
         let program = Program::with_scenes();

@@ -27,9 +27,9 @@ impl CheckArgs {
     pub(super) fn run(self) -> Result<()> {
         let audit = check(&self.data_dir)?;
         if self.json {
-            println!("{:#}", to_json(&audit));
+            say!("{:#}", to_json(&audit));
         } else {
-            print(&audit);
+            print(&audit)?;
         }
         match audit.num_stopping() {
             0 => Ok(()),
@@ -39,10 +39,10 @@ impl CheckArgs {
     }
 }
 
-fn print(audit: &Audit) {
+fn print(audit: &Audit) -> Result<()> {
     let categories = audit.num_categories.map_or("unknown".into(), |count| count.to_string());
     let size = audit.image_size.map_or("none usable".into(), |(w, h)| format!("most of {w} x {h} pixels"));
-    println!("{} data set; categories: {categories}; images: {size}\n", audit.format);
+    say!("{} data set; categories: {categories}; images: {size}\n", audit.format);
     let mut splits = Table::new([
         ("split", Align::Left),
         ("listed", Align::Right),
@@ -56,10 +56,10 @@ fn print(audit: &Audit) {
         let cells = [count.split.name().to_string()].into_iter().chain(numbers);
         splits.row(cells.chain([format!("{share:.1} %")]));
     }
-    println!("{splits}");
+    say!("{splits}");
     if audit.faults.is_empty() {
-        println!("nothing is wrong");
-        return;
+        say!("nothing is wrong");
+        return Ok(());
     }
     let mut faults = Table::new([
         ("count", Align::Right),
@@ -80,7 +80,8 @@ fn print(audit: &Audit) {
             }
         }
     }
-    println!("{faults}");
+    say!("{faults}");
+    Ok(())
 }
 
 fn to_json(audit: &Audit) -> Value {

@@ -47,8 +47,8 @@ impl InspectArgs {
         let title = format!("{}   {category}", sample.path.display());
         let picture = draw(&title, &pixels, size, &annotations);
         fs::write(&self.output, picture.to_png()).map_err(Error::io("write", &self.output))?;
-        println!("{}: {}", sample.path.display(), summary(&annotations));
-        println!("drawn in {}", self.output.display());
+        say!("{}: {}", sample.path.display(), summary(&annotations));
+        say!("drawn in {}", self.output.display());
         Ok(())
     }
 }

@@ -1,0 +1,214 @@
+//! What must hold for a run to go on from its last state.
+
+use super::config::TrainConfig;
+use super::prepare::Prepared;
+use super::setting::OnResume;
+use crate::error::{Error, Result};
+use crate::run::metrics;
+use crate::run::run_dir::RunDir;
+use crate::run::state::{self, Origin, TrainState};
+
+/// Fails if the state of the run in `dir` is gone: the first is written before the first step.
+///
+/// # Errors
+/// [`Error::Checkpoint`] naming the file and what the run has behind it.
+pub(super) fn refuse_lost_state(dir: &RunDir) -> Result<()> {
+    let path = dir.last_state();
+    // A file that cannot be looked at is reported when it is read.
+    if path.try_exists().unwrap_or(true) {
+        return Ok(());
+    }
+    let behind = match metrics::read(&dir.metrics()) {
+        Ok(records) if !records.epochs.is_empty() => format!("{} epochs", records.epochs.len()),
+        Ok(records) if !records.steps.is_empty() => format!("{} logged steps", records.steps.len()),
+        _ if dir.best_weights().exists() => "an evaluation".into(),
+        Err(_) if dir.metrics().exists() => "a log that cannot be read".into(),
+        _ => return Ok(()),
+    };
+    let config = dir.file("config.toml");
+    Err(Error::checkpoint(
+        path,
+        format!(
+            "is missing, and the run has {behind} behind it; restore the file from a copy, or begin a new run with the \
+             same settings: residuum train --config {}",
+            config.display()
+        ),
+    ))
+}
+
+/// What to do with a run that is to go on with other settings or images than it was stopped with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnChange {
+    /// Refuse it where that decides results.
+    Refuse,
+    /// Let it go on, and say so.
+    GoOn,
+}
+
+/// The state that a run goes on from.
+pub(super) struct Resumed {
+    pub(super) state: TrainState,
+    /// What the run has to say of the change, each with the kind of the event.
+    pub(super) remarks: Vec<(&'static str, String)>,
+}
+
+/// The state that the run in `dir`, whose settings were `recorded`, goes on from, with its tensors put into `run`: the last
+/// one, or the first of all where the run was stopped before it wrote any.
+///
+/// # Errors
+/// [`Error::Checkpoint`] naming what was changed and may not be, what does not hold in the state, or what does not fit the
+/// run.
+pub(super) fn last_state(
+    dir: &RunDir,
+    recorded: &TrainConfig,
+    run: &mut Prepared,
+    on_change: OnChange,
+) -> Result<Resumed> {
+    let path = dir.last_state();
+    let was_written = path.try_exists().unwrap_or(true);
+    let (mut state, tensors) =
+        if was_written { state::load(&path)? } else { (run.first_state(), Vec::new()) };
+    let origin = run.origin();
+    let mut changes = Changes::default();
+    changes.compare_settings(recorded, state.origin.as_ref(), &run.config);
+    if let Some(before) = &state.origin {
+        changes.compare_data(before, &origin);
+    }
+    let mut remarks = changes.judge(on_change).map_err(|what| Error::checkpoint(&path, what))?;
+    if state.origin.is_none() {
+        let message = "the checkpoint is of an earlier version: that settings and images are still those it was made with \
+                       cannot be checked";
+        remarks.push(("unchecked", message.into()));
+    }
+    let seed_before = state.origin.as_ref().and_then(|before| before.settings.get("seed"));
+    if seed_before.is_some_and(|seed| *seed == state.seed.to_string()) {
+        state.seed = run.config.seed;
+    }
+    (state.format, state.origin) = (state::FORMAT, Some(origin));
+    if was_written {
+        check(&state, run).map_err(|what| Error::checkpoint(&path, what))?;
+        run.training.restore(&tensors, state.step, &path)?;
+    }
+    Ok(Resumed { state, remarks })
+}
+
+/// What differs between a run as it was stopped and as it is to go on.
+#[derive(Debug, Default)]
+struct Changes {
+    /// What makes it another run.
+    refused: Vec<String>,
+    /// What users do change.
+    told: Vec<String>,
+}
+
+impl Changes {
+    /// Compares settings with those of the state, and where it has none, with those of config.toml.
+    fn compare_settings(&mut self, recorded: &TrainConfig, origin: Option<&Origin>, now: &TrainConfig) {
+        let mut before = recorded.records();
+        before.extend(origin.iter().flat_map(|origin| origin.settings.clone()));
+        let mut now = now.records();
+        for (name, was) in before {
+            let what = match now.remove(&name) {
+                Some(is) if is == was => continue,
+                Some(is) => format!("`{name}` is {is} and was {was}"),
+                None => format!("`{name}`, which was {was}, is no setting of this version"),
+            };
+            match TrainConfig::on_resume(&name) {
+                OnResume::Kept => self.refused.push(what),
+                OnResume::Changes | OnResume::Free => self.told.push(what),
+            }
+        }
+    }
+
+    fn compare_data(&mut self, before: &Origin, now: &Origin) {
+        let (was, is) = (&before.categories, &now.categories);
+        if was.len() != is.len() {
+            self.refused.push(format!("there are {} categories and were {}", is.len(), was.len()));
+        } else if let Some(label) = (0..is.len()).find(|&label| is[label] != was[label]) {
+            self.refused.push(format!("label {label} is `{}` and was `{}`", is[label], was[label]));
+        }
+        let splits = [
+            ("training", before.train_images, now.train_images),
+            ("validation", before.val_images, now.val_images),
+        ];
+        for (split, _, _) in splits.into_iter().filter(|(_, was, is)| was != is) {
+            self.refused.push(format!("{split} images have other names, labels or pixels than they had"));
+        }
+    }
+
+    /// What to say of the changes, or the words with which they are refused.
+    fn judge(self, on_change: OnChange) -> std::result::Result<Vec<(&'static str, String)>, String> {
+        let mut remarks = Vec::new();
+        if !self.told.is_empty() {
+            remarks.push(("changed", format!("the run goes on with changes: {}", self.told.join("; "))));
+        }
+        let what = self.refused.join("; ");
+        match on_change {
+            _ if what.is_empty() => {}
+            OnChange::Refuse => {
+                return Err(format!(
+                    "the run would go on as another: {what}; put that back, or go on all the same with --allow-changed"
+                ));
+            }
+            OnChange::GoOn => {
+                remarks.push(("changed", format!("the run goes on as another (--allow-changed): {what}")));
+            }
+        }
+        Ok(remarks)
+    }
+}
+
+/// What must hold among the numbers of a state, and between them and the settings; else the words for what does not.
+fn check(state: &TrainState, run: &Prepared) -> std::result::Result<(), String> {
+    let (model, seed) = (run.model.title(), run.config.seed);
+    if state.model != model {
+        return Err(format!(
+            "is of {} and the settings ask for {model}; put --model and --form back",
+            state.model
+        ));
+    }
+    if state.seed != seed {
+        return Err(format!("is of seed {} and the settings ask for {seed}; put --seed back", state.seed));
+    }
+    let (step, total) = (state.step, run.total_steps);
+    if step > total {
+        return Err(format!(
+            "has {step} updates done and the run ends after {total}; raise --epochs or --max-steps"
+        ));
+    }
+    check_position(state, run).map_err(|what| {
+        format!(
+            "the numbers of the state contradict each other or the settings: {what}; restore the file from a copy, or put \
+             back what was changed since the run was stopped"
+        )
+    })
+}
+
+/// The part of [`check`] that is about the position in the data.
+fn check_position(state: &TrainState, run: &Prepared) -> std::result::Result<(), String> {
+    let (epochs, epoch) = (state.history.len() as u64, state.epoch);
+    if epoch != epochs || state.history.iter().zip(0..).any(|(row, number)| row.epoch != number) {
+        return Err(format!("epoch {epoch} after {epochs} evaluated ones"));
+    }
+    if state.step == run.total_steps {
+        // No batch follows, so there is no position.
+        return Ok(());
+    }
+    let (accum, batch) = (run.config.grad_accum_steps as u64, run.config.batch_size as u64);
+    let batches = state.batch_in_epoch;
+    let steps = (batches / accum).min(run.steps_per_epoch);
+    let (first_step, first_sample) = state.history.last().map_or((0, 0), |row| (row.step, row.samples));
+    if state.step != first_step + steps {
+        let step = state.step;
+        return Err(format!(
+            "step {step} is {batches} batches into an epoch that began at step {first_step}"
+        ));
+    }
+    let (samples, in_epoch) = (state.samples, state.partial.samples);
+    if in_epoch != steps * accum * batch || samples != first_sample + in_epoch {
+        return Err(format!(
+            "{samples} images, {in_epoch} of them in an epoch that is {batches} batches of {batch} old"
+        ));
+    }
+    Ok(())
+}
