@@ -3,9 +3,9 @@
 use std::fs;
 use std::path::Path;
 
-use image::{DynamicImage, GrayImage, ImageFormat, RgbImage};
+use image::{DynamicImage, GrayImage, ImageFormat, Rgb, RgbImage};
 
-use crate::program::{Program, SMALL_RUN};
+use crate::program::{Program, SMALL_RUN, texts};
 
 const FIRST_IMAGE: &str = "scenes/images/train/b/beach/00000001.jpg";
 const SECOND_IMAGE: &str = "scenes/images/train/b/beach/00000002.jpg";
@@ -86,6 +86,27 @@ fn png_grey_cmyk_and_oblong_images_are_trained_on() {
     fs::copy(cmyk, program.path("scenes/images/train/b/bridge/00000001.jpg")).unwrap();
     let said = program.succeeds(&format!("{SMALL_RUN} --max-steps 1"));
     assert!(said.contains("top-1 error"), "{said}");
+}
+
+/// Scaled by its shorter side, the longest of these would take 86 GB.
+#[test]
+fn photos_a_pixel_thin_take_little_memory() {
+    let program = Program::with_scenes();
+    for (width, height) in [(65_535, 1), (1, 60_000), (500_000, 1)] {
+        let middle = width.max(height) / 2;
+        let thin = RgbImage::from_fn(width, height, |x, y| {
+            Rgb(if x.max(y).abs_diff(middle) < 20 { [10, 200, 90] } else { [255, 0, 0] })
+        });
+        thin.save(program.path("thin.png")).unwrap();
+        fs::copy(program.path("thin.png"), program.path(FIRST_IMAGE)).unwrap();
+        let augment = "augment --image thin.png --output o.png --img-size 224";
+        for args in ["data pack --data-dir scenes --img-size 224", augment] {
+            let output = program.command_after("ulimit -v 1500000", args).output().unwrap();
+            assert!(output.status.success(), "{width} x {height}: {}", texts(&output).1);
+        }
+        let pixels = residuum::data::decode_image(&program.path("thin.png"), 224).unwrap();
+        assert!(pixels.chunks(3).all(|pixel| pixel == [10, 200, 90]), "{width} x {height}");
+    }
 }
 
 #[test]
