@@ -4,17 +4,18 @@
 //! JPEG that ends early, which decoders otherwise fill up with grey.
 
 use std::fs;
-use std::io::{self, Cursor};
+use std::io::Cursor;
 use std::panic;
 use std::path::Path;
 
 use image::imageops::{self, FilterType};
-use image::{ImageFormat, ImageReader, RgbImage};
+use image::metadata::Orientation;
+use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage};
 
 use crate::error::{Error, Result};
 
 /// Increases whenever the same file would give other pixels, so that packs made before are not used any more.
-pub(super) const VERSION: u32 = 2;
+pub(super) const VERSION: u32 = 3;
 /// An image that is more times longer than wide is cut to this before it is scaled: it would take memory by its length
 /// times the size asked for, of which the square keeps next to nothing. The rest is more than scaling looks at.
 const MAX_ASPECT: u32 = 8;
@@ -22,7 +23,8 @@ const MAX_ASPECT: u32 = 8;
 /// The pixels of the JPEG or PNG file at `path` as `image_size * image_size * 3` bytes, HWC.
 ///
 /// The shorter side is scaled to `image_size` (cubic, anti-aliased; untouched where it already has that size) and the
-/// middle of the longer side is kept; of an image more than eight times longer than wide, only the middle is scaled. Grey, palette and CMYK images become RGB; transparency is dropped.
+/// middle of the longer side is kept; of an image more than eight times longer than wide, only the middle is scaled. An EXIF orientation is applied.
+/// Grey, palette and CMYK images become RGB; transparency is dropped.
 ///
 /// # Errors
 /// [`Error::Data`] if the file is empty, ends early, or cannot be decoded; [`Error::Io`] if it cannot be read.
@@ -45,29 +47,74 @@ pub(super) fn decode_into(path: &Path, image_size: usize, pixels: &mut [u8]) -> 
 /// As [`decode_image`].
 pub(super) fn read_and_decode(path: &Path) -> Result<(Vec<u8>, RgbImage)> {
     let bytes = fs::read(path).map_err(Error::io("read", path))?;
-    let decoded = panic::catch_unwind(|| decode_bytes(&bytes))
-        .unwrap_or_else(|_| Err("the decoder panicked on it".into()))
-        .map_err(|reason| Error::data(path, reason))?;
+    let decoded = careful(path, || decode_bytes(&bytes))?;
     Ok((bytes, decoded))
 }
 
-/// Decodes `bytes` to RGB at their own size; the error is the reason why not.
+/// Width and height of the image in the file at `path` as it is shown, from its header.
+///
+/// # Errors
+/// [`Error::Data`] if it is neither JPEG nor PNG or has no sound header; [`Error::Io`] if it cannot be read.
+pub fn dimensions(path: &Path) -> Result<(u32, u32)> {
+    let bytes = fs::read(path).map_err(Error::io("read", path))?;
+    careful(path, || {
+        let mut decoder = open_decoder(&bytes)?;
+        let (width, height) = decoder.dimensions();
+        Ok(match orientation(&mut decoder) {
+            Orientation::Rotate90
+            | Orientation::Rotate270
+            | Orientation::Rotate90FlipH
+            | Orientation::Rotate270FlipH => (height, width),
+            _ => (width, height),
+        })
+    })
+}
+
+/// What `work` on the file at `path` comes to; a panic is an error about that file, and so is a reason why not.
+fn careful<T>(
+    path: &Path,
+    work: impl FnOnce() -> std::result::Result<T, String> + panic::UnwindSafe,
+) -> Result<T> {
+    panic::catch_unwind(work)
+        .unwrap_or_else(|_| Err("the decoder panicked on it".into()))
+        .map_err(|reason| Error::data(path, reason))
+}
+
+/// Decodes `bytes` to RGB at their own size, the right way up; the error is the reason why not.
 fn decode_bytes(bytes: &[u8]) -> std::result::Result<RgbImage, String> {
-    if bytes.is_empty() {
-        return Err("the file is empty".into());
-    }
-    match image::guess_format(bytes) {
-        Ok(ImageFormat::Jpeg) if !jpeg_is_complete(bytes) => return Err("the JPEG ends early".into()),
-        Ok(ImageFormat::Jpeg | ImageFormat::Png) => {}
-        _ => return Err("is neither JPEG nor PNG".into()),
-    }
-    let reader =
-        ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(|error| error.to_string())?;
-    let decoded = reader.decode().map_err(|error| error.to_string())?.into_rgb8();
+    let mut decoder = open_decoder(bytes)?;
+    let orientation = orientation(&mut decoder);
+    let limited = |decoder: &mut dyn ImageDecoder| {
+        let mut limits = Limits::default();
+        limits.reserve(decoder.total_bytes())?;
+        decoder.set_limits(limits)
+    };
+    let decoded = limited(&mut decoder).and_then(|()| DynamicImage::from_decoder(decoder));
+    let mut decoded = DynamicImage::from(decoded.map_err(|error| error.to_string())?.into_rgb8());
+    decoded.apply_orientation(orientation);
     if decoded.width() == 0 || decoded.height() == 0 {
         return Err("the image has no pixels".into());
     }
-    Ok(decoded)
+    Ok(decoded.into_rgb8())
+}
+
+/// A decoder that has read the header of `bytes`.
+fn open_decoder(bytes: &[u8]) -> std::result::Result<impl ImageDecoder + '_, String> {
+    if bytes.is_empty() {
+        return Err("the file is empty".into());
+    }
+    let format = match image::guess_format(bytes) {
+        Ok(ImageFormat::Jpeg) if !jpeg_is_complete(bytes) => return Err("the JPEG ends early".into()),
+        Ok(format @ (ImageFormat::Jpeg | ImageFormat::Png)) => format,
+        _ => return Err("is neither JPEG nor PNG".into()),
+    };
+    ImageReader::with_format(Cursor::new(bytes), format).into_decoder().map_err(|error| error.to_string())
+}
+
+/// How the image is to be turned to be shown, as cameras say that did not turn the pixels (EXIF). What cannot be read
+/// says nothing.
+fn orientation(decoder: &mut impl ImageDecoder) -> Orientation {
+    decoder.orientation().unwrap_or(Orientation::NoTransforms)
 }
 
 /// How an image becomes a square: of its middle, the shorter side is scaled, and the middle of the longer one is kept.
@@ -112,18 +159,6 @@ impl Fit {
             along(y, self.origin.1, self.scaled.1, self.part.1, self.corner.1),
         ]
     }
-}
-
-/// Width and height of the image in the file at `path`, from its header.
-///
-/// # Errors
-/// [`Error::Data`] if it is neither JPEG nor PNG or has no sound header; [`Error::Io`] if it cannot be read.
-pub fn dimensions(path: &Path) -> Result<(u32, u32)> {
-    let reader = ImageReader::open(path).and_then(ImageReader::with_guessed_format);
-    let reader = reader.map_err(Error::io("read", path))?;
-    panic::catch_unwind(|| reader.into_dimensions())
-        .unwrap_or_else(|_| Err(image::ImageError::IoError(io::Error::other("the decoder panicked on it"))))
-        .map_err(|error| Error::data(path, error.to_string()))
 }
 
 /// Scales the shorter side of `image` to `size` and keeps the middle of the longer one.
