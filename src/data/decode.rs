@@ -3,7 +3,6 @@
 //! The format is told by content, not by extension. A decoder that panics is an error about that file, and so is a
 //! JPEG that ends early, which decoders otherwise fill up with grey.
 
-use std::fs;
 use std::io::Cursor;
 use std::panic;
 use std::path::Path;
@@ -13,21 +12,25 @@ use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage};
 
 use crate::error::{Error, Result};
+use crate::regular_file;
 
 /// Increases whenever the same file would give other pixels, so that packs made before are not used any more.
 pub(super) const VERSION: u32 = 3;
+/// Longer files are no photos. A decoder holds all of a file, and `image` limits what it makes of it to as much.
+const MAX_FILE_BYTES: usize = 512 << 20;
 /// An image that is more times longer than wide is cut to this before it is scaled: it would take memory by its length
 /// times the size asked for, of which the square keeps next to nothing. The rest is more than scaling looks at.
 const MAX_ASPECT: u32 = 8;
 
 /// The pixels of the JPEG or PNG file at `path` as `image_size * image_size * 3` bytes, HWC.
 ///
-/// The shorter side is scaled to `image_size` (cubic, anti-aliased; untouched where it already has that size) and the
-/// middle of the longer side is kept; of an image more than eight times longer than wide, only the middle is scaled. An EXIF orientation is applied.
-/// Grey, palette and CMYK images become RGB; transparency is dropped.
+/// An EXIF orientation is applied. The shorter side is scaled to `image_size` (cubic, anti-aliased; untouched where it
+/// already has that size) and the middle of the longer side is kept; of an image more than eight times longer than wide,
+/// only the middle is scaled. Grey, palette and CMYK images become RGB; transparency is dropped.
 ///
 /// # Errors
-/// [`Error::Data`] if the file is empty, ends early, or cannot be decoded; [`Error::Io`] if it cannot be read.
+/// [`Error::Data`] if the file is no regular one, is empty, ends early, or cannot be decoded; [`Error::Io`] if it cannot
+/// be read.
 pub fn decode_image(path: &Path, image_size: usize) -> Result<Vec<u8>> {
     let mut pixels = vec![0; image_size * image_size * 3];
     decode_into(path, image_size, &mut pixels)?;
@@ -46,7 +49,7 @@ pub(super) fn decode_into(path: &Path, image_size: usize, pixels: &mut [u8]) -> 
 /// # Errors
 /// As [`decode_image`].
 pub(super) fn read_and_decode(path: &Path) -> Result<(Vec<u8>, RgbImage)> {
-    let bytes = fs::read(path).map_err(Error::io("read", path))?;
+    let bytes = regular_file::read(path, MAX_FILE_BYTES)?;
     let decoded = careful(path, || decode_bytes(&bytes))?;
     Ok((bytes, decoded))
 }
@@ -56,7 +59,7 @@ pub(super) fn read_and_decode(path: &Path) -> Result<(Vec<u8>, RgbImage)> {
 /// # Errors
 /// [`Error::Data`] if it is neither JPEG nor PNG or has no sound header; [`Error::Io`] if it cannot be read.
 pub fn dimensions(path: &Path) -> Result<(u32, u32)> {
-    let bytes = fs::read(path).map_err(Error::io("read", path))?;
+    let bytes = regular_file::read(path, MAX_FILE_BYTES)?;
     careful(path, || {
         let mut decoder = open_decoder(&bytes)?;
         let (width, height) = decoder.dimensions();
