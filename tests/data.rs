@@ -150,12 +150,54 @@ fn bad_lines_are_named_by_file_and_line() {
         ("train.txt", "train/b/beach", "/etc/beach", "line 1: the path must stay below images/"),
         ("categories.txt", "bridge 1", "bridge 0", "line 2: index 0 is already that of `beach`"),
         ("categories.txt", "windmill 9", "windmill 12", "none has index 9"),
+        ("categories.txt", "/b/bridge 1", "/a/beach 1", "line 2: `beach` is already the name of index 0"),
     ];
     for (list, from, to, expected) in cases {
         let dir = small_miniplaces();
         let path = dir.path().join(list);
         edit(&path, from, to);
         assert_mentions(&data_error(open(dir.path())), &[list, expected]);
+    }
+}
+
+#[test]
+fn lists_with_a_byte_order_mark_are_read_as_without() {
+    let dir = small_miniplaces();
+    let lists = ["train.txt", "val.txt", "categories.txt", "object_categories.txt"];
+    for list in lists {
+        let path = dir.path().join(list);
+        let text = fs::read(&path).unwrap();
+        fs::write(&path, [b"\xEF\xBB\xBF".to_vec(), text].concat()).unwrap();
+    }
+    // With the mark in its name, the first image of each list would be left out.
+    let dataset = data::open(dir.path(), &ALLOW_MISSING).unwrap();
+    assert_eq!(dataset.categories(), scenes::CATEGORIES);
+    assert_eq!((dataset.samples(Split::Train).len(), dataset.samples(Split::Val).len()), (40, 20));
+    assert_eq!(data::check::check(dir.path()).unwrap().num_stopping(), 0);
+    for list in lists {
+        let utf16 = dir.path().join(list);
+        fs::write(&utf16, b"\xFF\xFEa\0 \x000\0\n\0").unwrap();
+        assert_mentions(
+            &data_error(miniplaces::read_categories(&utf16)),
+            &[list, "UTF-16; save it in UTF-8"],
+        );
+    }
+}
+
+#[test]
+fn what_lists_say_is_quoted_without_control_characters_and_not_at_length() {
+    let dir = small_miniplaces();
+    let long = "x".repeat(5 << 20);
+    for (list, line) in [
+        ("train.txt", format!("{long}\x1b]0;title\x07 y")),
+        ("train.txt", format!("\x1b[31m{long}.jpg 0")),
+        ("categories.txt", format!("\x1b[31m{long}")),
+    ] {
+        let text = fs::read_to_string(dir.path().join(list)).unwrap();
+        fs::write(dir.path().join(list), format!("{line}\n")).unwrap();
+        let message = data_error(open(dir.path()));
+        assert!(message.len() < 800 && !message.contains('\x1b'), "{} bytes", message.len());
+        fs::write(dir.path().join(list), text).unwrap();
     }
 }
 
@@ -223,7 +265,7 @@ fn a_folder_per_class_opens_in_order_of_names() {
     assert_eq!(dataset.samples(Split::Val)[0].label, Some(1));
 
     fs::create_dir(dir.path().join("train/emu")).unwrap();
-    assert_mentions(&data_error(open(dir.path())), &["emu", "no .jpg"]);
+    assert_mentions(&data_error(open(dir.path())), &["emu", "has no images (.jpg"]);
     fs::remove_dir(dir.path().join("train/emu")).unwrap();
     save(gradient(8, 8), &dir.path().join("val/yak/1.jpg"), ImageFormat::Jpeg);
     assert_mentions(&data_error(open(dir.path())), &["val/yak", "no class of this name"]);

@@ -149,6 +149,78 @@ fn the_pack_holds_photos_the_right_way_up() {
 }
 
 #[test]
+fn formats_that_people_have_are_read_pixel_for_pixel() {
+    let dir = TempDir::new().unwrap();
+    let image = gradient(12, 12);
+    let exact = [
+        ("1.webp", ImageFormat::WebP),
+        ("2.bmp", ImageFormat::Bmp),
+        ("3.tif", ImageFormat::Tiff),
+        ("4.TIFF", ImageFormat::Tiff),
+        ("5.png", ImageFormat::Png),
+        // By content, whatever the name.
+        ("6.jpe", ImageFormat::WebP),
+    ];
+    for (name, format) in exact {
+        let path = dir.path().join(name);
+        save(image.clone(), &path, format);
+        assert_eq!(decode_image(&path, 12).unwrap(), image.as_raw().clone(), "{name}");
+    }
+    // The first of two pictures; a GIF has 256 colours.
+    let path = dir.path().join("7.gif");
+    let mut encoder = image::codecs::gif::GifEncoder::new(fs::File::create(&path).unwrap());
+    for color in [[250, 10, 20], [1, 2, 3]] {
+        let frame = DynamicImage::from(RgbImage::from_pixel(12, 12, Rgb(color))).into_rgba8();
+        encoder.encode_frame(image::Frame::new(frame)).unwrap();
+    }
+    drop(encoder);
+    let pixels = decode_image(&path, 12).unwrap();
+    assert!(pixels.chunks(3).all(|pixel| pixel == [250, 10, 20]), "{:?}", &pixels[..3]);
+    // What phones write.
+    let heic = dir.path().join("8.jpg");
+    fs::write(&heic, b"\0\0\0\x18ftypheic\0\0\0\0").unwrap();
+    assert_mentions(&data_error(decode_image(&heic, 12)), &["8.jpg: is HEIC or AVIF; convert it to JPEG"]);
+}
+
+#[test]
+fn cut_files_of_every_format_are_errors() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("photo");
+    for format in [ImageFormat::WebP, ImageFormat::Bmp, ImageFormat::Tiff, ImageFormat::Gif, ImageFormat::Png]
+    {
+        save(gradient(24, 24), &path, format);
+        let whole = fs::read(&path).unwrap();
+        for len in [whole.len() / 3, whole.len() / 2, whole.len() * 3 / 4] {
+            fs::write(&path, &whole[..len]).unwrap();
+            data_error(decode_image(&path, 12));
+        }
+    }
+}
+
+#[test]
+fn files_that_are_no_regular_ones_are_refused_at_once() {
+    let dir = TempDir::new().unwrap();
+    let pipe = dir.path().join("pipe.jpg");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let (zero, folder) = (dir.path().join("zero.jpg"), dir.path().join("folder.jpg"));
+    std::os::unix::fs::symlink("/dev/zero", &zero).unwrap();
+    fs::create_dir(&folder).unwrap();
+    let round = dir.path().join("round.jpg");
+    std::os::unix::fs::symlink(&round, &round).unwrap();
+    for (path, what) in [(&pipe, "a named pipe"), (&zero, "a device"), (&folder, "a folder")] {
+        assert_mentions(&data_error(decode_image(path, 8)), &["is ", what, "not a file"]);
+        assert_mentions(&data_error(data::decode::dimensions(path)), &[what]);
+        assert_mentions(&data_error(data::objects::Annotation::read(path)), &[what]);
+        assert_mentions(&data_error(data::miniplaces::read_categories(path)), &[what]);
+    }
+    assert!(matches!(decode_image(&round, 8), Err(Error::Io { .. })));
+    // 3 GiB of nothing, which take no room on the disk.
+    let sparse = dir.path().join("sparse.jpg");
+    fs::File::create(&sparse).unwrap().set_len(3 << 30).unwrap();
+    assert_mentions(&data_error(decode_image(&sparse, 8)), &["sparse.jpg: is 3.00 GiB long, more than"]);
+}
+
+#[test]
 fn broken_images_say_what_is_wrong() {
     let dir = TempDir::new().unwrap();
     let path = dir.path().join("image.jpg");
@@ -161,7 +233,7 @@ fn broken_images_say_what_is_wrong() {
         (&jpeg[..20], "ends early"),
         (&png[..png.len() / 2], "image.jpg"),
         (b"", "is empty"),
-        (b"<html>not found</html>", "neither JPEG nor PNG"),
+        (b"<html>not found</html>", "is no JPEG, PNG"),
     ];
     for (bytes, expected) in cases {
         fs::write(&path, bytes).unwrap();

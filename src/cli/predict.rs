@@ -32,7 +32,7 @@ const MAX_DRAWN: usize = 64;
 pub(super) struct PredictArgs {
     #[command(flatten)]
     model: ModelArgs,
-    /// Photos, JPEG or PNG
+    /// Photos: JPEG, PNG, WebP, BMP, GIF or TIFF
     #[arg(value_name = "PHOTO")]
     photos: Vec<PathBuf>,
     /// Safetensors file with a tensor `input`: f32 NCHW, already normalised

@@ -36,6 +36,7 @@ impl TrainArgs {
                 Trainer::start(config, device)?
             }
         };
+        trainer.source().remarks.iter().for_each(|remark| eprintln!("{remark}"));
         eprintln!("run folder: {}", trainer.dir().path().display());
         let dir = trainer.dir().path().to_path_buf();
         let outcome = trainer.run().inspect_err(|error| {

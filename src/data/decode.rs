@@ -15,14 +15,15 @@ use crate::error::{Error, Result};
 use crate::regular_file;
 
 /// Increases whenever the same file would give other pixels, so that packs made before are not used any more.
-pub(super) const VERSION: u32 = 3;
+pub(super) const VERSION: u32 = 4;
 /// Longer files are no photos. A decoder holds all of a file, and `image` limits what it makes of it to as much.
 const MAX_FILE_BYTES: usize = 512 << 20;
 /// An image that is more times longer than wide is cut to this before it is scaled: it would take memory by its length
 /// times the size asked for, of which the square keeps next to nothing. The rest is more than scaling looks at.
 const MAX_ASPECT: u32 = 8;
 
-/// The pixels of the JPEG or PNG file at `path` as `image_size * image_size * 3` bytes, HWC.
+/// The pixels of the image file at `path`, JPEG, PNG, WebP, BMP, GIF (first picture) or TIFF, as
+/// `image_size * image_size * 3` bytes, HWC.
 ///
 /// An EXIF orientation is applied. The shorter side is scaled to `image_size` (cubic, anti-aliased; untouched where it
 /// already has that size) and the middle of the longer side is kept; of an image more than eight times longer than wide,
@@ -57,7 +58,7 @@ pub(super) fn read_and_decode(path: &Path) -> Result<(Vec<u8>, RgbImage)> {
 /// Width and height of the image in the file at `path` as it is shown, from its header.
 ///
 /// # Errors
-/// [`Error::Data`] if it is neither JPEG nor PNG or has no sound header; [`Error::Io`] if it cannot be read.
+/// [`Error::Data`] if it is of no format that is read or has no sound header; [`Error::Io`] if it cannot be read.
 pub fn dimensions(path: &Path) -> Result<(u32, u32)> {
     let bytes = regular_file::read(path, MAX_FILE_BYTES)?;
     careful(path, || {
@@ -108,8 +109,17 @@ fn open_decoder(bytes: &[u8]) -> std::result::Result<impl ImageDecoder + '_, Str
     }
     let format = match image::guess_format(bytes) {
         Ok(ImageFormat::Jpeg) if !jpeg_is_complete(bytes) => return Err("the JPEG ends early".into()),
-        Ok(format @ (ImageFormat::Jpeg | ImageFormat::Png)) => format,
-        _ => return Err("is neither JPEG nor PNG".into()),
+        Ok(
+            format @ (ImageFormat::Jpeg
+            | ImageFormat::Png
+            | ImageFormat::WebP
+            | ImageFormat::Bmp
+            | ImageFormat::Gif
+            | ImageFormat::Tiff),
+        ) => format,
+        // The container of HEIC and AVIF, which phones write.
+        _ if bytes.get(4..8) == Some(b"ftyp") => return Err("is HEIC or AVIF; convert it to JPEG".into()),
+        _ => return Err("is no JPEG, PNG, WebP, BMP, GIF or TIFF image".into()),
     };
     ImageReader::with_format(Cursor::new(bytes), format).into_decoder().map_err(|error| error.to_string())
 }

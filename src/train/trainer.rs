@@ -89,7 +89,10 @@ impl Trainer {
     }
 
     fn assemble(run: Prepared, dir: RunDir, state: TrainState) -> Result<Trainer> {
-        let log = RunLog::open(dir, &run.record(&state), run.total_steps)?;
+        let mut log = RunLog::open(dir, &run.record(&state), run.total_steps)?;
+        for remark in &run.source.remarks {
+            log.event(state.step, "data", remark)?;
+        }
         let signals = Signals::install()?;
         let Prepared { config, source, training, schedule, steps_per_epoch, total_steps, .. } = run;
         Ok(Trainer {
@@ -109,6 +112,11 @@ impl Trainer {
     /// The run's folder.
     pub fn dir(&self) -> &RunDir {
         self.log.dir()
+    }
+
+    /// The images of the run.
+    pub fn source(&self) -> &Source {
+        &self.source
     }
 
     /// The session, to look at its program and memory.

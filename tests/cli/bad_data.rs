@@ -62,7 +62,7 @@ fn files_that_are_no_whole_image() {
     let cases: [(&[u8], &str); 4] = [
         (&whole[..whole.len() / 2], "the JPEG ends early"),
         (b"", "the file is empty"),
-        (b"no image at all", "neither JPEG nor PNG"),
+        (b"no image at all", "is no JPEG, PNG"),
         (&whole[..30], "ends early"),
     ];
     for (bytes, reason) in cases {
@@ -106,6 +106,34 @@ fn photos_a_pixel_thin_take_little_memory() {
         }
         let pixels = residuum::data::decode_image(&program.path("thin.png"), 224).unwrap();
         assert!(pixels.chunks(3).all(|pixel| pixel == [10, 200, 90]), "{width} x {height}");
+    }
+}
+
+#[test]
+fn what_a_run_leaves_out_is_said_at_once_and_in_its_report() {
+    let program = Program::new();
+    program.write_classes(&["bath", "garden"]);
+    let class = |split: &str| program.path("classes").join(split).join("bath");
+    for (name, format) in
+        [("a.webp", ImageFormat::WebP), ("b.BMP", ImageFormat::Bmp), ("c.tif", ImageFormat::Tiff)]
+    {
+        let image = RgbImage::from_pixel(16, 16, Rgb([9, 8, 7]));
+        image.save_with_format(class("train").join(name), format).unwrap();
+    }
+    fs::write(class("train").join("d.heic"), "x").unwrap();
+    fs::rename(program.path("classes/val"), program.path("classes/valid")).unwrap();
+    let args = "train --data-dir classes --img-size 16 --batch-size 4 --max-steps 1";
+    let output = program.command(args).output().unwrap();
+    let (stdout, said) = texts(&output);
+    assert!(output.status.success() && stdout.contains("on 8 images"), "{stdout}{said}");
+    let run = program.only_run("runs");
+    let report = fs::read_to_string(program.path(&run).join("report.html")).unwrap();
+    let packed = program.succeeds("data pack --data-dir classes --img-size 16");
+    assert!(packed.contains("train: 19 images"), "{packed}");
+    for text in [said, report, packed] {
+        for part in ["validation images: those in valid/", "1 .heic (train/bath/d.heic)"] {
+            assert!(text.contains(part), "`{part}` is not in:\n{text}");
+        }
     }
 }
 

@@ -42,7 +42,9 @@ impl CheckArgs {
 fn print(audit: &Audit) {
     let categories = audit.num_categories.map_or("unknown".into(), |count| count.to_string());
     let size = audit.image_size.map_or("none usable".into(), |(w, h)| format!("most of {w} x {h} pixels"));
-    println!("{} data set; categories: {categories}; images: {size}\n", audit.format);
+    println!("{} data set; categories: {categories}; images: {size}", audit.format);
+    audit.remarks.iter().for_each(|remark| println!("{remark}"));
+    println!();
     let mut splits = Table::new([
         ("split", Align::Left),
         ("listed", Align::Right),
@@ -107,6 +109,7 @@ fn to_json(audit: &Audit) -> Value {
         .collect();
     json!({
         "format": audit.format,
+        "remarks": audit.remarks,
         "categories": audit.num_categories,
         "image_size": audit.image_size.map(|(width, height)| [width, height]),
         "splits": splits,
