@@ -3,6 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::show::show_path;
+
 /// The result of every fallible function here.
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -28,13 +30,13 @@ pub enum Error {
     #[error("{0}")]
     DeviceFailed(String),
     /// Data set, list, image or annotation that cannot be used.
-    #[error("{}: {message}", path.display())]
+    #[error("{}: {message}", show_path(path))]
     Data { path: PathBuf, message: String },
     /// A checkpoint or weight file that is damaged or belongs to another model.
-    #[error("{}: {message}", path.display())]
+    #[error("{}: {message}", show_path(path))]
     Checkpoint { path: PathBuf, message: String },
     /// The operating system refused; `action` reads as in "cannot {action} {path}".
-    #[error("cannot {action} {}: {source}", path.display())]
+    #[error("cannot {action} {}: {source}", show_path(path))]
     Io { action: &'static str, path: PathBuf, source: io::Error },
     /// The loss stopped being a finite number.
     #[error("diverged at step {step}: {message}")]

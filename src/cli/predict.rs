@@ -15,6 +15,7 @@ use crate::infer::predictor::{self, Predictor, Prepare, most_probable, photos_ba
 use crate::infer::submission;
 use crate::report::{PhotoTile, heat_map, sheet};
 use crate::run::checkpoint::{self, NamedTensor};
+use crate::show::show_path;
 use crate::step::evaluate::{Evaluator, Views};
 use crate::tensor::{Shape, Tensor};
 
@@ -116,13 +117,13 @@ impl PredictArgs {
                 let named = |(label, share): (usize, f32)| (file.card.categories[label].clone(), share);
                 let bars: Vec<(String, f32)> =
                     most_probable(&row, NUM_SHOWN).into_iter().map(named).collect();
-                println!("{}", photo.display());
+                println!("{}", show_path(photo));
                 for (name, share) in &bars {
                     println!("  {:5.1} %  {name}", 100.0 * share);
                 }
                 if self.output.is_some() {
                     let pictures = vec![decode_image(photo, PICTURE_SIZE)?];
-                    let title = photo.display().to_string();
+                    let title = show_path(photo);
                     tiles.push(PhotoTile { pictures, title, bars, ..PhotoTile::default() });
                 }
             }
@@ -158,7 +159,7 @@ impl PredictArgs {
                     file.card.categories[explanation.category],
                     100.0 * explanation.probability
                 ),
-                note: photo.display().to_string(),
+                note: show_path(photo),
                 bars: vec![],
             })
         };

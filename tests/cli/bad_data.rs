@@ -5,7 +5,7 @@ use std::path::Path;
 
 use image::{DynamicImage, GrayImage, ImageFormat, Rgb, RgbImage};
 
-use crate::program::{Program, SMALL_RUN, texts};
+use crate::program::{Program, SMALL_RUN, failed, texts};
 
 const FIRST_IMAGE: &str = "scenes/images/train/b/beach/00000001.jpg";
 const SECOND_IMAGE: &str = "scenes/images/train/b/beach/00000002.jpg";
@@ -135,6 +135,20 @@ fn what_a_run_leaves_out_is_said_at_once_and_in_its_report() {
             assert!(text.contains(part), "`{part}` is not in:\n{text}");
         }
     }
+}
+
+#[test]
+fn names_of_photos_do_not_control_the_terminal() {
+    let program = Program::with_scenes();
+    let (sound, broken) = ("good\x1b[31m\n.jpg", "bad\x1b]0;title\x07.jpg");
+    fs::copy(program.path(FIRST_IMAGE), program.path(sound)).unwrap();
+    fs::write(program.path(broken), "no image").unwrap();
+    let output = program.command("augment --output o.png --image").arg(broken).output().unwrap();
+    failed(&output, "augment", 4, &["bad\\u{1b}]0;title\\u{7}.jpg: is no JPEG"]);
+    let run = program.trains("--max-steps 1");
+    let output = program.command(&format!("predict --run {}", run.display())).arg(sound).output().unwrap();
+    let (stdout, _) = texts(&output);
+    assert!(stdout.starts_with("good\\u{1b}[31m\\n.jpg\n"), "{stdout}");
 }
 
 #[test]
