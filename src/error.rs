@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use signal_hook::consts::{SIGINT, SIGTERM};
 
+use crate::show::show_path;
+
 /// The result of every fallible function here.
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -30,13 +32,13 @@ pub enum Error {
     #[error("{0}")]
     DeviceFailed(String),
     /// Data set, list, image or annotation that cannot be used.
-    #[error("{}: {message}", path.display())]
+    #[error("{}: {message}", show_path(path))]
     Data { path: PathBuf, message: String },
     /// A checkpoint or weight file that is damaged or belongs to another model.
-    #[error("{}: {message}", path.display())]
+    #[error("{}: {message}", show_path(path))]
     Checkpoint { path: PathBuf, message: String },
     /// The operating system refused; `action` reads as in "cannot {action} {path}".
-    #[error("cannot {action} {}: {source}", path.display())]
+    #[error("cannot {action} {}: {source}", show_path(path))]
     Io { action: &'static str, path: PathBuf, source: io::Error },
     /// What a command found out cannot be printed.
     #[error("cannot write to stdout: {0}")]

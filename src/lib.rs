@@ -59,6 +59,7 @@ mod softgpu;
 pub mod error;
 mod named;
 pub mod prelude;
+mod regular_file;
 pub mod rng;
 mod show;
 pub mod tensor;

@@ -1,7 +1,9 @@
-//! What people read: messages on stderr, and how numbers are written in them: counts, sizes, times.
+//! What people read: messages on stderr; how numbers are written in them: counts, sizes, times; and text and paths that come
+//! from files of others.
 
 use std::fmt::Display;
 use std::io::{Write, stderr};
+use std::path::Path;
 
 use bytesize::ByteSize;
 use indicatif::HumanCount;
@@ -32,9 +34,55 @@ pub(crate) fn show_seconds(seconds: f64) -> String {
     }
 }
 
+/// What a message quotes of a file ends here: a line may be a gigabyte long.
+const MAX_QUOTED_BYTES: usize = 200;
+/// No path of the operating system is longer; one that a file names may be.
+const MAX_PATH_BYTES: usize = 4096;
+
+/// `text` of a file as a message quotes it: without control of the terminal, and not at length.
+pub(crate) fn show_text(text: &str) -> String {
+    escaped(text, MAX_QUOTED_BYTES)
+}
+
+/// `path` without control of the terminal.
+pub(crate) fn show_path(path: &Path) -> String {
+    // Only so much of a longer one is looked at.
+    escaped(&path.to_string_lossy(), MAX_PATH_BYTES)
+}
+
+/// At most `max_bytes` of `text`, with escapes for control characters and for those that turn the direction of writing.
+fn escaped(text: &str, max_bytes: usize) -> String {
+    let end = (0..=max_bytes.min(text.len())).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0);
+    let clipped = &text[..end];
+    let mut shown = String::with_capacity(clipped.len());
+    for character in clipped.chars() {
+        match character {
+            _ if character.is_control() => shown.extend(character.escape_default()),
+            '\u{200E}' | '\u{200F}' | '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}' => {
+                shown.extend(character.escape_unicode());
+            }
+            _ => shown.push(character),
+        }
+    }
+    if clipped.len() < text.len() {
+        shown.push_str(&format!("... ({} in all)", show_bytes(text.len())));
+    }
+    shown
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn text_of_others_neither_controls_the_terminal_nor_fills_it() {
+        assert_eq!(show_text("Straße 1.jpg"), "Straße 1.jpg");
+        assert_eq!(show_text("a\x1b]0;x\x07\nb\u{202E}gpj"), "a\\u{1b}]0;x\\u{7}\\nb\\u{202e}gpj");
+        let long = "é".repeat(1 << 20);
+        assert_eq!(show_text(&long), format!("{}... (2.00 MiB in all)", "é".repeat(100)));
+        assert_eq!(show_text(&long[..200]), &long[..200]);
+        assert_eq!(show_path(Path::new("x\r.jpg")), "x\\r.jpg");
+    }
 
     #[test]
     fn numbers_are_written_for_people() {

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use image::{DynamicImage, GrayImage, ImageFormat, Rgb, RgbImage};
+use image::{DynamicImage, ImageFormat, Rgb, RgbImage};
 use residuum::data::objects::Annotation;
 use residuum::data::scenes::{self, SceneOptions};
 use residuum::data::{self, Dataset, OpenOptions, Pack, Split, decode_image, miniplaces};
@@ -150,12 +150,54 @@ fn bad_lines_are_named_by_file_and_line() {
         ("train.txt", "train/b/beach", "/etc/beach", "line 1: the path must stay below images/"),
         ("categories.txt", "bridge 1", "bridge 0", "line 2: index 0 is already that of `beach`"),
         ("categories.txt", "windmill 9", "windmill 12", "none has index 9"),
+        ("categories.txt", "/b/bridge 1", "/a/beach 1", "line 2: `beach` is already the name of index 0"),
     ];
     for (list, from, to, expected) in cases {
         let dir = small_miniplaces();
         let path = dir.path().join(list);
         edit(&path, from, to);
         assert_mentions(&data_error(open(dir.path())), &[list, expected]);
+    }
+}
+
+#[test]
+fn lists_with_a_byte_order_mark_are_read_as_without() {
+    let dir = small_miniplaces();
+    let lists = ["train.txt", "val.txt", "categories.txt", "object_categories.txt"];
+    for list in lists {
+        let path = dir.path().join(list);
+        let text = fs::read(&path).unwrap();
+        fs::write(&path, [b"\xEF\xBB\xBF".to_vec(), text].concat()).unwrap();
+    }
+    // With the mark in its name, the first image of each list would be left out.
+    let dataset = data::open(dir.path(), &ALLOW_MISSING).unwrap();
+    assert_eq!(dataset.categories(), scenes::CATEGORIES);
+    assert_eq!((dataset.samples(Split::Train).len(), dataset.samples(Split::Val).len()), (40, 20));
+    assert_eq!(data::check::check(dir.path()).unwrap().num_stopping(), 0);
+    for list in lists {
+        let utf16 = dir.path().join(list);
+        fs::write(&utf16, b"\xFF\xFEa\0 \x000\0\n\0").unwrap();
+        assert_mentions(
+            &data_error(miniplaces::read_categories(&utf16)),
+            &[list, "UTF-16; save it in UTF-8"],
+        );
+    }
+}
+
+#[test]
+fn what_lists_say_is_quoted_without_control_characters_and_not_at_length() {
+    let dir = small_miniplaces();
+    let long = "x".repeat(5 << 20);
+    for (list, line) in [
+        ("train.txt", format!("{long}\x1b]0;title\x07 y")),
+        ("train.txt", format!("\x1b[31m{long}.jpg 0")),
+        ("categories.txt", format!("\x1b[31m{long}")),
+    ] {
+        let text = fs::read_to_string(dir.path().join(list)).unwrap();
+        fs::write(dir.path().join(list), format!("{line}\n")).unwrap();
+        let message = data_error(open(dir.path()));
+        assert!(message.len() < 800 && !message.contains('\x1b'), "{} bytes", message.len());
+        fs::write(dir.path().join(list), text).unwrap();
     }
 }
 
@@ -223,74 +265,10 @@ fn a_folder_per_class_opens_in_order_of_names() {
     assert_eq!(dataset.samples(Split::Val)[0].label, Some(1));
 
     fs::create_dir(dir.path().join("train/emu")).unwrap();
-    assert_mentions(&data_error(open(dir.path())), &["emu", "no .jpg"]);
+    assert_mentions(&data_error(open(dir.path())), &["emu", "has no images (.jpg"]);
     fs::remove_dir(dir.path().join("train/emu")).unwrap();
     save(gradient(8, 8), &dir.path().join("val/yak/1.jpg"), ImageFormat::Jpeg);
     assert_mentions(&data_error(open(dir.path())), &["val/yak", "no class of this name"]);
-}
-
-// Images.
-
-#[test]
-fn kinds_of_images_become_rgb() {
-    let dir = TempDir::new().unwrap();
-    let path = dir.path().join("image.jpg");
-
-    save(gradient(12, 12), &path, ImageFormat::Png);
-    assert_eq!(decode_image(&path, 12).unwrap(), gradient(12, 12).into_raw(), "a PNG by content");
-
-    save(GrayImage::from_fn(8, 8, |x, _| image::Luma([x as u8 * 30])), &path, ImageFormat::Jpeg);
-    let grey = decode_image(&path, 8).unwrap();
-    assert!(grey.chunks(3).all(|rgb| rgb[0] == rgb[1] && rgb[1] == rgb[2]));
-    assert!(grey[0] < 20 && grey[7 * 3] > 190, "{grey:?}");
-
-    let cmyk = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/cmyk.jpg");
-    let pixels = decode_image(&cmyk, 10).unwrap();
-    // 12 by 10 pixels, cut to the middle ten columns.
-    for (x, y) in [(0, 0), (9, 9), (4, 5), (9, 0), (0, 9)] {
-        let expected = [20 + 18 * (x + 1), 230 - 20 * y, 90 + 6 * (x + 1) + 5 * y];
-        for channel in 0..3 {
-            let got = i32::from(pixels[((y * 10 + x) * 3) as usize + channel]);
-            assert!((got - expected[channel]).abs() <= 8, "{x} {y}: {got} instead of {expected:?}");
-        }
-    }
-}
-
-#[test]
-fn images_that_are_not_square_are_cut_to_the_middle() {
-    let dir = TempDir::new().unwrap();
-    let path = dir.path().join("wide.png");
-    save(gradient(20, 10), &path, ImageFormat::Png);
-    let pixels = decode_image(&path, 10).unwrap();
-    assert_eq!(pixels, image::imageops::crop_imm(&gradient(20, 10), 5, 0, 10, 10).to_image().into_raw());
-    let halved = decode_image(&path, 5).unwrap();
-    // Half of 20 by 10 is 10 by 5, cut to columns 2 to 6: column x covers source columns 4 + 2x and 5 + 2x.
-    for x in 0..5 {
-        let got = i32::from(halved[(2 * 5 + x) * 3]);
-        assert!((got - (45 + 20 * x as i32)).abs() <= 3, "column {x}: {got}");
-    }
-}
-
-#[test]
-fn broken_images_say_what_is_wrong() {
-    let dir = TempDir::new().unwrap();
-    let path = dir.path().join("image.jpg");
-    save(gradient(64, 64), &path, ImageFormat::Jpeg);
-    let jpeg = fs::read(&path).unwrap();
-    save(gradient(64, 64), &path, ImageFormat::Png);
-    let png = fs::read(&path).unwrap();
-    let cases: [(&[u8], &str); 5] = [
-        (&jpeg[..jpeg.len() / 2], "ends early"),
-        (&jpeg[..20], "ends early"),
-        (&png[..png.len() / 2], "image.jpg"),
-        (b"", "is empty"),
-        (b"<html>not found</html>", "neither JPEG nor PNG"),
-    ];
-    for (bytes, expected) in cases {
-        fs::write(&path, bytes).unwrap();
-        assert_mentions(&data_error(decode_image(&path, 16)), &["image.jpg", expected]);
-    }
-    assert!(matches!(decode_image(&dir.path().join("none.jpg"), 16), Err(Error::Io { .. })));
 }
 
 // The pack.

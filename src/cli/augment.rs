@@ -15,7 +15,7 @@ use crate::transform::Image;
 #[derive(Debug, Args)]
 #[command(after_help = Augment::help())]
 pub(super) struct AugmentArgs {
-    /// Photo, JPEG or PNG
+    /// Photo: JPEG, PNG, WebP, BMP, GIF or TIFF
     #[arg(long, value_name = "FILE")]
     image: PathBuf,
     /// PNG file to write

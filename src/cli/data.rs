@@ -98,10 +98,16 @@ impl PackArgs {
         let options =
             OpenOptions { allow_missing: self.allow_missing, categories: None, ..OpenOptions::default() };
         let dataset = data::open(&self.data_dir, &options)?;
+        for remark in dataset.remarks() {
+            say!("{remark}");
+        }
         let cache = self.cache_dir.map_or_else(pack::default_cache_dir, Ok)?;
         for split in [Split::Train, Split::Val] {
             let pack = Pack::open_or_build(&dataset, split, self.img_size, &cache)?;
             say!("{}: {} images, {}", split.name(), pack.len(), show_bytes(pack.num_bytes()));
+            if let Some(remark) = pack.remark(split) {
+                say!("{remark}");
+            }
         }
         Ok(())
     }

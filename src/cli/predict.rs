@@ -15,7 +15,7 @@ use crate::infer::predictor::{self, Predictor, Prepare, most_probable, photos_ba
 use crate::infer::submission;
 use crate::report::{PhotoTile, heat_map, sheet};
 use crate::run::checkpoint::{self, NamedTensor};
-use crate::show::tell;
+use crate::show::{show_path, tell};
 use crate::step::evaluate::{Evaluator, Views};
 use crate::tensor::{Shape, Tensor};
 
@@ -33,7 +33,7 @@ const MAX_DRAWN: usize = 64;
 pub(super) struct PredictArgs {
     #[command(flatten)]
     model: ModelArgs,
-    /// Photos, JPEG or PNG
+    /// Photos: JPEG, PNG, WebP, BMP, GIF or TIFF
     #[arg(value_name = "PHOTO")]
     photos: Vec<PathBuf>,
     /// Safetensors file with a tensor `input`: f32 NCHW, already normalised
@@ -117,13 +117,13 @@ impl PredictArgs {
                 let named = |(label, share): (usize, f32)| (file.card.categories[label].clone(), share);
                 let bars: Vec<(String, f32)> =
                     most_probable(&row, NUM_SHOWN).into_iter().map(named).collect();
-                say!("{}", photo.display());
+                say!("{}", show_path(photo));
                 for (name, share) in &bars {
                     say!("  {:5.1} %  {name}", 100.0 * share);
                 }
                 if self.output.is_some() {
                     let pictures = vec![decode_image(photo, PICTURE_SIZE)?];
-                    let title = photo.display().to_string();
+                    let title = show_path(photo);
                     tiles.push(PhotoTile { pictures, title, bars, ..PhotoTile::default() });
                 }
             }
@@ -159,7 +159,7 @@ impl PredictArgs {
                     file.card.categories[explanation.category],
                     100.0 * explanation.probability
                 ),
-                note: photo.display().to_string(),
+                note: show_path(photo),
                 bars: vec![],
             })
         };

@@ -44,6 +44,9 @@ impl TrainArgs {
                 Trainer::start(config, device)?
             }
         };
+        for remark in &trainer.source().remarks {
+            tell(remark);
+        }
         tell(format_args!("run folder: {}", trainer.dir().path().display()));
         let dir = trainer.dir().path().to_path_buf();
         let outcome = trainer.run().inspect_err(|error| {

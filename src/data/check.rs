@@ -9,12 +9,15 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 
 use super::annotations::read_class_names;
-use super::files::{FieldHash, is_image, sorted_entries, sorted_images};
+use super::dataset::one_category;
+use super::files::{self, FieldHash};
+use super::folder::Folders;
 use super::objects::Annotation;
-use super::open::{absolute, is_miniplaces, not_a_data_set};
+use super::open::{absolute, is_class_tree, is_miniplaces, not_a_data_set};
 use super::progress::Progress;
 use super::{Sample, Split, decode, folder, miniplaces};
 use crate::error::{Error, Result};
+use crate::show::show_path;
 
 /// Something wrong with a data set. Those that stop training come first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -41,6 +44,8 @@ pub enum Fault {
     OtherSize,
     /// An image file that no list names.
     NotListed,
+    /// A file among the images that is none by its name, or no file.
+    LeftOut,
     /// An annotation of no listed image.
     AnnotationOfNothing,
     /// A polygon of fewer than three points, which encloses nothing.
@@ -73,6 +78,7 @@ impl Fault {
             Fault::SameContent => "groups of files with the same content",
             Fault::OtherSize => "images of another size than most",
             Fault::NotListed => "images in no list",
+            Fault::LeftOut => "files left out, no images that are read",
             Fault::AnnotationOfNothing => "annotations of no listed image",
             Fault::DegeneratePolygon => "polygons of one or two points",
         }
@@ -92,6 +98,7 @@ impl Fault {
             Fault::SameContent => "same_content",
             Fault::OtherSize => "other_size",
             Fault::NotListed => "not_listed",
+            Fault::LeftOut => "left_out",
             Fault::AnnotationOfNothing => "annotation_of_nothing",
             Fault::DegeneratePolygon => "degenerate_polygon",
         }
@@ -127,6 +134,8 @@ pub struct SplitCount {
 pub struct Audit {
     /// Name of the on-disk format.
     pub format: &'static str,
+    /// What else there is to know, as [`super::Dataset::remarks`] says it.
+    pub remarks: Vec<String>,
     /// How many categories there are; `None` if their list cannot be used.
     pub num_categories: Option<usize>,
     /// Width and height that most images have; `None` if none can be decoded.
@@ -151,11 +160,12 @@ impl Audit {
 /// [`Error::Data`] if `root` is not a folder, or holds neither a MiniPlaces data set nor a folder per class.
 pub fn check(root: &Path) -> Result<Audit> {
     let root = &absolute(root)?;
-    let mut auditor = Auditor { root, faults: BTreeMap::new(), listed: Vec::new() };
+    let mut auditor =
+        Auditor { root, faults: BTreeMap::new(), listed: Vec::new(), dirs: Vec::new(), remarks: Vec::new() };
     let (format, image_dir, num_categories) = if is_miniplaces(root) {
         let image_dir = root.join("images");
         ("miniplaces", image_dir.clone(), auditor.read_miniplaces(&image_dir))
-    } else if root.join(Split::Train.name()).is_dir() {
+    } else if is_class_tree(root) {
         ("folder per class", root.clone(), auditor.read_folders())
     } else {
         return Err(not_a_data_set(root));
@@ -174,7 +184,9 @@ pub fn check(root: &Path) -> Result<Audit> {
             auditor.fault(Fault::EmptySplit, count.split.name());
         }
     }
-    Ok(Audit { format, num_categories, image_size, splits, faults: auditor.faults })
+    let Auditor { faults, mut remarks, .. } = auditor;
+    remarks.extend(num_categories.and_then(one_category));
+    Ok(Audit { format, remarks, num_categories, image_size, splits, faults })
 }
 
 /// What is known of a data set while it is audited.
@@ -182,6 +194,9 @@ struct Auditor<'a> {
     root: &'a Path,
     faults: BTreeMap<Fault, Vec<String>>,
     listed: Vec<(Split, Sample)>,
+    /// The folders that images lie in.
+    dirs: Vec<PathBuf>,
+    remarks: Vec<String>,
 }
 
 /// What one image file is.
@@ -205,7 +220,7 @@ impl Auditor<'_> {
     }
 
     fn relative(&self, path: &Path) -> String {
-        path.strip_prefix(self.root).unwrap_or(path).display().to_string()
+        show_path(path.strip_prefix(self.root).unwrap_or(path))
     }
 
     /// The value of `result`, or nothing and a fault.
@@ -231,54 +246,42 @@ impl Auditor<'_> {
                 }
             }
         }
-        self.list_test_images(&image_dir.join(Split::Test.name()), image_dir);
+        let test = self.take(Fault::List, miniplaces::read_test_samples(image_dir)).unwrap_or_default().0;
+        self.listed.extend(test.into_iter().map(|sample| (Split::Test, sample)));
+        let dirs = [Split::Train, Split::Val, Split::Test].map(|split| image_dir.join(split.name()));
+        self.dirs.extend(dirs.into_iter().filter(|dir| dir.is_dir()));
         num_categories
     }
 
     /// Reads the class folders of a tree and returns the number of categories.
     fn read_folders(&mut self) -> Option<usize> {
         let root = self.root;
-        let classes = self.take(Fault::List, folder::class_folders(&root.join(Split::Train.name())))?;
-        for split in [Split::Train, Split::Val] {
-            let dir = root.join(split.name());
-            for class in self.take(Fault::List, folder::class_folders(&dir)).unwrap_or_default() {
-                let dir = dir.join(&class);
-                let Ok(label) = classes.binary_search(&class) else {
-                    let place = self.relative(&dir);
-                    self.fault(
-                        Fault::List,
-                        format!("{place}: train/ has no class of this name to learn it from"),
-                    );
-                    continue;
-                };
-                let images = self.take(Fault::List, sorted_images(&dir)).unwrap_or_default();
-                if images.is_empty() {
-                    let place = self.relative(&dir);
-                    self.fault(
-                        Fault::List,
-                        format!("{place}: the class folder has no .jpg, .jpeg or .png images"),
-                    );
-                }
-                let below_root = |path: PathBuf| path.strip_prefix(root).map_or(path.clone(), PathBuf::from);
-                let samples = images
-                    .into_iter()
-                    .map(|path| Sample { path: below_root(path), label: Some(label as u32) });
-                self.listed.extend(samples.map(|sample| (split, sample)));
+        let train = root.join(Split::Train.name());
+        let classes = self.take(Fault::List, folder::class_folders(&train))?;
+        let mut dirs = vec![(Split::Train, train)];
+        if let Some(folders) = self.take(Fault::List, Folders::find(root)) {
+            dirs.push((Split::Val, folders.val));
+            self.remarks.extend(folders.remarks);
+            if let Some(dir) = folders.test {
+                let found = self.take(Fault::List, files::images_below(&dir)).unwrap_or_default();
+                let samples = found.wanted.iter().map(|path| folder::sample(root, path, None));
+                self.listed.extend(samples.map(|sample| (Split::Test, sample)));
+                self.dirs.push(dir);
             }
         }
-        self.list_test_images(&root.join(Split::Test.name()), root);
+        let mut samples: [Vec<Sample>; 3] = Default::default();
+        for (split, dir) in &dirs {
+            for class in self.take(Fault::List, folder::class_folders(dir)).unwrap_or_default() {
+                let read = folder::read_class(root, &dir.join(class), &classes);
+                samples[*split as usize].extend(self.take(Fault::List, read).unwrap_or_default().0);
+            }
+        }
+        self.remarks.extend(folder::in_subfolders(&samples));
+        for (split, samples) in [Split::Train, Split::Val].into_iter().zip(samples) {
+            self.listed.extend(samples.into_iter().map(|sample| (split, sample)));
+        }
+        self.dirs.extend(dirs.into_iter().map(|(_, dir)| dir));
         Some(classes.len())
-    }
-
-    /// The images directly in `dir` are those of the test split.
-    fn list_test_images(&mut self, dir: &Path, image_dir: &Path) {
-        if !dir.is_dir() {
-            return;
-        }
-        for path in self.take(Fault::List, sorted_images(dir)).unwrap_or_default() {
-            let path = path.strip_prefix(image_dir).map_or(path.clone(), PathBuf::from);
-            self.listed.push((Split::Test, Sample { path, label: None }));
-        }
     }
 
     fn find_listed_twice(&mut self) {
@@ -290,10 +293,10 @@ impl Auditor<'_> {
                     first.insert(path.clone(), (*split, *label));
                 }
                 Some((_, other)) if other != label => {
-                    again.push(format!("{} with two labels", path.display()))
+                    again.push(format!("{} with two labels", show_path(path)))
                 }
-                Some((other, _)) if other != split => again.push(format!("{} in two lists", path.display())),
-                Some(_) => again.push(path.display().to_string()),
+                Some((other, _)) if other != split => again.push(format!("{} in two lists", show_path(path))),
+                Some(_) => again.push(show_path(path)),
             }
         }
         again.into_iter().for_each(|place| self.fault(Fault::ListedTwice, place));
@@ -303,9 +306,14 @@ impl Auditor<'_> {
     fn check_images(&mut self, image_dir: &Path) -> (BTreeSet<PathBuf>, Option<(u32, u32)>) {
         let listed: BTreeMap<PathBuf, Split> =
             self.listed.iter().map(|(split, sample)| (sample.path.clone(), *split)).collect();
-        let dirs = [Split::Train, Split::Val, Split::Test].map(|split| image_dir.join(split.name()));
-        let on_disk: BTreeSet<PathBuf> =
-            dirs.iter().flat_map(|dir| files_below(dir, image_dir, is_image)).collect();
+        let mut on_disk = BTreeSet::new();
+        for dir in std::mem::take(&mut self.dirs) {
+            // A folder that cannot be read is told of where the lists are read.
+            let found = files::images_below(&dir).unwrap_or_default();
+            let below = |path: &PathBuf| path.strip_prefix(image_dir).map_or(path.clone(), PathBuf::from);
+            on_disk.extend(found.wanted.iter().map(below));
+            found.others.iter().for_each(|path| self.fault(Fault::LeftOut, show_path(&below(path))));
+        }
         let paths: BTreeSet<&PathBuf> = listed.keys().chain(&on_disk).collect();
         let paths: Vec<&PathBuf> = paths.into_iter().collect();
         let progress = Progress::start("checking images".into(), paths.len());
@@ -320,18 +328,18 @@ impl Auditor<'_> {
         drop(progress);
         let mut usable = BTreeMap::new();
         for (path, facts) in paths.into_iter().zip(facts) {
-            let name = path.display();
+            let name = show_path(path);
             let split = listed.get(path);
             if split.is_none() {
-                self.fault(Fault::NotListed, name.to_string());
+                self.fault(Fault::NotListed, name.clone());
             }
             match (facts, split) {
                 (Ok(facts), _) => {
                     usable.insert(path.clone(), facts);
                 }
                 (Err(_), None) => {}
-                (Err(_), Some(_)) if !image_dir.join(path).is_file() => {
-                    self.fault(Fault::MissingImage, name.to_string());
+                (Err(_), Some(_)) if !image_dir.join(path).exists() => {
+                    self.fault(Fault::MissingImage, name);
                 }
                 (Err(error), Some(split)) => {
                     let fault = match split {
@@ -353,9 +361,8 @@ impl Auditor<'_> {
             groups.entry(facts.content).or_default().push(path);
         }
         let same = groups.into_values().filter(|paths| paths.len() > 1);
-        let names = |paths: Vec<&PathBuf>| {
-            paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(" = ")
-        };
+        let names =
+            |paths: Vec<&PathBuf>| paths.iter().map(|path| show_path(path)).collect::<Vec<_>>().join(" = ");
         let mut places: Vec<String> = same.map(names).collect();
         places.sort_unstable();
         places.into_iter().for_each(|place| self.fault(Fault::SameContent, place));
@@ -369,7 +376,7 @@ impl Auditor<'_> {
         }
         let (&most, _) = counts.iter().max_by_key(|(_, count)| **count)?;
         for (path, ImageFacts { size, .. }) in images.iter().filter(|(_, facts)| facts.size != most) {
-            self.fault(Fault::OtherSize, format!("{} ({} x {})", path.display(), size.0, size.1));
+            self.fault(Fault::OtherSize, format!("{} ({} x {})", show_path(path), size.0, size.1));
         }
         Some(most)
     }
@@ -378,7 +385,13 @@ impl Auditor<'_> {
     fn check_annotations(&mut self) -> BTreeSet<PathBuf> {
         let dir = self.root.join("objects");
         let is_xml = |path: &Path| path.extension().is_some_and(|extension| extension == "xml");
-        let files = files_below(&dir, &dir, is_xml);
+        let found = match dir.is_dir() {
+            true => self.take(Fault::Annotation, files::found_below(&dir, usize::MAX, is_xml)),
+            false => None,
+        };
+        let found = found.unwrap_or_default().wanted.into_iter();
+        let files: Vec<PathBuf> =
+            found.map(|path| path.strip_prefix(&dir).map_or(path.clone(), PathBuf::from)).collect();
         let num_classes = match files.is_empty() {
             true => None,
             false => self.take(Fault::Annotation, read_class_names(self.root)).map(|names| names.len()),
@@ -387,7 +400,7 @@ impl Auditor<'_> {
             files.par_iter().map(|file| Annotation::read(&dir.join(file))).collect();
         for (file, annotation) in files.iter().zip(annotations) {
             let Some(annotation) = self.take(Fault::Annotation, annotation) else { continue };
-            let name = Path::new("objects").join(file).display().to_string();
+            let name = show_path(&Path::new("objects").join(file));
             for fault in annotation.classes_out_of_range(num_classes.unwrap_or(usize::MAX)) {
                 self.fault(Fault::ObjectClass, format!("{name}: {fault}"));
             }
@@ -401,7 +414,7 @@ impl Auditor<'_> {
             self.listed.iter().map(|(_, sample)| &sample.path).filter(annotated).cloned().collect();
         let of_images: BTreeSet<PathBuf> = images.iter().map(|path| path.with_extension("xml")).collect();
         for file in files.difference(&of_images) {
-            self.fault(Fault::AnnotationOfNothing, Path::new("objects").join(file).display().to_string());
+            self.fault(Fault::AnnotationOfNothing, show_path(&Path::new("objects").join(file)));
         }
         images
     }
@@ -414,19 +427,4 @@ impl ImageFacts {
         hash.write(&bytes);
         Ok(ImageFacts { size: image.dimensions(), content: (bytes.len(), hash.finish()) })
     }
-}
-
-/// The files below `dir` that are wanted, as paths below `base`, sorted; none where there is no such folder.
-fn files_below(dir: &Path, base: &Path, is_wanted: impl Fn(&Path) -> bool + Copy) -> Vec<PathBuf> {
-    let entries = sorted_entries(dir).unwrap_or_default();
-    let below = |path: PathBuf| -> Vec<PathBuf> {
-        if path.is_dir() {
-            files_below(&path, base, is_wanted)
-        } else if is_wanted(&path) {
-            vec![path.strip_prefix(base).map_or(path.clone(), PathBuf::from)]
-        } else {
-            Vec::new()
-        }
-    };
-    entries.into_iter().flat_map(below).collect()
 }

@@ -9,6 +9,7 @@ use rayon::prelude::*;
 
 use super::files::{FieldHash, first_few};
 use crate::error::{Error, Result};
+use crate::show::{show_path, show_text};
 
 /// The three parts of a data set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -64,6 +65,7 @@ pub struct Dataset {
     listings: [Listing; 3],
     missing: Vec<PathBuf>,
     allow_missing: bool,
+    remarks: Vec<String>,
 }
 
 /// The images of one split and what the file system says about each.
@@ -87,6 +89,8 @@ pub(super) struct Listed {
     pub(super) categories: Vec<String>,
     /// The samples of [`Split::Train`], [`Split::Val`] and [`Split::Test`].
     pub(super) samples: [Vec<Sample>; 3],
+    /// What people are to know of what was found: what is left out, what serves in place of what.
+    pub(super) remarks: Vec<String>,
 }
 
 /// The data set at `root` that its lists describe.
@@ -105,6 +109,7 @@ pub(super) fn from_lists(root: &Path, listed: Listed, options: &OpenOptions) -> 
         listings: Default::default(),
         missing: Vec::new(),
         allow_missing: options.allow_missing,
+        remarks: listed.remarks,
     };
     for (split, mut samples) in [Split::Train, Split::Val, Split::Test].into_iter().zip(listed.samples) {
         samples.retain(|sample| sample.label.is_none_or(|label| (label as usize) < num_categories));
@@ -119,12 +124,21 @@ pub(super) fn from_lists(root: &Path, listed: Listed, options: &OpenOptions) -> 
         dataset.take_existing(split, samples);
     }
     dataset.check_missing(root)?;
+    if !dataset.missing.is_empty() {
+        dataset.remarks.push(format!("{} listed images left out that are missing", dataset.missing.len()));
+    }
+    dataset.remarks.extend(one_category(num_categories));
     for split in [Split::Train, Split::Val] {
         if dataset.samples(split).is_empty() {
             return Err(Error::data(root, format!("the {} split has no images", split.name())));
         }
     }
     Ok(dataset)
+}
+
+/// What is to be said of a single category.
+pub(super) fn one_category(num_categories: usize) -> Option<String> {
+    (num_categories == 1).then(|| "one category: there is nothing to tell apart, and no error to make".into())
 }
 
 /// The number of categories to keep of `num_categories`, given `--categories`.
@@ -188,6 +202,11 @@ impl Dataset {
         &self.missing
     }
 
+    /// What is left out, and what serves in place of what: a line each, for people.
+    pub fn remarks(&self) -> &[String] {
+        &self.remarks
+    }
+
     /// Whether images that cannot be read are skipped.
     pub fn allow_missing(&self) -> bool {
         self.allow_missing
@@ -229,13 +248,13 @@ impl Dataset {
         if self.missing.is_empty() || self.allow_missing {
             return Ok(());
         }
-        let names = self.missing.iter().map(|path| path.display().to_string());
+        let names = self.missing.iter().map(|path| show_text(&path.to_string_lossy()));
         Err(Error::data(
             root,
             format!(
-                "{} of the listed images are missing below {}: {}; --allow-missing skips them",
+                "{} of the listed images are missing or no files below {}: {}; --allow-missing skips them",
                 self.missing.len(),
-                self.image_dir.display(),
+                show_path(&self.image_dir),
                 first_few(names, ", ")
             ),
         ))

@@ -12,14 +12,14 @@
 //! folder holds.
 
 use std::collections::HashMap;
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use super::Sample;
 use super::dataset::Listed;
-use super::files::{is_inside, sorted_images};
+use super::files::{self, Found, MAX_TEXT_BYTES, is_inside};
 use crate::error::{Error, Result};
+use crate::show::show_text;
 
 /// The list of object classes.
 pub(super) const OBJECT_CATEGORIES_FILE: &str = "object_categories.txt";
@@ -30,8 +30,9 @@ pub(super) fn read_lists(root: &Path) -> Result<Listed> {
     let labelled = |name| read_samples(&root.join(name), categories.len());
     let (train, val) = (labelled("train.txt")?, labelled("val.txt")?);
     let image_dir = root.join("images");
-    let test = read_test_samples(&image_dir)?;
-    Ok(Listed { format: "miniplaces", image_dir, categories, samples: [train, val, test] })
+    let (test, left_out) = read_test_samples(&image_dir)?;
+    let remarks = files::left_out(&image_dir, &left_out).into_iter().collect();
+    Ok(Listed { format: "miniplaces", image_dir, categories, samples: [train, val, test], remarks })
 }
 
 /// The annotation file of the image at `path` below `images/`, whether or not it exists.
@@ -42,17 +43,23 @@ pub fn annotation_path(root: &Path, path: &Path) -> PathBuf {
 /// The names in a file of `name index` lines, ordered by index; a leading `/a/` is dropped from each.
 ///
 /// # Errors
-/// [`Error::Data`] if the file is missing or empty, a line is malformed, or the indices are not exactly
-/// `0..number of lines`.
+/// [`Error::Data`] if the file is missing or empty, a line is malformed, two lines have the same name, or the indices are
+/// not exactly `0..number of lines`.
 pub fn read_categories(path: &Path) -> Result<Vec<String>> {
     let mut names = HashMap::new();
+    let mut index_of = HashMap::new();
     for (line, name, index) in read_pairs(path)? {
         let name =
             name.strip_prefix('/').and_then(|rest| rest.split_once('/')).map_or(&*name, |(_, rest)| rest);
+        if let Some(other) = index_of.insert(name.to_string(), index) {
+            let name = show_text(name);
+            let message = format!("line {line}: `{name}` is already the name of index {other}; rename one");
+            return Err(Error::data(path, message));
+        }
         if let Some(other) = names.insert(index, name.to_string()) {
             return Err(Error::data(
                 path,
-                format!("line {line}: index {index} is already that of `{other}`"),
+                format!("line {line}: index {index} is already that of `{}`", show_text(&other)),
             ));
         }
     }
@@ -94,14 +101,16 @@ pub(super) fn sample(name: &str, label: u32, num_categories: usize) -> std::resu
     Ok(Sample { path, label: Some(label) })
 }
 
-/// The unlabelled images of `images/test` by file name; none where there is no such folder.
-fn read_test_samples(image_dir: &Path) -> Result<Vec<Sample>> {
+/// The unlabelled images of `images/test` by file name, and what else is there; none where there is no such folder.
+pub(super) fn read_test_samples(image_dir: &Path) -> Result<(Vec<Sample>, Vec<PathBuf>)> {
     let dir = image_dir.join("test");
     if !dir.is_dir() {
-        return Ok(Vec::new());
+        return Ok(Default::default());
     }
-    let file_names = sorted_images(&dir)?.into_iter().filter_map(|path| path.file_name().map(PathBuf::from));
-    Ok(file_names.map(|name| Sample { path: Path::new("test").join(name), label: None }).collect())
+    let Found { wanted, others } = files::images_in(&dir)?;
+    let file_names = wanted.into_iter().filter_map(|path| path.file_name().map(PathBuf::from));
+    let samples = file_names.map(|name| Sample { path: Path::new("test").join(name), label: None });
+    Ok((samples.collect(), others))
 }
 
 /// The lines of a `name number` file as (line number, name, number); blank lines are passed over.
@@ -120,20 +129,19 @@ pub(super) type Line = (usize, std::result::Result<(String, u32), String>);
 
 /// The lines of a `name number` file, well-formed or not; blank lines are passed over.
 pub(super) fn read_lines(path: &Path) -> Result<Vec<Line>> {
-    let text = fs::read_to_string(path).map_err(|source| match source.kind() {
-        io::ErrorKind::NotFound => Error::data(
+    let text = files::read_text(path, MAX_TEXT_BYTES).map_err(|error| match error {
+        Error::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => Error::data(
             path,
             "no such file; a MiniPlaces folder has categories.txt, train.txt and val.txt next to images/",
         ),
-        io::ErrorKind::InvalidData => Error::data(path, "is not a text file in UTF-8"),
-        _ => Error::Io { action: "read", path: path.to_path_buf(), source },
+        other => other,
     })?;
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
     let parse = |line: &str| {
         let pair = line.rsplit_once(char::is_whitespace);
         let parsed =
             pair.and_then(|(name, number)| Some((name.trim_end().to_string(), number.parse().ok()?)));
-        parsed.ok_or_else(|| format!("expected `path label`, got `{line}`"))
+        parsed.ok_or_else(|| format!("expected `path label`, got `{}`", show_text(line)))
     };
     Ok(lines.map(|(index, line)| (index + 1, parse(line.trim()))).collect())
 }

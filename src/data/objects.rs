@@ -5,13 +5,17 @@
 //! `<bndbox>`, are passed over. Classes are 0-based indices into `object_categories.txt`; coordinates are 1-based pixels.
 //! A polygon of one or two points is harmless: it is kept, and encloses nothing.
 
-use std::fs;
 use std::path::Path;
 
 use quick_xml::Reader;
 use quick_xml::events::Event;
 
+use super::files::read_text;
 use crate::error::{Error, Result};
+use crate::show::show_text;
+
+/// Longer files are no annotations: that of ten thousand objects has a twentieth of this.
+const MAX_FILE_BYTES: usize = 64 << 20;
 
 /// What one annotation file says.
 #[derive(Debug, Clone, PartialEq)]
@@ -44,10 +48,9 @@ impl Annotation {
     /// [`Error::Data`] with the line if the file is not well-formed, an element is missing or a number is not one;
     /// [`Error::Io`] if it cannot be read.
     pub fn read(path: &Path) -> Result<Annotation> {
-        let bytes = fs::read(path).map_err(Error::io("read", path))?;
-        let text = str::from_utf8(&bytes).map_err(|_| Error::data(path, "is not a text file in UTF-8"))?;
+        let text = read_text(path, MAX_FILE_BYTES)?;
         Parser::default()
-            .parse(text)
+            .parse(&text)
             .map_err(|(line, message)| Error::data(path, format!("line {line}: {message}")))
     }
 
@@ -92,7 +95,7 @@ impl Parser {
             line += newlines(&text.as_bytes()[counted..offset]);
             counted = offset;
             let at = |message: String| (line, message);
-            match reader.read_event().map_err(|error| at(error.to_string()))? {
+            match reader.read_event().map_err(|error| at(show_text(&error.to_string())))? {
                 Event::Start(tag) => {
                     if !path.is_empty() {
                         path.push('/');
@@ -110,7 +113,12 @@ impl Parser {
                     content.clear();
                 }
                 Event::Eof if path.is_empty() => return self.finish().map_err(at),
-                Event::Eof => return Err(at(format!("the file ends inside <{}>", path.replace('/', "><")))),
+                Event::Eof => {
+                    return Err(at(format!(
+                        "the file ends inside <{}>",
+                        show_text(&path.replace('/', "><"))
+                    )));
+                }
                 _ => {}
             }
         }
@@ -167,13 +175,15 @@ fn newlines(bytes: &[u8]) -> usize {
 
 /// The whole number that `content` of `<element>` is.
 fn index(element: &str, content: &str) -> std::result::Result<u32, String> {
-    content.parse().map_err(|_| format!("<{element}> must be a whole number from 0 on, got `{content}`"))
+    content
+        .parse()
+        .map_err(|_| format!("<{element}> must be a whole number from 0 on, got `{}`", show_text(content)))
 }
 
 /// The finite number that `content` of `<element>` is.
 fn coordinate(element: &str, content: &str) -> std::result::Result<f32, String> {
     let number = content.parse().ok().filter(|number: &f32| number.is_finite());
-    number.ok_or_else(|| format!("<{element}> must be a number, got `{content}`"))
+    number.ok_or_else(|| format!("<{element}> must be a number, got `{}`", show_text(content)))
 }
 
 #[cfg(test)]

@@ -4,8 +4,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::dataset::{self, Dataset, Listed, OpenOptions};
-use super::{folder, miniplaces};
+use super::{files, folder, miniplaces};
 use crate::error::{Error, Result};
+use crate::show::show_text;
 
 /// Opens the data set at `root`, a MiniPlaces folder or a folder-per-class tree.
 ///
@@ -38,21 +39,32 @@ pub(super) fn absolute(root: &Path) -> Result<PathBuf> {
 pub(super) fn read_lists(root: &Path) -> Result<Listed> {
     if is_miniplaces(root) {
         miniplaces::read_lists(root)
-    } else if root.join("train").is_dir() {
+    } else if is_class_tree(root) {
         folder::read_lists(root)
     } else {
         Err(not_a_data_set(root))
     }
 }
 
+/// Lists next to `images/`, or without class folders. A list that somebody left in a tree of classes is not meant.
 pub(super) fn is_miniplaces(root: &Path) -> bool {
-    root.join("train.txt").exists() || root.join("categories.txt").exists()
+    let has_list = root.join("train.txt").exists() || root.join("categories.txt").exists();
+    has_list && (root.join("images").exists() || !is_class_tree(root))
+}
+
+pub(super) fn is_class_tree(root: &Path) -> bool {
+    root.join("train").is_dir()
 }
 
 pub(super) fn not_a_data_set(root: &Path) -> Error {
-    Error::data(
-        root,
-        "not a data set: looked for MiniPlaces (train.txt, val.txt, categories.txt, images/) and for one folder \
-         per class (train/<class>/*.jpg, val/<class>/*.jpg)",
-    )
+    let looked_for = "not a data set: looked for MiniPlaces (train.txt, val.txt, categories.txt, images/) and for one \
+                      folder per class (train/<class>/*.jpg, val/<class>/*.jpg)";
+    let found = folder::class_folders(root).unwrap_or_default();
+    match found.is_empty() {
+        true => Error::data(root, looked_for),
+        false => {
+            let found = files::first_few(found.iter().map(|name| show_text(name)), ", ");
+            Error::data(root, format!("{looked_for}; found the folders {found}"))
+        }
+    }
 }

@@ -24,7 +24,7 @@ use super::files::{FieldHash, first_few};
 use super::progress::Progress;
 use super::{Dataset, Split, decode, scenes};
 use crate::error::{Error, Result};
-use crate::show::tell;
+use crate::show::{show_path, tell};
 
 const MAGIC: &[u8; 8] = b"RSDMPACK";
 const FORMAT_VERSION: u32 = 1;
@@ -178,6 +178,14 @@ impl Pack {
     /// Images left out because they could not be decoded, which only `allow_missing` lets happen.
     pub fn skipped(&self) -> &[PathBuf] {
         &self.skipped
+    }
+
+    /// What people are to know of [`Pack::skipped`], if there is something; `split` is that of the pack.
+    pub fn remark(&self, split: Split) -> Option<String> {
+        let names = self.skipped.iter().map(|path| show_path(path));
+        let count = Some(self.skipped.len()).filter(|&count| count > 0)?;
+        let names = first_few(names, ", ");
+        Some(format!("{count} {} images left out that cannot be decoded: {names}", split.name()))
     }
 }
 
@@ -404,7 +412,7 @@ impl<'a> Builder<'a> {
         // The file does not hold the reasons; decoding the few that are named gives them again.
         let reasons = self.undecodable(map).map(|sample| {
             let decoded = decode::decode_image(&self.dataset.image_path(sample), self.image_size);
-            decoded.map_or_else(|error| error.to_string(), |_| sample.path.display().to_string())
+            decoded.map_or_else(|error| error.to_string(), |_| show_path(&sample.path))
         });
         let message = format!(
             "{num_bad} of the {} {} images cannot be decoded: {}; --allow-missing skips them",

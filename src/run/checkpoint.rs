@@ -11,7 +11,6 @@
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
-use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::Path;
 
@@ -20,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::error::{Error, Result};
+use crate::regular_file;
 use crate::run::replace;
 use crate::show::show_bytes;
 
@@ -260,7 +260,10 @@ fn checksum_digits(header: &mut [u8]) -> Option<&mut [u8]> {
 /// remedy, if it is not a whole safetensors file or has elements of another type than those of
 /// [`TensorData`], f16 or bf16.
 pub fn read(path: &Path) -> Result<Checkpoint> {
-    let file = File::open(path).map_err(Error::io("open", path))?;
+    let file = regular_file::open(path).map_err(|error| match error {
+        Error::Data { path, message } => Error::checkpoint(path, message),
+        other => other,
+    })?;
     let length = file.metadata().map_err(Error::io("read", path))?.len();
     read_from(file, length).map_err(|damage| match damage {
         Damage::Io(source) => Error::io("read", path)(source),

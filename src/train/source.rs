@@ -27,6 +27,8 @@ pub struct Source {
     pub val: Arc<Pack>,
     /// The objects in them, where the run takes objects in.
     pub annotations: Option<SplitAnnotations>,
+    /// What people are to know of the data: what is left out, what serves in place of what.
+    pub remarks: Vec<String>,
 }
 
 /// The numbers of a data set that decide how much memory a run on it takes.
@@ -84,6 +86,9 @@ impl Source {
                 "has no validation images; training measures its error on them",
             ));
         }
+        let mut remarks = dataset.as_ref().map_or(Vec::new(), |dataset| dataset.remarks().to_vec());
+        remarks.extend(train.pack.remark(Split::Train));
+        remarks.extend(val.pack.remark(Split::Val));
         let annotations = train.annotations.zip(val.annotations);
         Ok(Source {
             format: dataset.map_or("scenes", |dataset| dataset.format()).into(),
@@ -91,6 +96,7 @@ impl Source {
             train: train.pack,
             val: val.pack,
             annotations: annotations.map(|(train, val)| SplitAnnotations { train, val }),
+            remarks,
         })
     }
 

@@ -99,7 +99,10 @@ impl Trainer {
     }
 
     fn assemble(run: Prepared, dir: RunDir, state: TrainState) -> Result<Trainer> {
-        let log = RunLog::open(dir, &run.record(&state), run.total_steps)?;
+        let mut log = RunLog::open(dir, &run.record(&state), run.total_steps)?;
+        for remark in &run.source.remarks {
+            log.event(state.step, "data", remark)?;
+        }
         let signals =
             Signals::install(if run.config.checkpoint_on_usr1 { OnUsr1::GoOn } else { OnUsr1::End })?;
         let Prepared { config, source, training, schedule, steps_per_epoch, total_steps, .. } = run;
@@ -121,6 +124,11 @@ impl Trainer {
     /// The run's folder.
     pub fn dir(&self) -> &RunDir {
         self.log.dir()
+    }
+
+    /// The images of the run.
+    pub fn source(&self) -> &Source {
+        &self.source
     }
 
     /// The session, to look at its program and memory.

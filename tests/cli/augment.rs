@@ -58,7 +58,7 @@ fn what_cannot_be_drawn_is_named() {
     let program = with_photo();
     fs::write(program.path("text.jpg"), "no image").unwrap();
     program.fails("augment --image gone.jpg --output a.png", 1, &["cannot read gone.jpg"]);
-    program.fails("augment --image text.jpg --output a.png", 4, &["text.jpg", "neither JPEG nor PNG"]);
+    program.fails("augment --image text.jpg --output a.png", 4, &["text.jpg", "is no JPEG, PNG"]);
     program.fails(
         "augment --image photo.png --output no/a.png",
         2,

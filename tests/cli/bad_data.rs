@@ -3,9 +3,9 @@
 use std::fs;
 use std::path::Path;
 
-use image::{DynamicImage, GrayImage, ImageFormat, RgbImage};
+use image::{DynamicImage, GrayImage, ImageFormat, Rgb, RgbImage};
 
-use crate::program::{Program, SMALL_RUN};
+use crate::program::{Program, SMALL_RUN, failed, texts};
 
 const FIRST_IMAGE: &str = "scenes/images/train/b/beach/00000001.jpg";
 const SECOND_IMAGE: &str = "scenes/images/train/b/beach/00000002.jpg";
@@ -62,7 +62,7 @@ fn files_that_are_no_whole_image() {
     let cases: [(&[u8], &str); 4] = [
         (&whole[..whole.len() / 2], "the JPEG ends early"),
         (b"", "the file is empty"),
-        (b"no image at all", "neither JPEG nor PNG"),
+        (b"no image at all", "is no JPEG, PNG"),
         (&whole[..30], "ends early"),
     ];
     for (bytes, reason) in cases {
@@ -86,6 +86,69 @@ fn png_grey_cmyk_and_oblong_images_are_trained_on() {
     fs::copy(cmyk, program.path("scenes/images/train/b/bridge/00000001.jpg")).unwrap();
     let said = program.succeeds(&format!("{SMALL_RUN} --max-steps 1"));
     assert!(said.contains("top-1 error"), "{said}");
+}
+
+/// Scaled by its shorter side, the longest of these would take 86 GB.
+#[test]
+fn photos_a_pixel_thin_take_little_memory() {
+    let program = Program::with_scenes();
+    for (width, height) in [(65_535, 1), (1, 60_000), (500_000, 1)] {
+        let middle = width.max(height) / 2;
+        let thin = RgbImage::from_fn(width, height, |x, y| {
+            Rgb(if x.max(y).abs_diff(middle) < 20 { [10, 200, 90] } else { [255, 0, 0] })
+        });
+        thin.save(program.path("thin.png")).unwrap();
+        fs::copy(program.path("thin.png"), program.path(FIRST_IMAGE)).unwrap();
+        let augment = "augment --image thin.png --output o.png --img-size 224";
+        for args in ["data pack --data-dir scenes --img-size 224", augment] {
+            let output = program.command_after("ulimit -v 1500000", args).output().unwrap();
+            assert!(output.status.success(), "{width} x {height}: {}", texts(&output).1);
+        }
+        let pixels = residuum::data::decode_image(&program.path("thin.png"), 224).unwrap();
+        assert!(pixels.chunks(3).all(|pixel| pixel == [10, 200, 90]), "{width} x {height}");
+    }
+}
+
+#[test]
+fn what_a_run_leaves_out_is_said_at_once_and_in_its_report() {
+    let program = Program::new();
+    program.write_classes(&["bath", "garden"]);
+    let class = |split: &str| program.path("classes").join(split).join("bath");
+    for (name, format) in
+        [("a.webp", ImageFormat::WebP), ("b.BMP", ImageFormat::Bmp), ("c.tif", ImageFormat::Tiff)]
+    {
+        let image = RgbImage::from_pixel(16, 16, Rgb([9, 8, 7]));
+        image.save_with_format(class("train").join(name), format).unwrap();
+    }
+    fs::write(class("train").join("d.heic"), "x").unwrap();
+    fs::rename(program.path("classes/val"), program.path("classes/valid")).unwrap();
+    let args = "train --data-dir classes --img-size 16 --batch-size 4 --max-steps 1";
+    let output = program.command(args).output().unwrap();
+    let (stdout, said) = texts(&output);
+    assert!(output.status.success() && stdout.contains("on 8 images"), "{stdout}{said}");
+    let run = program.only_run("runs");
+    let report = fs::read_to_string(program.path(&run).join("report.html")).unwrap();
+    let packed = program.succeeds("data pack --data-dir classes --img-size 16");
+    assert!(packed.contains("train: 19 images"), "{packed}");
+    for text in [said, report, packed] {
+        for part in ["validation images: those in valid/", "1 .heic (train/bath/d.heic)"] {
+            assert!(text.contains(part), "`{part}` is not in:\n{text}");
+        }
+    }
+}
+
+#[test]
+fn names_of_photos_do_not_control_the_terminal() {
+    let program = Program::with_scenes();
+    let (sound, broken) = ("good\x1b[31m\n.jpg", "bad\x1b]0;title\x07.jpg");
+    fs::copy(program.path(FIRST_IMAGE), program.path(sound)).unwrap();
+    fs::write(program.path(broken), "no image").unwrap();
+    let output = program.command("augment --output o.png --image").arg(broken).output().unwrap();
+    failed(&output, "augment", 4, &["bad\\u{1b}]0;title\\u{7}.jpg: is no JPEG"]);
+    let run = program.trains("--max-steps 1");
+    let output = program.command(&format!("predict --run {}", run.display())).arg(sound).output().unwrap();
+    let (stdout, _) = texts(&output);
+    assert!(stdout.starts_with("good\\u{1b}[31m\\n.jpg\n"), "{stdout}");
 }
 
 #[test]

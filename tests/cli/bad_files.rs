@@ -30,6 +30,18 @@ fn weights_of_another_model_or_data_set() {
 }
 
 #[test]
+fn weights_that_are_a_pipe_or_a_folder() {
+    let program = Program::with_scenes();
+    fs::create_dir(program.path("folder.safetensors")).unwrap();
+    let pipe = program.path("pipe.safetensors");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    for (file, what) in [("pipe.safetensors", "a named pipe"), ("folder.safetensors", "a folder")] {
+        let eval = format!("eval --weights {file} --model resnet18 --data-dir scenes");
+        program.fails(&eval, 1, &[file, what, "not a file"]);
+    }
+}
+
+#[test]
 fn a_resumed_state_of_another_model() {
     let program = Program::with_scenes();
     let run = program.trains("--max-steps 1");

@@ -142,7 +142,7 @@ fn photos_get_the_names_of_their_categories() {
     fs::write(program.path("text.jpg"), "text").unwrap();
     program.fails(&format!("predict none.jpg {run}"), 1, &["cannot read none.jpg"]);
     program.fails(&format!("predict empty.jpg {run}"), 4, &["empty.jpg", "the file is empty"]);
-    program.fails(&format!("predict text.jpg {run}"), 4, &["text.jpg", "neither JPEG nor PNG"]);
+    program.fails(&format!("predict text.jpg {run}"), 4, &["text.jpg", "is no JPEG, PNG"]);
 
     // Tensors of a shape or name that cannot be meant.
     let predict = format!("predict --input input.safetensors --output out.safetensors {run}");

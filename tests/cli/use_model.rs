@@ -48,11 +48,7 @@ fn photos_are_drawn_and_explained() {
     program.fails(&format!("{one} --category castle"), 2, &["--explain"]);
     program.fails(&format!("predict {run}"), 2, &["PHOTO", "--input", "--submission"]);
     fs::write(program.path("text.jpg"), "text").unwrap();
-    program.fails(
-        &format!("predict {run} text.jpg --output t.png"),
-        4,
-        &["text.jpg", "neither JPEG nor PNG"],
-    );
+    program.fails(&format!("predict {run} text.jpg --output t.png"), 4, &["text.jpg", "is no JPEG, PNG"]);
     assert!(!program.path("t.png").exists());
     let many = vec![PHOTO; 65].join(" ");
     program.fails(&format!("predict {run} {many} --output many.png"), 2, &["65 photos", "at most 64"]);
@@ -129,7 +125,7 @@ fn a_submission_has_five_labels_for_each_photo_of_the_split() {
     }
     program.fails(&submit, 4, &["1 of the 4 photos of the test split", "test/00000003.jpg", "put them back"]);
     fs::write(test.join("00000003.jpg"), "text").unwrap();
-    program.fails(&submit, 4, &["00000003.jpg", "neither JPEG nor PNG"]);
+    program.fails(&submit, 4, &["00000003.jpg", "is no JPEG, PNG"]);
     fs::copy(program.path(PHOTO), test.join("00000003.jpg")).unwrap();
     program.succeeds(&submit);
     let text = fs::read_to_string(program.path("out.txt")).unwrap();

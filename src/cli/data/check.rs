@@ -42,7 +42,11 @@ impl CheckArgs {
 fn print(audit: &Audit) -> Result<()> {
     let categories = audit.num_categories.map_or("unknown".into(), |count| count.to_string());
     let size = audit.image_size.map_or("none usable".into(), |(w, h)| format!("most of {w} x {h} pixels"));
-    say!("{} data set; categories: {categories}; images: {size}\n", audit.format);
+    say!("{} data set; categories: {categories}; images: {size}", audit.format);
+    for remark in &audit.remarks {
+        say!("{remark}");
+    }
+    say!("");
     let mut splits = Table::new([
         ("split", Align::Left),
         ("listed", Align::Right),
@@ -108,6 +112,7 @@ fn to_json(audit: &Audit) -> Value {
         .collect();
     json!({
         "format": audit.format,
+        "remarks": audit.remarks,
         "categories": audit.num_categories,
         "image_size": audit.image_size.map(|(width, height)| [width, height]),
         "splits": splits,

@@ -8,6 +8,7 @@ use clap::Args;
 use crate::data::{self, Annotations, Dataset, OpenOptions, Sample, Split, decode};
 use crate::error::{Error, Result};
 use crate::report::canvas::{Canvas, Color, TextSize};
+use crate::show::show_path;
 
 /// The longer a side of the photo is drawn, in pixels, the smaller its own pixels are zoomed.
 const PHOTO_PIXELS: usize = 768;
@@ -44,10 +45,10 @@ impl InspectArgs {
         let pixels = decode::decode_image(&path, size)?;
         let annotations = Annotations::of_image(&dataset, &sample.path, size)?;
         let category = sample.label.map_or("", |label| &dataset.categories()[label as usize]);
-        let title = format!("{}   {category}", sample.path.display());
+        let title = format!("{}   {category}", show_path(&sample.path));
         let picture = draw(&title, &pixels, size, &annotations);
         fs::write(&self.output, picture.to_png()).map_err(Error::io("write", &self.output))?;
-        say!("{}: {}", sample.path.display(), summary(&annotations));
+        say!("{}: {}", show_path(&sample.path), summary(&annotations));
         say!("drawn in {}", self.output.display());
         Ok(())
     }
@@ -61,14 +62,14 @@ fn find<'a>(dataset: &'a Dataset, image: &Path) -> Result<&'a Sample> {
         return Ok(sample);
     }
     let missing = dataset.missing().iter().any(|path| path == image);
-    let wanted = image.to_string_lossy();
-    let likeness = |sample: &&Sample| common_ends(&sample.path.to_string_lossy(), &wanted);
+    let wanted = show_path(image);
+    let likeness = |sample: &&Sample| common_ends(&sample.path.to_string_lossy(), &image.to_string_lossy());
     let message = match samples().max_by_key(likeness) {
         _ if missing => format!("--image {wanted} is in the lists, but its file is missing"),
         Some(nearest) => {
             format!(
                 "--image {wanted}: the lists name no such image; did you mean {}?",
-                nearest.path.display()
+                show_path(&nearest.path)
             )
         }
         None => format!("--image {wanted}: the data set has no images"),
