@@ -86,6 +86,22 @@ pub struct Origin {
     pub train_images: u64,
     /// Fingerprint of the validation images.
     pub val_images: u64,
+    /// Where the run took on the batch size it has.
+    pub base: Base,
+}
+
+/// Where a run took on the batch size it has: at its start, or where it resumed with another.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Base {
+    /// The epoch.
+    pub epoch: u64,
+    /// Batches of this size that stand for what was trained of that epoch before.
+    pub batch_in_epoch: u64,
+    /// Optimiser steps done before.
+    pub step: u64,
+    /// Training images seen before.
+    pub samples: u64,
 }
 
 /// Sums over the batches of the epoch in progress.
@@ -205,6 +221,7 @@ mod tests {
             categories: vec!["beach".into(), "bridge".into()],
             train_images: u64::MAX,
             val_images: 7,
+            base: Base::default(),
         };
         TrainState {
             format: FORMAT,

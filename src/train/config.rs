@@ -70,7 +70,7 @@ settings! {
 
         ["Optimisation"]
         /// Images of a batch.
-        batch_size: usize = 64, range 1.. => flag("N").short('b');
+        batch_size: usize = 64, range 1.., resume Changes => flag("N").short('b');
         /// Batches per update.
         grad_accum_steps: usize = 1, range 1.. => flag("N");
         /// Passes over the training images.

@@ -2,7 +2,7 @@
 
 use super::capacity;
 use super::config::TrainConfig;
-use super::schedule::Schedule;
+use super::schedule::{Schedule, Shape};
 use super::setting::OnResume;
 use super::source::Source;
 use crate::device::{Device, DeviceKind};
@@ -10,7 +10,7 @@ use crate::error::Result;
 use crate::graph::Role;
 use crate::models::Model;
 use crate::run::metrics::Run;
-use crate::run::state::{Origin, TrainState};
+use crate::run::state::{Base, Origin, TrainState};
 use crate::step::Training;
 
 /// Settings, data and the network in training, with its initial values.
@@ -49,7 +49,25 @@ impl Prepared {
         let mut settings = self.config.records();
         settings.retain(|name, _| TrainConfig::on_resume(name) != OnResume::Free);
         let [train_images, val_images] = self.source.fingerprints();
-        Origin { settings, categories: self.source.categories.clone(), train_images, val_images }
+        let (categories, base) = (self.source.categories.clone(), Base::default());
+        Origin { settings, categories, train_images, val_images, base }
+    }
+
+    /// Goes on from `base`, before which batches had another size: epochs stay as many, updates do not.
+    ///
+    /// # Errors
+    /// As [`TrainConfig::schedule`].
+    pub(super) fn rebase(&mut self, base: &Base) -> Result<()> {
+        let accum = self.config.grad_accum_steps as u64;
+        let done = base.epoch * self.steps_per_epoch + base.batch_in_epoch / accum;
+        let left = self.config.epochs.saturating_mul(self.steps_per_epoch).saturating_sub(done);
+        let total = base.step.saturating_add(left);
+        self.total_steps = self.config.max_steps.map_or(total, |most| most.min(total));
+        self.schedule = self.config.schedule(self.steps_per_epoch, self.total_steps)?;
+        if let Shape::Step { milestones, .. } = &mut self.schedule.shape {
+            milestones.iter_mut().for_each(|step| *step = (*step + base.step).saturating_sub(done));
+        }
+        Ok(())
     }
 
     /// What the log says of the run, which continues from `state`.

@@ -6,7 +6,7 @@ use super::setting::OnResume;
 use crate::error::{Error, Result};
 use crate::run::metrics;
 use crate::run::run_dir::RunDir;
-use crate::run::state::{self, Origin, TrainState};
+use crate::run::state::{self, Base, Origin, TrainState};
 
 /// Fails if the state of the run in `dir` is gone: the first is written before the first step.
 ///
@@ -68,7 +68,7 @@ pub(super) fn last_state(
     let was_written = path.try_exists().unwrap_or(true);
     let (mut state, tensors) =
         if was_written { state::load(&path)? } else { (run.first_state(), Vec::new()) };
-    let origin = run.origin();
+    let mut origin = run.origin();
     let mut changes = Changes::default();
     changes.compare_settings(recorded, state.origin.as_ref(), &run.config);
     if let Some(before) = &state.origin {
@@ -80,6 +80,23 @@ pub(super) fn last_state(
                        cannot be checked";
         remarks.push(("unchecked", message.into()));
     }
+    origin.base = base_of(&state);
+    let batch_before = batch_size_of(recorded, state.origin.as_ref());
+    if batch_before != run.config.batch_size as u64 {
+        origin.base = new_base(&state, run, batch_before);
+        state.batch_in_epoch = origin.base.batch_in_epoch;
+    }
+    if origin.base != Base::default() {
+        run.rebase(&origin.base)?;
+    }
+    if batch_before != run.config.batch_size as u64 {
+        let (from, of_epoch, total) = (state.step, run.steps_per_epoch, run.total_steps);
+        let message = format!(
+            "from step {from} on an epoch has {of_epoch} updates and the run ends after {total}; what was trained of the epoch \
+             in progress counts in whole batches of the new size; --lr stays as it is"
+        );
+        remarks.push(("changed", message));
+    }
     let seed_before = state.origin.as_ref().and_then(|before| before.settings.get("seed"));
     if seed_before.is_some_and(|seed| *seed == state.seed.to_string()) {
         state.seed = run.config.seed;
@@ -90,6 +107,23 @@ pub(super) fn last_state(
         run.training.restore(&tensors, state.step, &path)?;
     }
     Ok(Resumed { state, remarks })
+}
+
+/// Images of a batch before.
+fn batch_size_of(recorded: &TrainConfig, origin: Option<&Origin>) -> u64 {
+    let settings = origin.map(|origin| &origin.settings);
+    let written = settings.and_then(|settings| settings.get("batch_size")?.parse().ok());
+    written.unwrap_or(recorded.batch_size as u64)
+}
+
+/// Where `run` takes on its batch size in the place of `batch_before`.
+fn new_base(state: &TrainState, run: &Prepared, batch_before: u64) -> Base {
+    let (batch, accum) = (run.config.batch_size as u64, run.config.grad_accum_steps as u64);
+    let batch_in_epoch = match run.config.steps_per_epoch {
+        Some(_) => state.batch_in_epoch,
+        None => state.batch_in_epoch.saturating_mul(batch_before) / batch / accum * accum,
+    };
+    Base { epoch: state.epoch, batch_in_epoch, step: state.step, samples: state.samples }
 }
 
 /// What differs between a run as it was stopped and as it is to go on.
@@ -195,20 +229,28 @@ fn check_position(state: &TrainState, run: &Prepared) -> std::result::Result<(),
         return Ok(());
     }
     let (accum, batch) = (run.config.grad_accum_steps as u64, run.config.batch_size as u64);
-    let batches = state.batch_in_epoch;
-    let steps = (batches / accum).min(run.steps_per_epoch);
-    let (first_step, first_sample) = state.history.last().map_or((0, 0), |row| (row.step, row.samples));
+    let (batches, base) = (state.batch_in_epoch, base_of(state));
+    let (first_step, first_sample, steps_before) = match state.history.last() {
+        _ if epoch == base.epoch => (base.step, base.samples, base.batch_in_epoch / accum),
+        None => (0, 0, 0),
+        Some(row) => (row.step, row.samples, 0),
+    };
+    let steps = (batches / accum).min(run.steps_per_epoch).saturating_sub(steps_before);
     if state.step != first_step + steps {
         let step = state.step;
         return Err(format!(
             "step {step} is {batches} batches into an epoch that began at step {first_step}"
         ));
     }
-    let (samples, in_epoch) = (state.samples, state.partial.samples);
-    if in_epoch != steps * accum * batch || samples != first_sample + in_epoch {
+    let (samples, in_epoch, expected) = (state.samples, state.partial.samples, steps * accum * batch);
+    if samples != first_sample + expected || (steps_before == 0 && in_epoch != expected) {
         return Err(format!(
             "{samples} images, {in_epoch} of them in an epoch that is {batches} batches of {batch} old"
         ));
     }
     Ok(())
+}
+
+fn base_of(state: &TrainState) -> Base {
+    state.origin.as_ref().map_or_else(Base::default, |origin| origin.base)
 }

@@ -224,7 +224,7 @@ impl Trainer {
         let batches = self.batches_per_epoch()?;
         let (epoch, batch) = if self.config.steps_per_epoch.is_some() {
             // Epochs of a given number of steps cut the stream of passes over the images anywhere.
-            let position = self.state.step * self.config.grad_accum_steps as u64;
+            let position = self.state.samples / self.config.batch_size as u64;
             (position / batches, position % batches)
         } else if self.epoch_is_complete() {
             // Only its evaluation is missing: the next batch is the first of the next epoch, and none is left to skip.

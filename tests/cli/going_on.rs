@@ -2,11 +2,12 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Stdio;
 
 use residuum::run::checkpoint;
 use residuum::run::state::{self, TrainState};
 
-use crate::program::{Program, SMALL_RUN, texts};
+use crate::program::{Program, SMALL_RUN, signal, texts};
 
 const STATE: &str = "last.state.safetensors";
 
@@ -200,7 +201,7 @@ fn a_run_does_not_go_on_with_other_settings() {
     let cases = [
         ("seed = 0", "seed = 1", "`seed` is 1 and was 0"),
         ("lr = 0.01", "lr = 0.02", "`lr` is 0.02 and was 0.01"),
-        ("batch_size = 8", "batch_size = 9", "`batch_size` is 9 and was 8"),
+        ("grad_accum_steps = 1", "grad_accum_steps = 2", "`grad_accum_steps` is 2 and was 1"),
         ("mean = [0.485,", "mean = [0.5,", "`mean` is 0.5,0.456,0.406 and was 0.485,0.456,0.406"),
         ("nesterov = true", "nesterov = false", "`nesterov` is false and was true"),
         ("model = ", "limit_train = 16\nmodel = ", "`limit_train` is 16 and was none"),
@@ -266,4 +267,34 @@ fn the_same_command_begins_an_experiment_and_goes_on_with_it() {
     assert_eq!(fs::read_dir(program.path("runs")).unwrap().count(), 2);
     program.fails(&format!("{call} --epochs 2 --weight-decay 0.1"), 1, &[STATE, "`weight_decay` is 0.1"]);
     program.fails("train --auto-resume", 2, &["--experiment <NAME>"]);
+}
+
+#[test]
+fn a_run_goes_on_with_batches_of_another_size() {
+    let program = Program::with_scenes();
+    let call = SMALL_RUN.replace("--epochs 2", "--epochs 6 --log-interval 1");
+    let mut child = program.command(&call).stderr(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
+    let run = program.wait_for_steps(&mut child, 7);
+    signal(&child, "TERM");
+    assert_eq!(child.wait().unwrap().code(), Some(143));
+    let (state, _) = state::load(&program.checkpoint(&run, STATE)).unwrap();
+    let output = program.command(&format!("{} --batch-size 4", resume(&run))).output().unwrap();
+    let said = texts(&output).1;
+    assert!(output.status.success(), "{said}");
+    // 40 images are five batches of eight and ten of four.
+    let this_epoch = state.step + 10 - 2 * state.batch_in_epoch;
+    let end_of = |epoch: u64| match epoch.checked_sub(state.epoch) {
+        None => (5 * (epoch + 1), 40 * (epoch + 1)),
+        Some(later) => (this_epoch + 10 * later, 40 * (epoch + 1)),
+    };
+    let total = format!("an epoch has 10 updates and the run ends after {}", end_of(5).0);
+    for part in ["`batch_size` is 4 and was 8", &total] {
+        assert!(said.contains(part), "no `{part}`:\n{said}");
+    }
+    let records = program.records(&run);
+    let ends: Vec<(u64, u64)> = records.epochs.iter().map(|epoch| (epoch.step, epoch.samples)).collect();
+    assert_eq!(ends, (0..6).map(end_of).collect::<Vec<(u64, u64)>>());
+    // It is the run's own from then on.
+    let output = program.command(&resume(&run)).output().unwrap();
+    assert!(output.status.success() && !texts(&output).1.contains("changes"), "{}", texts(&output).1);
 }
