@@ -53,8 +53,8 @@
 #[cfg(test)]
 extern crate self as residuum;
 #[cfg(test)]
-#[path = "../tests/common/softgpu.rs"]
-mod softgpu;
+#[path = "../tests/common/again.rs"]
+mod again;
 
 pub mod error;
 mod named;

@@ -1,9 +1,9 @@
 //! The operation `augment`: its CPU code against the loader, its kernel against its CPU code.
 
+#[path = "common/again.rs"]
+mod again;
 #[path = "common/devices.rs"]
 mod devices;
-#[path = "common/softgpu.rs"]
-mod softgpu;
 
 use std::sync::Arc;
 
@@ -210,5 +210,5 @@ fn flips_and_whole_pixels_are_exact() {
 
 #[test]
 fn these_tests_hold_on_the_software_gpu() {
-    softgpu::run_tests_again(&[""], "on_the_software_gpu");
+    again::run_tests_again(&[""], "on_the_software_gpu");
 }

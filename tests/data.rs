@@ -1,14 +1,18 @@
 //! Data from disk to pack: every kind of bad input, and the pack across damage, kills and builds at once.
 
+#[path = "common/image_files.rs"]
+mod image_files;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use image::{DynamicImage, ImageFormat, Rgb, RgbImage};
+use image::{ImageFormat, Rgb, RgbImage};
+use image_files::{all_pixels, assert_mentions, data_error, gradient, open, save};
+use residuum::Error;
 use residuum::data::objects::Annotation;
 use residuum::data::scenes::{self, SceneOptions};
 use residuum::data::{self, Dataset, OpenOptions, Pack, Split, decode_image, miniplaces};
-use residuum::{Error, Result};
 use tempfile::TempDir;
 
 const ALLOW_MISSING: OpenOptions =
@@ -21,38 +25,11 @@ fn small_miniplaces() -> TempDir {
     dir
 }
 
-fn open(root: &Path) -> Result<Dataset> {
-    data::open(root, &OpenOptions::default())
-}
-
-/// The message of a data error, and proof that it is one.
-fn data_error<T: std::fmt::Debug>(result: Result<T>) -> String {
-    let error = result.unwrap_err();
-    assert_eq!(error.exit_code(), 4, "{error}");
-    error.to_string()
-}
-
-#[track_caller]
-fn assert_mentions(message: &str, parts: &[&str]) {
-    for part in parts {
-        assert!(message.contains(part), "`{part}` is not in: {message}");
-    }
-}
-
 /// Replaces `from` by `to` in the file at `path`.
 fn edit(path: &Path, from: &str, to: &str) {
     let text = fs::read_to_string(path).unwrap();
     assert!(text.contains(from), "{} has no `{from}`", path.display());
     fs::write(path, text.replacen(from, to, 1)).unwrap();
-}
-
-fn gradient(width: u32, height: u32) -> RgbImage {
-    RgbImage::from_fn(width, height, |x, y| Rgb([(x * 10) as u8, (y * 10) as u8, 128]))
-}
-
-fn save(image: impl Into<DynamicImage>, path: &Path, format: ImageFormat) {
-    fs::create_dir_all(path.parent().unwrap()).unwrap();
-    image.into().save_with_format(path, format).unwrap();
 }
 
 fn first_image(dataset: &Dataset) -> PathBuf {
@@ -272,10 +249,6 @@ fn a_folder_per_class_opens_in_order_of_names() {
 }
 
 // The pack.
-
-fn all_pixels(pack: &Pack) -> Vec<Vec<u8>> {
-    (0..pack.len()).map(|index| pack.pixels(index).to_vec()).collect()
-}
 
 /// The files in `cache` with this extension.
 fn files(cache: &Path, extension: &str) -> Vec<PathBuf> {

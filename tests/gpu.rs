@@ -3,10 +3,10 @@
 //! Where no GPU is, the tests say so, and with `RESIDUUM_TEST_DEVICES=cuda` they fail. They run again on the software GPU,
 //! which takes smaller images and fewer steps.
 
+#[path = "common/again.rs"]
+mod again;
 #[path = "common/gpu.rs"]
 mod first_gpu;
-#[path = "common/softgpu.rs"]
-mod softgpu;
 #[path = "common/training.rs"]
 mod stepping;
 
@@ -29,7 +29,7 @@ fn is_software() -> bool {
 
 #[test]
 fn these_tests_hold_on_the_software_gpu() {
-    softgpu::run_tests_again(&[""], "on_the_software_gpu");
+    again::run_tests_again(&[""], "on_the_software_gpu");
 }
 
 fn training(name: &str, float: DType, device: Device) -> Training {

@@ -1,10 +1,10 @@
 //! Every kernel against the CPU: the cases of the operations' registry, layers of the networks, and random shapes. One
 //! body for the emulator, with every access judged, and for a GPU.
 
+#[path = "common/again.rs"]
+mod again;
 #[path = "common/devices.rs"]
 mod devices;
-#[path = "common/softgpu.rs"]
-mod softgpu;
 
 use devices::{Watch, on_each_device};
 
@@ -114,5 +114,5 @@ fn the_table_of_check_kernels_launches_every_kernel() {
 
 #[test]
 fn these_tests_hold_on_the_software_gpu() {
-    softgpu::run_tests_again(&[""], "on_the_software_gpu");
+    again::run_tests_again(&[""], "on_the_software_gpu");
 }

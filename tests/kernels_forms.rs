@@ -1,10 +1,10 @@
 //! Kernels where random shapes do not go: rows for many blocks, sums of many chunks, means that dwarf the deviation, ties and
 //! NaN, rounding halfway.
 
+#[path = "common/again.rs"]
+mod again;
 #[path = "common/devices.rs"]
 mod devices;
-#[path = "common/softgpu.rs"]
-mod softgpu;
 
 use devices::{Open, Watch, on_each_device};
 use half::bf16;
@@ -258,5 +258,5 @@ fn a_norm_that_is_no_number_gives_a_scale_that_is_none() {
 
 #[test]
 fn these_tests_hold_on_the_software_gpu() {
-    softgpu::run_tests_again(&[""], "on_the_software_gpu");
+    again::run_tests_again(&[""], "on_the_software_gpu");
 }

@@ -1,9 +1,9 @@
 //! The last layer beyond the cases of the operations' registry: tiles and splits that end unevenly, any order of threads.
 
+#[path = "common/again.rs"]
+mod again;
 #[path = "common/devices.rs"]
 mod devices;
-#[path = "common/softgpu.rs"]
-mod softgpu;
 
 use devices::{Open, Watch, on_each_device};
 use residuum::check::{Recording, run};
@@ -50,5 +50,5 @@ fn linear_computes_the_same_bits_in_any_order_of_threads() {
 
 #[test]
 fn these_tests_hold_on_the_software_gpu() {
-    softgpu::run_tests_again(&[""], "on_the_software_gpu");
+    again::run_tests_again(&[""], "on_the_software_gpu");
 }

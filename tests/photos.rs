@@ -1,44 +1,17 @@
 //! Photos as people have them: kinds of images, cameras held in other ways, files that are none.
 
+#[path = "common/image_files.rs"]
+mod image_files;
+
 use std::fs;
 use std::path::Path;
 
 use image::codecs::{jpeg::JpegEncoder, png::PngEncoder};
 use image::{DynamicImage, ExtendedColorType, GrayImage, ImageEncoder, ImageFormat, Rgb, RgbImage};
-use residuum::data::{self, Dataset, OpenOptions, Pack, Split, decode_image};
-use residuum::{Error, Result};
+use image_files::{all_pixels, assert_mentions, data_error, gradient, open, save};
+use residuum::Error;
+use residuum::data::{self, Pack, Split, decode_image};
 use tempfile::TempDir;
-
-fn open(root: &Path) -> Result<Dataset> {
-    data::open(root, &OpenOptions::default())
-}
-
-/// The message of a data error, and proof that it is one.
-fn data_error<T: std::fmt::Debug>(result: Result<T>) -> String {
-    let error = result.unwrap_err();
-    assert_eq!(error.exit_code(), 4, "{error}");
-    error.to_string()
-}
-
-#[track_caller]
-fn assert_mentions(message: &str, parts: &[&str]) {
-    for part in parts {
-        assert!(message.contains(part), "`{part}` is not in: {message}");
-    }
-}
-
-fn gradient(width: u32, height: u32) -> RgbImage {
-    RgbImage::from_fn(width, height, |x, y| Rgb([(x * 10) as u8, (y * 10) as u8, 128]))
-}
-
-fn save(image: impl Into<DynamicImage>, path: &Path, format: ImageFormat) {
-    fs::create_dir_all(path.parent().unwrap()).unwrap();
-    image.into().save_with_format(path, format).unwrap();
-}
-
-fn all_pixels(pack: &Pack) -> Vec<Vec<u8>> {
-    (0..pack.len()).map(|index| pack.pixels(index).to_vec()).collect()
-}
 
 #[test]
 fn kinds_of_images_become_rgb() {

@@ -13,7 +13,6 @@ mod plan;
 #[cfg(residuum_simt)]
 mod plan_on_kernels;
 mod predict;
-#[path = "../common/program.rs"]
 mod program;
 mod readers;
 mod recipes;

@@ -1,21 +1,14 @@
 //! The program in a folder of its own.
 
-// Every file of tests that includes this one uses a part of it.
-#![allow(dead_code)]
-
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use image::{Rgb, RgbImage};
 use residuum::data::scenes;
 use residuum::run::metrics::{self, Records};
 use tempfile::TempDir;
-
-/// A small run on [`Program::with_scenes`]: two epochs of five steps.
-pub const SMALL_RUN: &str = "train --data-dir scenes --img-size 32 --batch-size 8 --epochs 2 --lr 0.01";
 
 /// How long a child may take for what the tests wait for.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -39,22 +32,6 @@ impl Program {
         program
     }
 
-    /// Makes a data set `classes` with a folder per class, each with eight training and four validation images of
-    /// one colour.
-    pub fn write_classes(&self, classes: &[&str]) {
-        for (split, num_images) in [("train", 8), ("val", 4)] {
-            for class in classes {
-                let folder = self.path("classes").join(split).join(class);
-                fs::create_dir_all(&folder).unwrap();
-                for number in 0..num_images {
-                    let shade = 30 * number as u8;
-                    let image = RgbImage::from_pixel(16, 16, Rgb([shade, 255 - shade, 128]));
-                    image.save(folder.join(format!("{number}.png"))).unwrap();
-                }
-            }
-        }
-    }
-
     /// The file or folder `name`.
     pub fn path(&self, name: impl AsRef<Path>) -> PathBuf {
         self.folder.path().join(name)
@@ -67,14 +44,8 @@ impl Program {
         self.settle(command)
     }
 
-    /// The same under `sh -c`, with `prologue` before it.
-    pub fn command_after(&self, prologue: &str, args: &str) -> Command {
-        let mut command = Command::new("sh");
-        command.args(["-c", &format!("{prologue}; exec \"$0\" {args}"), env!("CARGO_BIN_EXE_residuum")]);
-        self.settle(command)
-    }
-
-    fn settle(&self, mut command: Command) -> Command {
+    /// `command` in the program's folder, with its cache.
+    pub fn settle(&self, mut command: Command) -> Command {
         command
             .current_dir(self.folder.path())
             .env("RESIDUUM_CACHE", self.path("cache"))
@@ -90,19 +61,6 @@ impl Program {
         let (stdout, stderr) = texts(&output);
         assert!(output.status.success(), "`{args}` ended with {}:\n{stderr}", output.status);
         stdout
-    }
-
-    /// Runs to a failure with this exit code whose message has all of these parts.
-    #[track_caller]
-    pub fn fails(&self, args: &str, code: i32, parts: &[&str]) {
-        failed(&self.command(args).output().unwrap(), args, code, parts);
-    }
-
-    /// A run as [`SMALL_RUN`] with more flags; the folder it made, relative to the program's.
-    #[track_caller]
-    pub fn trains(&self, flags: &str) -> PathBuf {
-        self.succeeds(&format!("{SMALL_RUN} {flags}"));
-        self.only_run("runs")
     }
 
     /// The only run folder in the folder `output`, relative to the program's.

@@ -1,18 +1,14 @@
 //! The software GPU of `tests/softgpu/`: built once, set in the way of a program that opens the NVIDIA driver, and asked
 //! afterwards what happened on it.
 
-// Every file of tests that includes this one uses a part of it.
-#![allow(dead_code)]
-
-use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Command;
 use std::sync::OnceLock;
 use std::{env, fs, process, thread};
 
 use residuum::device::kernels::TOOLKIT;
-use serde::Deserialize;
+use serde_json::Value;
 use tempfile::TempDir;
 
 const SOURCES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/softgpu");
@@ -32,7 +28,7 @@ const FLAGS: [&str; 10] = [
 /// A folder with a `libcuda.so.1` that runs PTX on the host.
 #[derive(Debug)]
 pub struct SoftGpu {
-    folder: PathBuf,
+    pub folder: PathBuf,
 }
 
 /// The software GPU; none, with a line that says why, where this build has no PTX for it or tests were asked for on
@@ -56,23 +52,6 @@ pub fn software_gpu() -> Option<&'static SoftGpu> {
     );
     println!("skipped: no software GPU ({reason})");
     None
-}
-
-/// Runs the tests of this executable whose names contain one of `filters` and not `skip` again, with the software GPU as
-/// the GPU and the emulator left out.
-pub fn run_tests_again(filters: &[&str], skip: &str) {
-    let Some(gpu) = software_gpu() else { return };
-    let mut command = Command::new(env::current_exe().unwrap());
-    command
-        .args(filters)
-        .args(["--skip", skip, "--nocapture", "--test-threads=1"])
-        .env("RESIDUUM_TEST_DEVICES", "cuda");
-    let record = gpu.attach(&mut command, &[]);
-    let output = command.output().unwrap();
-    let text = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{text}{}{}", String::from_utf8_lossy(&output.stderr), record.log());
-    assert!(!text.contains("skipped: no CUDA device"), "the software GPU was not found:\n{text}");
-    record.assert_clean();
 }
 
 impl SoftGpu {
@@ -104,13 +83,6 @@ impl SoftGpu {
         SoftGpu { folder }
     }
 
-    /// The program that holds the software GPU to the documents it is written from.
-    pub fn selftest(&self) -> Command {
-        let mut command = Command::new(self.folder.join("selftest"));
-        command.arg(self.folder.join("libcuda.so.1"));
-        command
-    }
-
     /// Lets `command` find the software GPU where it looks for NVIDIA's, set up by these of its variables.
     pub fn attach(&self, command: &mut Command, variables: &[(&str, &str)]) -> Record {
         let record = Record { folder: TempDir::new().unwrap() };
@@ -118,12 +90,6 @@ impl SoftGpu {
         command.env("SOFTGPU_LOG", record.log_file()).env("SOFTGPU_REPORT", record.report_file());
         command.envs(variables.iter().copied());
         record
-    }
-
-    /// Runs `command` on the software GPU to its end.
-    pub fn output(&self, command: &mut Command, variables: &[(&str, &str)]) -> (Output, Record) {
-        let record = self.attach(command, variables);
-        (command.output().unwrap(), record)
     }
 }
 
@@ -178,43 +144,6 @@ pub struct Record {
     folder: TempDir,
 }
 
-/// Counts of what happened on the software GPU, over one process or several.
-#[derive(Debug, Default, Deserialize)]
-pub struct Report {
-    /// Calls of each entry point of the driver.
-    pub calls: BTreeMap<String, u64>,
-    /// Calls that waited for work that was not over.
-    pub waits: u64,
-    /// Those after which no work was left: a GPU that has nothing to do.
-    #[serde(default)]
-    pub idles: u64,
-    /// What a driver or a GPU would object to, or leave undefined.
-    pub violations: u64,
-    /// What was alive at the end of a process.
-    pub leaks: u64,
-    /// Violations that are races.
-    pub races: u64,
-    /// Calls that failed because they were asked to.
-    pub injected: u64,
-    /// What ran, by name.
-    pub kernels: BTreeMap<String, KernelReport>,
-}
-
-/// What ran of a kernel.
-#[derive(Debug, Default, Deserialize)]
-pub struct KernelReport {
-    /// How often it was launched.
-    pub launches: u64,
-    /// `1` for each instruction of its PTX that has run, `0` for others.
-    pub covered: String,
-    /// The line of each instruction in the PTX.
-    #[serde(default)]
-    pub lines: Vec<u32>,
-    /// The line of each instruction in the kernel's source.
-    #[serde(default)]
-    pub source: Vec<String>,
-}
-
 impl Record {
     fn log_file(&self) -> PathBuf {
         self.folder.path().join("log")
@@ -229,49 +158,18 @@ impl Record {
         fs::read_to_string(self.log_file()).unwrap_or_default()
     }
 
-    /// The counts of all processes so far.
-    pub fn report(&self) -> Report {
+    /// What each process that is over counted.
+    pub fn reports(&self) -> Vec<Value> {
         let text = fs::read_to_string(self.report_file()).unwrap_or_default();
-        let mut sum = Report::default();
-        text.lines().for_each(|line| sum.add(serde_json::from_str(line).unwrap()));
-        sum
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
     /// Fails unless something ran, and nothing was objected to, left alive, or beyond what the software GPU covers.
     #[track_caller]
-    pub fn assert_clean(&self) -> Report {
-        let (report, log) = (self.report(), self.log());
-        assert!(report.calls.contains_key("cuInit"), "nothing ran on the software GPU:\n{log}");
-        assert!(report.violations == 0 && report.leaks == 0 && !log.contains("limit:"), "{log}");
-        report
-    }
-}
-
-impl Report {
-    /// Adds the counts of `other`.
-    pub fn add(&mut self, other: Report) {
-        for (name, count) in other.calls {
-            *self.calls.entry(name).or_default() += count;
-        }
-        self.waits += other.waits;
-        self.idles += other.idles;
-        self.violations += other.violations;
-        self.leaks += other.leaks;
-        self.races += other.races;
-        self.injected += other.injected;
-        for (name, kernel) in other.kernels {
-            let sum = self.kernels.entry(name).or_default();
-            sum.launches += kernel.launches;
-            if sum.covered.is_empty() {
-                *sum = KernelReport { launches: sum.launches, ..kernel };
-                continue;
-            }
-            assert_eq!(sum.covered.len(), kernel.covered.len(), "one name, two kernels");
-            if sum.source.is_empty() {
-                (sum.lines, sum.source) = (kernel.lines, kernel.source);
-            }
-            let either = sum.covered.bytes().zip(kernel.covered.bytes()).map(|(a, b)| char::from(a.max(b)));
-            sum.covered = either.collect();
-        }
+    pub fn assert_clean(&self) {
+        let (reports, log) = (self.reports(), self.log());
+        assert!(!reports.is_empty(), "nothing ran on the software GPU:\n{log}");
+        let is_clean = |report: &Value| report["violations"] == 0 && report["leaks"] == 0;
+        assert!(reports.iter().all(is_clean) && !log.contains("limit:"), "{log}");
     }
 }

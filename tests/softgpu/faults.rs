@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use rayon::prelude::*;
 use residuum::run::state;
 
+use crate::gpu::software_gpu;
 use crate::program::{Program, texts};
-use crate::softgpu::software_gpu;
 
 const RUN: &str = "train --data-dir scenes --model resnet9 --img-size 16 --batch-size 2 --limit-train 4 --limit-val 2 \
                    --lr 0.001 --epochs 1 --log-interval 1 --recovery-interval 1 --device cuda --precision bf16";
@@ -50,7 +50,7 @@ fn a_driver_call_that_fails_ends_a_run_in_words_and_keeps_its_checkpoint() {
     let whole = Program::with_scenes();
     let (output, record) = gpu.output(&mut whole.command(RUN), &[]);
     assert!(output.status.success(), "{}", texts(&output).1);
-    let calls: BTreeMap<String, u64> = record.assert_clean().calls;
+    let calls: BTreeMap<String, u64> = record.clean_report().calls;
     let expected = whole.checkpoint_bytes(&whole.only_run("runs"), "last.safetensors");
 
     let mut faults: Vec<(String, u64)> = Vec::new();
@@ -124,7 +124,7 @@ fn a_gpu_that_fails_in_the_middle_of_a_run_says_where_to_go_on() {
 
     let (output, record) = gpu.output(&mut program.command(&resume), &[]);
     assert!(output.status.success(), "{}", texts(&output).1);
-    record.assert_clean();
+    record.clean_report();
     let whole = Program::with_scenes();
     gpu.output(&mut whole.command(&call), &[]);
     let weights = |program: &Program| program.checkpoint_bytes(&program.only_run("runs"), "last.safetensors");

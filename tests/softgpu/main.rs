@@ -1,10 +1,9 @@
 //! `--device cuda` on a machine without a GPU: the program, unchanged, on the software GPU beside this file, which answers
 //! the driver's calls and interprets the PTX that nvcc made.
 
+mod gpu;
 #[path = "../common/program.rs"]
 mod program;
-#[path = "../common/softgpu.rs"]
-mod softgpu;
 
 mod faults;
 mod kernels;

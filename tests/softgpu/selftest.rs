@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use crate::softgpu::software_gpu;
+use crate::gpu::software_gpu;
 
 #[test]
 fn the_software_gpu_keeps_to_the_documents_and_tells_every_planted_fault() {

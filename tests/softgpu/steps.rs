@@ -1,7 +1,7 @@
 //! What the host does between steps.
 
+use crate::gpu::software_gpu;
 use crate::program::Program;
-use crate::softgpu::software_gpu;
 
 /// Work on the software GPU starts when something waits for it. A step that waits for the one before leaves a GPU without
 /// work until the host has prepared the next; a host that is ahead waits for an older one, with newer ones queued.
@@ -17,9 +17,9 @@ fn no_step_waits_for_the_step_before() {
             );
             let (output, record) = gpu.output(&mut program.command(&call), &[]);
             assert!(output.status.success(), "{}", record.log());
-            record.assert_clean()
+            record.clean_report()
         });
-        let graphs = |report: &crate::softgpu::Report| report.calls["cuGraphLaunch"];
+        let graphs = |report: &crate::gpu::Report| report.calls["cuGraphLaunch"];
         assert!(graphs(&many) >= graphs(&few) + 5, "{} graphs and {}", graphs(&few), graphs(&many));
         assert_eq!(
             many.idles,

@@ -40,7 +40,7 @@ fn read(device: &CudaDevice, count: usize) -> Vec<f32> {
 
 #[test]
 fn these_tests_hold_on_the_software_gpu() {
-    crate::softgpu::run_tests_again(&["device::cuda::tests", "conv2d::kernel_tests"], "on_the_software_gpu");
+    crate::again::run_tests_again(&["device::cuda::tests", "conv2d::kernel_tests"], "on_the_software_gpu");
 }
 
 #[test]
