@@ -8,9 +8,10 @@ use residuum::data::decode_image;
 use residuum::device::Device;
 use residuum::infer::grad_cam::Explainer;
 use residuum::infer::model_file::{CardOverrides, ModelFile};
-use residuum::infer::predictor::{Predictor, Prepare, most_probable};
+use residuum::infer::predictor::{Predictor, Prepare};
 use residuum::run::run_dir::RunDir;
 use residuum::step::evaluate::Views;
+use residuum::step::scores;
 use residuum::{Error, Result};
 
 fn main() -> Result<()> {
@@ -22,8 +23,8 @@ fn main() -> Result<()> {
     let pixels = decode_image(Path::new(photo), model.card.img_size)?;
 
     let mut predictor = Predictor::new(&model, 1, Views::Mirrored, Device::Cpu)?;
-    let probabilities = predictor.probabilities(std::slice::from_ref(&pixels))?;
-    for (category, probability) in most_probable(&probabilities[0], 3) {
+    let scores = predictor.scores(std::slice::from_ref(&pixels))?;
+    for (category, probability) in scores::top(&scores[0], 3) {
         println!("{:5.1} %  {}", 100.0 * probability, model.card.categories[category]);
     }
 

@@ -115,8 +115,8 @@ impl EvalArgs {
         let views = if self.tta { Views::Mirrored } else { Views::One };
         let mut evaluator = Evaluator::new(&session, 0)?.with_views(views);
         let options = config.loader_options(Augment::NONE);
-        let evaluation =
-            evaluator.run(&mut session, (&pack, annotations.as_deref()), &options, || signals.received())?;
+        let evaluation = evaluator
+            .run(&mut session, &[(&pack, annotations.as_deref())], &options, || signals.received())?;
         say!(
             "{} on {} {} images: top-1 error {:.2} %, top-5 error {:.2} %, loss {:.4} ({:.1} images/s)",
             file.card.model,

@@ -11,12 +11,13 @@ use crate::device::{Device, DeviceChoice};
 use crate::error::{Error, Result};
 use crate::infer::grad_cam::Explainer;
 use crate::infer::model_file::ModelFile;
-use crate::infer::predictor::{self, Predictor, Prepare, most_probable, photos_batch};
+use crate::infer::predictor::{self, Predictor, Prepare, photos_batch};
 use crate::infer::submission;
 use crate::report::{PhotoTile, heat_map, sheet};
 use crate::run::checkpoint::{self, NamedTensor};
 use crate::show::{show_path, tell};
 use crate::step::evaluate::{Evaluator, Views};
+use crate::step::scores;
 use crate::tensor::{Shape, Tensor};
 
 /// Categories shown for each photo.
@@ -113,10 +114,9 @@ impl PredictArgs {
         for photos in self.photos.chunks(predictor::BATCH_SIZE) {
             let decode = |photo: &PathBuf| decode_image(photo, file.card.img_size);
             let pixels: Vec<Vec<u8>> = photos.iter().map(decode).collect::<Result<_>>()?;
-            for (photo, row) in photos.iter().zip(predictor.probabilities(&pixels)?) {
+            for (photo, row) in photos.iter().zip(predictor.scores(&pixels)?) {
                 let named = |(label, share): (usize, f32)| (file.card.categories[label].clone(), share);
-                let bars: Vec<(String, f32)> =
-                    most_probable(&row, NUM_SHOWN).into_iter().map(named).collect();
+                let bars: Vec<(String, f32)> = scores::top(&row, NUM_SHOWN).into_iter().map(named).collect();
                 say!("{}", show_path(photo));
                 for (name, share) in &bars {
                     say!("  {:5.1} %  {name}", 100.0 * share);

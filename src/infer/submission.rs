@@ -15,9 +15,10 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 
 use super::model_file::ModelFile;
-use super::predictor::{Predictor, most_probable};
+use super::predictor::Predictor;
 use crate::data::{Dataset, Sample, Split, decode_image};
 use crate::error::{Error, Result};
+use crate::step::scores;
 
 /// Labels on each line.
 pub const NUM_LABELS: usize = 5;
@@ -79,9 +80,9 @@ pub fn lines(
     for samples in samples.chunks(PART) {
         let decode = |sample: &&Sample| decode_image(&data.image_path(sample), file.card.img_size);
         let photos: Vec<Vec<u8>> = samples.par_iter().map(decode).collect::<Result<_>>()?;
-        for (sample, row) in samples.iter().zip(predictor.probabilities(&photos)?) {
+        for (sample, row) in samples.iter().zip(predictor.scores(&photos)?) {
             text.push_str(&slashed(&sample.path));
-            for (label, _) in most_probable(&row, NUM_LABELS) {
+            for (label, _) in scores::top(&row, NUM_LABELS) {
                 write!(text, " {label}").expect("memory takes text");
             }
             text.push('\n');

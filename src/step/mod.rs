@@ -6,6 +6,7 @@ pub mod evaluate;
 pub mod feed;
 mod graph;
 pub mod pretrained;
+pub mod scores;
 mod training;
 pub mod weights;
 
