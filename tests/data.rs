@@ -16,7 +16,7 @@ use residuum::data::{self, Dataset, OpenOptions, Pack, Split, decode_image, mini
 use tempfile::TempDir;
 
 const ALLOW_MISSING: OpenOptions =
-    OpenOptions { allow_missing: true, categories: None, limit_train: None, limit_val: None };
+    OpenOptions { allow_missing: true, categories: None, limit_train: None, limit_val: None, only: None };
 
 /// A small MiniPlaces folder: 40 training and 20 held-out scenes of 24 pixels.
 fn small_miniplaces() -> TempDir {

@@ -11,6 +11,7 @@ mod devices;
 mod eval;
 mod export;
 mod flags;
+mod model;
 mod plan;
 mod predict;
 mod reproduce;

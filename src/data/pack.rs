@@ -22,7 +22,7 @@ use rayon::prelude::*;
 
 use super::files::{FieldHash, first_few};
 use super::progress::Progress;
-use super::{Dataset, Split, decode, scenes};
+use super::{Crop, Dataset, Split, decode, scenes};
 use crate::error::{Error, Result};
 use crate::show::{show_path, tell};
 
@@ -44,7 +44,7 @@ const STATUS_UNDECODABLE: u8 = 2;
 /// The decoded images of one split: square RGB pixels, labels and names.
 #[derive(Debug)]
 pub struct Pack {
-    image_size: usize,
+    crop: Crop,
     pixels: Pixels,
     images: Vec<PackedImage>,
     skipped: Vec<PathBuf>,
@@ -76,16 +76,17 @@ impl Pack {
     /// [`Error::Data`] naming the first undecodable images; [`Error::Io`] if the cache cannot be written.
     ///
     /// # Panics
-    /// If `image_size` is 0.
+    /// If `crop` has no pixels, or more than the scaled photo.
     pub fn open_or_build(
         dataset: &Dataset,
         split: Split,
-        image_size: usize,
+        crop: impl Into<Crop>,
         cache_dir: &Path,
     ) -> Result<Pack> {
-        assert!(image_size > 0, "images have at least one pixel");
+        let crop = crop.into();
+        assert!(0 < crop.size && crop.size <= crop.resize, "{crop:?} is no square of a photo");
         fs::create_dir_all(cache_dir).map_err(Error::io("create the cache folder", cache_dir))?;
-        let builder = Builder::new(dataset, split, image_size, cache_dir);
+        let builder = Builder::new(dataset, split, crop, cache_dir);
         if let Some(file) = builder.open_finished()? {
             return builder.into_pack(file);
         }
@@ -117,7 +118,13 @@ impl Pack {
             .collect();
         let image_size = options.image_size;
         let fingerprint = fingerprint(image_size, &images, &crc32c::crc32c(&pixels).to_le_bytes());
-        Pack { image_size, pixels: Pixels::Memory(pixels), images, skipped: Vec::new(), fingerprint }
+        Pack {
+            crop: Crop::whole(image_size),
+            pixels: Pixels::Memory(pixels),
+            images,
+            skipped: Vec::new(),
+            fingerprint,
+        }
     }
 
     /// The number of images.
@@ -132,7 +139,12 @@ impl Pack {
 
     /// Width and height of every image in pixels.
     pub fn image_size(&self) -> usize {
-        self.image_size
+        self.crop.size
+    }
+
+    /// How the photos became these images; generated scenes are whole.
+    pub fn crop(&self) -> Crop {
+        self.crop
     }
 
     /// The pixels of image `index`, HWC with three channels.
@@ -144,7 +156,7 @@ impl Pack {
             Pixels::Mapped { map, offset_bytes } => &map[*offset_bytes..],
             Pixels::Memory(pixels) => pixels,
         };
-        let image_bytes = self.image_size * self.image_size * 3;
+        let image_bytes = self.crop.size * self.crop.size * 3;
         let slot = self.images[index].slot;
         &all[slot * image_bytes..(slot + 1) * image_bytes]
     }
@@ -167,7 +179,7 @@ impl Pack {
 
     /// Bytes that the pixels of all images take.
     pub fn num_bytes(&self) -> usize {
-        self.len() * self.image_size * self.image_size * 3
+        self.len() * self.crop.size * self.crop.size * 3
     }
 
     /// A hash of the names, labels and pixels of the images, the same wherever they lie and whenever they were packed.
@@ -279,18 +291,22 @@ fn checksum(pixels: &[u8], status: &[u8]) -> u32 {
 struct Builder<'a> {
     dataset: &'a Dataset,
     split: Split,
-    image_size: usize,
+    crop: Crop,
     layout: FileLayout,
     header: [u8; HEADER_BYTES],
     path: PathBuf,
 }
 
 impl<'a> Builder<'a> {
-    fn new(dataset: &'a Dataset, split: Split, image_size: usize, cache_dir: &Path) -> Builder<'a> {
+    fn new(dataset: &'a Dataset, split: Split, crop: Crop, cache_dir: &Path) -> Builder<'a> {
+        let image_size = crop.size;
         let num_images = dataset.samples(split).len();
         let mut key = FieldHash::default();
         key.write(&dataset.fingerprint(split).to_le_bytes());
         key.write(&(image_size as u64).to_le_bytes());
+        if crop != Crop::whole(image_size) {
+            key.write(&(crop.resize as u64).to_le_bytes());
+        }
         key.write(&decode::VERSION.to_le_bytes());
         let key = key.finish();
         let mut header = [0; HEADER_BYTES];
@@ -301,7 +317,7 @@ impl<'a> Builder<'a> {
         header[24..].copy_from_slice(&key.to_le_bytes());
         let layout = FileLayout { num_images, image_bytes: image_size * image_size * 3 };
         let path = cache_dir.join(format!("{}-{image_size}-{key:016x}.pack", split.name()));
-        Builder { dataset, split, image_size, layout, header, path }
+        Builder { dataset, split, crop, layout, header, path }
     }
 
     /// The finished pack file, or `None` where there is none or it is damaged.
@@ -375,7 +391,7 @@ impl<'a> Builder<'a> {
     /// Decodes the images of `chunks` in parallel and writes them to `file`, the record of each chunk last.
     fn decode_chunks(&self, file: &File, chunks: &[usize]) -> io::Result<()> {
         let samples = self.dataset.samples(self.split);
-        let what = format!("decoding {} images to {} pixels", self.split.name(), self.image_size);
+        let what = format!("decoding {} images to {} pixels", self.split.name(), self.crop.size);
         let progress =
             Progress::start(what, chunks.iter().map(|&chunk| self.layout.images(chunk).len()).sum());
         chunks.par_iter().try_for_each(|&chunk| {
@@ -385,7 +401,7 @@ impl<'a> Builder<'a> {
             let outputs = pixels.chunks_exact_mut(self.layout.image_bytes).zip(&mut status);
             for (sample, (pixels, status)) in samples[images.clone()].iter().zip(outputs) {
                 let path = self.dataset.image_path(sample);
-                if decode::decode_into(&path, self.image_size, pixels).is_err() {
+                if decode::decode_into(&path, self.crop, pixels).is_err() {
                     *status = STATUS_UNDECODABLE;
                 }
                 progress.add(1);
@@ -411,7 +427,7 @@ impl<'a> Builder<'a> {
         }
         // The file does not hold the reasons; decoding the few that are named gives them again.
         let reasons = self.undecodable(map).map(|sample| {
-            let decoded = decode::decode_image(&self.dataset.image_path(sample), self.image_size);
+            let decoded = decode::read_and_decode(&self.dataset.image_path(sample));
             decoded.map_or_else(|error| error.to_string(), |_| show_path(&sample.path))
         });
         let message = format!(
@@ -438,9 +454,9 @@ impl<'a> Builder<'a> {
             .collect();
         let offset_bytes = self.layout.pixel_offset(0);
         let checksums = &map[HEADER_BYTES..self.layout.status_offset(self.layout.num_images)];
-        let fingerprint = fingerprint(self.image_size, &images, checksums);
+        let fingerprint = fingerprint(self.crop.size, &images, checksums);
         Ok(Pack {
-            image_size: self.image_size,
+            crop: self.crop,
             pixels: Pixels::Mapped { map, offset_bytes },
             images,
             skipped,

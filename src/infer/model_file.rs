@@ -6,6 +6,7 @@ use crate::data::annotations::Capacity;
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::exec::{Session, Start};
+use crate::graph::Graph;
 use crate::models::{Model, Network, Objects, Options, Variant};
 use crate::plan::plan;
 use crate::run::checkpoint::{self, NamedTensor};
@@ -14,6 +15,9 @@ use crate::run::run_dir::RunDir;
 use crate::step::weights;
 use crate::step::{StepConfig, check_image_size, evaluation_graph};
 use crate::transform::Normalization;
+
+/// The categories of ImageNet's challenge (ILSVRC 2012) by label, one a line, in the words that torchvision uses.
+const IMAGENET_CATEGORIES: &str = include_str!("imagenet.txt");
 
 /// Weights in memory, and what they are.
 #[derive(Debug)]
@@ -106,22 +110,29 @@ impl ModelFile {
     /// # Errors
     /// [`Error::Checkpoint`] naming the first tensor that does not fit the model.
     pub fn session(&self, batch_size: usize, device: Device) -> Result<Session> {
-        self.session_with_room(batch_size, device, Capacity { points: 1, objects: 1 })
+        self.session_at_sizes(&[self.card.img_size], batch_size, device, Capacity { points: 1, objects: 1 })
     }
 
-    /// [`ModelFile::session`] with room for so large an annotation of every image, where the model takes objects in.
+    /// [`ModelFile::session`] with a plan for each of these sizes of the images, and with room for so large an annotation
+    /// of every image, where the model takes objects in.
     ///
     /// # Errors
-    /// As [`ModelFile::session`].
-    pub fn session_with_room(
+    /// As [`ModelFile::session`], and [`Error::Setting`] for a size that no network takes.
+    pub fn session_at_sizes(
         &self,
+        image_sizes: &[usize],
         batch_size: usize,
         device: Device,
         largest_annotation: Capacity,
     ) -> Result<Session> {
-        let step = StepConfig { largest_annotation, ..self.step_config(batch_size)? };
-        let graph = evaluation_graph(&step, "")?;
-        let mut session = Session::open(plan(&[&graph], device.kind())?, device, Start::Zeros)?;
+        let graph = |&image_size: &usize| {
+            check_image_size(image_size)?;
+            let step = StepConfig { largest_annotation, image_size, ..self.step_config(batch_size)? };
+            evaluation_graph(&step, "")
+        };
+        let graphs: Vec<Graph> = image_sizes.iter().map(graph).collect::<Result<_>>()?;
+        let program = plan(&graphs.iter().collect::<Vec<_>>(), device.kind())?;
+        let mut session = Session::open(program, device, Start::Zeros)?;
         self.load_into(&mut session)?;
         Ok(session)
     }
@@ -134,6 +145,21 @@ impl ModelFile {
         check_image_size(self.card.img_size)?;
         let normalization = self.card.normalization();
         Ok(StepConfig { normalization, ..StepConfig::new(self.model()?, batch_size, self.card.img_size) })
+    }
+
+    /// Whether the file names its categories: those of other programs have the numbers of their labels for names.
+    pub fn has_names(&self) -> bool {
+        self.card.categories.iter().enumerate().any(|(label, name)| *name != label.to_string())
+    }
+
+    /// What people call the categories, by label: ImageNet's names where a file of another program has as many
+    /// categories and names none.
+    pub fn shown_categories(&self) -> Vec<&str> {
+        let imagenet: Vec<&str> = IMAGENET_CATEGORIES.lines().collect();
+        match imagenet.len() == self.card.categories.len() && !self.has_names() {
+            true => imagenet,
+            false => self.card.categories.iter().map(String::as_str).collect(),
+        }
     }
 
     /// Fails if a label means something else in a data set of these `categories`, which may go on after the model's.
@@ -195,4 +221,29 @@ fn foreign_card(file: &checkpoint::Checkpoint, overrides: &CardOverrides, path: 
     })?;
     card.categories = (0..num_classes).map(|label: usize| label.to_string()).collect();
     Ok(card)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file_of(categories: Vec<String>) -> ModelFile {
+        let Normalization { mean, std } = Normalization::default();
+        let (model, form) = ("resnet18".into(), Variant::V1_5.to_string());
+        let card = ModelCard { model, form, img_size: 224, objects: None, categories, mean, std };
+        ModelFile::new(Path::new("weights"), card, Vec::new())
+    }
+
+    #[test]
+    fn a_thousand_numbers_are_the_categories_of_imagenet() {
+        let numbers = |count: usize| (0..count).map(|label| label.to_string()).collect::<Vec<_>>();
+        let file = file_of(numbers(1000));
+        let shown = file.shown_categories();
+        let some: Vec<&str> = [0, 207, 281, 999].into_iter().map(|label| shown[label]).collect();
+        assert_eq!(some, ["tench", "golden retriever", "tabby", "toilet tissue"]);
+        assert!(shown.iter().all(|name| !name.is_empty()) && !file.has_names());
+        assert_eq!(file_of(numbers(10)).shown_categories()[7], "7");
+        let named = file_of(numbers(999).into_iter().chain(["last".into()]).collect());
+        assert!(named.has_names() && named.shown_categories()[0] == "0");
+    }
 }

@@ -1,5 +1,6 @@
 //! Error of a model on a set of images: every image counted exactly once.
 
+use std::cmp::Reverse;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -104,6 +105,36 @@ pub fn count_confusion(predictions: &[Prediction], num_classes: usize) -> Vec<u3
         counts[p.label as usize * num_classes + p.guess as usize] += 1;
     }
     counts
+}
+
+/// How a model does on the images of one category.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CategoryError {
+    /// Images of the category.
+    pub images: u32,
+    /// Those that were taken for another.
+    pub wrong: u32,
+    /// The category that they were most often taken for, the first of equals, and how often.
+    pub mistaken_for: Option<(usize, u32)>,
+}
+
+impl CategoryError {
+    /// Of each category, from counts by true category and guess, row by row.
+    pub fn of_each(confusion: &[u32], num_classes: usize) -> Vec<CategoryError> {
+        let rows = confusion.chunks_exact(num_classes).enumerate();
+        rows.map(|(label, row)| {
+            let images: u32 = row.iter().sum();
+            let wrong = row.iter().copied().enumerate().filter(|&(guess, times)| guess != label && times > 0);
+            let mistaken_for = wrong.max_by_key(|&(guess, times)| (times, Reverse(guess)));
+            CategoryError { images, wrong: images - row[label], mistaken_for }
+        })
+        .collect()
+    }
+
+    /// Share of the images that were taken for another category, in percent; `None` if there are no images.
+    pub fn percent(&self) -> Option<f64> {
+        (self.images > 0).then(|| 100.0 * f64::from(self.wrong) / f64::from(self.images))
+    }
 }
 
 /// An evaluation graph, or several that take the same images at different sizes.
@@ -301,6 +332,18 @@ mod tests {
         let expected = [6, 7, 8, 3, 4, 5, 0, 1, 2, 15, 16, 17, 12, 13, 14, 9, 10, 11];
         assert_eq!(batch.params[0].inverse.apply(0.0, 1.0), (2.0, 1.0));
         assert_eq!(batch.images, expected.map(|elem| elem as f32));
+    }
+
+    #[test]
+    fn errors_of_categories_come_from_the_confusion_matrix() {
+        let errors = CategoryError::of_each(&[2, 1, 1, 0, 0, 0, 0, 3, 1], 3);
+        let error = |images, wrong, mistaken_for| CategoryError { images, wrong, mistaken_for };
+        let expected = [error(4, 2, Some((1, 1))), error(0, 0, None), error(4, 3, Some((1, 3)))];
+        assert_eq!(errors, expected);
+        assert_eq!(
+            errors.iter().map(CategoryError::percent).collect::<Vec<_>>(),
+            [Some(50.0), None, Some(75.0)]
+        );
     }
 
     #[test]

@@ -40,7 +40,7 @@ settings! {
         cache_dir: Option<PathBuf> = None, shown "RESIDUUM_CACHE, or residuum in the user's cache folder", resume Free
             => flag("DIR");
         /// Threads that prepare batches.
-        workers: usize = 1, range 1.., resume Free => flag("N").short('j');
+        workers: usize = 1, range 1..=1024, resume Free => flag("N").short('j');
 
         ["Model"]
         /// Network.
@@ -72,7 +72,7 @@ settings! {
         /// Images of a batch.
         batch_size: usize = 64, range 1.., resume Changes => flag("N").short('b');
         /// Batches per update.
-        grad_accum_steps: usize = 1, range 1.. => flag("N");
+        grad_accum_steps: usize = 1, range 1..=65536 => flag("N");
         /// Passes over the training images.
         epochs: u64 = 90, scenes 8, range 1.., resume Changes => flag("N");
         /// Updates of an epoch.

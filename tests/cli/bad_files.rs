@@ -24,9 +24,8 @@ fn weights_of_another_model_or_data_set() {
 
     let eval = format!("eval --weights {} --data-dir classes", weights.display());
     program.write_classes(&["a", "b"]);
-    program.fails(&eval, 1, &["last.safetensors", "10 categories", "has 2", "--data-dir", "--run"]);
-    program.write_classes(&["c", "d", "e", "f", "g", "h", "i", "j"]);
-    program.fails(&eval, 1, &["last.safetensors", "label 0 is `beach`", "`a` in the data set"]);
+    let parts = ["last.safetensors", "not know the category `a`", "it knows 10, `beach`", "--data-dir", "--run"];
+    program.fails(&eval, 1, &parts);
 }
 
 #[test]

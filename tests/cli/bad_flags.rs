@@ -52,6 +52,8 @@ fn numbers_out_of_range() {
             ("--workers 0", zero),
             ("--log-interval 0", zero),
             ("--grad-accum-steps 0", zero),
+            ("--workers 1000000000", &["--workers 1000000000", "from 1 to 1024"]),
+            ("--grad-accum-steps 9223372036854775807", &["--grad-accum-steps", "from 1 to 65536"]),
             ("--limit-train 0", &["--limit-train 0", "at least 1"]),
             ("--momentum 1.5", share),
             ("--smoothing 1", share),

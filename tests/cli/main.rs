@@ -17,6 +17,7 @@ mod program;
 mod readers;
 mod recipes;
 mod repeat;
+mod results;
 mod resume;
 mod stop;
 mod use_model;
