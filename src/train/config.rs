@@ -88,8 +88,10 @@ settings! {
         momentum: f64 = 0.9, range 0.0..1.0 => flag("SHARE");
         /// Nesterov's momentum instead of plain.
         nesterov: bool = true => off("Plain momentum instead of Nesterov's");
-        /// Weight decay, on every parameter.
+        /// Weight decay.
         weight_decay: f32 = 1e-4, range 0.0.. => flag("FACTOR").alias("wd");
+        /// Weight decay on biases and batch norms, too.
+        norm_decay: bool = true => off("No weight decay on biases and batch norms");
         /// Learning rate over time.
         sched: Decay = Decay::Cosine => flag("SHAPE").alias("lr-scheduler");
         /// Epochs of linear warm-up.
@@ -306,6 +308,7 @@ impl TrainConfig {
             image_size: self.img_size,
             float: self.precision.into(),
             optimiser: self.optimiser(),
+            norm_decay: self.norm_decay,
             smoothing: self.smoothing,
             clip_grad: self.clip_grad,
             grad_accum_steps: self.grad_accum_steps,
