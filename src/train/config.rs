@@ -52,6 +52,8 @@ settings! {
         /// Take in where objects are: a second head for masks, a presence vector, or codes next to the image.
         #[serde(with = "none_or")]
         objects: Option<ObjectsKind> = None => flag("WAY");
+        /// Start every last batch norm of a residual branch at zero, so that blocks begin as identities.
+        zero_init_last: bool = false => on();
         /// Start from the weights in FILE, safetensors of torchvision's or of a run, with a new last layer.
         pretrained: Option<PathBuf> = None, resume Free => flag("FILE").alias("pretrained-path");
         /// Train the last layer alone.
@@ -288,7 +290,12 @@ impl TrainConfig {
     pub fn model(&self, facts: impl Into<DataFacts>) -> Result<Model> {
         let facts = facts.into();
         let objects = self.objects.map(|kind| Objects { kind, num_classes: facts.num_object_classes });
-        let options = Options { num_classes: facts.num_classes, form: self.form, objects };
+        let options = Options {
+            num_classes: facts.num_classes,
+            form: self.form,
+            objects,
+            zero_init_last: self.zero_init_last,
+        };
         Model::new(&self.model, options)
     }
 
