@@ -81,6 +81,8 @@ settings! {
         steps_per_epoch: Option<u64> = None, shown "one pass over the training images", range 1.. => flag("N");
         /// Most updates; the schedule then spans these.
         max_steps: Option<u64> = None, range 1.., resume Changes => flag("N");
+        /// Epochs without a lower top-1 error after which the run ends.
+        patience: Option<u64> = None, range 1.., resume Changes => flag("N");
         /// Update rule.
         opt: OptimiserKind = OptimiserKind::Sgd => flag("NAME");
         /// Learning rate after the warm-up.
