@@ -135,6 +135,8 @@ settings! {
         recovery_interval: u64 = 0, resume Free => flag("N");
         /// Minutes between checkpoints within an epoch; 0 for none.
         checkpoint_minutes: f64 = 10.0, range 0.0.., resume Free => flag("N");
+        /// Newest epochs whose checkpoints are kept besides the last and the best.
+        checkpoint_hist: usize = 0, resume Free => flag("N");
         /// On SIGUSR1 write a checkpoint and go on, instead of ending.
         checkpoint_on_usr1: bool = false, resume Free => on();
         /// Folder that run folders go into.

@@ -407,6 +407,10 @@ impl Trainer {
 
     /// What follows the state of an epoch's end.
     fn after_epoch(&mut self) -> Result<()> {
+        let (kept, epoch) = (self.config.checkpoint_hist, self.state.epoch);
+        if kept > 0 && self.state.batch_in_epoch == 0 {
+            self.dir().keep_last(epoch, kept as u64)?;
+        }
         if let Some(best) = self.state.best.filter(|_| self.idle_epochs().is_some()) {
             let message = self.why_it_ended(&best);
             tell(&message);

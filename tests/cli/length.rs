@@ -1,4 +1,4 @@
-//! How long a run lasts.
+//! How long a run lasts, and which of its checkpoints stay.
 
 use std::fs;
 use std::path::Path;
@@ -57,4 +57,27 @@ fn a_run_ends_after_epochs_without_a_lower_error_however_often_it_was_stopped() 
     assert_eq!(errors(&program, &run).len(), length);
     program.succeeds(&format!("{resume} --patience 12"));
     assert_eq!(errors(&program, &run), all);
+}
+
+#[test]
+fn the_checkpoints_of_the_newest_epochs_are_kept_and_gone_on_from() {
+    let program = Program::with_scenes();
+    program.succeeds(&format!("{RUN} --epochs 4 --checkpoint-hist 2"));
+    let run = program.only_run("runs");
+    let mut names: Vec<String> = fs::read_dir(program.path(&run).join("checkpoints"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| name.starts_with("epoch-"))
+        .collect();
+    names.sort();
+    let kept = ["0003.safetensors", "0003.state.safetensors", "0004.safetensors", "0004.state.safetensors"];
+    assert_eq!(names, kept.map(|name| format!("epoch-{name}")));
+    let weights = program.checkpoint_bytes(&run, "last.safetensors");
+    assert!(program.checkpoint_bytes(&run, "epoch-0004.safetensors") == weights);
+
+    let [older, last] = ["epoch-0003.state.safetensors", "last.state.safetensors"];
+    fs::copy(program.checkpoint(&run, older), program.checkpoint(&run, "copy")).unwrap();
+    fs::rename(program.checkpoint(&run, "copy"), program.checkpoint(&run, last)).unwrap();
+    program.succeeds(&format!("train --resume {}", run.display()));
+    assert!(program.checkpoint_bytes(&run, "last.safetensors") == weights);
 }
