@@ -193,7 +193,12 @@ fn model_of(card: &ModelCard) -> Result<Model> {
     let objects = card.objects.as_ref().map(|objects| {
         Ok::<_, Error>(Objects { kind: objects.kind.parse()?, num_classes: objects.num_classes })
     });
-    let options = Options { num_classes: card.categories.len(), form, objects: objects.transpose()? };
+    let options = Options {
+        num_classes: card.categories.len(),
+        form,
+        objects: objects.transpose()?,
+        zero_init_last: false,
+    };
     Model::new(&card.model, options)
 }
 

@@ -74,6 +74,14 @@ impl TrainState {
     }
 }
 
+impl TrainState {
+    /// The epochs since the best one, if they are at least `patience` and the last of them has just been evaluated.
+    pub fn idle_epochs(&self, patience: u64) -> Option<u64> {
+        let idle = self.epoch.saturating_sub(self.best?.epoch + 1);
+        (self.batch_in_epoch == 0 && idle >= patience).then_some(idle)
+    }
+}
+
 /// What a state belongs to: with other settings or images, a run would not go on but become another.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -7,6 +7,7 @@ mod bad_files;
 mod bad_flags;
 mod data;
 mod going_on;
+mod length;
 mod networks;
 mod old_run;
 mod plan;
