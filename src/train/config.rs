@@ -52,7 +52,7 @@ settings! {
         /// Take in where objects are: a second head for masks, a presence vector, or codes next to the image.
         #[serde(with = "none_or")]
         objects: Option<ObjectsKind> = None => flag("WAY");
-        /// Start from the weights in FILE, safetensors of torchvision's or of a run, with a new last layer.
+        /// Start from the weights in FILE, torchvision's (.pth, safetensors) or of a run, with a new last layer.
         pretrained: Option<PathBuf> = None, resume Free => flag("FILE").alias("pretrained-path");
         /// Train the last layer alone.
         freeze: bool = false => on();

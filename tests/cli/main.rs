@@ -21,3 +21,4 @@ mod results;
 mod resume;
 mod stop;
 mod use_model;
+mod weights;
