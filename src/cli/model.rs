@@ -10,6 +10,7 @@ use crate::error::{Error, Result};
 use crate::infer::model_file::{CardOverrides, ModelFile};
 use crate::models::{self, Variant};
 use crate::run::run_dir::RunDir;
+use crate::show::tell;
 use crate::step::evaluate::Views;
 use crate::train::config::TrainConfig;
 
@@ -20,7 +21,7 @@ pub(super) struct ModelArgs {
     /// Run folder; its best weights are taken
     #[arg(long, value_name = "RUN", group = "source")]
     run: Option<PathBuf>,
-    /// Weight file, of this program or torchvision's as safetensors
+    /// Weight file, of this program or torchvision's: safetensors, their index, or what torch.save wrote
     #[arg(long, alias = "checkpoint", value_name = "FILE", group = "source")]
     weights: Option<PathBuf>,
     /// Network, where the file does not say
@@ -90,6 +91,8 @@ impl ModelArgs {
             return Ok((ModelFile::of_run(&run, &overrides)?, Some(run.read_config()?)));
         }
         let file = self.weights.as_deref().expect("one of --run and --weights is required");
-        Ok((ModelFile::read(file, &overrides)?, None))
+        let file = ModelFile::read(file, &overrides)?;
+        file.remark.iter().for_each(tell);
+        Ok((file, None))
     }
 }

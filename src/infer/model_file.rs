@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use serde::Deserialize;
+
 use crate::data::annotations::Capacity;
 use crate::device::Device;
 use crate::error::{Error, Result};
@@ -12,12 +14,16 @@ use crate::plan::plan;
 use crate::run::checkpoint::{self, NamedTensor};
 use crate::run::model_card::ModelCard;
 use crate::run::run_dir::RunDir;
+use crate::run::weight_file::WeightFile;
+use crate::step::fit::Fit;
 use crate::step::weights;
 use crate::step::{StepConfig, check_image_size, evaluation_graph};
 use crate::transform::Normalization;
 
 /// The categories of ImageNet's challenge (ILSVRC 2012) by label, one a line, in the words that torchvision uses.
 const IMAGENET_CATEGORIES: &str = include_str!("imagenet.txt");
+/// The most categories that a file of another program may have.
+const MAX_CATEGORIES: usize = 1_000_000;
 
 /// Weights in memory, and what they are.
 #[derive(Debug)]
@@ -26,6 +32,8 @@ pub struct ModelFile {
     pub path: PathBuf,
     /// Model, categories, preprocessing.
     pub card: ModelCard,
+    /// What else the file has, in words.
+    pub remark: Option<String>,
     tensors: Vec<NamedTensor<'static>>,
 }
 
@@ -43,7 +51,7 @@ pub struct CardOverrides {
 impl ModelFile {
     /// Weights under torchvision's names and shapes; `path` stands for them in messages.
     pub fn new(path: &Path, card: ModelCard, tensors: Vec<NamedTensor<'static>>) -> ModelFile {
-        ModelFile { path: path.to_path_buf(), card, tensors }
+        ModelFile { path: path.to_path_buf(), card, remark: None, tensors }
     }
 
     /// The best weights of a run.
@@ -56,23 +64,34 @@ impl ModelFile {
         ModelFile::read(&path, overrides)
     }
 
-    /// A weight file, of this program or of torchvision.
+    /// A weight file, of this program or of torchvision, in any form that [`WeightFile`] reads.
+    ///
+    /// Names and shapes are compared with the model's before a tensor is read.
     ///
     /// # Errors
-    /// [`Error::Checkpoint`] if the file is damaged, or does not say what model it is and `overrides` do not either.
+    /// [`Error::Checkpoint`] if the file is damaged, does not say what model it is and `overrides` do not either, or naming the
+    /// first tensor that does not fit the model or is not finite.
     pub fn read(path: &Path, overrides: &CardOverrides) -> Result<ModelFile> {
-        let mut file = checkpoint::read(path)?;
-        file.strip_parallel_prefix();
-        let card = match serde_json::from_value::<ModelCard>(file.metadata.clone()) {
-            Ok(card) => ModelCard {
-                model: overrides.model.clone().unwrap_or(card.model),
-                form: overrides.form.clone().unwrap_or(card.form),
-                img_size: overrides.img_size.unwrap_or(card.img_size),
-                ..card
-            },
-            Err(_) => foreign_card(&file, overrides, path)?,
+        let file = WeightFile::open(path)?;
+        let own = ModelCard::deserialize(file.metadata()).ok();
+        let is_foreign = own.is_none();
+        let mut card = own.map_or_else(|| foreign_card(overrides, path), Ok)?;
+        card.model = overrides.model.clone().unwrap_or(card.model);
+        card.form = overrides.form.clone().unwrap_or(card.form);
+        card.img_size = overrides.img_size.unwrap_or(card.img_size);
+        let shapes = shapes_of(&card)?;
+        let fit = Fit::find(file, shapes.iter().map(|(name, _)| name.as_str()))?;
+        let last_layer = model_of(&card)?.last_layer().to_string();
+        let shapes = if is_foreign {
+            let num_classes = num_classes(&fit, &last_layer, &card.model)?;
+            card.categories = (0..num_classes).map(|label| label.to_string()).collect();
+            shapes_of(&card)?
+        } else {
+            shapes
         };
-        Ok(ModelFile { path: path.to_path_buf(), card, tensors: file.tensors })
+        fit.check(&shapes, &last_layer)?;
+        let remark = fit.remark();
+        Ok(ModelFile { path: path.to_path_buf(), card, remark, tensors: fit.read()? })
     }
 
     /// Writes weights and card to the safetensors file at `path`, replacing an earlier one atomically.
@@ -202,8 +221,15 @@ fn model_of(card: &ModelCard) -> Result<Model> {
     Model::new(&card.model, options)
 }
 
-/// The card of a file without one: the last layer tells the number of categories, the flags the rest.
-fn foreign_card(file: &checkpoint::Checkpoint, overrides: &CardOverrides, path: &Path) -> Result<ModelCard> {
+/// Names and shapes of the tensors of the model that a card describes.
+fn shapes_of(card: &ModelCard) -> Result<Vec<(String, Vec<usize>)>> {
+    check_image_size(card.img_size)?;
+    let graph = evaluation_graph(&StepConfig::new(model_of(card)?, 1, card.img_size), "")?;
+    Ok(weights::model_shapes(&graph))
+}
+
+/// The card of a file without one, for one category until it is known how many there are.
+fn foreign_card(overrides: &CardOverrides, path: &Path) -> Result<ModelCard> {
     let model = overrides.model.clone().ok_or_else(|| {
         Error::checkpoint(
             path,
@@ -211,21 +237,26 @@ fn foreign_card(file: &checkpoint::Checkpoint, overrides: &CardOverrides, path: 
         )
     })?;
     let Normalization { mean, std } = Normalization::default();
-    let mut card = ModelCard {
+    Ok(ModelCard {
         model,
-        form: overrides.form.clone().unwrap_or_else(|| Variant::V1_5.to_string()),
-        img_size: overrides.img_size.unwrap_or(224),
+        form: Variant::V1_5.to_string(),
+        img_size: 224,
         objects: None,
-        categories: Vec::new(),
+        categories: vec![String::new()],
         mean,
         std,
+    })
+}
+
+/// The number of categories that the last layer of a file tells.
+fn num_classes(fit: &Fit, last_layer: &str, model: &str) -> Result<usize> {
+    let bias = format!("{last_layer}.bias");
+    let what = match fit.shape(&bias) {
+        Some(&[num_classes]) if (1..=MAX_CATEGORIES).contains(&num_classes) => return Ok(num_classes),
+        Some(shape) => format!("tensor `{bias}` has shape {shape:?}"),
+        None => format!("has no tensor `{bias}`"),
     };
-    let bias = format!("{}.bias", model_of(&card)?.last_layer());
-    let num_classes = file.get(&bias).map(|bias| bias.shape.iter().product()).ok_or_else(|| {
-        Error::checkpoint(path, format!("has no tensor `{bias}`; it is not a weight file of {}", card.model))
-    })?;
-    card.categories = (0..num_classes).map(|label: usize| label.to_string()).collect();
-    Ok(card)
+    Err(Error::checkpoint(fit.path(), format!("{what}; it is not a weight file of {model}")))
 }
 
 #[cfg(test)]

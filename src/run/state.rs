@@ -152,6 +152,15 @@ pub fn save(path: &Path, state: &TrainState, tensors: &[NamedTensor]) -> Result<
     checkpoint::write_atomic(path, tensors, &metadata)
 }
 
+/// Whether a file with this `metadata` is a state, of this version or another.
+pub(super) fn is_state(metadata: &Value) -> bool {
+    format_of(metadata).is_some()
+}
+
+fn format_of(metadata: &Value) -> Option<u64> {
+    metadata.get("format").and_then(Value::as_u64)
+}
+
 /// Reads the state at `path`.
 ///
 /// # Errors
@@ -159,7 +168,7 @@ pub fn save(path: &Path, state: &TrainState, tensors: &[NamedTensor]) -> Result<
 /// version, or lacks a field.
 pub fn load(path: &Path) -> Result<(TrainState, Vec<NamedTensor<'static>>)> {
     let file = checkpoint::read(path)?;
-    match file.metadata.get("format").and_then(Value::as_u64) {
+    match format_of(&file.metadata) {
         Some(format) if [WITHOUT_ORIGIN, FORMAT].map(u64::from).contains(&format) => {}
         Some(format) => {
             return Err(Error::checkpoint(

@@ -4,6 +4,7 @@
 
 pub mod evaluate;
 pub mod feed;
+pub mod fit;
 mod graph;
 pub mod pretrained;
 pub mod scores;

@@ -54,7 +54,7 @@ settings! {
         objects: Option<ObjectsKind> = None => flag("WAY");
         /// Start every last batch norm of a residual branch at zero, so that blocks begin as identities.
         zero_init_last: bool = false => on();
-        /// Start from the weights in FILE, safetensors of torchvision's or of a run, with a new last layer.
+        /// Start from the weights in FILE, torchvision's (.pth, safetensors) or of a run, with a new last layer.
         pretrained: Option<PathBuf> = None, resume Free => flag("FILE").alias("pretrained-path");
         /// Train the last layer alone.
         freeze: bool = false => on();

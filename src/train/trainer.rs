@@ -20,7 +20,7 @@ use crate::run::metrics::{Epoch, Eval, Step};
 use crate::run::model_card::{ModelCard, ObjectsCard};
 use crate::run::run_dir::RunDir;
 use crate::run::state::{self, Best, EpochSums, TrainState};
-use crate::show::tell;
+use crate::show::{show_path, tell};
 use crate::step::evaluate::Evaluation;
 use crate::step::{PixelSource, Training, pretrained};
 
@@ -56,9 +56,14 @@ impl Trainer {
     /// What reading the data, planning and allocating report.
     pub fn start(config: TrainConfig, device: Device) -> Result<Trainer> {
         let mut run = Prepared::new(config, device)?;
-        if let Some(path) = &run.config.pretrained {
-            pretrained::load(run.training.session_mut(), &run.model, run.model.options().form, path)?;
-        }
+        let taken = match &run.config.pretrained {
+            Some(path) => {
+                let form = run.model.options().form;
+                let taken = pretrained::load(run.training.session_mut(), &run.model, form, path)?;
+                Some(format!("{}: {taken}", show_path(path)))
+            }
+            None => None,
+        };
         let name = match &run.config.experiment {
             Some(name) => name.clone(),
             None => format!("{}-{}", run.model.title(), run.config.img_size),
@@ -66,7 +71,12 @@ impl Trainer {
         let dir = RunDir::create(&run.config.output, &name)?;
         dir.write_config(&run.config)?;
         let state = run.first_state();
-        Trainer::assemble(run, dir, state)
+        let mut trainer = Trainer::assemble(run, dir, state)?;
+        if let Some(taken) = taken {
+            tell(&taken);
+            trainer.log.event(0, "pretrained", &taken)?;
+        }
+        Ok(trainer)
     }
 
     /// Resumes the run in `dir` from its last checkpoint with the settings `config`, which the folder then has.

@@ -22,3 +22,4 @@ mod results;
 mod resume;
 mod stop;
 mod use_model;
+mod weights;
