@@ -13,5 +13,6 @@ pub mod shuffle;
 
 pub use loader::{Batch, BatchContents, Loader, LoaderOptions, batches_per_epoch};
 pub use policy::Augment;
+pub use shuffle::batch_indices;
 
 pub use crate::transform::Normalization;

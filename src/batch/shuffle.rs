@@ -16,6 +16,16 @@ pub fn shuffle(seed: u64, epoch: u32, order: &mut [u32]) {
     }
 }
 
+/// Which images batch `batch` of `epoch` has: part of the order that [`shuffle`] gives.
+///
+/// # Panics
+/// If the epoch has no such batch.
+pub fn batch_indices(seed: u64, epoch: u32, batch: usize, batch_size: usize, num_images: usize) -> Vec<u32> {
+    let mut order = vec![0; num_images];
+    shuffle(seed, epoch, &mut order);
+    order[batch * batch_size..][..batch_size].to_vec()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

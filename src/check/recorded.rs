@@ -147,7 +147,7 @@ impl Recorded {
     /// # Errors
     /// If there is none, and as [`Session::read`].
     pub fn read(&self, name: &str) -> Result<Vec<f64>> {
-        read(&self.session, &self.session.plan(0).slot(name)?)
+        self.session.read_as_f64(&self.session.plan(0).slot(name)?)
     }
 
     /// Runs all of it once.
@@ -194,15 +194,4 @@ pub(super) fn write(session: &mut Session, slot: &Slot, values: &[f64]) -> Resul
         DType::Bf16 => session.write(slot, &values.iter().map(|&v| bf16::from_f64(v)).collect::<Vec<_>>()),
         _ => session.write(slot, &values.iter().map(|&v| v as f32).collect::<Vec<_>>()),
     }
-}
-
-/// Reads numbers of any type; every one fits in f64.
-pub(super) fn read(session: &Session, slot: &Slot) -> Result<Vec<f64>> {
-    Ok(match slot.dtype {
-        DType::F64 => session.read::<f64>(slot)?.into_owned(),
-        DType::F32 => session.read::<f32>(slot)?.iter().map(|&v| v.into()).collect(),
-        DType::Bf16 => session.read::<bf16>(slot)?.iter().map(|&v| v.into()).collect(),
-        DType::I32 => session.read::<i32>(slot)?.iter().map(|&v| v.into()).collect(),
-        DType::U8 => session.read::<u8>(slot)?.iter().map(|&v| v.into()).collect(),
-    })
 }

@@ -2,7 +2,7 @@
 
 use half::bf16;
 
-use super::recorded::{poisoned, read, write};
+use super::recorded::{poisoned, write};
 use super::{Outcome, ROUNDING_BF16, TOLERANCE_F32};
 use crate::device::{DeviceKind, KernelDevice};
 use crate::error::Result;
@@ -132,7 +132,7 @@ impl Trial {
             .into_iter()
             .filter(|(value, _)| value.role != Role::Input)
             .map(|(value, slot)| {
-                let values = read(session, &slot)?;
+                let values = session.read_as_f64(&slot)?;
                 Ok(Computed { name: value.name.clone(), dtype: slot.dtype, values })
             })
             .collect()

@@ -14,6 +14,7 @@ mod flags;
 mod model;
 mod plan;
 mod predict;
+mod replay;
 mod reproduce;
 mod train;
 
@@ -44,6 +45,7 @@ enum Command {
     Export(export::ExportArgs),
     Reproduce(reproduce::ReproduceArgs),
     Plan(plan::PlanArgs),
+    Replay(replay::ReplayArgs),
     Data(data::DataArgs),
     Augment(augment::AugmentArgs),
     Devices(devices::DevicesArgs),
@@ -64,6 +66,7 @@ impl Cli {
             Command::Export(args) => args.run(),
             Command::Reproduce(args) => args.run(),
             Command::Plan(args) => args.run(),
+            Command::Replay(args) => args.run(),
             Command::Data(args) => args.run(),
             Command::Augment(args) => args.run(),
             Command::Devices(args) => args.run(),

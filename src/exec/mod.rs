@@ -6,6 +6,8 @@ use std::borrow::Cow;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
+use half::bf16;
+
 use crate::device::cpu::{Arena, BorrowFlags, CpuArgs, Element};
 use crate::device::{Device, DeviceKind, KernelDevice, LaunchArgs, Launcher, Slot};
 use crate::error::{Error, Result};
@@ -218,6 +220,20 @@ impl Session {
                 Ok(Cow::Owned(copy))
             }
         }
+    }
+
+    /// [`Session::read`] for elements of any type, every one of which fits in f64.
+    ///
+    /// # Errors
+    /// As [`Session::read`].
+    pub fn read_as_f64(&self, slot: &Slot) -> Result<Vec<f64>> {
+        Ok(match slot.dtype {
+            DType::F64 => self.read::<f64>(slot)?.into_owned(),
+            DType::F32 => self.read::<f32>(slot)?.iter().map(|&v| v.into()).collect(),
+            DType::Bf16 => self.read::<bf16>(slot)?.iter().map(|&v| v.into()).collect(),
+            DType::I32 => self.read::<i32>(slot)?.iter().map(|&v| v.into()).collect(),
+            DType::U8 => self.read::<u8>(slot)?.iter().map(|&v| v.into()).collect(),
+        })
     }
 
     /// Copies `values` to `slot`: an input, before every run that reads it, or a value that can be read.

@@ -150,6 +150,13 @@ impl Plan {
         self.places.iter().find(|(_, (place, _))| place == slot).map(|(name, _)| name.as_str())
     }
 
+    /// The name of the value at `slot` that can be read after a run.
+    pub fn kept_name(&self, slot: &Slot) -> Option<&str> {
+        let mut places = self.places.iter();
+        let is_it = |(place, access): &(Slot, Access)| place == slot && access.is_readable();
+        places.find(|(_, place)| is_it(place)).map(|(name, _)| name.as_str())
+    }
+
     /// Work and compulsory traffic of all steps.
     pub fn cost(&self) -> Cost {
         self.steps.iter().fold(Cost::default(), |sum, step| Cost {

@@ -114,6 +114,44 @@ impl RunDir {
         self.checkpoint("best.safetensors")
     }
 
+    /// The last state from before the loss leapt, while it has not come down again.
+    pub fn before_spike(&self) -> PathBuf {
+        self.checkpoint("before-spike.state.safetensors")
+    }
+
+    /// Keeps the last state as that from before a leap of the loss, if none is kept.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the file cannot be written.
+    pub fn keep_before_spike(&self) -> Result<()> {
+        let (last, kept) = (self.last_state(), self.before_spike());
+        if last.exists() && !kept.exists() { link(&last, &kept) } else { Ok(()) }
+    }
+
+    /// Makes the state from before the leap of the loss the last one.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the file cannot be renamed.
+    pub fn go_back_before_spike(&self) -> Result<()> {
+        let kept = self.before_spike();
+        fs::rename(&kept, self.last_state()).map_err(Error::io("rename", kept))
+    }
+
+    /// Removes the state from before a leap of the loss.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the file is there and cannot be removed.
+    pub fn forget_before_spike(&self) -> Result<()> {
+        remove_if_there(&self.before_spike())
+    }
+
+    /// Every state that is kept: the last one, that from before a leap of the loss, and those of epochs.
+    pub fn states(&self) -> Vec<PathBuf> {
+        let entries = fs::read_dir(self.file(CHECKPOINTS)).into_iter().flatten().flatten();
+        let paths = entries.map(|entry| entry.path());
+        paths.filter(|path| path.to_str().is_some_and(|path| path.ends_with(STATE))).collect()
+    }
+
     /// Keeps the last state and weights as those after `epoch` epochs, and of those kept before only what belongs to the
     /// `count` newest. They share the disk's blocks with the last ones where the file system can.
     ///
@@ -123,9 +161,7 @@ impl RunDir {
         for (last, kind) in [(self.last_state(), STATE), (self.last_weights(), WEIGHTS)] {
             let kept = self.checkpoint(&format!("{EPOCH}{epoch:04}{kind}"));
             remove_if_there(&kept)?;
-            if fs::hard_link(&last, &kept).is_err() {
-                fs::copy(&last, &kept).map_err(Error::io("write", &kept))?;
-            }
+            link(&last, &kept)?;
         }
         let folder = self.file(CHECKPOINTS);
         for entry in fs::read_dir(&folder).map_err(Error::io("read", &folder))?.flatten() {
@@ -215,6 +251,14 @@ impl RunDir {
 fn epoch_of(name: &str) -> Option<u64> {
     let rest = name.strip_prefix(EPOCH)?;
     rest.strip_suffix(STATE).or_else(|| rest.strip_suffix(WEIGHTS))?.parse().ok()
+}
+
+/// Gives the file `from` the name `to` as well; copies it where the file system knows no such links.
+fn link(from: &Path, to: &Path) -> Result<()> {
+    if fs::hard_link(from, to).is_err() {
+        fs::copy(from, to).map_err(Error::io("write", to))?;
+    }
+    Ok(())
 }
 
 fn remove_if_there(path: &Path) -> Result<()> {

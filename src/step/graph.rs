@@ -4,6 +4,7 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use crate::autodiff::differentiate;
+use crate::batch::BatchContents;
 use crate::data::annotations::Capacity;
 use crate::device::DeviceKind;
 use crate::error::{Error, Result};
@@ -129,6 +130,8 @@ pub struct StepConfig {
     /// Batches keep their memory through a step, so that [`super::Training::repeat`] runs the last one again without a copy;
     /// for benchmarks.
     pub keep_inputs: bool,
+    /// Every value that a node makes can be read after a step ([`super::statistics::of_results`]), for the memory of all.
+    pub keep_results: bool,
 }
 
 /// Heights and widths of images that networks are meant for.
@@ -168,6 +171,7 @@ impl StepConfig {
             fuse: true,
             seed: 0,
             keep_inputs: false,
+            keep_results: false,
         }
     }
 
@@ -196,6 +200,17 @@ pub enum PixelSource {
         /// Number of validation images.
         val: usize,
     },
+}
+
+impl PixelSource {
+    /// What batches have to carry.
+    pub fn contents(self) -> BatchContents {
+        match self {
+            PixelSource::Host => BatchContents::Images,
+            PixelSource::Batch => BatchContents::Pixels,
+            PixelSource::Resident { .. } => BatchContents::Indices,
+        }
+    }
 }
 
 /// Which layers learn, and how fast.
@@ -356,7 +371,12 @@ fn finish(mut graph: Graph, config: &StepConfig) -> Result<Graph> {
         inputs.into_iter().for_each(|id| graph.keep(id));
     }
     if config.fuse {
-        return fuse(&graph, &Rewrite::ALL);
+        graph = fuse(&graph, &Rewrite::ALL)?;
+    }
+    if config.keep_results {
+        // Values that fusion removed are no results any more, and a value that is kept would not be removed.
+        let results: Vec<ValueId> = graph.nodes().iter().flat_map(|node| node.outputs.clone()).collect();
+        results.into_iter().for_each(|id| graph.keep(id));
     }
     graph.verify()?;
     Ok(graph)

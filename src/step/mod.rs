@@ -8,6 +8,7 @@ pub mod fit;
 mod graph;
 pub mod pretrained;
 pub mod scores;
+pub mod statistics;
 mod training;
 pub mod weights;
 

@@ -340,6 +340,7 @@ impl TrainConfig {
             fuse: self.fuse,
             seed: self.seed,
             keep_inputs: false,
+            keep_results: false,
         }
     }
 

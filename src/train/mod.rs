@@ -3,10 +3,12 @@
 pub mod capacity;
 pub mod config;
 mod log;
+mod loss_watch;
 pub mod predictions;
 mod prepare;
 mod progress;
 pub mod recipe;
+pub mod replay;
 pub mod resume;
 pub mod schedule;
 pub mod setting;

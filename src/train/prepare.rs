@@ -12,7 +12,7 @@ use crate::models::Model;
 use crate::run::metrics::Run;
 use crate::run::state::{Base, Origin, TrainState};
 use crate::show::tell;
-use crate::step::Training;
+use crate::step::{StepConfig, Training};
 
 /// Settings, data and the network in training, with its initial values.
 pub(super) struct Prepared {
@@ -30,7 +30,19 @@ impl Prepared {
     ///
     /// # Errors
     /// What reading the data, planning and allocating report.
-    pub(super) fn new(mut config: TrainConfig, device: Device) -> Result<Prepared> {
+    pub(super) fn new(config: TrainConfig, device: Device) -> Result<Prepared> {
+        Prepared::with(config, device, false)
+    }
+
+    /// [`Prepared::new`] for a run whose every value is looked at.
+    ///
+    /// # Errors
+    /// As [`Prepared::new`].
+    pub(super) fn inspected(config: TrainConfig, device: Device) -> Result<Prepared> {
+        Prepared::with(config, device, true)
+    }
+
+    fn with(mut config: TrainConfig, device: Device, keep_results: bool) -> Result<Prepared> {
         config.validate()?;
         let source = Source::open(&config)?;
         let (steps_per_epoch, total_steps) = config.steps(source.train.len())?;
@@ -41,7 +53,8 @@ impl Prepared {
         let lr = *config.lr.insert(config.lr_for(source.train.len()));
         let schedule = config.schedule(lr, steps_per_epoch, total_steps)?;
         let model = config.model(source.facts())?;
-        let training = capacity::open(config.step_of(&model, source.facts()), &source, device)?;
+        let step = StepConfig { keep_results, ..config.step_of(&model, source.facts()) };
+        let training = capacity::open(step, &source, device)?;
         Ok(Prepared { config, source, model, training, schedule, steps_per_epoch, total_steps })
     }
 

@@ -1,5 +1,7 @@
 //! What must hold for a run to go on from its last state.
 
+use std::path::Path;
+
 use super::config::TrainConfig;
 use super::prepare::Prepared;
 use super::setting::OnResume;
@@ -52,29 +54,27 @@ pub(super) struct Resumed {
     pub(super) remarks: Vec<(&'static str, String)>,
 }
 
-/// The state that the run in `dir`, whose settings were `recorded`, goes on from, with its tensors put into `run`: the last
-/// one, or the first of all where the run was stopped before it wrote any.
+/// The state at `path` that a run whose settings were `recorded` goes on from, with its tensors put into `run`; the first of
+/// all where there is none, because the run was stopped before it wrote any.
 ///
 /// # Errors
 /// [`Error::Checkpoint`] naming what was changed and may not be, what does not hold in the state, or what does not fit the
 /// run.
-pub(super) fn last_state(
-    dir: &RunDir,
+pub(super) fn state_at(
+    path: &Path,
     recorded: &TrainConfig,
     run: &mut Prepared,
     on_change: OnChange,
 ) -> Result<Resumed> {
-    let path = dir.last_state();
     let was_written = path.try_exists().unwrap_or(true);
-    let (mut state, tensors) =
-        if was_written { state::load(&path)? } else { (run.first_state(), Vec::new()) };
+    let (mut state, tensors) = if was_written { state::load(path)? } else { (run.first_state(), Vec::new()) };
     let mut origin = run.origin();
     let mut changes = Changes::default();
     changes.compare_settings(recorded, state.origin.as_ref(), &run.config);
     if let Some(before) = &state.origin {
         changes.compare_data(before, &origin);
     }
-    let mut remarks = changes.judge(on_change).map_err(|what| Error::checkpoint(&path, what))?;
+    let mut remarks = changes.judge(on_change).map_err(|what| Error::checkpoint(path, what))?;
     if state.origin.is_none() {
         let message = "the checkpoint is of an earlier version: that settings and images are still those it was made with \
                        cannot be checked";
@@ -103,8 +103,8 @@ pub(super) fn last_state(
     }
     (state.format, state.origin) = (state::FORMAT, Some(origin));
     if was_written {
-        check(&state, run).map_err(|what| Error::checkpoint(&path, what))?;
-        run.training.restore(&tensors, state.step, &path)?;
+        check(&state, run).map_err(|what| Error::checkpoint(path, what))?;
+        run.training.restore(&tensors, state.step, path)?;
     }
     Ok(Resumed { state, remarks })
 }

@@ -1,17 +1,20 @@
-//! The training loop: batches in, updates, evaluation, checkpoints, and every way a run can stop.
+//! The training loop: batches in, updates, evaluation, checkpoints.
+
+mod stop;
 
 use std::sync::Arc;
 use std::time::Instant;
 
 use super::config::TrainConfig;
 use super::log::{Interval, RunLog};
+use super::loss_watch::{Change, LossWatch};
 use super::prepare::Prepared;
 use super::resume::{self, OnChange, Resumed};
 use super::schedule::Schedule;
 use super::signal::{OnUsr1, Signals};
 use super::source::Source;
 use super::summary::{self, Standing};
-use crate::batch::{Augment, BatchContents, Loader, LoaderOptions, batches_per_epoch};
+use crate::batch::{Augment, Loader, LoaderOptions, batches_per_epoch};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::exec::Session;
@@ -22,7 +25,7 @@ use crate::run::run_dir::RunDir;
 use crate::run::state::{self, Best, EpochSums, TrainState};
 use crate::show::{show_path, tell};
 use crate::step::evaluate::Evaluation;
-use crate::step::{PixelSource, Training, pretrained};
+use crate::step::{Training, pretrained};
 
 /// How a run ended.
 #[derive(Debug, Clone)]
@@ -46,6 +49,7 @@ pub struct Trainer {
     state: TrainState,
     log: RunLog,
     signals: Signals,
+    watch: LossWatch,
     last_save: Instant,
 }
 
@@ -88,7 +92,7 @@ impl Trainer {
         resume::refuse_lost_state(&dir)?;
         let recorded: TrainConfig = dir.read_config()?;
         let mut run = Prepared::new(config, device)?;
-        let Resumed { state, remarks } = resume::last_state(&dir, &recorded, &mut run, on_change)?;
+        let Resumed { state, remarks } = resume::state_at(&dir.last_state(), &recorded, &mut run, on_change)?;
         let mut trainer = Trainer::assemble(run, dir, state)?;
         if !remarks.is_empty() || trainer.config != recorded {
             trainer.change(&recorded, &remarks)?;
@@ -127,6 +131,7 @@ impl Trainer {
             state,
             log,
             signals,
+            watch: LossWatch::default(),
             last_save,
         })
     }
@@ -224,41 +229,38 @@ impl Trainer {
         self.state.batch_in_epoch >= per_epoch || (begun && self.is_done())
     }
 
-    fn interrupted(&mut self, signal: i32) -> Result<()> {
-        self.save()?;
-        let step = self.state.step;
-        let message = format!("stopped at step {step}; resume with --resume {}", self.dir().path().display());
-        self.log.event(step, "interrupted", &message)?;
-        self.write_report("stopped by a signal", None);
-        Err(Error::Interrupted { signal })
-    }
-
     /// The training stream from where the state stands.
     fn loader(&mut self) -> Result<Loader> {
         let options = self.loader_options(*self.config.augment);
-        let batches = self.batches_per_epoch()?;
-        let (epoch, batch) = if self.config.steps_per_epoch.is_some() {
-            // Epochs of a given number of steps cut the stream of passes over the images anywhere.
-            let position = self.state.samples / self.config.batch_size as u64;
-            (position / batches, position % batches)
-        } else if self.epoch_is_complete() {
+        let (epoch, batch) = if self.config.steps_per_epoch.is_none() && self.epoch_is_complete() {
             // Only its evaluation is missing: the next batch is the first of the next epoch, and none is left to skip.
             if !self.is_done() {
-                self.state.batch_in_epoch = batches;
+                self.state.batch_in_epoch = self.batches_per_epoch()?;
             }
             (self.state.epoch + 1, 0)
         } else {
-            (self.state.epoch, self.state.batch_in_epoch)
+            self.position(0)?
         };
         Loader::train(Arc::clone(&self.source.train), &options, epoch as u32, batch as usize)
     }
 
+    /// The pass over the images, and the batch of it, that was next so many updates of this epoch before the state.
+    fn position(&self, updates_ago: u64) -> Result<(u64, u64)> {
+        let accum = self.config.grad_accum_steps as u64;
+        let back = updates_ago * accum;
+        if self.config.steps_per_epoch.is_none() {
+            // Batches that are too few for an update count as taken at the end of a pass.
+            let updates = self.state.batch_in_epoch / accum;
+            return Ok((self.state.epoch, updates.saturating_sub(updates_ago) * accum));
+        }
+        // Epochs of a given number of steps cut the stream of passes over the images anywhere.
+        let (batches, position) =
+            (self.batches_per_epoch()?, self.state.samples / self.config.batch_size as u64 - back);
+        Ok((position / batches, position % batches))
+    }
+
     fn loader_options(&self, augment: Augment) -> LoaderOptions {
-        let contents = match self.training.config().pixels {
-            PixelSource::Host => BatchContents::Images,
-            PixelSource::Batch => BatchContents::Pixels,
-            PixelSource::Resident { .. } => BatchContents::Indices,
-        };
+        let contents = self.training.config().pixels.contents();
         LoaderOptions { contents, ..self.config.loader_options(augment) }
     }
 
@@ -299,6 +301,7 @@ impl Trainer {
         let accum = self.config.grad_accum_steps;
         let images = (self.config.batch_size * accum) as f64;
         let (partial, done) = (&mut self.state.partial, self.state.step);
+        let (watch, mut changes) = (&mut self.watch, Vec::new());
         let bad = self.training.take_results(|results| {
             for step in done - (results.len() / accum) as u64..done {
                 let mut loss = 0.0;
@@ -309,6 +312,7 @@ impl Trainer {
                 if !loss.is_finite() {
                     return Some((step, loss));
                 }
+                changes.extend(watch.observe(step, loss));
                 partial.loss += loss * images;
                 interval.loss += loss;
             }
@@ -321,31 +325,28 @@ impl Trainer {
         let seconds = start.elapsed().as_secs_f64();
         self.state.train_seconds += seconds;
         self.state.partial.train_seconds += seconds;
+        for change in changes {
+            self.note_spike(change)?;
+        }
         match bad {
-            Some((step, loss)) => self.diverged(step, format!("the loss is {loss}")),
+            Some((step, loss)) => self.diverged(step, &format!("the loss is {loss}")),
             None => Ok(()),
         }
     }
 
-    /// Ends the run, which after `step` updates is in the state that `what` describes.
-    fn diverged(&mut self, step: u64, what: String) -> Result<()> {
-        let message = format!(
-            "{what}; the last good checkpoint is {}. Lower --lr, lengthen the warm-up, or set --clip-grad",
-            self.dir().last_state().display()
-        );
-        self.log.event(self.state.step, "diverged", &message)?;
-        self.write_report("diverged", None);
-        Err(Error::Diverged { step, message })
-    }
-
-    /// Ends the run on a device of which nothing can be read.
-    fn device_failed(&mut self, what: &str) -> Result<()> {
-        let dir = self.dir().path().display();
-        let message =
-            format!("{what}. The last checkpoint is kept: go on with residuum train --resume {dir}");
-        self.log.event(self.state.step, "device failed", &message)?;
-        self.write_report("stopped by a failure of the GPU", None);
-        Err(Error::DeviceFailed(message))
+    fn note_spike(&mut self, change: Change) -> Result<()> {
+        let (spike, event, what) = match change {
+            Change::Begins(spike) => {
+                let what = "the checkpoint from before is kept until it is in line again";
+                (spike, "loss spike", format!("the loss leapt to {:.4}; {what}", spike.loss))
+            }
+            Change::Ends(spike) => {
+                (spike, "loss recovered", format!("the loss is in line again, below {:.4}", spike.limit))
+            }
+        };
+        let message = format!("step {}: {what}", spike.step);
+        tell(&message);
+        self.log.event(self.state.step, event, &message)
     }
 
     fn log_interval(&mut self, interval: &Interval) -> Result<()> {
@@ -393,7 +394,7 @@ impl Trainer {
             other => other?,
         };
         if !evaluation.loss.is_finite() {
-            return self.diverged(self.state.step, format!("the validation loss is {}", evaluation.loss));
+            return self.diverged(self.last_update(), &format!("the validation loss is {}", evaluation.loss));
         }
         let row = self.epoch_row(&evaluation);
         self.log_epoch(&row, &evaluation)?;
@@ -472,10 +473,15 @@ impl Trainer {
         self.log.epoch(row, &eval, self.config.epochs)
     }
 
+    /// Updates before the last one.
+    fn last_update(&self) -> u64 {
+        self.state.step.saturating_sub(1)
+    }
+
     /// Fails on weights that no checkpoint should hold: a finite loss may have had a gradient that is not.
     fn check_weights(&mut self) -> Result<()> {
         match self.training.first_not_finite()?.map(|name| format!("`{name}` is no longer finite")) {
-            Some(what) => self.diverged(self.state.step, what),
+            Some(what) => self.diverged(self.last_update(), &what),
             None => Ok(()),
         }
     }
@@ -483,6 +489,11 @@ impl Trainer {
     /// Writes the weights for other programs and, when they are safe, the state a resumed run starts from.
     fn save(&mut self) -> Result<()> {
         self.check_weights()?;
+        match self.watch.spike() {
+            Some(_) => self.dir().keep_before_spike()?,
+            None if self.watch.can_tell() => self.dir().forget_before_spike()?,
+            None => {}
+        }
         self.model_file()?.write(&self.dir().last_weights())?;
         state::save(&self.dir().last_state(), &self.state, &self.training.state()?)?;
         self.last_save = Instant::now();

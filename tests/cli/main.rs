@@ -18,6 +18,7 @@ mod program;
 mod readers;
 mod recipes;
 mod repeat;
+mod replay;
 mod results;
 mod resume;
 mod stop;
