@@ -11,6 +11,7 @@ mod dataset;
 pub mod decode;
 mod files;
 pub mod folder;
+mod jpeg;
 pub mod miniplaces;
 pub mod objects;
 mod open;
