@@ -23,5 +23,6 @@ pub use annotations::Annotations;
 pub(crate) use dataset::kept_categories;
 pub use dataset::{Dataset, OpenOptions, Sample, Split};
 pub use decode::decode_image;
+pub(crate) use open::absolute;
 pub use open::open;
 pub use pack::{Pack, default_cache_dir};

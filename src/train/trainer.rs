@@ -1,5 +1,7 @@
 //! The training loop: batches in, updates, evaluation, checkpoints, and every way a run can stop.
 
+mod ending;
+
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -140,11 +142,13 @@ impl Trainer {
     ///
     /// # Errors
     /// [`Error::Diverged`] if the loss stops being finite, [`Error::DeviceFailed`] if the GPU fails; the last checkpoint
-    /// stays. [`Error::Interrupted`] after a signal, with a checkpoint written.
+    /// stays. [`Error::Interrupted`] after a signal and [`Error::Data`] if images cannot be read any more, with a checkpoint
+    /// written.
     pub fn run(mut self) -> Result<Outcome> {
         // The loop itself runs on one of the pool's threads: handing work to the pool from outside would allocate.
         match rayon::scope(|_| self.train()) {
             Err(Error::DeviceFailed(what)) => self.device_failed(&what),
+            Err(Error::Data { path, message }) => self.data_failed(path, &message),
             ended => ended,
         }?;
         self.finish()
@@ -207,15 +211,6 @@ impl Trainer {
         let per_epoch = self.steps_per_epoch * self.config.grad_accum_steps as u64;
         let begun = self.state.batch_in_epoch > 0;
         self.state.batch_in_epoch >= per_epoch || (begun && self.is_done())
-    }
-
-    fn interrupted(&mut self, signal: i32) -> Result<()> {
-        self.save()?;
-        let step = self.state.step;
-        let message = format!("stopped at step {step}; resume with --resume {}", self.dir().path().display());
-        self.log.event(step, "interrupted", &message)?;
-        self.write_report("stopped by a signal", None);
-        Err(Error::Interrupted { signal })
     }
 
     /// The training stream from where the state stands.
@@ -310,27 +305,6 @@ impl Trainer {
             Some((step, loss)) => self.diverged(step, format!("the loss is {loss}")),
             None => Ok(()),
         }
-    }
-
-    /// Ends the run, which after `step` updates is in the state that `what` describes.
-    fn diverged(&mut self, step: u64, what: String) -> Result<()> {
-        let message = format!(
-            "{what}; the last good checkpoint is {}. Lower --lr, lengthen the warm-up, or set --clip-grad",
-            self.dir().last_state().display()
-        );
-        self.log.event(self.state.step, "diverged", &message)?;
-        self.write_report("diverged", None);
-        Err(Error::Diverged { step, message })
-    }
-
-    /// Ends the run on a device of which nothing can be read.
-    fn device_failed(&mut self, what: &str) -> Result<()> {
-        let dir = self.dir().path().display();
-        let message =
-            format!("{what}. The last checkpoint is kept: go on with residuum train --resume {dir}");
-        self.log.event(self.state.step, "device failed", &message)?;
-        self.write_report("stopped by a failure of the GPU", None);
-        Err(Error::DeviceFailed(message))
     }
 
     fn log_interval(&mut self, interval: &Interval) -> Result<()> {
