@@ -15,6 +15,7 @@ use crate::data::scenes;
 use crate::data::{self, OpenOptions, Split};
 use crate::error::Result;
 use crate::show::show_bytes;
+use crate::train::signal::{OnUsr1, Signals};
 
 /// Make, prepare, check or look at a data set
 #[derive(Debug, Args)]
@@ -102,8 +103,10 @@ impl PackArgs {
             say!("{remark}");
         }
         let cache = self.cache_dir.map_or_else(pack::default_cache_dir, Ok)?;
+        let signals = Signals::install(OnUsr1::End)?;
         for split in [Split::Train, Split::Val] {
-            let pack = Pack::open_or_build(&dataset, split, self.img_size, &cache)?;
+            let stop = || signals.received();
+            let pack = Pack::open_or_build_until(&dataset, split, self.img_size, &cache, &stop)?;
             say!("{}: {} images, {}", split.name(), pack.len(), show_bytes(pack.num_bytes()));
             if let Some(remark) = pack.remark(split) {
                 say!("{remark}");

@@ -107,9 +107,10 @@ impl EvalArgs {
         // Weights that do not fit are found before the data set is read.
         file.session(1, Device::Cpu)?;
         let split = if self.split == "train" { Split::Train } else { Split::Val };
-        let SplitSource { categories, pack, annotations } = SplitSource::open(&config, split)?;
-        check_categories(&file, &categories)?;
         let signals = Signals::install(OnUsr1::End)?;
+        let SplitSource { categories, pack, annotations } =
+            SplitSource::open(&config, split, &|| signals.received())?;
+        check_categories(&file, &categories)?;
         let room = annotations.as_ref().map_or(Capacity { points: 1, objects: 1 }, |all| all.capacity(1));
         let mut session = file.session_with_room(self.batch_size, device, room)?;
         let views = if self.tta { Views::Mirrored } else { Views::One };

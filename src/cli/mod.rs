@@ -33,7 +33,7 @@ pub struct Cli {
 }
 
 const EXIT_CODES: &str = "Exit codes: 0 done, 1 failure, 2 usage, 3 no usable device, 4 data, 5 diverged, \
-6 does not fit, 8 the GPU failed, 128 + N stopped by signal N with a checkpoint written.";
+6 does not fit, 8 the GPU failed, 128 + N stopped by signal N, with a checkpoint written or what is decoded kept.";
 
 #[derive(Debug, Subcommand)]
 enum Command {

@@ -4,6 +4,7 @@ use super::capacity;
 use super::config::TrainConfig;
 use super::schedule::{Schedule, Shape};
 use super::setting::OnResume;
+use super::signal::Signals;
 use super::source::Source;
 use crate::device::{Device, DeviceKind};
 use crate::error::Result;
@@ -25,13 +26,14 @@ pub(super) struct Prepared {
 }
 
 impl Prepared {
-    /// Checks the settings, opens the data set and allocates the memory of the run on `device`.
+    /// Checks the settings, opens the data set and allocates the memory of the run on `device`. Photos are decoded until a
+    /// signal says otherwise.
     ///
     /// # Errors
     /// What reading the data, planning and allocating report.
-    pub(super) fn new(config: TrainConfig, device: Device) -> Result<Prepared> {
+    pub(super) fn new(config: TrainConfig, device: Device, signals: &Signals) -> Result<Prepared> {
         config.validate()?;
-        let source = Source::open(&config)?;
+        let source = Source::open(&config, &|| signals.received())?;
         let (steps_per_epoch, total_steps) = config.steps(source.train.len())?;
         let schedule = config.schedule(steps_per_epoch, total_steps)?;
         let model = config.model(source.facts())?;

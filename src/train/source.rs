@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::config::{DataFacts, TrainConfig};
 use crate::data::annotations::{Annotations, SplitAnnotations};
-use crate::data::pack::{self, Pack};
+use crate::data::pack::{self, Pack, Stop};
 use crate::data::scenes::{self, SceneOptions};
 use crate::data::{self, Dataset, OpenOptions, Split};
 use crate::error::{Error, Result};
@@ -72,14 +72,16 @@ impl Extent {
 }
 
 impl Source {
-    /// Opens the data set and decodes what is not decoded yet; generates scenes where no data set is given.
+    /// Opens the data set and decodes what is not decoded yet, unless `stop` says that this is to end; generates scenes
+    /// where no data set is given.
     ///
     /// # Errors
-    /// [`Error::Data`] naming the file and line that cannot be used, [`Error::Usage`] if nothing is left to train on.
-    pub fn open(config: &TrainConfig) -> Result<Source> {
+    /// [`Error::Data`] naming the file and line that cannot be used, [`Error::Usage`] if nothing is left to train on,
+    /// [`Error::Interrupted`] with the signal that `stop` returns.
+    pub fn open(config: &TrainConfig, stop: Stop<'_>) -> Result<Source> {
         let dataset = open_dataset(config)?;
-        let train = SplitSource::read(config, dataset.as_ref(), Split::Train)?;
-        let val = SplitSource::read(config, dataset.as_ref(), Split::Val)?;
+        let train = SplitSource::read(config, dataset.as_ref(), Split::Train, stop)?;
+        let val = SplitSource::read(config, dataset.as_ref(), Split::Val, stop)?;
         if let Some(dataset) = dataset.as_ref().filter(|_| val.pack.is_empty()) {
             return Err(Error::data(
                 dataset.root(),
@@ -136,11 +138,16 @@ impl SplitSource {
     ///
     /// # Errors
     /// As [`Source::open`].
-    pub fn open(config: &TrainConfig, split: Split) -> Result<SplitSource> {
-        SplitSource::read(config, open_dataset(config)?.as_ref(), split)
+    pub fn open(config: &TrainConfig, split: Split, stop: Stop<'_>) -> Result<SplitSource> {
+        SplitSource::read(config, open_dataset(config)?.as_ref(), split, stop)
     }
 
-    fn read(config: &TrainConfig, dataset: Option<&Dataset>, split: Split) -> Result<SplitSource> {
+    fn read(
+        config: &TrainConfig,
+        dataset: Option<&Dataset>,
+        split: Split,
+        stop: Stop<'_>,
+    ) -> Result<SplitSource> {
         let takes_objects = config.objects.is_some();
         let Some(dataset) = dataset else {
             let options = scene_options(config, split)?;
@@ -148,7 +155,7 @@ impl SplitSource {
             let pack = Arc::new(Pack::from_scenes(&options));
             return Ok(SplitSource { categories: scene_categories(config)?, pack, annotations });
         };
-        let pack = Arc::new(open_pack(config, dataset, split)?);
+        let pack = Arc::new(open_pack(config, dataset, split, stop)?);
         let annotations =
             takes_objects.then(|| Annotations::read(dataset, &pack).map(Arc::new)).transpose()?;
         Ok(SplitSource { categories: dataset.categories().to_vec(), pack, annotations })
@@ -161,12 +168,12 @@ fn open_dataset(config: &TrainConfig) -> Result<Option<Dataset>> {
     config.data_dir.as_deref().map(|root| data::open(root, &options)).transpose()
 }
 
-fn open_pack(config: &TrainConfig, dataset: &Dataset, split: Split) -> Result<Pack> {
+fn open_pack(config: &TrainConfig, dataset: &Dataset, split: Split, stop: Stop<'_>) -> Result<Pack> {
     let cache = match &config.cache_dir {
         Some(dir) => dir.clone(),
         None => pack::default_cache_dir()?,
     };
-    Pack::open_or_build(dataset, split, config.img_size, &cache)
+    Pack::open_or_build_until(dataset, split, config.img_size, &cache, stop)
 }
 
 fn scene_categories(config: &TrainConfig) -> Result<Vec<String>> {

@@ -57,7 +57,8 @@ impl Trainer {
     /// # Errors
     /// What reading the data, planning and allocating report.
     pub fn start(config: TrainConfig, device: Device) -> Result<Trainer> {
-        let mut run = Prepared::new(config, device)?;
+        let signals = Signals::install(OnUsr1::of(config.checkpoint_on_usr1))?;
+        let mut run = Prepared::new(config, device, &signals)?;
         if let Some(path) = &run.config.pretrained {
             pretrained::load(run.training.session_mut(), &run.model, run.model.options().form, path)?;
         }
@@ -68,7 +69,7 @@ impl Trainer {
         let dir = RunDir::create(&run.config.output, &name)?;
         dir.write_config(&run.config)?;
         let state = run.first_state();
-        Trainer::assemble(run, dir, state)
+        Trainer::assemble(run, dir, state, signals)
     }
 
     /// Resumes the run in `dir` from its last checkpoint with the settings `config`, which the folder then has.
@@ -79,9 +80,10 @@ impl Trainer {
     pub fn resume(dir: RunDir, config: TrainConfig, device: Device, on_change: OnChange) -> Result<Trainer> {
         resume::refuse_lost_state(&dir)?;
         let recorded: TrainConfig = dir.read_config()?;
-        let mut run = Prepared::new(config, device)?;
+        let signals = Signals::install(OnUsr1::of(config.checkpoint_on_usr1))?;
+        let mut run = Prepared::new(config, device, &signals)?;
         let Resumed { state, remarks } = resume::last_state(&dir, &recorded, &mut run, on_change)?;
-        let mut trainer = Trainer::assemble(run, dir, state)?;
+        let mut trainer = Trainer::assemble(run, dir, state, signals)?;
         if !remarks.is_empty() || trainer.config != recorded {
             trainer.change(&recorded, &remarks)?;
         }
@@ -100,13 +102,11 @@ impl Trainer {
         self.save()
     }
 
-    fn assemble(run: Prepared, dir: RunDir, state: TrainState) -> Result<Trainer> {
+    fn assemble(run: Prepared, dir: RunDir, state: TrainState, signals: Signals) -> Result<Trainer> {
         let mut log = RunLog::open(dir, &run.record(&state), run.total_steps)?;
         for remark in &run.source.remarks {
             log.event(state.step, "data", remark)?;
         }
-        let signals =
-            Signals::install(if run.config.checkpoint_on_usr1 { OnUsr1::GoOn } else { OnUsr1::End })?;
         let Prepared { config, source, training, schedule, steps_per_epoch, total_steps, .. } = run;
         let last_save = Instant::now();
         Ok(Trainer {

@@ -1,10 +1,14 @@
 //! Runs that stop before their end: by a signal, by a loss that is no number, by another trainer in their folder.
 
 use std::fs::{self, File};
+use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::process::Stdio;
+use std::thread;
+use std::time::{Duration, Instant};
 
+use residuum::data::scenes;
 use residuum::run::state;
 
 use crate::program::{Program, SMALL_RUN, failed, signal, texts};
@@ -157,6 +161,36 @@ fn a_pack_that_is_cut_or_changed_in_use_ends_a_run_with_a_checkpoint_from_which_
     program.succeeds(&call);
     let weights = program.checkpoint_bytes(&program.only_run("runs"), "last.safetensors");
     assert!(weights == expected, "the weights differ");
+}
+
+#[test]
+fn a_signal_while_photos_are_decoded_ends_the_run_and_keeps_what_is_decoded() {
+    let program = Program::new();
+    scenes::write_miniplaces(&program.path("scenes"), 300, 20, 64, 7).unwrap();
+    // Chunks of fifteen images.
+    let call = "train --data-dir scenes --img-size 300 --batch-size 8 --max-steps 1";
+    let mut child = program.command(call).stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    let partial = || {
+        let entries = fs::read_dir(program.path("cache")).ok()?;
+        let mut paths = entries.map(|entry| entry.unwrap().path());
+        paths.find(|path| path.extension().is_some_and(|kind| kind == "partial"))
+    };
+    let has_record = |path: PathBuf| {
+        let mut beginning = Vec::new();
+        File::open(path).unwrap().take(4096).read_to_end(&mut beginning).unwrap();
+        beginning.windows(4).any(|word| word == b"done")
+    };
+    let start = Instant::now();
+    while !partial().is_some_and(has_record) {
+        assert!(child.try_wait().unwrap().is_none() && start.elapsed() < Duration::from_secs(60));
+        thread::sleep(Duration::from_millis(2));
+    }
+    signal(&child, "TERM");
+    let output = child.wait_with_output().unwrap();
+    failed(&output, call, 143, &["of 300 train images are decoded; the next start goes on", "stopped by"]);
+    assert!(partial().is_some() && !program.path("runs").exists());
+    program.succeeds("data pack --data-dir scenes --img-size 300");
+    assert!(partial().is_none());
 }
 
 #[test]
