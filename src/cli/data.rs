@@ -1,6 +1,7 @@
 //! `residuum data`: making, preparing, checking and looking at data sets.
 
 mod check;
+mod clean;
 mod inspect;
 
 use std::path::PathBuf;
@@ -8,6 +9,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 
 use check::CheckArgs;
+use clean::CleanArgs;
 use inspect::InspectArgs;
 
 use crate::data::pack::{self, Pack};
@@ -30,6 +32,7 @@ enum DataCommand {
     Pack(PackArgs),
     Check(CheckArgs),
     Inspect(InspectArgs),
+    Clean(CleanArgs),
 }
 
 /// Write generated scenes as a data set in MiniPlaces' layout: JPEG files, lists, object polygons
@@ -76,6 +79,7 @@ impl DataArgs {
             DataCommand::Pack(args) => args.run(),
             DataCommand::Check(args) => args.run(),
             DataCommand::Inspect(args) => args.run(),
+            DataCommand::Clean(args) => args.run(),
         }
     }
 }
