@@ -94,7 +94,7 @@ impl Trainer {
     fn change(&mut self, recorded: &TrainConfig, remarks: &[(&'static str, String)]) -> Result<()> {
         for (event, message) in remarks {
             tell(message);
-            self.log.event(self.state.step, event, message)?;
+            self.log.event(self.state.step, event, message);
         }
         if self.config != *recorded {
             self.dir().write_config(&self.config)?;
@@ -105,7 +105,7 @@ impl Trainer {
     fn assemble(run: Prepared, dir: RunDir, state: TrainState, signals: Signals) -> Result<Trainer> {
         let mut log = RunLog::open(dir, &run.record(&state), run.total_steps)?;
         for remark in &run.source.remarks {
-            log.event(state.step, "data", remark)?;
+            log.event(state.step, "data", remark);
         }
         let Prepared { config, source, training, schedule, steps_per_epoch, total_steps, .. } = run;
         let last_save = Instant::now();
@@ -323,7 +323,8 @@ impl Trainer {
             h2d_ms: interval.busy_time.map(|_| interval.ms_of(interval.copy_time)),
             gpu_ms: interval.busy_time.map(|busy| interval.ms_of(busy)),
             mem_mib: self.session().arena_bytes() as f64 / (1024.0 * 1024.0),
-        })
+        });
+        Ok(())
     }
 
     /// Drops the batches that are too few for another update, so that every pass over the images starts at its own first
@@ -355,7 +356,7 @@ impl Trainer {
             return self.diverged(self.state.step, format!("the validation loss is {}", evaluation.loss));
         }
         let row = self.epoch_row(&evaluation);
-        self.log_epoch(&row, &evaluation)?;
+        self.log_epoch(&row, &evaluation);
         let best = self.state.best.as_ref().is_none_or(|best| row.eval_err1 < best.err1);
         if best {
             self.state.best = Some(Best { epoch: row.epoch, err1: row.eval_err1 });
@@ -394,7 +395,7 @@ impl Trainer {
         }
     }
 
-    fn log_epoch(&mut self, row: &Epoch, evaluation: &Evaluation) -> Result<()> {
+    fn log_epoch(&mut self, row: &Epoch, evaluation: &Evaluation) {
         let eval = Eval {
             epoch: row.epoch,
             step: row.step,
@@ -409,7 +410,7 @@ impl Trainer {
             seconds: evaluation.elapsed.as_secs_f64(),
         };
         let eval = eval.with_correct(evaluation.correct1, evaluation.correct5);
-        self.log.epoch(row, &eval, self.config.epochs)
+        self.log.epoch(row, &eval, self.config.epochs);
     }
 
     /// Fails on weights that no checkpoint should hold: a finite loss may have had a gradient that is not.

@@ -12,7 +12,7 @@ impl Trainer {
         self.save()?;
         let step = self.state.step;
         let message = format!("stopped at step {step}; resume with --resume {}", self.dir().path().display());
-        self.log.event(step, "interrupted", &message)?;
+        self.log.event(step, "interrupted", &message);
         self.write_report("stopped by a signal", None);
         Err(Error::Interrupted { signal })
     }
@@ -23,7 +23,7 @@ impl Trainer {
             "{what}; the last good checkpoint is {}. Lower --lr, lengthen the warm-up, or set --clip-grad",
             self.dir().last_state().display()
         );
-        self.log.event(self.state.step, "diverged", &message)?;
+        self.log.event(self.state.step, "diverged", &message);
         self.write_report("diverged", None);
         Err(Error::Diverged { step, message })
     }
@@ -33,7 +33,7 @@ impl Trainer {
         let dir = self.dir().path().display();
         let message =
             format!("{what}. The last checkpoint is kept: go on with residuum train --resume {dir}");
-        self.log.event(self.state.step, "device failed", &message)?;
+        self.log.event(self.state.step, "device failed", &message);
         self.write_report("stopped by a failure of the GPU", None);
         Err(Error::DeviceFailed(message))
     }
@@ -51,7 +51,7 @@ impl Trainer {
             "The last checkpoint is kept".into()
         };
         let message = format!("{what}. {kept}: {go_on}");
-        self.log.event(self.state.step, "data failed", &message)?;
+        self.log.event(self.state.step, "data failed", &message);
         self.write_report("stopped by a failure of its data", None);
         Err(Error::Data { path, message })
     }
