@@ -18,5 +18,6 @@ mod readers;
 mod recipes;
 mod repeat;
 mod resume;
+mod shell;
 mod stop;
 mod use_model;
