@@ -4,13 +4,14 @@
 
 use std::path::Path;
 
-use residuum::data::decode_image;
+use residuum::data::{Crop, decode_image};
 use residuum::device::Device;
 use residuum::infer::grad_cam::Explainer;
 use residuum::infer::model_file::{CardOverrides, ModelFile};
-use residuum::infer::predictor::{Predictor, Prepare, most_probable};
+use residuum::infer::predictor::{Predictor, Prepare};
 use residuum::run::run_dir::RunDir;
 use residuum::step::evaluate::Views;
+use residuum::step::scores;
 use residuum::{Error, Result};
 
 fn main() -> Result<()> {
@@ -21,9 +22,10 @@ fn main() -> Result<()> {
     let model = ModelFile::of_run(&RunDir::open(Path::new(run))?, &CardOverrides::default())?;
     let pixels = decode_image(Path::new(photo), model.card.img_size)?;
 
-    let mut predictor = Predictor::new(&model, 1, Views::Mirrored, Device::Cpu)?;
-    let probabilities = predictor.probabilities(std::slice::from_ref(&pixels))?;
-    for (category, probability) in most_probable(&probabilities[0], 3) {
+    let whole = Crop::whole(model.card.img_size);
+    let mut predictor = Predictor::new(&model, &[whole], Views::Mirrored, 1, Device::Cpu)?;
+    let scores = predictor.scores(&[vec![pixels.clone()]])?;
+    for (category, probability) in scores::top(&scores[0], 3) {
         println!("{:5.1} %  {}", 100.0 * probability, model.card.categories[category]);
     }
 

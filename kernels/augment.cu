@@ -1,7 +1,7 @@
 // augment: from the pixels of photos to the network's input, through what happens to each sample
 // Math      place = inverse(x, y); value = bilinear(pixels[rows[n]], place), black outside; value = clamp(colour * value);
-//           a pixel drawn by noise takes a random colour; y = value * scale + offset; inside the box of mix,
-//           y = y * weight + (1 - weight) * y of the partner
+//           a pixel drawn by noise takes a random colour; y = value * scale + offset, 0 in the erased box;
+//           inside the box of mix, y = y * weight + (1 - weight) * y of the partner
 // Layout    pixels u8 M,H,W,3; rows i32 N, -1 is padding; params N rows of SampleParams; y N,H,W,3
 // Mapping   grid.y -> sample; thread -> 4 neighbouring pixels, whose 12 values leave in vectors, or 1 pixel where H*W is
 //           no multiple of 4
@@ -33,6 +33,7 @@ FOR_RUST struct SampleParams {
     float colour[3][4];
     float noise_probability;
     uint32_t noise_key[2], noise_epoch, noise_sample;
+    int32_t erased_left, erased_top, erased_right, erased_bottom;
     int32_t partner;
     float weight;
     int32_t left, top, right, bottom;
@@ -74,6 +75,12 @@ static __device__ __forceinline__ void bilinear(const uint8_t* photo, int height
     }
 }
 
+// Whether a box holds the pixel (x, y).
+static __device__ __forceinline__ bool in_box(int left, int top, int right, int bottom, uint32_t x, uint32_t y) {
+    const int column = static_cast<int>(x), line = static_cast<int>(y);
+    return column >= left && column < right && line >= top && line < bottom;
+}
+
 // The network's input at pixel (x, y) of sample n, before mixing; zero for padding.
 static __device__ __forceinline__ void sample_pixel(const AugmentArgs& a, int n, uint32_t x, uint32_t y,
                                                     float (&value)[3]) {
@@ -83,6 +90,10 @@ static __device__ __forceinline__ void sample_pixel(const AugmentArgs& a, int n,
         return;
     }
     const SampleParams& p = static_cast<const SampleParams*>(a.params)[n];
+    if (in_box(p.erased_left, p.erased_top, p.erased_right, p.erased_bottom, x, y)) {
+        value[0] = value[1] = value[2] = 0.0f;
+        return;
+    }
     const float column = static_cast<float>(x), line = static_cast<float>(y);
     float rgb[3];
     bilinear(a.pixels + row * a.height * a.width * 3, static_cast<int>(a.height), static_cast<int>(a.width),
@@ -110,9 +121,7 @@ static __device__ __forceinline__ void mixed_pixel(const AugmentArgs& a, int n, 
     sample_pixel(a, n, x, y, value);
     if (a.rows[n] < 0) return;
     const SampleParams& p = static_cast<const SampleParams*>(a.params)[n];
-    const int column = static_cast<int>(x), line = static_cast<int>(y);
-    const bool in_box = column >= p.left && column < p.right && line >= p.top && line < p.bottom;
-    if (!in_box || !(p.weight < 1.0f)) return;
+    if (!(p.weight < 1.0f) || !in_box(p.left, p.top, p.right, p.bottom, x, y)) return;
     float other[3];
     sample_pixel(a, p.partner, x, y, other);
 #pragma unroll

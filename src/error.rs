@@ -34,6 +34,9 @@ pub enum Error {
     /// Data set, list, image or annotation that cannot be used.
     #[error("{}: {message}", show_path(path))]
     Data { path: PathBuf, message: String },
+    /// Some of the files that were given cannot be used; each was told, and the others are done.
+    #[error("{count} of {of} photos cannot be read; the others are done")]
+    Unreadable { count: usize, of: usize },
     /// A checkpoint or weight file that is damaged or belongs to another model.
     #[error("{}: {message}", show_path(path))]
     Checkpoint { path: PathBuf, message: String },
@@ -107,7 +110,7 @@ impl Error {
             Error::Stdout(_) | Error::Graph { .. } | Error::Checkpoint { .. } | Error::Io { .. } => 1,
             Error::Usage(_) | Error::Setting { .. } => 2,
             Error::Device(_) => 3,
-            Error::Data { .. } => 4,
+            Error::Data { .. } | Error::Unreadable { .. } => 4,
             Error::Diverged { .. } => 5,
             Error::DoesNotFit { .. } => 6,
             // 7 is kept for ranks of a distributed run.

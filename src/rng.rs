@@ -28,6 +28,8 @@ pub enum Use {
     Mix = 6,
     /// Elements that a layer drops.
     Dropout = 7,
+    /// The box that one augmented sample loses.
+    Erase = 8,
 }
 
 /// Four random words for one counter under one key: ten rounds of Philox4x32.

@@ -53,7 +53,7 @@ impl Run {
         Run {
             training: Training::new(config.step_config(NUM_CATEGORIES).unwrap(), Device::Cpu).unwrap(),
             loader: Loader::train(Arc::new(Pack::from_scenes(&scenes)), &options, 0, 0).unwrap(),
-            schedule: config.schedule(12, 2 * (WARM_UP_STEPS + COUNTED_STEPS)).unwrap(),
+            schedule: config.schedule(config.lr.unwrap(), 12, 2 * (WARM_UP_STEPS + COUNTED_STEPS)).unwrap(),
         }
     }
 
@@ -90,7 +90,7 @@ fn a_training_step_allocates_nothing() {
         grad_accum_steps: 2,
         clip_grad: Some(1.0),
         opt: OptimiserKind::AdamW,
-        lr: 1e-3,
+        lr: Some(1e-3),
         model_ema_decay: Some(0.9),
         smoothing: 0.1,
         form: Variant::V2,

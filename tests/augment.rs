@@ -19,7 +19,7 @@ use residuum::ops::{AugmentFwd, augment};
 use residuum::plan::plan;
 use residuum::rng::{Stream, Use};
 use residuum::tensor::DType;
-use residuum::transform::{Affine, Mix, SampleParams};
+use residuum::transform::{Affine, Mix, PixelBox, SampleParams};
 
 const NORMALIZATION: Normalization = Normalization { mean: [0.1, 0.4, 0.7], std: [0.5, 0.2, 0.3] };
 
@@ -72,7 +72,17 @@ fn a_device_that_augments_makes_what_the_loader_makes() {
     let pack = Arc::new(Pack::from_scenes(&options));
     let everything: Vec<u8> =
         (0..pack.len()).flat_map(|index| pack.pixels(index, &mut Vec::new()).unwrap().to_vec()).collect();
-    for policy in ["none", "flip,shift", "paper", "compose", "modern", "mixup,drop=0.3", "cutmix,rotate"] {
+    for policy in [
+        "none",
+        "flip,shift",
+        "paper",
+        "compose",
+        "modern",
+        "mixup,drop=0.3",
+        "cutmix,rotate",
+        "flip,erase",
+        "modern,erase@1",
+    ] {
         let expected = batch(&pack, policy, BatchContents::Images);
         for (contents, photos) in [(BatchContents::Pixels, 7), (BatchContents::Indices, 19)] {
             let batch = batch(&pack, policy, contents);
@@ -166,6 +176,7 @@ fn the_kernel_computes_what_the_cpu_computes() {
         "modern",
         "rotate,shear,resized-crop,mixup",
         "brightness=1,contrast=1,saturation=1,drop=0.4,cutmix",
+        "shift,erase@1,mixup",
     ];
     on_each_device(|_, open| {
         // Photos, height, width, samples: groups of four pixels and single ones, one block and several.
@@ -197,6 +208,7 @@ fn flips_and_whole_pixels_are_exact() {
     params[0].inverse = Affine::flip(11);
     params[1].inverse = Affine::flip(11).after(Affine::translation(3.0, -2.0));
     params[3].inverse = Affine::translation(f32::MAX, 1e30);
+    params[3].erased = PixelBox { left: 2, top: 0, right: 9, bottom: 11 };
     let expected = on_cpu(dims, &pixels, &rows, &params);
     let operands = (pixels, rows, params);
     on_each_device(|device, open| {

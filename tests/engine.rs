@@ -10,8 +10,8 @@ use residuum::models::{Model, Options};
 use residuum::ops::{AdamConfig, SgdConfig, add, relu};
 use residuum::plan::plan;
 use residuum::rng::{Stream, Use};
-use residuum::step::{EVAL, Optimiser, StepConfig, Training, evaluation_graph, training_graph};
-use residuum::tensor::{DType, Layout};
+use residuum::step::{EVAL, Optimiser, StepConfig, Trained, Training, evaluation_graph, training_graph};
+use residuum::tensor::{DType, Layout, Shape};
 
 fn step_config(name: &str) -> StepConfig {
     StepConfig {
@@ -93,8 +93,20 @@ fn a_parameter_the_loss_does_not_depend_on_is_named() {
     assert!(message.contains("`unused`"), "{message}");
 }
 
+/// A parameter and its elements.
+#[derive(Debug, Clone, PartialEq)]
+struct Weights {
+    shape: Shape,
+    elems: Vec<f32>,
+}
+
 /// The weights after one update from `batches`, all micro-batches of it.
 fn weights_after_one_update(config: &StepConfig, batches: &[u64]) -> Vec<f32> {
+    parameters_after_one_update(config, batches).into_iter().flat_map(|weights| weights.elems).collect()
+}
+
+/// [`weights_after_one_update`], parameter by parameter.
+fn parameters_after_one_update(config: &StepConfig, batches: &[u64]) -> Vec<Weights> {
     assert_eq!(batches.len(), config.grad_accum_steps);
     let mut training = Training::new(config.clone(), Device::Cpu).unwrap();
     for &seed in batches {
@@ -104,7 +116,8 @@ fn weights_after_one_update(config: &StepConfig, batches: &[u64]) -> Vec<f32> {
     }
     let session = training.session();
     let parameters = session.program().persistent.iter().filter(|p| p.value.role == Role::Parameter);
-    parameters.flat_map(|p| session.read::<f32>(&p.slot).unwrap().into_owned()).collect()
+    let elems = |slot| session.read::<f32>(slot).unwrap().into_owned();
+    parameters.map(|p| Weights { shape: p.slot.shape, elems: elems(&p.slot) }).collect()
 }
 
 #[test]
@@ -230,4 +243,37 @@ fn values_whose_memory_is_shared_are_refused_with_what_to_do() {
     assert_eq!(*session.value::<f32>(0, "y").unwrap(), [2.0, 4.0, 6.0, 8.0, 10.0, 12.0]);
     let text = message(session.value::<f32>(0, "x").unwrap_err());
     assert!(text.contains("`x`") && text.contains("Graph::keep"), "an input is gone after the run: {text}");
+}
+
+#[test]
+fn weight_decay_can_spare_biases_and_norms() {
+    let sgd = Optimiser::Sgd(SgdConfig { momentum: 0.9, nesterov: true, weight_decay: 0.1 });
+    let adam = |decoupled| {
+        Optimiser::Adam(AdamConfig { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.1, decoupled })
+    };
+    let without = |optimiser| match optimiser {
+        Optimiser::Sgd(sgd) => Optimiser::Sgd(SgdConfig { weight_decay: 0.0, ..sgd }),
+        Optimiser::Adam(adam) => Optimiser::Adam(AdamConfig { weight_decay: 0.0, ..adam }),
+    };
+    let two_rates = Trained::TwoRates { backbone_lr_scale: 0.5 };
+    for (optimiser, trained) in
+        [(sgd, Trained::All), (adam(false), Trained::All), (adam(true), Trained::All), (sgd, two_rates)]
+    {
+        let base = StepConfig { optimiser, trained, ..step_config("resnet18") };
+        let weights = |config: StepConfig| parameters_after_one_update(&config, &[4]);
+        let decayed = weights(base.clone());
+        let spared = weights(StepConfig { norm_decay: false, ..base.clone() });
+        let undecayed = weights(StepConfig { optimiser: without(optimiser), ..base });
+        let mut num_vectors = 0;
+        for ((decayed, spared), undecayed) in decayed.iter().zip(&spared).zip(&undecayed) {
+            let is_vector = spared.shape.rank() == 1;
+            num_vectors += usize::from(is_vector);
+            let expected = if is_vector { undecayed } else { decayed };
+            assert_eq!(spared, expected, "{optimiser:?}");
+            // A beta starts at zero, where nothing decays.
+            assert!(is_vector || spared != undecayed);
+        }
+        assert_eq!((num_vectors, spared.len()), (20 * 2 + 1, 62), "gammas, betas and the last layer's bias");
+        assert_ne!(decayed, spared);
+    }
 }

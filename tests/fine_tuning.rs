@@ -145,9 +145,59 @@ fn files_of_another_layout_are_refused_by_name() {
     );
     let whole = weight_file(dir.path(), "");
     assert!(message("resnet34", &whole).contains("`layer1.2.conv1.weight`"));
-    let pickle = dir.path().join("net.pth");
-    std::fs::write(&pickle, "PK").unwrap();
-    assert!(message("resnet18", &pickle).contains("safetensors.torch.save_file"));
+    let page = dir.path().join("net.pth");
+    std::fs::write(&page, "<!doctype html>").unwrap();
+    assert!(message("resnet18", &page).contains("is a web page"));
+}
+
+#[test]
+fn what_is_taken_of_a_file_of_torch_save_and_what_is_left_is_said() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/torch/resnet18.pth");
+    let mut training = training(StepConfig::new(model(4), BATCH, SIZE), 1);
+    let taken = pretrained::load(training.session_mut(), &model(4), Variant::V1_5, &path).unwrap();
+    let left = [("fc.bias".to_string(), vec![10]), ("fc.weight".to_string(), vec![10, 512])];
+    assert_eq!((taken.num_tensors, &taken.left[..]), (120, &left[..]));
+    assert_eq!(taken.fresh, ["fc.weight", "fc.bias"]);
+    assert_eq!(
+        taken.to_string(),
+        "120 tensors are taken; `fc.bias` [10], `fc.weight` [10, 512] of the file are left out; `fc.weight`, `fc.bias` \
+         begin anew"
+    );
+    let weights = tensors(training.session());
+    let of = |name: &str| weights.iter().find(|tensor| tensor.name == name).unwrap().as_f32().unwrap();
+    // One number in each tensor, as the script says: 0.001 times the place in the file, modulo 7, plus 1.
+    assert_eq!(of("conv1.weight"), vec![0.001_f32; 64 * 3 * 49]);
+    assert_eq!(of("bn1.running_var"), [0.005_f32; 64]);
+}
+
+#[test]
+fn weights_that_are_not_finite_are_refused_before_the_first_step() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = weight_file(dir.path(), "");
+    let mut tensors = checkpoint::read(&path).unwrap().tensors;
+    let spoil = |tensor: &mut NamedTensor<'static>, value: f32| {
+        let mut elems = tensor.as_f32().unwrap().to_vec();
+        elems[1] = value;
+        *tensor = NamedTensor::f32(tensor.name.clone(), &tensor.shape.clone(), elems);
+    };
+    let mut message = |name: &str, value: f32| {
+        let before = tensors.clone();
+        spoil(tensors.iter_mut().find(|tensor| tensor.name == name).unwrap(), value);
+        checkpoint::write_atomic(&path, &tensors, &serde_json::json!({})).unwrap();
+        tensors = before;
+        let mut training = training(StepConfig::new(model(4), BATCH, SIZE), 1);
+        pretrained::load(training.session_mut(), &model(4), Variant::V1_5, &path).map_err(|e| e.to_string())
+    };
+    assert!(
+        message("conv1.weight", f32::NAN)
+            .unwrap_err()
+            .contains("tensor `conv1.weight` holds NaN at [0, 0, 0, 1]")
+    );
+    assert!(
+        message("bn1.running_var", -1.0).unwrap_err().contains("tensor `bn1.running_var` holds -1 at [1]")
+    );
+    // What is left out may hold what it wants.
+    assert!(message("fc.weight", f32::NAN).is_ok());
 }
 
 #[test]

@@ -141,7 +141,7 @@ fn error_with(objects: Option<ObjectsKind>, output: &std::path::Path) -> f64 {
         limit_val: Some(200),
         batch_size: 16,
         epochs: 6,
-        lr: 0.05,
+        lr: Some(0.05),
         output: output.to_path_buf(),
         ..TrainConfig::defaults(None)
     };

@@ -97,7 +97,7 @@ fn a_killed_build_goes_on_where_it_stopped() {
     let mut bytes = fs::read(&path).unwrap();
     fs::remove_file(&path).unwrap();
     // Image 3, of chunk 1, was never recorded; image 6, of chunk 3, was, but its last page did not reach the disk.
-    let records = 44 + u32::from_le_bytes(bytes[20..24].try_into().unwrap()) as usize;
+    let records = 48 + u32::from_le_bytes(bytes[20..24].try_into().unwrap()) as usize;
     bytes[records + 3 * 8..records + 4 * 8].fill(0);
     let end = bytes.len();
     bytes[end - 4096..].fill(0);

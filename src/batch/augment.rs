@@ -5,12 +5,16 @@
 
 use super::policy::{Augment, Choice, KINDS, Kind};
 use crate::rng::{Stream, Use};
-use crate::transform::{Affine, Colour, Mix, Noise, SampleParams};
+use crate::transform::{Affine, Colour, Mix, Noise, PixelBox, SampleParams};
 
 /// Side of the images for which a shift is given in pixels.
 const SHIFT_SIZE: f32 = 128.0;
 /// The longer over the shorter side of a random box that is resized to a square, at most.
 const MAX_ASPECT: f32 = 4.0 / 3.0;
+/// Share of the image that an erased box has at least.
+const ERASED_LEAST: f32 = 0.02;
+/// Height over width of an erased box, from and to.
+const ERASED_ASPECT: [f32; 2] = [0.3, 3.3];
 /// Random numbers that each kind takes, besides the one that decides whether it happens.
 const DRAWS_PER_KIND: usize = 4;
 
@@ -32,6 +36,9 @@ impl Augment {
             inverse: draws.inverse(image_size),
             colour: draws.colour(mean_grey),
             noise: noise.unwrap_or(Noise::NONE),
+            erased: draws.get(Kind::Erase).map_or(PixelBox::NONE, |(most_area, _)| {
+                erased(&mut Stream::new(seed, epoch, index, Use::Erase), image_size, most_area)
+            }),
             mix: Mix::NONE,
         }
     }
@@ -52,18 +59,17 @@ impl Augment {
         let chosen = if takes_cutmix { cutmix } else { mixup };
         let Some(setting) = chosen.filter(|setting| gate < setting.probability) else { return Mix::NONE };
         let own = beta(&mut stream, setting.strength);
-        let size = image_size as i32;
         if !takes_cutmix {
-            return Mix { weight: own, right: size, bottom: size, ..Mix::NONE };
+            return Mix { weight: own, inside: PixelBox::whole(image_size), ..Mix::NONE };
         }
         // The box may reach over the edge; its place is drawn, not its area.
         let half = 0.5 * image_size as f32 * (1.0 - own).sqrt();
         let span = |at: f32| {
             let centre = at * image_size as f32;
-            (((centre - half).round() as i32).max(0), ((centre + half).round() as i32).min(size))
+            (((centre - half).round() as i32).max(0), ((centre + half).round() as i32).min(image_size as i32))
         };
         let ((left, right), (top, bottom)) = (span(x), span(y));
-        Mix { partner: 0, weight: 0.0, left, top, right, bottom }
+        Mix { partner: 0, weight: 0.0, inside: PixelBox { left, top, right, bottom } }
     }
 }
 
@@ -157,6 +163,27 @@ impl Draws<'_> {
         }
         colour
     }
+}
+
+/// A box of at most `most_area` of the image, as torchvision's `RandomErasing` draws it: one that does not fit is drawn
+/// anew, ten times at most.
+///
+/// Source: Zhong, Zheng, Kang, Li, Yang, "Random erasing data augmentation", 2017.
+fn erased(stream: &mut Stream, image_size: usize, most_area: f32) -> PixelBox {
+    let [flattest, tallest] = ERASED_ASPECT.map(f32::ln);
+    for _ in 0..10 {
+        let [area, aspect] = std::array::from_fn(|_| stream.uniform());
+        let area = (image_size * image_size) as f32 * (ERASED_LEAST + area * (most_area - ERASED_LEAST));
+        let aspect = (flattest + aspect * (tallest - flattest)).exp();
+        let [height, width] = [area * aspect, area / aspect].map(|square| square.sqrt().round() as usize);
+        if height < image_size && width < image_size {
+            let first =
+                |stream: &mut Stream, side: usize| stream.below((image_size - side + 1) as u32) as i32;
+            let (top, left) = (first(stream, height), first(stream, width));
+            return PixelBox { left, top, right: left + width as i32, bottom: top + height as i32 };
+        }
+    }
+    PixelBox::NONE
 }
 
 /// A number from the Beta distribution with both parameters `alpha`.
@@ -267,6 +294,33 @@ mod tests {
     }
 
     #[test]
+    fn erased_boxes_follow_the_paper_s_distribution() {
+        let num_drawn = 4000;
+        let drawn = (0..num_drawn).map(|index| draw("erase", 100, index).erased);
+        let boxes: Vec<PixelBox> = drawn.filter(|erased| !erased.is_empty()).collect();
+        assert!((1850..2150).contains(&boxes.len()), "half of {num_drawn}: {}", boxes.len());
+        let sides = |of: &PixelBox| [of.bottom - of.top, of.right - of.left].map(|side| side as f32);
+        let mean = |of: &dyn Fn(&PixelBox) -> f32| boxes.iter().map(of).sum::<f32>() / boxes.len() as f32;
+        // Uniform from 0.02 to 0.33; in the logarithm from ln 0.3 to ln 3.3. Rounding to pixels moves both a little, and
+        // so do the few that are drawn anew. Standard deviations of the means: 0.002 and 0.016.
+        let area = mean(&|of| of.num_pixels() as f32 / 1e4);
+        let log_aspect = mean(&|of| (sides(of)[0] / sides(of)[1]).ln());
+        assert!((area - 0.175).abs() < 0.009 && (log_aspect + 0.005).abs() < 0.07, "{area} {log_aspect}");
+        for of in &boxes {
+            let [height, width] = sides(of);
+            assert!(of.left >= 0 && of.top >= 0 && of.right <= 100 && of.bottom <= 100, "{of:?}");
+            assert!((190.0..=3400.0).contains(&(height * width)) && (0.28..3.5).contains(&(height / width)));
+        }
+        let touching = |of: &dyn Fn(&PixelBox) -> bool| boxes.iter().any(of);
+        assert!(touching(&|of| of.left == 0) && touching(&|of| of.right == 100));
+        assert!(sample_areas("erase=0.1@1").all(|area| (1..=1050).contains(&area)));
+    }
+
+    fn sample_areas(policy: &str) -> impl Iterator<Item = i64> {
+        (0..500).map(move |index| draw(policy, 100, index).erased.num_pixels())
+    }
+
+    #[test]
     fn strengths_bound_what_is_drawn() {
         let sample = |policy: &str| (0..500).map(|index| draw(policy, 128, index)).collect::<Vec<_>>();
         let largest = |values: Vec<f32>| values.into_iter().fold(0.0f32, |most, v| most.max(v.abs()));
@@ -302,10 +356,11 @@ mod tests {
         let mixes: Vec<Mix> = (0..2000).map(|batch| policy.draw_mix(40, 3, 0, batch)).collect();
         let count = |is: &dyn Fn(&&Mix) -> bool| mixes.iter().filter(is).count();
         let num_cutmix = count(&|mix| !mix.is_none() && mix.weight == 0.0);
-        let num_mixup = count(&|mix| mix.weight > 0.0 && mix.right == 40 && mix.bottom == 40);
+        let num_mixup = count(&|mix| mix.weight > 0.0 && mix.inside == PixelBox::whole(40));
         assert!((430..570).contains(&num_cutmix) && (430..570).contains(&num_mixup));
         for mix in &mixes {
-            assert!((0..=40).contains(&mix.left) && mix.right <= 40 && mix.top >= 0 && mix.bottom <= 40);
+            let PixelBox { left, top, right, bottom } = mix.inside;
+            assert!((0..=40).contains(&left) && right <= 40 && top >= 0 && bottom <= 40);
             assert!((0.0..=1.0).contains(&mix.own_share(1600)));
         }
         assert_eq!(parse("flip").draw_mix(40, 3, 0, 1), Mix::NONE);

@@ -31,7 +31,11 @@ impl Collator {
         let image = Image::new(pixels, image_size, image_size);
         let (out, _) = out.as_chunks_mut();
         match WholePixels::from_affine(&params.inverse).filter(|_| params.is_geometric()) {
-            Some(map) => self.copy(image.pixels(), image_size, map, out),
+            Some(map) => {
+                self.copy(image.pixels(), image_size, map, out);
+                let rows = out.chunks_exact_mut(image_size).enumerate();
+                rows.for_each(|(y, row)| params.erase_run((0, y), row));
+            }
             None => self.resample(image, params, out),
         }
     }
@@ -66,14 +70,11 @@ impl Collator {
         }
     }
 
-    /// The way for all that can happen: one bilinear sample per output pixel, colour, noise.
+    /// The way for all that can happen: one bilinear sample per output pixel, colour, noise, erasing.
     fn resample(&self, image: Image<'_>, params: &SampleParams, out: &mut [[f32; NUM_CHANNELS]]) {
         let channels = self.normalization.scale_and_offset();
         for (y, row) in out.chunks_exact_mut(image.width()).enumerate() {
-            params.sample_row(image, y, row);
-            for value in row {
-                value.iter_mut().zip(channels).for_each(|(v, (scale, offset))| *v = *v * scale + offset);
-            }
+            params.input_run(image, (0, y), &channels, row);
         }
     }
 }
@@ -130,6 +131,7 @@ impl WholePixels {
 mod tests {
     use super::*;
     use crate::rng::{Stream, Use};
+    use crate::transform::PixelBox;
 
     const SIZE: usize = 7;
 
@@ -228,7 +230,7 @@ mod tests {
         for (weight, [left, top, right, bottom]) in
             [(0.25, [0, 0, 7, 7]), (0.0, [2, 1, 5, 4]), (0.0, [3, 3, 3, 6])]
         {
-            let rule = Mix { partner: 0, weight, left, top, right, bottom };
+            let rule = Mix { partner: 0, weight, inside: PixelBox { left, top, right, bottom } };
             let (mut a, mut b) = (own.clone(), other.clone());
             mix(&rule, SIZE, &mut a, &mut b);
             for i in 0..own.len() {

@@ -21,6 +21,7 @@ pub(super) enum Kind {
     Saturation,
     Mixup,
     Cutmix,
+    Erase,
 }
 
 /// What `--augment` knows of a kind.
@@ -53,7 +54,7 @@ const FACTOR: &str = "most change";
 const ALPHA: &str = "Beta's parameters";
 
 /// Every kind, in the order of [`Kind`].
-pub(super) const KINDS: [Spec; 12] = [
+pub(super) const KINDS: [Spec; 13] = [
     Spec {
         kind: Kind::Flip,
         name: "flip",
@@ -87,6 +88,15 @@ pub(super) const KINDS: [Spec; 12] = [
     ),
     spec(Kind::Mixup, "mixup", "blended with another image", strength(0.2, [0.05, 10.0], ALPHA)),
     spec(Kind::Cutmix, "cutmix", "a box shows another image", strength(1.0, [0.05, 10.0], ALPHA)),
+    Spec {
+        probability: 0.5,
+        ..spec(
+            Kind::Erase,
+            "erase",
+            "a box becomes the mean colour",
+            strength(0.33, [0.02, 1.0], "largest share of area"),
+        )
+    },
 ];
 
 /// Names for whole policies: what each stands for, and whether a sample gets one of it or all.
@@ -160,7 +170,7 @@ impl Augment {
                 .map_or(String::new(), |s| format!("; {}, {} to {}", s.unit, s.least, s.most));
             text += &format!("  {name:<18} {}{unit}\n", spec.about);
         }
-        text + "\n`@P` after a name makes it happen with probability P: 0.5 for flip, else 1 where none is given."
+        text + "\n`@P` after a name makes it happen with probability P: 0.5 for flip and erase, else 1 where none is given."
     }
 }
 
@@ -302,6 +312,7 @@ mod tests {
             "flip,rotate=45,shear=10,brightness=0.3,drop=0.05,mixup=0.2@0.5",
             "flip@1,crop=0.7@0.25",
             "paper,rotate=30,saturation",
+            "modern,erase=0.2@0.1",
         ] {
             let augment = parse(text);
             assert_eq!(parse(&augment.to_string()), augment, "{text} as {augment}");
@@ -312,6 +323,7 @@ mod tests {
             ("rotate=90,shift=20@1", "shift,rotate"),
             ("mixup=0.2", "mixup"),
             ("modern,mixup=0.2", "modern"),
+            ("erase=0.33@0.5,flip", "flip,erase"),
             ("paper,crop=0.7", "paper,crop=0.7"),
             (
                 "flip@1,crop,shift,rotate,shear,brightness,contrast,drop",

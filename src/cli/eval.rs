@@ -2,56 +2,37 @@
 
 use std::path::PathBuf;
 
-use clap::builder::PossibleValuesParser;
-use clap::{ArgGroup, Args};
+use clap::Args;
+use serde_json::{Value, json};
 
 use super::flags::{check_picture, open_device, write_file};
+use super::model::{ModelArgs, ViewArgs};
 use super::output;
 use crate::batch::Augment;
-use crate::data::Split;
 use crate::data::annotations::Capacity;
+use crate::data::{Crop, Only, Split};
 use crate::device::{Device, DeviceChoice};
 use crate::error::{Error, Result};
-use crate::infer::model_file::{CardOverrides, ModelFile};
-use crate::models::{self, Variant};
+use crate::infer::model_file::ModelFile;
 use crate::report::{Align, Confusion, Table};
-use crate::run::run_dir::RunDir;
-use crate::step::evaluate::{Evaluation, Evaluator, Views};
+use crate::show::{show_text, tell};
+use crate::step::evaluate::{CategoryError, EvaluatedImages, Evaluation, Evaluator, Views};
 use crate::train::config::TrainConfig;
 use crate::train::signal::{OnUsr1, Signals};
 use crate::train::source::SplitSource;
-
-/// Where a model comes from.
-#[derive(Debug, Args)]
-#[command(group = ArgGroup::new("source").required(true))]
-pub(super) struct ModelArgs {
-    /// Run folder; its best weights are taken
-    #[arg(long, value_name = "RUN", group = "source")]
-    run: Option<PathBuf>,
-    /// Weight file, of this program or torchvision's as safetensors
-    #[arg(long, alias = "checkpoint", value_name = "FILE", group = "source")]
-    weights: Option<PathBuf>,
-    /// Network, where the file does not say
-    #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(models::names()))]
-    model: Option<String>,
-    /// Variant of the blocks, where the file does not say
-    #[arg(long, value_name = "FORM", value_parser = PossibleValuesParser::new(Variant::NAMES))]
-    form: Option<String>,
-    /// Height and width of the images [default: those of the training]
-    #[arg(long, alias = "val-crop-size", value_name = "PIXELS")]
-    img_size: Option<usize>,
-}
 
 /// Measure the error of a trained model on a data set
 #[derive(Debug, Args)]
 pub(super) struct EvalArgs {
     #[command(flatten)]
     model: ModelArgs,
+    #[command(flatten)]
+    views: ViewArgs,
     /// Data set [default: the run's]
     #[arg(long, alias = "data-path", value_name = "DIR")]
     data_dir: Option<PathBuf>,
-    /// Which images: train or val
-    #[arg(long, value_name = "SPLIT", default_value = "val", value_parser = ["train", "val"])]
+    /// Which images: train, val or test; only these need to be there
+    #[arg(long, value_name = "SPLIT", default_value = "val", value_parser = ["train", "val", "test"])]
     split: String,
     /// Images of a batch
     #[arg(short, long, value_name = "N", default_value_t = 64)]
@@ -59,32 +40,21 @@ pub(super) struct EvalArgs {
     /// Leave out listed images that are missing or unreadable
     #[arg(long)]
     allow_missing: bool,
-    /// Average the probabilities over each image and its mirror image
-    #[arg(long)]
-    tta: bool,
     /// Picture of the confusion matrix to write, PNG
     #[arg(long, value_name = "FILE.png")]
     confusion: Option<PathBuf>,
+    /// Print everything that was measured as JSON
+    #[arg(long)]
+    json: bool,
+    /// Print the table of categories as CSV
+    #[arg(long, conflicts_with = "json")]
+    csv: bool,
     /// Where decoded photos are kept
     #[arg(long, value_name = "DIR")]
     cache_dir: Option<PathBuf>,
     /// auto, cpu, cuda, cuda:N or simt
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     device: DeviceChoice,
-}
-
-impl ModelArgs {
-    /// The weights, and the settings of their run if they come from one.
-    pub(super) fn open(&self) -> Result<(ModelFile, Option<TrainConfig>)> {
-        let overrides =
-            CardOverrides { model: self.model.clone(), form: self.form.clone(), img_size: self.img_size };
-        if let Some(run) = &self.run {
-            let run = RunDir::open(run)?;
-            return Ok((ModelFile::of_run(&run, &overrides)?, Some(run.read_config()?)));
-        }
-        let file = self.weights.as_deref().expect("one of --run and --weights is required");
-        Ok((ModelFile::read(file, &overrides)?, None))
-    }
 }
 
 impl EvalArgs {
@@ -96,28 +66,134 @@ impl EvalArgs {
         let (file, run) = self.model.open()?;
         let run = run.unwrap_or_else(|| TrainConfig::defaults(None));
         let config = TrainConfig {
-            data_dir: self.data_dir.or(run.data_dir),
+            data_dir: self.data_dir.clone().or(run.data_dir),
             categories: run.categories,
             limit_train: run.limit_train,
             limit_val: run.limit_val,
             allow_missing: self.allow_missing || run.allow_missing,
-            cache_dir: self.cache_dir.or(run.cache_dir),
+            cache_dir: self.cache_dir.clone().or(run.cache_dir),
             ..TrainConfig::of_model(&file.card, self.batch_size)?
         };
         // Weights that do not fit are found before the data set is read.
         file.session(1, Device::Cpu)?;
-        let split = if self.split == "train" { Split::Train } else { Split::Val };
+        let crops = self.views.crops(file.card.img_size)?;
+        let split = match &*self.split {
+            "train" => Split::Train,
+            "test" => Split::Test,
+            _ => Split::Val,
+        };
+        let named = if file.has_names() { file.card.categories.clone() } else { Vec::new() };
         let signals = Signals::install(OnUsr1::End)?;
-        let SplitSource { categories, pack, annotations } =
-            SplitSource::open(&config, split, &|| signals.received())?;
-        check_categories(&file, &categories)?;
-        let room = annotations.as_ref().map_or(Capacity { points: 1, objects: 1 }, |all| all.capacity(1));
-        let mut session = file.session_with_room(self.batch_size, device, room)?;
-        let views = if self.tta { Views::Mirrored } else { Views::One };
-        let mut evaluator = Evaluator::new(&session, 0)?.with_views(views);
+        let stop = || signals.received();
+        let source = SplitSource::open(&config, Only { split, categories: named }, &crops, &stop)?;
+        source.remarks.iter().for_each(tell);
+        check_categories(&file, &source.categories)?;
+        let images: Vec<EvaluatedImages> =
+            source.images.iter().map(|(pack, annotations)| (pack, annotations.as_deref())).collect();
+        let evaluation = self.evaluate(&file, &config, (&crops, &images), device, &signals)?;
+        if let Some(path) = &self.confusion {
+            let counts = evaluation.confusion(source.categories.len());
+            let confusion = Confusion::new(source.categories.clone(), &counts);
+            write_file(path, &confusion.to_canvas().to_png())?;
+        }
+        let measured =
+            Measured { file: &file, config: &config, crops: &crops, split, source: &source, evaluation };
+        if self.json {
+            say!("{:#}", self.to_json(&measured));
+        } else if self.csv {
+            output::print(measured.to_csv())?;
+        } else {
+            measured.print()?;
+            if let Some(path) = &self.confusion {
+                say!("confusion matrix: {}", path.display());
+            }
+        }
+        Ok(())
+    }
+
+    fn evaluate(
+        &self,
+        file: &ModelFile,
+        config: &TrainConfig,
+        (crops, images): (&[Crop], &[EvaluatedImages]),
+        device: Device,
+        signals: &Signals,
+    ) -> Result<Evaluation> {
+        let mut rooms = images.iter().filter_map(|(_, annotations)| annotations.map(|all| all.capacity(1)));
+        // The same objects at every size.
+        let room = rooms.next().unwrap_or(Capacity { points: 1, objects: 1 });
+        let sizes: Vec<usize> = crops.iter().map(|crop| crop.size).collect();
+        let mut session = file.session_at_sizes(&sizes, self.batch_size, device, room)?;
+        let evaluator = Evaluator::over_plans(&session, 0..sizes.len())?;
         let options = config.loader_options(Augment::NONE);
-        let evaluation =
-            evaluator.run(&mut session, (&pack, annotations.as_deref()), &options, || signals.received())?;
+        evaluator.with_views(self.views.views()).run(&mut session, images, &options, || signals.received())
+    }
+
+    fn to_json(&self, measured: &Measured) -> Value {
+        let Measured { file, config, crops, split, source, evaluation } = measured;
+        let per_crop = |pixels: fn(&Crop) -> usize| crops.iter().map(pixels).collect::<Vec<_>>();
+        json!({
+            "model": file.card.model,
+            "weights": file.path.to_string_lossy(),
+            "data": config.data_dir.as_ref().map(|root| root.to_string_lossy()),
+            "split": split.name(),
+            "images": evaluation.num_images,
+            "top1_error": evaluation.top1_error(),
+            "top5_error": evaluation.top5_error(),
+            "loss": evaluation.loss,
+            "images_per_second": measured.images_per_second(),
+            "sizes": per_crop(|crop| crop.size),
+            "resized_to": per_crop(|crop| crop.resize),
+            "mirrored": self.views.views() == Views::Mirrored,
+            "remarks": source.remarks,
+            "categories": measured.categories().map(|row| json!({
+                "label": row.label,
+                "category": row.name,
+                "images": row.error.images,
+                "top1_error": row.error.percent(),
+                "most_taken_for": row.mistaken_for.map(|(name, _)| name),
+                "times": row.mistaken_for.map_or(0, |(_, times)| times),
+            })).collect::<Vec<_>>(),
+        })
+    }
+}
+
+/// An evaluation and what it is one of.
+struct Measured<'a> {
+    file: &'a ModelFile,
+    config: &'a TrainConfig,
+    crops: &'a [Crop],
+    split: Split,
+    source: &'a SplitSource,
+    evaluation: Evaluation,
+}
+
+/// One category of an evaluation.
+struct CategoryRow<'a> {
+    label: usize,
+    name: &'a str,
+    error: CategoryError,
+    mistaken_for: Option<(&'a str, u32)>,
+}
+
+impl Measured<'_> {
+    fn images_per_second(&self) -> f64 {
+        self.evaluation.num_images as f64 / self.evaluation.elapsed.as_secs_f64()
+    }
+
+    fn categories(&self) -> impl Iterator<Item = CategoryRow<'_>> {
+        let names = &self.source.categories;
+        let errors = CategoryError::of_each(&self.evaluation.confusion(names.len()), names.len());
+        errors.into_iter().enumerate().map(|(label, error)| CategoryRow {
+            label,
+            name: &names[label],
+            mistaken_for: error.mistaken_for.map(|(guess, times)| (names[guess].as_str(), times)),
+            error,
+        })
+    }
+
+    fn print(&self) -> Result<()> {
+        let Measured { file, split, evaluation, .. } = self;
         say!(
             "{} on {} {} images: top-1 error {:.2} %, top-5 error {:.2} %, loss {:.4} ({:.1} images/s)",
             file.card.model,
@@ -126,48 +202,57 @@ impl EvalArgs {
             evaluation.top1_error(),
             evaluation.top5_error(),
             evaluation.loss,
-            evaluation.num_images as f64 / evaluation.elapsed.as_secs_f64()
+            self.images_per_second()
         );
-        output::print(per_category(&categories, &evaluation))?;
-        if let Some(path) = &self.confusion {
-            let confusion = Confusion::new(categories.clone(), &evaluation.confusion(categories.len()));
-            write_file(path, &confusion.to_canvas().to_png())?;
-            say!("confusion matrix: {}", path.display());
+        let mut table = Table::new([
+            ("category", Align::Left),
+            ("images", Align::Right),
+            ("top-1 error %", Align::Right),
+            ("most often taken for", Align::Left),
+        ]);
+        for CategoryRow { name, error, mistaken_for, .. } in self.categories() {
+            table.row([
+                name.to_string(),
+                error.images.to_string(),
+                error.percent().map_or_else(String::new, |percent| format!("{percent:.1}")),
+                mistaken_for.map_or_else(String::new, |(name, times)| format!("{name} ({times})")),
+            ]);
         }
-        Ok(())
+        output::print(table)
+    }
+
+    fn to_csv(&self) -> String {
+        let mut csv =
+            output::Csv::new(["label", "category", "images", "top1_error", "most_taken_for", "times"]);
+        for CategoryRow { label, name, error, mistaken_for } in self.categories() {
+            csv.row([
+                label.to_string(),
+                name.to_string(),
+                error.images.to_string(),
+                error.percent().map_or_else(String::new, |percent| percent.to_string()),
+                mistaken_for.map_or_else(String::new, |(name, _)| name.to_string()),
+                mistaken_for.map_or(0, |(_, times)| times).to_string(),
+            ]);
+        }
+        csv.into_text()
     }
 }
 
 /// Fails unless the data set has exactly the categories of the model.
 fn check_categories(file: &ModelFile, categories: &[String]) -> Result<()> {
-    let (known, found) = (file.card.categories.len(), categories.len());
-    if known < found {
-        let what = format!("knows {known} categories and the data set has {found}");
-        let remedy = "give the data set it was trained on with --data-dir, or its run folder with --run";
-        return Err(Error::checkpoint(&file.path, format!("{what}; {remedy}")));
+    let remedy = "give the data set it was trained on with --data-dir, or its run folder with --run";
+    let refused = |what: String| Err(Error::checkpoint(&file.path, format!("{what}; {remedy}")));
+    let known = &file.card.categories;
+    if let Some(unknown) = categories.iter().find(|name| file.has_names() && !known.contains(name)) {
+        let (unknown, first) = (show_text(unknown), show_text(&known[0]));
+        let count = known.len();
+        return refused(format!(
+            "does not know the category `{unknown}` of the data set (it knows {count}, `{first}` is the first)"
+        ));
+    }
+    if known.len() < categories.len() {
+        let (known, found) = (known.len(), categories.len());
+        return refused(format!("knows {known} categories and the data set has {found}"));
     }
     file.check_labels(categories)
-}
-
-fn per_category(categories: &[String], evaluation: &Evaluation) -> Table {
-    let mut table = Table::new([
-        ("category", Align::Left),
-        ("images", Align::Right),
-        ("top-1 error %", Align::Right),
-        ("most often taken for", Align::Left),
-    ]);
-    let confusion = evaluation.confusion(categories.len());
-    for (label, row) in confusion.chunks_exact(categories.len()).enumerate() {
-        let total: u32 = row.iter().sum();
-        let wrong = row.iter().enumerate().filter(|&(guess, &count)| guess != label && count > 0);
-        let mistaken = wrong.max_by_key(|&(guess, &count)| (count, std::cmp::Reverse(guess)));
-        let error = 100.0 * f64::from(total - row[label]) / f64::from(total.max(1));
-        table.row([
-            categories[label].clone(),
-            total.to_string(),
-            format!("{error:.1}"),
-            mistaken.map_or_else(String::new, |(guess, count)| format!("{} ({count})", categories[guess])),
-        ]);
-    }
-    table
 }

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 
-use super::eval::ModelArgs;
 use super::flags::check_output;
+use super::model::ModelArgs;
 use crate::error::{Error, Result};
 use crate::infer::export;
 

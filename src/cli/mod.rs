@@ -13,6 +13,7 @@ mod eval;
 mod export;
 mod flags;
 mod man;
+mod model;
 mod plan;
 mod predict;
 mod reproduce;

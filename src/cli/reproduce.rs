@@ -26,7 +26,7 @@ pub(super) struct ReproduceArgs {
     /// Folder for the page and the run folders; runs that are there are resumed
     #[arg(long, alias = "output-dir", value_name = "DIR", default_value = "reproduction")]
     output: PathBuf,
-    /// ResNet-50 of ImageNet for the bound of table 3: torchvision's weights as safetensors
+    /// ResNet-50 of ImageNet for the bound of table 3: torchvision's own file
     #[arg(long, value_name = "FILE")]
     pretrained: Option<PathBuf>,
     #[command(flatten)]

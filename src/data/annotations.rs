@@ -14,7 +14,7 @@ use super::decode::{self, Fit};
 use super::files::FieldHash;
 use super::objects::Annotation;
 use super::scenes::{self, SceneOptions};
-use super::{Dataset, Pack, Split, miniplaces};
+use super::{Crop, Dataset, Pack, Split, miniplaces};
 use crate::error::{Error, Result};
 
 /// Polygons of every image of a split, and the classes they belong to.
@@ -73,7 +73,7 @@ impl Annotations {
     /// be used, the first in the order of the pack.
     pub fn read(dataset: &Dataset, pack: &Pack) -> Result<Annotations> {
         let images: Vec<&Path> = (0..pack.len()).map(|index| Path::new(pack.name(index))).collect();
-        Annotations::of_images(dataset, &images, pack.image_size())
+        Annotations::of_images(dataset, &images, pack.crop())
     }
 
     /// The annotations of all images that the list of `split` names, for their pixels at this size.
@@ -82,12 +82,12 @@ impl Annotations {
     /// As [`Annotations::read`].
     pub fn of_split(dataset: &Dataset, split: Split, image_size: usize) -> Result<Annotations> {
         let images: Vec<&Path> = dataset.samples(split).iter().map(|sample| &*sample.path).collect();
-        Annotations::of_images(dataset, &images, image_size)
+        Annotations::of_images(dataset, &images, Crop::whole(image_size))
     }
 
-    fn of_images(dataset: &Dataset, images: &[&Path], image_size: usize) -> Result<Annotations> {
+    fn of_images(dataset: &Dataset, images: &[&Path], crop: Crop) -> Result<Annotations> {
         let class_names = read_class_names(dataset.root())?;
-        let reader = Reader { dataset, num_classes: class_names.len(), image_size };
+        let reader = Reader { dataset, num_classes: class_names.len(), crop };
         let images: Vec<Result<Option<Polygons>>> =
             images.par_iter().map(|image| reader.read(image)).collect();
         let num_faults = images.iter().filter(|image| image.is_err()).count();
@@ -105,7 +105,7 @@ impl Annotations {
         let path = miniplaces::annotation_path(dataset.root(), image);
         let (class_names, polygons) = if path.exists() {
             let class_names = read_class_names(dataset.root())?;
-            let reader = Reader { dataset, num_classes: class_names.len(), image_size };
+            let reader = Reader { dataset, num_classes: class_names.len(), crop: Crop::whole(image_size) };
             (class_names, reader.read(image)?)
         } else {
             (Vec::new(), None)
@@ -255,11 +255,11 @@ impl Annotations {
     }
 }
 
-/// Reads annotation files for images of one size.
+/// Reads annotation files for images of one crop.
 struct Reader<'a> {
     dataset: &'a Dataset,
     num_classes: usize,
-    image_size: usize,
+    crop: Crop,
 }
 
 impl Reader<'_> {
@@ -274,7 +274,7 @@ impl Reader<'_> {
             return Err(Error::data(&path, fault));
         }
         let original = decode::dimensions(&self.dataset.image_dir.join(image))?;
-        let fit = Fit::new(original, self.image_size as u32);
+        let fit = Fit::new(original, self.crop);
         // From 1-based pixels.
         let place = |(x, y): (f32, f32)| fit.place(x - 1.0, y - 1.0);
         let objects = annotation.objects.into_iter();

@@ -276,7 +276,7 @@ impl Auditor<'_> {
                 samples[*split as usize].extend(self.take(Fault::List, read).unwrap_or_default().0);
             }
         }
-        self.remarks.extend(folder::in_subfolders(&samples));
+        self.remarks.extend(folder::in_subfolders(&samples, 3));
         for (split, samples) in [Split::Train, Split::Val].into_iter().zip(samples) {
             self.listed.extend(samples.into_iter().map(|sample| (split, sample)));
         }

@@ -55,6 +55,18 @@ pub struct OpenOptions {
     pub limit_train: Option<usize>,
     /// How many validation images are kept, spread in the same way (`--limit-val`).
     pub limit_val: Option<usize>,
+    /// The one split that is wanted, where the others need not be there: images that a model is asked about.
+    pub only: Option<Only>,
+}
+
+/// One split of a data set, with labels.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Only {
+    /// Which one.
+    pub split: Split,
+    /// Names of the categories by label, as a model knows them. Folders that are all called so have these labels; any
+    /// others have theirs in the order of their names.
+    pub categories: Vec<String>,
 }
 
 /// A data set on disk: its categories and the images of each split.
@@ -130,12 +142,14 @@ pub(super) fn from_lists(root: &Path, listed: Listed, options: &OpenOptions) -> 
         dataset.remarks.push(format!("{} listed images left out that are missing", dataset.missing.len()));
     }
     dataset.remarks.extend(one_category(num_categories));
-    for split in [Split::Train, Split::Val] {
-        if dataset.samples(split).is_empty() {
-            return Err(Error::data(root, format!("the {} split has no images", split.name())));
-        }
+    let needed = match &options.only {
+        Some(only) => vec![only.split],
+        None => vec![Split::Train, Split::Val],
+    };
+    match needed.into_iter().find(|&split| dataset.samples(split).is_empty()) {
+        Some(split) => Err(Error::data(root, format!("the {} split has no images", split.name()))),
+        None => Ok(dataset),
     }
-    Ok(dataset)
 }
 
 /// What is to be said of a single category.

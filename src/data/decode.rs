@@ -3,6 +3,7 @@
 //! The format is told by content, not by extension. A decoder that panics is an error about that file, and so is a
 //! JPEG that ends early, which decoders otherwise fill up with grey.
 
+use std::borrow::Cow;
 use std::io::Cursor;
 use std::panic;
 use std::path::Path;
@@ -23,6 +24,28 @@ const MAX_FILE_BYTES: usize = 512 << 20;
 /// times the size asked for, of which the square keeps next to nothing. The rest is more than scaling looks at.
 const MAX_ASPECT: u32 = 8;
 
+/// How a photo becomes a square: its shorter side is scaled to `resize` pixels, and the middle is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Crop {
+    /// Height and width of the square.
+    pub size: usize,
+    /// Pixels of the shorter side before the middle is taken, at least `size`.
+    pub resize: usize,
+}
+
+impl Crop {
+    /// As much of the photo as a square holds.
+    pub fn whole(size: usize) -> Crop {
+        Crop { size, resize: size }
+    }
+}
+
+impl From<usize> for Crop {
+    fn from(size: usize) -> Crop {
+        Crop::whole(size)
+    }
+}
+
 /// The pixels of the image file at `path`, JPEG, PNG, WebP, BMP, GIF (first picture) or TIFF, as
 /// `image_size * image_size * 3` bytes, HWC.
 ///
@@ -35,14 +58,23 @@ const MAX_ASPECT: u32 = 8;
 /// be read.
 pub fn decode_image(path: &Path, image_size: usize) -> Result<Vec<u8>> {
     let mut pixels = vec![0; image_size * image_size * 3];
-    decode_into(path, image_size, &mut pixels)?;
+    decode_into(path, Crop::whole(image_size), &mut pixels)?;
     Ok(pixels)
 }
 
-/// [`decode_image`] into `pixels`.
-pub(super) fn decode_into(path: &Path, image_size: usize, pixels: &mut [u8]) -> Result<()> {
+/// [`decode_image`] for several squares of one photo, in their order.
+///
+/// # Errors
+/// As [`decode_image`].
+pub fn decode_crops(path: &Path, crops: &[Crop]) -> Result<Vec<Vec<u8>>> {
     let (_, decoded) = read_and_decode(path)?;
-    pixels.copy_from_slice(&fit(decoded, image_size as u32));
+    Ok(crops.iter().map(|&crop| fit(&decoded, crop)).collect())
+}
+
+/// One square of [`decode_crops`] into `pixels`.
+pub(super) fn decode_into(path: &Path, crop: Crop, pixels: &mut [u8]) -> Result<()> {
+    let (_, decoded) = read_and_decode(path)?;
+    pixels.copy_from_slice(&fit(&decoded, crop));
     Ok(())
 }
 
@@ -144,15 +176,16 @@ pub(super) struct Fit {
 }
 
 impl Fit {
-    /// For an image of these extents, width first, and a square of `size` pixels a side.
-    pub(super) fn new(original: (u32, u32), size: u32) -> Fit {
+    /// For an image of these extents, width first.
+    pub(super) fn new(original: (u32, u32), crop: Crop) -> Fit {
+        let [size, resize] = [crop.size, crop.resize].map(|pixels| pixels as u32);
         let shorter = original.0.min(original.1).max(1);
         let longest = shorter.saturating_mul(MAX_ASPECT);
         // A multiple of the shorter side is scaled without rounding; as much of it is cut off at both ends.
         let part_of = |side: u32| if side <= longest { side } else { shorter * (MAX_ASPECT - side % 2) };
         let part = (part_of(original.0), part_of(original.1));
         let scale = |side: u32| {
-            let exact = u64::from(side) * u64::from(size);
+            let exact = u64::from(side) * u64::from(resize);
             ((exact + u64::from(shorter) / 2) / u64::from(shorter)) as u32
         };
         let scaled = (scale(part.0), scale(part.1));
@@ -177,24 +210,25 @@ impl Fit {
     }
 }
 
-/// Scales the shorter side of `image` to `size` and keeps the middle of the longer one.
-fn fit(image: RgbImage, size: u32) -> Vec<u8> {
+/// The square of `image` that `crop` says.
+fn fit(image: &RgbImage, crop: Crop) -> Vec<u8> {
     let Fit { origin, part, scaled: (width, height), corner: (left, top) } =
-        Fit::new(image.dimensions(), size);
+        Fit::new(image.dimensions(), crop);
     let image = if image.dimensions() == part {
-        image
+        Cow::Borrowed(image)
     } else {
-        imageops::crop_imm(&image, origin.0, origin.1, part.0, part.1).to_image()
+        Cow::Owned(imageops::crop_imm(image, origin.0, origin.1, part.0, part.1).to_image())
     };
     let scaled = if image.dimensions() == (width, height) {
         image
     } else {
-        imageops::resize(&image, width, height, FilterType::CatmullRom)
+        Cow::Owned(imageops::resize(&*image, width, height, FilterType::CatmullRom))
     };
+    let size = crop.size as u32;
     if scaled.dimensions() == (size, size) {
-        return scaled.into_raw();
+        return scaled.into_owned().into_raw();
     }
-    imageops::crop_imm(&scaled, left, top, size, size).to_image().into_raw()
+    imageops::crop_imm(&*scaled, left, top, size, size).to_image().into_raw()
 }
 
 #[cfg(test)]
@@ -208,11 +242,11 @@ mod tests {
     #[test]
     fn the_middle_of_the_longer_side_is_kept() {
         let wide = gradient(11, 6);
-        let pixels = fit(wide.clone(), 6);
+        let pixels = fit(&wide, Crop::whole(6));
         let expected = RgbImage::from_fn(6, 6, |x, y| *wide.get_pixel(x + 2, y));
         assert_eq!(pixels, expected.into_raw());
         for (width, height) in [(6, 11), (5, 40), (300, 7), (1, 1)] {
-            assert_eq!(fit(gradient(width, height), 6).len(), 6 * 6 * 3);
+            assert_eq!(fit(&gradient(width, height), Crop::whole(6)).len(), 6 * 6 * 3);
         }
     }
 
@@ -230,33 +264,43 @@ mod tests {
             );
             let left = (scaled.width() - size) / 2;
             let expected = imageops::crop_imm(&scaled, left, 0, size, size).to_image();
-            let upright = fit(imageops::rotate90(&thin), size);
+            let whole = Crop::whole(size as usize);
+            let upright = fit(&imageops::rotate90(&thin), whole);
             let upright = imageops::rotate270(&RgbImage::from_raw(size, size, upright).unwrap()).into_raw();
-            for pixels in [fit(thin, size), upright] {
+            for pixels in [fit(&thin, whole), upright] {
                 for (got, want) in pixels.iter().zip(expected.as_raw()) {
                     assert!(got.abs_diff(*want) <= 1, "{longer} x {shorter}: {pixels:?}, not {expected:?}");
                 }
             }
         }
-        let ends_of = |length: u32| Fit::new((length, 1), 128).scaled;
+        let ends_of = |length: u32| Fit::new((length, 1), Crop::whole(128)).scaled;
         assert_eq!((ends_of(500_001), ends_of(u32::MAX)), ((7 * 128, 128), (7 * 128, 128)));
+    }
+
+    #[test]
+    fn the_middle_of_a_scaled_image_is_kept() {
+        let image = gradient(22, 12);
+        let scaled = imageops::resize(&image, 18, 10, FilterType::CatmullRom);
+        let expected = imageops::crop_imm(&scaled, 6, 2, 6, 6).to_image().into_raw();
+        assert_eq!(fit(&image, Crop { size: 6, resize: 10 }), expected);
+        assert_eq!(Fit::new((20, 10), Crop { size: 6, resize: 10 }).place(7.0, 2.0), [0.0, 0.0]);
     }
 
     #[test]
     fn a_flat_image_stays_flat_when_scaled() {
         let flat = RgbImage::from_pixel(29, 31, image::Rgb([200, 3, 77]));
-        assert!(fit(flat, 12).chunks(3).all(|pixel| pixel == [200, 3, 77]));
+        assert!(fit(&flat, Crop::whole(12)).chunks(3).all(|pixel| pixel == [200, 3, 77]));
     }
 
     #[test]
     fn places_follow_their_pixels_through_scaling_and_cropping() {
-        let same = Fit::new((128, 128), 128);
+        let same = Fit::new((128, 128), Crop::whole(128));
         assert_eq!(same.place(0.0, 127.0), [0.0, 127.0]);
         // Two pixels become one; the middle 6 of 11 columns stay.
-        assert_eq!(Fit::new((22, 12), 6).place(4.5, 0.5), [0.0, 0.0]);
+        assert_eq!(Fit::new((22, 12), Crop::whole(6)).place(4.5, 0.5), [0.0, 0.0]);
         // Of 100 columns, 46 to 53 are scaled to 32; the square is columns 14 to 17 of these.
-        assert_eq!(Fit::new((100, 1), 4).place(49.5, 0.0), [1.5, 1.5]);
+        assert_eq!(Fit::new((100, 1), Crop::whole(4)).place(49.5, 0.0), [1.5, 1.5]);
         // The corners of the image stay its corners.
-        assert_eq!(Fit::new((128, 128), 32).place(-0.5, 127.5), [-0.5, 31.5]);
+        assert_eq!(Fit::new((128, 128), Crop::whole(32)).place(-0.5, 127.5), [-0.5, 31.5]);
     }
 }

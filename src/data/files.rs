@@ -97,6 +97,16 @@ pub(super) fn images_below(dir: &Path) -> Result<Found> {
     found_below(dir, usize::MAX, is_image)
 }
 
+/// The photos below `dir` by folder and name, and what is to be said of the files that are none.
+///
+/// # Errors
+/// [`Error::Data`] if a folder cannot be read, or is a link to one that it lies in.
+pub fn photos_below(dir: &Path) -> Result<(Vec<PathBuf>, Option<String>)> {
+    let Found { wanted, others } = images_below(dir)?;
+    let remark = left_out(dir, &others);
+    Ok((wanted, remark))
+}
+
 /// The images directly in `dir`, by their extension.
 ///
 /// # Errors

@@ -6,12 +6,13 @@
 
 use std::path::{Path, PathBuf};
 
-use super::dataset::Listed;
+use super::dataset::{Listed, Only};
 use super::files::{self, Found};
 use super::{Sample, Split};
 use crate::error::{Error, Result};
 use crate::show::{show_path, show_text};
 
+const FORMAT: &str = "folder per class";
 /// Names of the folder of validation images.
 const VAL_NAMES: [&str; 3] = ["val", "valid", "validation"];
 /// Lists of MiniPlaces, which say nothing in a tree of class folders.
@@ -93,14 +94,56 @@ pub(super) fn read_lists(root: &Path) -> Result<Listed> {
         left_out.extend(others);
     }
     remarks.extend(files::left_out(root, &left_out));
-    remarks.extend(in_subfolders(&samples));
-    Ok(Listed {
-        format: "folder per class",
-        image_dir: root.to_path_buf(),
-        categories: classes,
-        samples,
-        remarks,
-    })
+    remarks.extend(in_subfolders(&samples, 3));
+    Ok(Listed { format: FORMAT, image_dir: root.to_path_buf(), categories: classes, samples, remarks })
+}
+
+/// Reads the class folders of one split: those below the folder of its name, or those of `root` where that has no splits.
+pub(super) fn read_split(root: &Path, only: &Only) -> Result<Listed> {
+    let names: &[&str] = match only.split {
+        Split::Val => &VAL_NAMES,
+        Split::Train => &["train"],
+        Split::Test => &["test"],
+    };
+    let there = |name: &&str| root.join(name).is_dir();
+    let has_splits = VAL_NAMES.iter().chain(&["train", "test"]).any(there);
+    let dir = match names.iter().find(|name| there(name)) {
+        Some(name) => root.join(name),
+        None if !has_splits => root.to_path_buf(),
+        None => {
+            let found = files::first_few(class_folders(root)?.iter().map(|name| show_text(name)), ", ");
+            let looked_for = names.join(", ");
+            return Err(Error::data(
+                root,
+                format!("looked for {looked_for} with class folders, found {found}"),
+            ));
+        }
+    };
+    let train = root.join(Split::Train.name());
+    let found = class_folders(&dir)?;
+    if found.is_empty() {
+        let message = "has no class folders, so its photos have no labels; `predict` says what is in photos";
+        return Err(Error::data(dir, message));
+    }
+    let categories = if found.iter().all(|name| only.categories.contains(name)) {
+        only.categories.clone()
+    } else if train.is_dir() {
+        class_folders(&train)?
+    } else {
+        found.clone()
+    };
+    let mut left_out: Vec<PathBuf> =
+        files::sorted_entries(&dir)?.into_iter().filter(|path| !path.is_dir()).collect();
+    let mut samples: [Vec<Sample>; 3] = Default::default();
+    for class in found {
+        let (of_class, others) = read_class(root, &dir.join(&class), &categories)?;
+        samples[only.split as usize].extend(of_class);
+        left_out.extend(others);
+    }
+    let num_levels = dir.strip_prefix(root).map_or(0, |below| below.components().count()) + 2;
+    let subfolders = in_subfolders(&samples, num_levels);
+    let remarks = files::left_out(root, &left_out).into_iter().chain(subfolders).collect();
+    Ok(Listed { format: FORMAT, image_dir: root.to_path_buf(), categories, samples, remarks })
 }
 
 /// The names of the folders in `dir`, sorted.
@@ -120,7 +163,7 @@ pub(super) fn class_folders(dir: &Path) -> Result<Vec<String>> {
 /// [`Error::Data`] if the class is none of these, or has no images.
 pub(super) fn read_class(root: &Path, dir: &Path, classes: &[String]) -> Result<(Vec<Sample>, Vec<PathBuf>)> {
     let name = dir.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    let label = classes.binary_search_by(|class| class.as_str().cmp(name)).map_err(|_| {
+    let label = classes.iter().position(|class| class == name).ok_or_else(|| {
         Error::data(dir, format!("{}/ has no class of this name to learn it from", Split::Train.name()))
     })?;
     let Found { wanted, others } = files::images_below(dir)?;
@@ -133,10 +176,10 @@ pub(super) fn read_class(root: &Path, dir: &Path, classes: &[String]) -> Result<
     Ok((wanted.iter().map(|path| sample(root, path, Some(label as u32))).collect(), others))
 }
 
-/// What is to be said of images in subfolders of a class.
-pub(super) fn in_subfolders(samples: &[Vec<Sample>; 3]) -> Option<String> {
+/// What is to be said of images in subfolders of a class, which lie more than so many levels below the root.
+pub(super) fn in_subfolders(samples: &[Vec<Sample>; 3], num_levels: usize) -> Option<String> {
     let labelled = samples.iter().flatten().filter(|sample| sample.label.is_some());
-    let mut deep = labelled.filter(|sample| sample.path.components().count() > 3).peekable();
+    let mut deep = labelled.filter(|sample| sample.path.components().count() > num_levels).peekable();
     let first = show_path(&deep.peek()?.path);
     Some(format!("{} images in subfolders of classes belong to the class: {first}", deep.count()))
 }

@@ -15,12 +15,13 @@ use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::Sample;
 use super::dataset::Listed;
 use super::files::{self, Found, MAX_TEXT_BYTES, is_inside};
+use super::{Sample, Split};
 use crate::error::{Error, Result};
 use crate::show::show_text;
 
+const FORMAT: &str = "miniplaces";
 /// The list of object classes.
 pub(super) const OBJECT_CATEGORIES_FILE: &str = "object_categories.txt";
 
@@ -32,7 +33,21 @@ pub(super) fn read_lists(root: &Path) -> Result<Listed> {
     let image_dir = root.join("images");
     let (test, left_out) = read_test_samples(&image_dir)?;
     let remarks = files::left_out(&image_dir, &left_out).into_iter().collect();
-    Ok(Listed { format: "miniplaces", image_dir, categories, samples: [train, val, test], remarks })
+    Ok(Listed { format: FORMAT, image_dir, categories, samples: [train, val, test], remarks })
+}
+
+/// Reads the categories and the list of one split with labels.
+pub(super) fn read_split(root: &Path, split: Split) -> Result<Listed> {
+    let categories = read_categories(&root.join("categories.txt"))?;
+    let list = root.join(split.name()).with_extension("txt");
+    if split == Split::Test && !list.exists() {
+        let message = "has no test.txt, so its test photos have no labels; `predict` says what is in them";
+        return Err(Error::data(root, message));
+    }
+    let mut samples: [Vec<Sample>; 3] = Default::default();
+    samples[split as usize] = read_samples(&list, categories.len())?;
+    let image_dir = root.join("images");
+    Ok(Listed { format: FORMAT, image_dir, categories, samples, remarks: Vec::new() })
 }
 
 /// The annotation file of the image at `path` below `images/`, whether or not it exists.

@@ -21,8 +21,9 @@ pub mod scenes;
 
 pub use annotations::Annotations;
 pub(crate) use dataset::kept_categories;
-pub use dataset::{Dataset, OpenOptions, Sample, Split};
-pub use decode::decode_image;
+pub use dataset::{Dataset, Only, OpenOptions, Sample, Split};
+pub use decode::{Crop, decode_crops, decode_image};
+pub use files::photos_below;
 pub(crate) use open::absolute;
 pub use open::open;
 pub use pack::{Pack, default_cache_dir};

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::dataset::{self, Dataset, Listed, OpenOptions};
+use super::dataset::{self, Dataset, Listed, Only, OpenOptions};
 use super::{files, folder, miniplaces};
 use crate::error::{Error, Result};
 use crate::show::show_text;
@@ -21,7 +21,11 @@ pub fn open(root: &Path, options: &OpenOptions) -> Result<Dataset> {
         }
     }
     let root = &absolute(root)?;
-    dataset::from_lists(root, read_lists(root)?, options)
+    let listed = match &options.only {
+        Some(only) => read_split(root, only)?,
+        None => read_lists(root)?,
+    };
+    dataset::from_lists(root, listed, options)
 }
 
 /// The folder `root` by its one absolute path, however it was spelt.
@@ -43,6 +47,15 @@ pub(super) fn read_lists(root: &Path) -> Result<Listed> {
         folder::read_lists(root)
     } else {
         Err(not_a_data_set(root))
+    }
+}
+
+/// Detects the format of `root` and reads what it says of one split.
+fn read_split(root: &Path, only: &Only) -> Result<Listed> {
+    if is_miniplaces(root) {
+        miniplaces::read_split(root, only.split)
+    } else {
+        folder::read_split(root, only)
     }
 }
 

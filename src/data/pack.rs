@@ -17,14 +17,14 @@ pub use self::cache::{CachedPack, Need, PackAudit, audit_packs, cached_packs, de
 pub use self::file::Origin;
 use self::file::PackFile;
 use super::files::{FieldHash, first_few};
-use super::{Dataset, Split, scenes};
+use super::{Crop, Dataset, Split, scenes};
 use crate::error::{Error, Result};
 use crate::show::show_path;
 
 /// The decoded images of one split: square RGB pixels, labels and names.
 #[derive(Debug)]
 pub struct Pack {
-    image_size: usize,
+    crop: Crop,
     pixels: Pixels,
     images: Vec<PackedImage>,
     skipped: Vec<PathBuf>,
@@ -54,14 +54,14 @@ impl Pack {
     ///
     /// # Errors
     /// [`Error::Data`] naming the first undecodable images; [`Error::Io`] if the cache cannot be written;
-    /// [`Error::Setting`] if images are to have no pixels or more than 65,535 a side.
+    /// [`Error::Setting`] if images are to have no pixels, more than 65,535 a side, or more than the scaled photo.
     pub fn open_or_build(
         dataset: &Dataset,
         split: Split,
-        image_size: usize,
+        crop: impl Into<Crop>,
         cache_dir: &Path,
     ) -> Result<Pack> {
-        Pack::open_or_build_until(dataset, split, image_size, cache_dir, &|| None)
+        Pack::open_or_build_until(dataset, split, crop, cache_dir, &|| None)
     }
 
     /// [`Pack::open_or_build`], unless `stop` says while it builds that it is to end; what is decoded by then is kept.
@@ -71,15 +71,20 @@ impl Pack {
     pub fn open_or_build_until(
         dataset: &Dataset,
         split: Split,
-        image_size: usize,
+        crop: impl Into<Crop>,
         cache_dir: &Path,
         stop: Stop<'_>,
     ) -> Result<Pack> {
-        if !(1..=usize::from(u16::MAX)).contains(&image_size) {
-            return Err(Error::setting("img_size", image_size, "must be between 1 and 65535"));
+        let crop = crop.into();
+        if !(1..=usize::from(u16::MAX)).contains(&crop.size) {
+            return Err(Error::setting("img_size", crop.size, "must be between 1 and 65535"));
+        }
+        if !(crop.size..=usize::from(u16::MAX)).contains(&crop.resize) {
+            let message = format!("must be between the {} pixels that are kept and 65535", crop.size);
+            return Err(Error::setting("val_resize_size", crop.resize, message));
         }
         fs::create_dir_all(cache_dir).map_err(Error::io("create the cache folder", cache_dir))?;
-        Builder::new(dataset, split, image_size, cache_dir, stop).open_or_build()
+        Builder::new(dataset, split, crop, cache_dir, stop).open_or_build()
     }
 
     /// A pack of generated scenes, drawn in parallel into memory.
@@ -98,7 +103,13 @@ impl Pack {
             .collect();
         let image_size = options.image_size;
         let fingerprint = fingerprint(image_size, &images, &crc32c::crc32c(&pixels).to_le_bytes());
-        Pack { image_size, pixels: Pixels::Memory(pixels), images, skipped: Vec::new(), fingerprint }
+        Pack {
+            crop: Crop::whole(image_size),
+            pixels: Pixels::Memory(pixels),
+            images,
+            skipped: Vec::new(),
+            fingerprint,
+        }
     }
 
     /// The number of images.
@@ -113,7 +124,12 @@ impl Pack {
 
     /// Width and height of every image in pixels.
     pub fn image_size(&self) -> usize {
-        self.image_size
+        self.crop.size
+    }
+
+    /// How the photos became these images; generated scenes are whole.
+    pub fn crop(&self) -> Crop {
+        self.crop
     }
 
     /// The pixels of image `index`, HWC with three channels: in `buffer` if they have to be read.
@@ -155,7 +171,7 @@ impl Pack {
     }
 
     fn image_bytes(&self) -> usize {
-        self.image_size * self.image_size * 3
+        self.crop.size * self.crop.size * 3
     }
 
     /// The category of image `index`; `None` in a test split.

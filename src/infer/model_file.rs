@@ -2,18 +2,28 @@
 
 use std::path::{Path, PathBuf};
 
+use serde::Deserialize;
+
 use crate::data::annotations::Capacity;
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::exec::{Session, Start};
+use crate::graph::Graph;
 use crate::models::{Model, Network, Objects, Options, Variant};
 use crate::plan::plan;
 use crate::run::checkpoint::{self, NamedTensor};
 use crate::run::model_card::ModelCard;
 use crate::run::run_dir::RunDir;
+use crate::run::weight_file::WeightFile;
+use crate::step::fit::Fit;
 use crate::step::weights;
 use crate::step::{StepConfig, check_image_size, evaluation_graph};
 use crate::transform::Normalization;
+
+/// The categories of ImageNet's challenge (ILSVRC 2012) by label, one a line, in the words that torchvision uses.
+const IMAGENET_CATEGORIES: &str = include_str!("imagenet.txt");
+/// The most categories that a file of another program may have.
+const MAX_CATEGORIES: usize = 1_000_000;
 
 /// Weights in memory, and what they are.
 #[derive(Debug)]
@@ -22,6 +32,8 @@ pub struct ModelFile {
     pub path: PathBuf,
     /// Model, categories, preprocessing.
     pub card: ModelCard,
+    /// What else the file has, in words.
+    pub remark: Option<String>,
     tensors: Vec<NamedTensor<'static>>,
 }
 
@@ -39,7 +51,7 @@ pub struct CardOverrides {
 impl ModelFile {
     /// Weights under torchvision's names and shapes; `path` stands for them in messages.
     pub fn new(path: &Path, card: ModelCard, tensors: Vec<NamedTensor<'static>>) -> ModelFile {
-        ModelFile { path: path.to_path_buf(), card, tensors }
+        ModelFile { path: path.to_path_buf(), card, remark: None, tensors }
     }
 
     /// The best weights of a run.
@@ -52,23 +64,34 @@ impl ModelFile {
         ModelFile::read(&path, overrides)
     }
 
-    /// A weight file, of this program or of torchvision.
+    /// A weight file, of this program or of torchvision, in any form that [`WeightFile`] reads.
+    ///
+    /// Names and shapes are compared with the model's before a tensor is read.
     ///
     /// # Errors
-    /// [`Error::Checkpoint`] if the file is damaged, or does not say what model it is and `overrides` do not either.
+    /// [`Error::Checkpoint`] if the file is damaged, does not say what model it is and `overrides` do not either, or naming the
+    /// first tensor that does not fit the model or is not finite.
     pub fn read(path: &Path, overrides: &CardOverrides) -> Result<ModelFile> {
-        let mut file = checkpoint::read(path)?;
-        file.strip_parallel_prefix();
-        let card = match serde_json::from_value::<ModelCard>(file.metadata.clone()) {
-            Ok(card) => ModelCard {
-                model: overrides.model.clone().unwrap_or(card.model),
-                form: overrides.form.clone().unwrap_or(card.form),
-                img_size: overrides.img_size.unwrap_or(card.img_size),
-                ..card
-            },
-            Err(_) => foreign_card(&file, overrides, path)?,
+        let file = WeightFile::open(path)?;
+        let own = ModelCard::deserialize(file.metadata()).ok();
+        let is_foreign = own.is_none();
+        let mut card = own.map_or_else(|| foreign_card(overrides, path), Ok)?;
+        card.model = overrides.model.clone().unwrap_or(card.model);
+        card.form = overrides.form.clone().unwrap_or(card.form);
+        card.img_size = overrides.img_size.unwrap_or(card.img_size);
+        let shapes = shapes_of(&card)?;
+        let fit = Fit::find(file, shapes.iter().map(|(name, _)| name.as_str()))?;
+        let last_layer = model_of(&card)?.last_layer().to_string();
+        let shapes = if is_foreign {
+            let num_classes = num_classes(&fit, &last_layer, &card.model)?;
+            card.categories = (0..num_classes).map(|label| label.to_string()).collect();
+            shapes_of(&card)?
+        } else {
+            shapes
         };
-        Ok(ModelFile { path: path.to_path_buf(), card, tensors: file.tensors })
+        fit.check(&shapes, &last_layer)?;
+        let remark = fit.remark();
+        Ok(ModelFile { path: path.to_path_buf(), card, remark, tensors: fit.read()? })
     }
 
     /// Writes weights and card to the safetensors file at `path`, replacing an earlier one atomically.
@@ -106,22 +129,29 @@ impl ModelFile {
     /// # Errors
     /// [`Error::Checkpoint`] naming the first tensor that does not fit the model.
     pub fn session(&self, batch_size: usize, device: Device) -> Result<Session> {
-        self.session_with_room(batch_size, device, Capacity { points: 1, objects: 1 })
+        self.session_at_sizes(&[self.card.img_size], batch_size, device, Capacity { points: 1, objects: 1 })
     }
 
-    /// [`ModelFile::session`] with room for so large an annotation of every image, where the model takes objects in.
+    /// [`ModelFile::session`] with a plan for each of these sizes of the images, and with room for so large an annotation
+    /// of every image, where the model takes objects in.
     ///
     /// # Errors
-    /// As [`ModelFile::session`].
-    pub fn session_with_room(
+    /// As [`ModelFile::session`], and [`Error::Setting`] for a size that no network takes.
+    pub fn session_at_sizes(
         &self,
+        image_sizes: &[usize],
         batch_size: usize,
         device: Device,
         largest_annotation: Capacity,
     ) -> Result<Session> {
-        let step = StepConfig { largest_annotation, ..self.step_config(batch_size)? };
-        let graph = evaluation_graph(&step, "")?;
-        let mut session = Session::open(plan(&[&graph], device.kind())?, device, Start::Zeros)?;
+        let graph = |&image_size: &usize| {
+            check_image_size(image_size)?;
+            let step = StepConfig { largest_annotation, image_size, ..self.step_config(batch_size)? };
+            evaluation_graph(&step, "")
+        };
+        let graphs: Vec<Graph> = image_sizes.iter().map(graph).collect::<Result<_>>()?;
+        let program = plan(&graphs.iter().collect::<Vec<_>>(), device.kind())?;
+        let mut session = Session::open(program, device, Start::Zeros)?;
         self.load_into(&mut session)?;
         Ok(session)
     }
@@ -134,6 +164,21 @@ impl ModelFile {
         check_image_size(self.card.img_size)?;
         let normalization = self.card.normalization();
         Ok(StepConfig { normalization, ..StepConfig::new(self.model()?, batch_size, self.card.img_size) })
+    }
+
+    /// Whether the file names its categories: those of other programs have the numbers of their labels for names.
+    pub fn has_names(&self) -> bool {
+        self.card.categories.iter().enumerate().any(|(label, name)| *name != label.to_string())
+    }
+
+    /// What people call the categories, by label: ImageNet's names where a file of another program has as many
+    /// categories and names none.
+    pub fn shown_categories(&self) -> Vec<&str> {
+        let imagenet: Vec<&str> = IMAGENET_CATEGORIES.lines().collect();
+        match imagenet.len() == self.card.categories.len() && !self.has_names() {
+            true => imagenet,
+            false => self.card.categories.iter().map(String::as_str).collect(),
+        }
     }
 
     /// Fails if a label means something else in a data set of these `categories`, which may go on after the model's.
@@ -167,12 +212,24 @@ fn model_of(card: &ModelCard) -> Result<Model> {
     let objects = card.objects.as_ref().map(|objects| {
         Ok::<_, Error>(Objects { kind: objects.kind.parse()?, num_classes: objects.num_classes })
     });
-    let options = Options { num_classes: card.categories.len(), form, objects: objects.transpose()? };
+    let options = Options {
+        num_classes: card.categories.len(),
+        form,
+        objects: objects.transpose()?,
+        zero_init_last: false,
+    };
     Model::new(&card.model, options)
 }
 
-/// The card of a file without one: the last layer tells the number of categories, the flags the rest.
-fn foreign_card(file: &checkpoint::Checkpoint, overrides: &CardOverrides, path: &Path) -> Result<ModelCard> {
+/// Names and shapes of the tensors of the model that a card describes.
+fn shapes_of(card: &ModelCard) -> Result<Vec<(String, Vec<usize>)>> {
+    check_image_size(card.img_size)?;
+    let graph = evaluation_graph(&StepConfig::new(model_of(card)?, 1, card.img_size), "")?;
+    Ok(weights::model_shapes(&graph))
+}
+
+/// The card of a file without one, for one category until it is known how many there are.
+fn foreign_card(overrides: &CardOverrides, path: &Path) -> Result<ModelCard> {
     let model = overrides.model.clone().ok_or_else(|| {
         Error::checkpoint(
             path,
@@ -180,19 +237,49 @@ fn foreign_card(file: &checkpoint::Checkpoint, overrides: &CardOverrides, path: 
         )
     })?;
     let Normalization { mean, std } = Normalization::default();
-    let mut card = ModelCard {
+    Ok(ModelCard {
         model,
-        form: overrides.form.clone().unwrap_or_else(|| Variant::V1_5.to_string()),
-        img_size: overrides.img_size.unwrap_or(224),
+        form: Variant::V1_5.to_string(),
+        img_size: 224,
         objects: None,
-        categories: Vec::new(),
+        categories: vec![String::new()],
         mean,
         std,
+    })
+}
+
+/// The number of categories that the last layer of a file tells.
+fn num_classes(fit: &Fit, last_layer: &str, model: &str) -> Result<usize> {
+    let bias = format!("{last_layer}.bias");
+    let what = match fit.shape(&bias) {
+        Some(&[num_classes]) if (1..=MAX_CATEGORIES).contains(&num_classes) => return Ok(num_classes),
+        Some(shape) => format!("tensor `{bias}` has shape {shape:?}"),
+        None => format!("has no tensor `{bias}`"),
     };
-    let bias = format!("{}.bias", model_of(&card)?.last_layer());
-    let num_classes = file.get(&bias).map(|bias| bias.shape.iter().product()).ok_or_else(|| {
-        Error::checkpoint(path, format!("has no tensor `{bias}`; it is not a weight file of {}", card.model))
-    })?;
-    card.categories = (0..num_classes).map(|label: usize| label.to_string()).collect();
-    Ok(card)
+    Err(Error::checkpoint(fit.path(), format!("{what}; it is not a weight file of {model}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file_of(categories: Vec<String>) -> ModelFile {
+        let Normalization { mean, std } = Normalization::default();
+        let (model, form) = ("resnet18".into(), Variant::V1_5.to_string());
+        let card = ModelCard { model, form, img_size: 224, objects: None, categories, mean, std };
+        ModelFile::new(Path::new("weights"), card, Vec::new())
+    }
+
+    #[test]
+    fn a_thousand_numbers_are_the_categories_of_imagenet() {
+        let numbers = |count: usize| (0..count).map(|label| label.to_string()).collect::<Vec<_>>();
+        let file = file_of(numbers(1000));
+        let shown = file.shown_categories();
+        let some: Vec<&str> = [0, 207, 281, 999].into_iter().map(|label| shown[label]).collect();
+        assert_eq!(some, ["tench", "golden retriever", "tabby", "toilet tissue"]);
+        assert!(shown.iter().all(|name| !name.is_empty()) && !file.has_names());
+        assert_eq!(file_of(numbers(10)).shown_categories()[7], "7");
+        let named = file_of(numbers(999).into_iter().chain(["last".into()]).collect());
+        assert!(named.has_names() && named.shown_categories()[0] == "0");
+    }
 }

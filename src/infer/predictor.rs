@@ -1,17 +1,17 @@
-//! A trained model asked about photos: their probabilities, in batches.
+//! A trained model asked about photos: their scores, in batches.
 
-use std::borrow::Cow;
+use std::path::PathBuf;
 
 use super::model_file::ModelFile;
 use crate::batch::Batch;
 use crate::batch::collate::Collator;
-use crate::device::{Device, Slot};
-use crate::error::Result;
+use crate::data::Crop;
+use crate::data::annotations::Capacity;
+use crate::device::Device;
+use crate::error::{Error, Result};
 use crate::exec::Session;
 use crate::ops::PADDING_LABEL;
-use crate::step::evaluate::{Views, mirror};
-use crate::step::feed::Feed;
-use crate::step::values;
+use crate::step::evaluate::{Evaluator, Views};
 use crate::transform::SampleParams;
 
 /// Images run at once.
@@ -20,12 +20,15 @@ pub const BATCH_SIZE: usize = 16;
 /// A model in an inference session, with the preprocessing of its images.
 pub struct Predictor {
     session: Session,
-    feed: Feed,
-    batch: Batch,
-    probs: Slot,
-    prepare: Prepare,
-    views: Views,
+    evaluator: Evaluator,
+    /// One for each crop, and what makes its images.
+    batches: Vec<Batch>,
+    prepare: Vec<Prepare>,
+    weights: PathBuf,
 }
+
+/// A photo cut in each of the ways that a [`Predictor`] was made for: HWC u8, as [`decode_crops`](crate::data::decode_crops) has them.
+pub type Photo = Vec<Vec<u8>>;
 
 /// Turns decoded photos into the input of one model.
 #[derive(Debug)]
@@ -35,9 +38,13 @@ pub struct Prepare {
 }
 
 impl Prepare {
-    /// As the model of `file` expects its images.
+    /// As the model of `file` expects its images, at its own size.
     pub fn new(file: &ModelFile) -> Prepare {
-        Prepare { collator: Collator::new(file.card.normalization()), image_size: file.card.img_size }
+        Prepare::at_size(file, file.card.img_size)
+    }
+
+    fn at_size(file: &ModelFile, image_size: usize) -> Prepare {
+        Prepare { collator: Collator::new(file.card.normalization()), image_size }
     }
 
     /// Writes `pixels`, HWC u8 as decoded at the model's size, to `image`, HWC f32 normalised.
@@ -60,62 +67,64 @@ impl Prepare {
 }
 
 impl Predictor {
-    /// For the model of `file`, on `device`, for up to `num_photos` at a time; `views` are averaged over.
+    /// For the model of `file`, on `device`, for photos cut in the ways `crops` and up to `num_photos` of them at a time;
+    /// averages over `views` and over the crops.
     ///
     /// # Errors
-    /// [`crate::Error::Checkpoint`] naming the first tensor that does not fit the model.
-    pub fn new(file: &ModelFile, num_photos: usize, views: Views, device: Device) -> Result<Predictor> {
+    /// [`Error::Checkpoint`] naming the first tensor that does not fit the model, [`Error::Setting`] for a size that no
+    /// network takes.
+    ///
+    /// # Panics
+    /// If there are no crops.
+    pub fn new(
+        file: &ModelFile,
+        crops: &[Crop],
+        views: Views,
+        num_photos: usize,
+        device: Device,
+    ) -> Result<Predictor> {
         let batch_size = num_photos.clamp(1, BATCH_SIZE);
-        let session = file.session(batch_size, device)?;
-        let slot = |name| session.plan(0).slot(name);
-        let images = vec![0.0; slot(values::IMAGES)?.shape.num_elems()];
+        let sizes: Vec<usize> = crops.iter().map(|crop| crop.size).collect();
+        let room = Capacity { points: 1, objects: 1 };
+        let session = file.session_at_sizes(&sizes, batch_size, device, room)?;
+        let batch = |&size: &usize| photos_batch(vec![0.0; batch_size * size * size * 3], batch_size);
         Ok(Predictor {
-            feed: Feed::new(session.plan(0)),
-            batch: photos_batch(images, batch_size),
-            probs: slot(values::PROBS)?,
-            prepare: Prepare::new(file),
-            views,
+            evaluator: Evaluator::over_plans(&session, 0..sizes.len())?.with_views(views),
+            batches: sizes.iter().map(batch).collect(),
+            prepare: sizes.iter().map(|&size| Prepare::at_size(file, size)).collect(),
+            weights: file.path.clone(),
             session,
         })
     }
 
-    /// The probabilities of each category, a row for each of `photos`: HWC u8 as decoded at the model's size.
+    /// The scores of each category, a row for each of `photos`, as [`crate::step::scores`] has them.
     ///
     /// # Errors
-    /// [`crate::Error::Device`] if the device fails.
+    /// [`Error::Device`] if the device fails, [`Error::Checkpoint`] if a score is not a number.
     ///
     /// # Panics
-    /// If a photo is of another size.
-    pub fn probabilities(&mut self, photos: &[Vec<u8>]) -> Result<Vec<Vec<f32>>> {
-        let batch_size = self.batch.labels.len();
-        let image_elems = self.batch.images.len() / batch_size;
+    /// If a photo is cut in other ways.
+    pub fn scores(&mut self, photos: &[Photo]) -> Result<Vec<Vec<f64>>> {
+        let batch_size = self.batches[0].labels.len();
         let mut rows = Vec::with_capacity(photos.len());
         for photos in photos.chunks(batch_size) {
-            for (pixels, image) in photos.iter().zip(self.batch.images.chunks_exact_mut(image_elems)) {
-                self.prepare.image(pixels, image);
+            for (nth, (batch, prepare)) in self.batches.iter_mut().zip(&self.prepare).enumerate() {
+                let image_elems = batch.images.len() / batch_size;
+                for (photo, image) in photos.iter().zip(batch.images.chunks_exact_mut(image_elems)) {
+                    prepare.image(&photo[nth], image);
+                }
             }
-            let probabilities = self.run()?;
-            let per_photo = probabilities.chunks_exact(self.probs.shape.last()).map(<[f32]>::to_vec);
-            rows.extend(per_photo.take(photos.len()));
+            let annotations = vec![None; self.batches.len()];
+            let scores = self.evaluator.scores(&mut self.session, &mut self.batches, &annotations)?;
+            if scores.iter().any(|score| score.is_nan()) {
+                let what = "gives scores that are not numbers: its weights are too large";
+                return Err(Error::checkpoint(&self.weights, what));
+            }
+            rows.extend(
+                scores.chunks_exact(scores.len() / batch_size).map(<[f64]>::to_vec).take(photos.len()),
+            );
         }
         Ok(rows)
-    }
-
-    fn run(&mut self) -> Result<Vec<f32>> {
-        let mut probabilities = self.run_view()?.into_owned();
-        if self.views == Views::Mirrored {
-            mirror(&mut self.batch, self.prepare.image_size);
-            let mirrored = self.run_view()?;
-            probabilities.iter_mut().zip(&*mirrored).for_each(|(p, q)| *p = 0.5 * (*p + q));
-        }
-        Ok(probabilities)
-    }
-
-    /// One forward pass. All inputs are written: a pass may have put something else where they lay.
-    fn run_view(&mut self) -> Result<Cow<'_, [f32]>> {
-        self.feed.write(&mut self.session, &self.batch, None)?;
-        self.session.run_micro_batch(0)?;
-        self.session.read(&self.probs)
     }
 }
 
@@ -126,24 +135,5 @@ pub(crate) fn photos_batch(images: Vec<f32>, batch_size: usize) -> Batch {
         params: vec![SampleParams::NONE; batch_size],
         labels: vec![PADDING_LABEL; batch_size],
         ..Batch::default()
-    }
-}
-
-/// The `count` most probable categories with their probabilities, the first of equals first.
-pub fn most_probable(probabilities: &[f32], count: usize) -> Vec<(usize, f32)> {
-    let mut ranked: Vec<(usize, f32)> = probabilities.iter().copied().enumerate().collect();
-    ranked.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
-    ranked.truncate(count);
-    ranked
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn equal_categories_keep_their_order() {
-        assert_eq!(most_probable(&[0.1, 0.4, 0.1, 0.4], 3), [(1, 0.4), (3, 0.4), (0, 0.1)]);
-        assert_eq!(most_probable(&[0.3, 0.7], 5).len(), 2);
     }
 }

@@ -15,9 +15,10 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 
 use super::model_file::ModelFile;
-use super::predictor::{Predictor, most_probable};
-use crate::data::{Dataset, Sample, Split, decode_image};
+use super::predictor::{Photo, Predictor};
+use crate::data::{Crop, Dataset, Sample, Split, decode_crops};
 use crate::error::{Error, Result};
+use crate::step::scores;
 
 /// Labels on each line.
 pub const NUM_LABELS: usize = 5;
@@ -65,23 +66,23 @@ pub fn photos<'a>(file: &ModelFile, data: &'a Dataset, split: Split) -> Result<V
     Ok(samples)
 }
 
-/// The lines of a submission for `samples`.
+/// The lines of a submission for `samples`, with the crops that `predictor` was made for.
 ///
 /// # Errors
 /// [`Error::Data`] naming the first photo that cannot be decoded.
 pub fn lines(
     predictor: &mut Predictor,
-    file: &ModelFile,
+    crops: &[Crop],
     data: &Dataset,
     samples: &[&Sample],
 ) -> Result<String> {
     let mut text = String::new();
     for samples in samples.chunks(PART) {
-        let decode = |sample: &&Sample| decode_image(&data.image_path(sample), file.card.img_size);
-        let photos: Vec<Vec<u8>> = samples.par_iter().map(decode).collect::<Result<_>>()?;
-        for (sample, row) in samples.iter().zip(predictor.probabilities(&photos)?) {
+        let decode = |sample: &&Sample| decode_crops(&data.image_path(sample), crops);
+        let photos: Vec<Photo> = samples.par_iter().map(decode).collect::<Result<_>>()?;
+        for (sample, row) in samples.iter().zip(predictor.scores(&photos)?) {
             text.push_str(&slashed(&sample.path));
-            for (label, _) in most_probable(&row, NUM_LABELS) {
+            for (label, _) in scores::top(&row, NUM_LABELS) {
                 write!(text, " {label}").expect("memory takes text");
             }
             text.push('\n');

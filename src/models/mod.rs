@@ -57,12 +57,15 @@ pub struct Options {
     pub form: Variant,
     /// How the model takes objects in, if it does.
     pub objects: Option<Objects>,
+    /// Whether the last gamma of every residual branch starts at zero (Goyal et al., "Accurate, large minibatch SGD",
+    /// 2017).
+    pub zero_init_last: bool,
 }
 
 impl Options {
     /// Images alone, in form v1.5.
     pub fn new(num_classes: usize) -> Options {
-        Options { num_classes, form: Variant::V1_5, objects: None }
+        Options { num_classes, form: Variant::V1_5, objects: None, zero_init_last: false }
     }
 }
 
@@ -98,6 +101,11 @@ impl Model {
         if let Some(objects) = options.objects.filter(|_| !row.has_variants) {
             let message = format!("{name} takes images alone; take a ResNet");
             return Err(Error::setting("objects", objects.kind, message));
+        }
+        if options.zero_init_last && (!row.has_variants || options.form == Variant::V2) {
+            let message =
+                "no residual branch of this model ends in a batch norm; take a ResNet of form v1 or v1.5";
+            return Err(Error::setting("zero_init_last", options.zero_init_last, message));
         }
         Ok(Model { row: *row, options, network: (row.build)(&options) })
     }
@@ -165,6 +173,9 @@ mod tests {
         assert!(message("vgg11_bn", v2).contains("form v2"));
         let objects = Some(Objects { kind: ObjectsKind::Codes, num_classes: 4 });
         assert!(message("resnet9", Options { objects, ..Options::new(3) }).contains("objects codes"));
+        let zero = Options { zero_init_last: true, ..Options::new(3) };
+        assert!(message("resnet9", zero).contains("zero_init_last"));
+        assert!(message("resnet50", Options { form: Variant::V2, ..zero }).contains("form v1 or v1.5"));
         assert!(message("transformer", Options::new(3)).contains("resnet18, resnet34"));
     }
 

@@ -63,8 +63,9 @@ struct Classifier {
 
 /// The model of `depth` layers, one of those that [`ResNet::new`] knows.
 pub(super) fn build(depth: usize, options: &Options) -> Arc<dyn Network> {
-    let Options { num_classes, form, objects } = *options;
-    let resnet = ResNet::new(depth, form).expect("the table lists depths that exist");
+    let Options { num_classes, form, objects, zero_init_last } = *options;
+    let mut resnet = ResNet::new(depth, form).expect("the table lists depths that exist");
+    resnet.zero_init_last = zero_init_last;
     Arc::new(Classifier { resnet, num_classes, objects })
 }
 

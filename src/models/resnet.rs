@@ -31,6 +31,8 @@ pub struct ResNet {
     pub depth: usize,
     /// Variant of the blocks.
     pub form: Variant,
+    /// Whether the last gamma of every branch starts at zero, and so each block of form v1 or v1.5 as relu(shortcut(x)).
+    pub zero_init_last: bool,
     blocks: [usize; 4],
     bottleneck: bool,
 }
@@ -67,7 +69,7 @@ impl ResNet {
             152 => ([3, 8, 36, 3], true),
             _ => return None,
         };
-        Some(ResNet { depth, form, blocks, bottleneck })
+        Some(ResNet { depth, form, zero_init_last: false, blocks, bottleneck })
     }
 
     /// Records everything before the last layer: images (NHWC) to features `[N, C]`.
@@ -137,9 +139,11 @@ impl ResNet {
         let convs = self.convolutions(block);
         let mut branch = x;
         for (i, conv) in convs.iter().enumerate() {
+            let is_last = i + 1 == convs.len();
+            let gamma_init = if is_last && self.zero_init_last { 0.0 } else { bn.gamma_init };
             branch = conv2d(graph, &format!("conv{}", i + 1), branch, *conv)?;
-            branch = batch_norm(graph, &format!("bn{}", i + 1), branch, bn)?;
-            if i + 1 < convs.len() {
+            branch = batch_norm(graph, &format!("bn{}", i + 1), branch, BnConfig { gamma_init, ..bn })?;
+            if !is_last {
                 branch = relu(graph, &format!("relu{}", i + 1), branch)?;
             }
         }
@@ -194,7 +198,7 @@ fn projection(graph: &Graph, x: ValueId, block: Block) -> Option<Conv2dConfig> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::graph::Role;
+    use crate::graph::{Init, Role};
     use crate::models::{Model, Network, Options};
     use crate::tensor::DType;
 
@@ -254,6 +258,26 @@ mod tests {
         assert_eq!(width_after(Variant::V1), 8);
         assert_eq!(width_after(Variant::V1_5), 16);
         assert_eq!(width_after(Variant::V2), 16);
+    }
+
+    #[test]
+    fn the_gammas_that_start_at_zero_are_torchvisions() {
+        for (depth, last, num_blocks) in [(18, "bn2", 8), (50, "bn3", 16)] {
+            let mut graph = Graph::new(DType::F32);
+            let images = graph.input("images", [2, 64, 64, 3], DType::F32);
+            let options = Options { zero_init_last: true, ..Options::new(10) };
+            let model = Model::new(&format!("resnet{depth}"), options).unwrap();
+            model.forward(&mut graph, images.into(), Mode::Train).unwrap();
+            let is_gamma = |name: &str| name.contains("bn") && name.ends_with(".weight");
+            let parameters = graph.parameters().map(|id| graph.value(id));
+            let at_zero: Vec<&str> = parameters
+                .filter(|value| is_gamma(&value.name) && value.init == Some(Init::Constant(0.0)))
+                .map(|value| value.name.as_str())
+                .collect();
+            // `zero_init_residual` of torchvision's ResNet.
+            assert!(at_zero.iter().all(|name| name.ends_with(&format!(".{last}.weight"))), "{at_zero:?}");
+            assert_eq!(at_zero.len(), num_blocks);
+        }
     }
 
     #[test]

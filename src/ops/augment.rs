@@ -12,7 +12,9 @@ use crate::ops::checks::{Checks, Contents, Draw, Trial};
 use crate::ops::launch::{SIGNED, below};
 use crate::rng::Use;
 use crate::tensor::{DType, Shape};
-use crate::transform::{Affine, Colour, Image, Mix, NUM_CHANNELS, Noise, Normalization, SampleParams};
+use crate::transform::{
+    Affine, Colour, Image, Mix, NUM_CHANNELS, Noise, Normalization, PixelBox, SampleParams,
+};
 
 /// A row of `params` lies as the kernel reads it.
 const _: () = {
@@ -27,7 +29,10 @@ const _: () = {
     same_place!(noise_probability: noise.probability, noise_key: noise.key);
     same_place!(noise_epoch: noise.epoch, noise_sample: noise.sample);
     same_place!(partner: mix.partner, weight: mix.weight);
-    same_place!(left: mix.left, top: mix.top, right: mix.right, bottom: mix.bottom);
+    same_place!(left: mix.inside.left, top: mix.inside.top);
+    same_place!(right: mix.inside.right, bottom: mix.inside.bottom);
+    same_place!(erased_left: erased.left, erased_top: erased.top);
+    same_place!(erased_right: erased.right, erased_bottom: erased.bottom);
 };
 
 /// `(pixels u8 [M,H,W,3], rows i32 [N], params f32 [N,P]) -> images [N,H,W,3]`.
@@ -94,11 +99,6 @@ impl Op for AugmentFwd {
         let (pixels, rows) = (args.input::<u8>(0), args.input::<i32>(1));
         let params = SampleParams::from_floats(args.input::<f32>(2));
         let channels = self.normalization.scale_and_offset();
-        let normalised = |row: &mut [[f32; NUM_CHANNELS]]| {
-            for value in row {
-                value.iter_mut().zip(channels).for_each(|(v, (scale, offset))| *v = *v * scale + offset);
-            }
-        };
         let photo = |sample: usize| {
             let row = usize::try_from(rows[sample]).ok()?;
             let photo_bytes = height * width * NUM_CHANNELS;
@@ -110,15 +110,13 @@ impl Op for AugmentFwd {
             let (sample, y) = (line / height, line % height);
             let Some(own) = photo(sample) else { return out.fill([0.0; NUM_CHANNELS]) };
             let params_of_sample = &params[sample];
-            params_of_sample.sample_row(own, y, out);
-            normalised(out);
+            params_of_sample.input_run(own, (0, y), &channels, out);
             let mix = &params_of_sample.mix;
             for x in mix.columns(y) {
                 let partner = mix.partner as usize;
                 let mut other = [[0.0; NUM_CHANNELS]];
                 if let Some(photo) = photo(partner) {
-                    other = [params[partner].sample_pixel(photo, x, y)];
-                    normalised(&mut other);
+                    params[partner].input_run(photo, (x, y), &channels, &mut other);
                 }
                 out[x].iter_mut().zip(other[0]).for_each(|(own, other)| *own = mix.blend(*own, other));
             }
@@ -157,7 +155,7 @@ pub(super) fn checks() -> Checks {
     Checks { cases: vec![], trials: vec![Box::new(trial)] }
 }
 
-/// Photos seen through maps that turn and move, with colour, noise and mixing, and a row of padding.
+/// Photos seen through maps that turn and move, with colour, noise, erasing and mixing, and a row of padding.
 fn trial(draw: &mut Draw) -> Trial {
     let (photos, samples) = (draw.within(1, 4), draw.within(2, 5));
     let [height, width] = [draw.within(1, 18), draw.within(1, 18)];
@@ -170,6 +168,7 @@ fn trial(draw: &mut Draw) -> Trial {
             colour: Colour::contrast(0.5 + draw.uniform(), 120.0)
                 .after(Colour::brightness(0.5 + draw.uniform())),
             noise: Noise::new(0.2 * draw.uniform(), 3, 1, sample as u32),
+            erased: if draw.coin() { PixelBox::NONE } else { random_box(draw, [height, width]) },
             mix: random_mix(draw, samples, [height, width]),
         })
         .collect();
@@ -204,9 +203,13 @@ fn random_mix(draw: &mut Draw, samples: usize, [height, width]: [usize; 2]) -> M
     if draw.coin() {
         return Mix::NONE;
     }
-    Mix {
-        partner: draw.within(0, samples - 1) as i32,
-        weight: draw.uniform(),
+    let (partner, weight) = (draw.within(0, samples - 1) as i32, draw.uniform());
+    Mix { partner, weight, inside: random_box(draw, [height, width]) }
+}
+
+/// A box within the image, which may be empty.
+fn random_box(draw: &mut Draw, [height, width]: [usize; 2]) -> PixelBox {
+    PixelBox {
         left: draw.within(0, width) as i32,
         top: draw.within(0, height) as i32,
         right: draw.within(0, width) as i32,

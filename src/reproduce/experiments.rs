@@ -312,7 +312,7 @@ mod tests {
                 let config = experiment.config(&options, options.pretrained.clone()).unwrap();
                 config.validate().unwrap_or_else(|error| panic!("{}: {error}", experiment.key));
                 let (steps_per_epoch, total) = config.steps(480).unwrap();
-                config.schedule(steps_per_epoch, total).unwrap();
+                config.schedule(config.lr_for(480), steps_per_epoch, total).unwrap();
                 assert_eq!((config.seed, config.experiment.as_deref()), (7, Some(experiment.key)));
                 assert_eq!(config.data_dir.as_deref(), Some(Path::new("data")));
             }

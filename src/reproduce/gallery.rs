@@ -2,7 +2,7 @@
 
 use crate::batch::Augment;
 use crate::report::canvas::{Canvas, Color, TextSize};
-use crate::transform::{Image, Mix, SampleParams};
+use crate::transform::{Image, Mix, Normalization, SampleParams};
 
 /// A seed that draws each of the paper's augmentations strongly enough to be seen.
 pub const SHOWN_SEED: u64 = 2786;
@@ -58,6 +58,7 @@ impl Tile {
         let mut pixels = Vec::with_capacity(photo.pixels().len() * 3);
         for y in 0..photo.height() {
             params.sample_row(photo, y, &mut row);
+            row[params.erased.columns(y)].fill(Normalization::default().mean.map(|mean| 255.0 * mean));
             pixels.extend(row.as_flattened().iter().map(|value| value.round() as u8));
         }
         Tile { caption: caption.into(), pixels }

@@ -9,3 +9,4 @@ pub mod replace;
 pub mod run_dir;
 pub mod state;
 pub mod tensorboard;
+pub mod weight_file;

@@ -15,6 +15,10 @@ use crate::run::replace;
 
 const CONFIG: &str = "config.toml";
 const CHECKPOINTS: &str = "checkpoints";
+/// How the names of an epoch's checkpoints begin, and how those of states and of weights end.
+const EPOCH: &str = "epoch-";
+const STATE: &str = ".state.safetensors";
+const WEIGHTS: &str = ".safetensors";
 
 /// A run folder, `<output>/<YYYYMMDD-HHMMSS>-<name>/`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -110,6 +114,30 @@ impl RunDir {
         self.checkpoint("best.safetensors")
     }
 
+    /// Keeps the last state and weights as those after `epoch` epochs, and of those kept before only what belongs to the
+    /// `count` newest. They share the disk's blocks with the last ones where the file system can.
+    ///
+    /// # Errors
+    /// [`Error::Io`] naming the file that cannot be written, or removed.
+    pub fn keep_last(&self, epoch: u64, count: u64) -> Result<()> {
+        for (last, kind) in [(self.last_state(), STATE), (self.last_weights(), WEIGHTS)] {
+            let kept = self.checkpoint(&format!("{EPOCH}{epoch:04}{kind}"));
+            remove_if_there(&kept)?;
+            if fs::hard_link(&last, &kept).is_err() {
+                fs::copy(&last, &kept).map_err(Error::io("write", &kept))?;
+            }
+        }
+        let folder = self.file(CHECKPOINTS);
+        for entry in fs::read_dir(&folder).map_err(Error::io("read", &folder))?.flatten() {
+            let name = entry.file_name();
+            let is_old = |of: u64| of.saturating_add(count) <= epoch;
+            if name.to_str().and_then(epoch_of).is_some_and(is_old) {
+                remove_if_there(&entry.path())?;
+            }
+        }
+        Ok(())
+    }
+
     fn checkpoint(&self, name: &str) -> PathBuf {
         self.path.join(CHECKPOINTS).join(name)
     }
@@ -180,6 +208,19 @@ impl RunDir {
         let line = format!("{} {message}\n", utc());
         let open = OpenOptions::new().append(true).create(true).open(&path);
         open.and_then(|mut file| file.write_all(line.as_bytes())).map_err(Error::io("append to", &path))
+    }
+}
+
+/// The epoch that a file of the checkpoints' folder belongs to, if [`RunDir::keep_last`] made it.
+fn epoch_of(name: &str) -> Option<u64> {
+    let rest = name.strip_prefix(EPOCH)?;
+    rest.strip_suffix(STATE).or_else(|| rest.strip_suffix(WEIGHTS))?.parse().ok()
+}
+
+fn remove_if_there(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io("remove", path)(error)),
+        _ => Ok(()),
     }
 }
 
@@ -312,6 +353,39 @@ mod tests {
         }
         assert_eq!(newest("a"), Some(folder.path().join("20260131-180001-a-10")));
         assert_eq!(RunDir::newest(&folder.path().join("none"), "a"), None);
+    }
+
+    #[test]
+    fn the_checkpoints_of_the_newest_epochs_are_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let run = RunDir::create(folder.path(), "a").unwrap();
+        fs::write(run.best_weights(), "best").unwrap();
+        fs::write(run.checkpoint("epoch-mine.safetensors"), "of a user").unwrap();
+        for epoch in [1, 2, 3, 3, 4, 12] {
+            for path in [run.last_state(), run.last_weights()] {
+                run.write(&format!("{CHECKPOINTS}/{}", path.file_name().unwrap().to_str().unwrap()), [epoch])
+                    .unwrap();
+            }
+            run.keep_last(u64::from(epoch), 3).unwrap();
+            let states = (1..=epoch).filter(|of| run.checkpoint(&format!("{EPOCH}{of:04}{STATE}")).exists());
+            let expected: &[u8] = if epoch == 12 {
+                &[12]
+            } else {
+                &[1, 2, 3, 4][(epoch as usize).saturating_sub(3)..epoch as usize]
+            };
+            assert_eq!(states.collect::<Vec<u8>>(), expected);
+        }
+        let read = |name: &str| fs::read(run.checkpoint(name)).ok();
+        for epoch in [1, 2, 3, 4, 12] {
+            for kind in [STATE, WEIGHTS] {
+                let kept = read(&format!("{EPOCH}{epoch:04}{kind}"));
+                // A link to the file, not to its name: later ones do not change it.
+                assert_eq!(kept, (epoch >= 12).then(|| vec![epoch]), "{epoch}{kind}");
+            }
+        }
+        assert!(run.best_weights().exists() && read("epoch-mine.safetensors").is_some());
+        run.write(&format!("{CHECKPOINTS}/last.state.safetensors"), [13]).unwrap();
+        assert_eq!(read("epoch-0012.state.safetensors"), Some(vec![12]));
     }
 
     #[test]

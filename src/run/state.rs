@@ -74,6 +74,14 @@ impl TrainState {
     }
 }
 
+impl TrainState {
+    /// The epochs since the best one, if they are at least `patience` and the last of them has just been evaluated.
+    pub fn idle_epochs(&self, patience: u64) -> Option<u64> {
+        let idle = self.epoch.saturating_sub(self.best?.epoch + 1);
+        (self.batch_in_epoch == 0 && idle >= patience).then_some(idle)
+    }
+}
+
 /// What a state belongs to: with other settings or images, a run would not go on but become another.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -144,6 +152,15 @@ pub fn save(path: &Path, state: &TrainState, tensors: &[NamedTensor]) -> Result<
     checkpoint::write_atomic(path, tensors, &metadata)
 }
 
+/// Whether a file with this `metadata` is a state, of this version or another.
+pub(super) fn is_state(metadata: &Value) -> bool {
+    format_of(metadata).is_some()
+}
+
+fn format_of(metadata: &Value) -> Option<u64> {
+    metadata.get("format").and_then(Value::as_u64)
+}
+
 /// Reads the state at `path`.
 ///
 /// # Errors
@@ -151,7 +168,7 @@ pub fn save(path: &Path, state: &TrainState, tensors: &[NamedTensor]) -> Result<
 /// version, or lacks a field.
 pub fn load(path: &Path) -> Result<(TrainState, Vec<NamedTensor<'static>>)> {
     let file = checkpoint::read(path)?;
-    match file.metadata.get("format").and_then(Value::as_u64) {
+    match format_of(&file.metadata) {
         Some(format) if [WITHOUT_ORIGIN, FORMAT].map(u64::from).contains(&format) => {}
         Some(format) => {
             return Err(Error::checkpoint(

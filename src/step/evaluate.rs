@@ -1,11 +1,12 @@
 //! Error of a model on a set of images: every image counted exactly once.
 
-use std::borrow::Cow;
+use std::cmp::Reverse;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::feed::Feed;
-use super::values;
+use super::{scores, values};
 use crate::batch::{Batch, Loader, LoaderOptions};
 use crate::data::annotations::Annotations;
 use crate::data::pack::Pack;
@@ -55,6 +56,32 @@ pub struct Evaluation {
 }
 
 impl Evaluation {
+    fn of_none(num_images: usize) -> Evaluation {
+        Evaluation {
+            num_images: 0,
+            loss: 0.0,
+            correct1: 0,
+            correct5: 0,
+            predictions: Vec::with_capacity(num_images),
+            elapsed: Duration::ZERO,
+        }
+    }
+
+    /// Adds a batch with these scores, a row for each image; the loss is a sum until all are counted.
+    fn count(&mut self, scores: &[f64], batch: &Batch) {
+        let rows = scores.chunks_exact(scores.len() / batch.labels.len());
+        for ((row, &label), &index) in rows.zip(&batch.labels).zip(&batch.indices) {
+            let Ok(label) = usize::try_from(label) else { continue };
+            let (rank, (guess, guess_probability)) = (scores::rank(row, label), scores::top(row, 1)[0]);
+            self.num_images += 1;
+            self.loss += scores::loss(row, label);
+            self.correct1 += u64::from(rank < 1);
+            self.correct5 += u64::from(rank < 5);
+            let (label, guess) = (label as u32, guess as u32);
+            self.predictions.push(Prediction { index, label, guess, guess_probability });
+        }
+    }
+
     /// Share of images whose label was not the first guess, in percent.
     pub fn top1_error(&self) -> f64 {
         100.0 * (1.0 - self.correct1 as f64 / self.num_images as f64)
@@ -80,27 +107,58 @@ pub fn count_confusion(predictions: &[Prediction], num_classes: usize) -> Vec<u3
     counts
 }
 
-/// The values of an evaluation graph that the host touches.
+/// How a model does on the images of one category.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CategoryError {
+    /// Images of the category.
+    pub images: u32,
+    /// Those that were taken for another.
+    pub wrong: u32,
+    /// The category that they were most often taken for, the first of equals, and how often.
+    pub mistaken_for: Option<(usize, u32)>,
+}
+
+impl CategoryError {
+    /// Of each category, from counts by true category and guess, row by row.
+    pub fn of_each(confusion: &[u32], num_classes: usize) -> Vec<CategoryError> {
+        let rows = confusion.chunks_exact(num_classes).enumerate();
+        rows.map(|(label, row)| {
+            let images: u32 = row.iter().sum();
+            let wrong = row.iter().copied().enumerate().filter(|&(guess, times)| guess != label && times > 0);
+            let mistaken_for = wrong.max_by_key(|&(guess, times)| (times, Reverse(guess)));
+            CategoryError { images, wrong: images - row[label], mistaken_for }
+        })
+        .collect()
+    }
+
+    /// Share of the images that were taken for another category, in percent; `None` if there are no images.
+    pub fn percent(&self) -> Option<f64> {
+        (self.images > 0).then(|| 100.0 * f64::from(self.wrong) / f64::from(self.images))
+    }
+}
+
+/// An evaluation graph, or several that take the same images at different sizes.
 #[derive(Debug)]
 pub struct Evaluator {
+    passes: Vec<Pass>,
+    num_classes: usize,
+    views: Views,
+    /// The scores of one batch, a row for each image: of the views so far, and of one more.
+    scores: Vec<f64>,
+    view_scores: Vec<f64>,
+}
+
+/// The values of an evaluation graph that the host touches.
+#[derive(Debug)]
+struct Pass {
     plan: usize,
     feed: Feed,
     width: usize,
-    loss: Slot,
-    hits: Slot,
-    probs: Slot,
     logits: Slot,
-    views: Views,
 }
 
-/// Sums over the images of one batch.
-#[derive(Debug, Clone, Copy, Default)]
-struct BatchSums {
-    images: u64,
-    loss: f64,
-    correct1: u64,
-    correct5: u64,
-}
+/// Images at the size of one graph, and their objects where the model takes them in.
+pub type EvaluatedImages<'a> = (&'a Arc<Pack>, Option<&'a Annotations>);
 
 impl Evaluator {
     /// For plan `plan` of the session, made from an evaluation graph; one view of each image.
@@ -108,17 +166,21 @@ impl Evaluator {
     /// # Errors
     /// [`Error::Graph`] if the plan is of another kind of graph.
     pub fn new(session: &Session, plan: usize) -> Result<Evaluator> {
-        let slot = |name| session.plan(plan).slot(name);
-        Ok(Evaluator {
-            plan,
-            feed: Feed::new(session.plan(plan)),
-            width: session.plan(plan).shape(values::IMAGES)?.dims()[2],
-            loss: slot(values::LOSS)?,
-            hits: slot(values::HITS)?,
-            probs: slot(values::PROBS)?,
-            logits: slot(values::LOGITS)?,
-            views: Views::One,
-        })
+        Evaluator::over_plans(session, plan..plan + 1)
+    }
+
+    /// For several plans of the session, one for each size of the images; the logits at all sizes are averaged.
+    ///
+    /// # Errors
+    /// As [`Evaluator::new`].
+    ///
+    /// # Panics
+    /// If there are no plans.
+    pub fn over_plans(session: &Session, plans: Range<usize>) -> Result<Evaluator> {
+        let passes: Vec<Pass> = plans.map(|plan| Pass::new(session, plan)).collect::<Result<_>>()?;
+        let num_classes = passes.first().expect("an evaluation has a graph").logits.shape.last();
+        let (scores, view_scores) = (Vec::new(), Vec::new());
+        Ok(Evaluator { passes, num_classes, views: Views::One, scores, view_scores })
     }
 
     /// The same over other views.
@@ -126,108 +188,128 @@ impl Evaluator {
         Evaluator { views, ..self }
     }
 
-    /// Runs over every image of `pack`, with its objects where the model takes them in; `stop` is asked between batches.
+    /// Runs over every image, given at the size of each plan; `stop` is asked between batches.
     ///
     /// # Errors
     /// What the loader reports, or [`Error::Interrupted`] with the signal that `stop` returns.
+    ///
+    /// # Panics
+    /// If there are not as many sets of images as plans, or not as many images in each.
     pub fn run(
         &mut self,
         session: &mut Session,
-        (pack, annotations): (&Arc<Pack>, Option<&Annotations>),
+        images: &[EvaluatedImages],
         options: &LoaderOptions,
         stop: impl Fn() -> Option<i32>,
     ) -> Result<Evaluation> {
+        let num_images = images[0].0.len();
+        assert!(images.iter().all(|(pack, _)| pack.len() == num_images), "the same images at every size");
         let start = Instant::now();
-        let mut loader = Loader::eval(Arc::clone(pack), options)?;
-        let mut sums = Evaluation {
-            num_images: 0,
-            loss: 0.0,
-            correct1: 0,
-            correct5: 0,
-            predictions: Vec::with_capacity(pack.len()),
-            elapsed: Duration::ZERO,
-        };
-        while let Some(mut batch) = loader.next()? {
+        let open = |(pack, _): &EvaluatedImages| Loader::eval(Arc::clone(pack), options);
+        let mut loaders: Vec<Loader> = images.iter().map(open).collect::<Result<_>>()?;
+        let annotations: Vec<Option<&Annotations>> =
+            images.iter().map(|&(_, annotations)| annotations).collect();
+        let mut evaluation = Evaluation::of_none(num_images);
+        while let Some(mut batches) = next_of_each(&mut loaders)? {
             if let Some(signal) = stop() {
                 return Err(Error::Interrupted { signal });
             }
-            let (batch_sums, probs) = self.run_batch(session, &mut batch, annotations)?;
-            sums.loss += batch_sums.loss;
-            sums.correct1 += batch_sums.correct1;
-            sums.correct5 += batch_sums.correct5;
-            sums.num_images += batch_sums.images;
-            let rows = probs.chunks_exact(self.probs.shape.last());
-            for ((row, &label), &index) in rows.zip(&batch.labels).zip(&batch.indices) {
-                if let Ok(label) = u32::try_from(label) {
-                    sums.predictions.push(predict(row, label, index));
-                }
-            }
-            loader.recycle(batch);
+            let scores = self.scores(session, &mut batches, &annotations)?;
+            evaluation.count(scores, &batches[0]);
+            loaders.iter_mut().zip(batches).for_each(|(loader, batch)| loader.recycle(batch));
         }
-        assert_eq!(sums.num_images, pack.len() as u64, "an evaluation counts every image once");
-        sums.loss /= sums.num_images as f64;
-        sums.elapsed = start.elapsed();
-        Ok(sums)
+        assert_eq!(evaluation.num_images, num_images as u64, "an evaluation counts every image once");
+        evaluation.loss /= num_images as f64;
+        evaluation.elapsed = start.elapsed();
+        Ok(evaluation)
     }
 
-    /// The scores of a batch, row by row.
+    /// The scores of the same images at the size of each plan, a row for each image, as [`scores`] has them. The images
+    /// are mirrored afterwards where there are two views.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if the device fails.
+    ///
+    /// # Panics
+    /// If there are not as many batches and annotations as plans.
+    pub fn scores(
+        &mut self,
+        session: &mut Session,
+        batches: &mut [Batch],
+        annotations: &[Option<&Annotations>],
+    ) -> Result<&[f64]> {
+        let Evaluator { passes, num_classes, views, scores, view_scores } = self;
+        assert_eq!([batches.len(), annotations.len()], [passes.len(); 2], "images are given for each plan");
+        scores.clear();
+        for ((pass, batch), &annotations) in passes.iter_mut().zip(batches).zip(annotations) {
+            pass.run(session, batch, annotations)?;
+            pass.read_scores(session, view_scores)?;
+            if *views == Views::Mirrored {
+                let one_view = view_scores.clone();
+                mirror(batch, pass.width);
+                pass.run(session, batch, annotations)?;
+                pass.read_scores(session, view_scores)?;
+                add_mirrored(view_scores, one_view, *num_classes);
+            }
+            if scores.is_empty() {
+                scores.extend_from_slice(view_scores);
+            } else {
+                scores.iter_mut().zip(&*view_scores).for_each(|(sum, score)| *sum += score);
+            }
+        }
+        if passes.len() > 1 {
+            scores.iter_mut().for_each(|sum| *sum /= passes.len() as f64);
+        }
+        Ok(scores)
+    }
+
+    /// The logits of a batch from the first plan, row by row.
     ///
     /// # Errors
     /// [`Error::Device`] if the device fails.
     pub fn logits(&mut self, session: &mut Session, batch: &Batch) -> Result<Vec<f32>> {
-        self.run_view(session, batch, None)?;
-        Ok(session.read::<f32>(&self.logits)?.into_owned())
+        let pass = &mut self.passes[0];
+        pass.run(session, batch, None)?;
+        Ok(session.read::<f32>(&pass.logits)?.into_owned())
+    }
+}
+
+impl Pass {
+    fn new(session: &Session, plan: usize) -> Result<Pass> {
+        Ok(Pass {
+            plan,
+            feed: Feed::new(session.plan(plan)),
+            width: session.plan(plan).shape(values::IMAGES)?.dims()[2],
+            logits: session.plan(plan).slot(values::LOGITS)?,
+        })
     }
 
     /// One forward pass. All inputs are written: a pass may have put something else where they lay.
-    fn run_view(
-        &mut self,
-        session: &mut Session,
-        batch: &Batch,
-        annotations: Option<&Annotations>,
-    ) -> Result<()> {
+    fn run(&mut self, session: &mut Session, batch: &Batch, annotations: Option<&Annotations>) -> Result<()> {
         self.feed.write(session, batch, annotations)?;
         session.run_micro_batch(self.plan)
     }
 
-    /// What the model says of `batch`, whose images are mirrored afterwards where there are two views.
-    fn run_batch<'s>(
-        &mut self,
-        session: &'s mut Session,
-        batch: &mut Batch,
-        annotations: Option<&Annotations>,
-    ) -> Result<(BatchSums, Cow<'s, [f32]>)> {
-        self.run_view(session, batch, annotations)?;
-        if self.views == Views::One {
-            let &[correct1, correct5, counted] = &*session.read::<i32>(&self.hits)? else {
-                unreachable!("the loss counts top-1, top-5 and images")
-            };
-            let loss = f64::from(session.read::<f32>(&self.loss)?[0]) * f64::from(counted);
-            let [images, correct1, correct5] = [counted, correct1, correct5].map(|count| count as u64);
-            return Ok((BatchSums { images, loss, correct1, correct5 }, session.read(&self.probs)?));
-        }
-        let mut probs = session.read::<f32>(&self.probs)?.into_owned();
-        mirror(batch, self.width);
-        self.run_view(session, batch, annotations)?;
-        let mirrored = session.read::<f32>(&self.probs)?;
-        probs.iter_mut().zip(&*mirrored).for_each(|(p, q)| *p = 0.5 * (*p + q));
-        Ok((sums_of(&probs, self.probs.shape.last(), &batch.labels), Cow::Owned(probs)))
+    fn read_scores(&self, session: &Session, scores: &mut Vec<f64>) -> Result<()> {
+        scores.clear();
+        scores.extend(session.read::<f32>(&self.logits)?.iter().map(|&logit| f64::from(logit)));
+        Ok(())
     }
 }
 
-/// Counts of one batch from averaged probabilities, ranked as the loss of the graph ranks.
-fn sums_of(probs: &[f32], num_classes: usize, labels: &[i32]) -> BatchSums {
-    let mut sums = BatchSums::default();
-    for (row, &label) in probs.chunks_exact(num_classes).zip(labels) {
-        let Ok(label) = usize::try_from(label) else { continue };
-        let own = row[label];
-        let before = row.iter().enumerate().filter(|&(i, &p)| p > own || (p == own && i < label)).count();
-        sums.images += 1;
-        sums.loss -= f64::from(own).ln();
-        sums.correct1 += u64::from(before < 1);
-        sums.correct5 += u64::from(before < 5);
+/// The next batch of each loader, `None` after the last.
+fn next_of_each(loaders: &mut [Loader]) -> Result<Option<Vec<Batch>>> {
+    loaders.iter_mut().map(Loader::next).collect()
+}
+
+/// Turns the logits of a mirrored view into the scores of both.
+fn add_mirrored(mirrored: &mut [f64], mut one_view: Vec<f64>, num_classes: usize) {
+    let rows = mirrored.chunks_exact_mut(num_classes).zip(one_view.chunks_exact_mut(num_classes));
+    for (row, other) in rows {
+        scores::normalise(row);
+        scores::normalise(other);
+        row.iter_mut().zip(other).for_each(|(score, other)| *score = scores::log_add(*score, *other));
     }
-    sums
 }
 
 /// Mirrors the images of a batch as the host made them, `width` pixels a row, left to right, and their objects with them.
@@ -235,15 +317,6 @@ pub fn mirror(batch: &mut Batch, width: usize) {
     let (pixels, _) = batch.images.as_chunks_mut::<3>();
     pixels.chunks_exact_mut(width).for_each(<[[f32; 3]]>::reverse);
     batch.params.iter_mut().for_each(|params| params.inverse = params.inverse.after(Affine::flip(width)));
-}
-
-fn predict(probabilities: &[f32], label: u32, index: u32) -> Prediction {
-    let (guess, &guess_probability) = probabilities
-        .iter()
-        .enumerate()
-        .max_by(|(i, a), (j, b)| a.total_cmp(b).then(j.cmp(i)))
-        .expect("a model has at least one category");
-    Prediction { index, label, guess: guess as u32, guess_probability }
 }
 
 #[cfg(test)]
@@ -262,13 +335,27 @@ mod tests {
     }
 
     #[test]
-    fn equal_probabilities_rank_by_their_number_and_padding_does_not_count() {
-        let probs = [0.1, 0.2, 0.2, 0.1, 0.1, 0.1, 0.2, 0.5, 0.5, 0.0, 0.0, 0.0, 0.0, 0.0];
-        let sums = sums_of(&probs, 7, &[5, -1]);
-        assert_eq!((sums.images, sums.correct1, sums.correct5), (1, 0, 0), "five categories rank before it");
-        assert!((sums.loss + f64::from(0.1f32).ln()).abs() < 1e-12);
-        let sums = sums_of(&probs, 7, &[4, 0]);
-        assert_eq!((sums.images, sums.correct1, sums.correct5), (2, 1, 1));
-        assert_eq!(sums_of(&probs, 7, &[3, 1]).correct5, 2);
+    fn errors_of_categories_come_from_the_confusion_matrix() {
+        let errors = CategoryError::of_each(&[2, 1, 1, 0, 0, 0, 0, 3, 1], 3);
+        let error = |images, wrong, mistaken_for| CategoryError { images, wrong, mistaken_for };
+        let expected = [error(4, 2, Some((1, 1))), error(0, 0, None), error(4, 3, Some((1, 3)))];
+        assert_eq!(errors, expected);
+        assert_eq!(
+            errors.iter().map(CategoryError::percent).collect::<Vec<_>>(),
+            [Some(50.0), None, Some(75.0)]
+        );
+    }
+
+    #[test]
+    fn an_evaluation_counts_what_is_not_padding() {
+        let mut evaluation = Evaluation::of_none(2);
+        let scores = [0.0, 2.0, 1.0, 0.0, 3.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0];
+        let labels = vec![2, -1];
+        evaluation.count(&scores, &Batch { labels, indices: vec![7], ..Batch::default() });
+        assert_eq!((evaluation.num_images, evaluation.correct1, evaluation.correct5), (1, 0, 1));
+        let [prediction] = *evaluation.predictions else { panic!("one image") };
+        assert_eq!((prediction.index, prediction.label, prediction.guess), (7, 2, 4));
+        let others = 4.0 + 2.0_f64.exp() + 3.0_f64.exp();
+        assert!((evaluation.loss - (1.0 + others / 1.0_f64.exp()).ln()).abs() < 1e-12);
     }
 }

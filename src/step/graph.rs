@@ -79,6 +79,16 @@ pub enum Optimiser {
     Adam(AdamConfig),
 }
 
+impl Optimiser {
+    /// The same rule without weight decay.
+    fn without_decay(self) -> Optimiser {
+        match self {
+            Optimiser::Sgd(sgd) => Optimiser::Sgd(SgdConfig { weight_decay: 0.0, ..sgd }),
+            Optimiser::Adam(adam) => Optimiser::Adam(AdamConfig { weight_decay: 0.0, ..adam }),
+        }
+    }
+}
+
 /// Everything that decides the graph of a step.
 #[derive(Debug, Clone)]
 pub struct StepConfig {
@@ -92,6 +102,8 @@ pub struct StepConfig {
     pub float: DType,
     /// The update rule.
     pub optimiser: Optimiser,
+    /// Whether its weight decay is on biases and batch norms, too; else it is on filters and matrices alone.
+    pub norm_decay: bool,
     /// Label smoothing.
     pub smoothing: f32,
     /// Largest norm of all gradients together.
@@ -143,6 +155,7 @@ impl StepConfig {
             image_size,
             float: DType::F32,
             optimiser: Optimiser::Sgd(SgdConfig { momentum: 0.9, nesterov: false, weight_decay: 1e-4 }),
+            norm_decay: true,
             smoothing: 0.0,
             clip_grad: None,
             grad_accum_steps: 1,
@@ -375,23 +388,33 @@ fn update(
     scale: ValueId,
 ) -> Result<()> {
     let hyper = graph.input(values::HYPER, [4], DType::F32);
-    if !matches!(config.trained, Trained::TwoRates { .. }) {
-        return update_group(graph, config, "", [hyper, scale], parameters, gradients);
-    }
-    let hyper_backbone = graph.input(values::HYPER_BACKBONE, [4], DType::F32);
-    for (suffix, hyper, of_last) in [(".backbone", hyper_backbone, false), ("", hyper, true)] {
-        let is_member = |id: ValueId| config.is_of_last_layer(&graph.value(id).name) == of_last;
-        let members = parameters.iter().zip(gradients).filter(|(parameter, _)| is_member(**parameter));
-        let (parameters, gradients): (Vec<ValueId>, Vec<ValueId>) = members.unzip();
-        update_group(graph, config, suffix, [hyper, scale], &parameters, &gradients)?;
+    let has_two_rates = matches!(config.trained, Trained::TwoRates { .. });
+    let hyper_backbone = has_two_rates.then(|| graph.input(values::HYPER_BACKBONE, [4], DType::F32));
+    // Vectors are the biases, gammas and betas; only filters and matrices have more dimensions.
+    let is_spared = |graph: &Graph, id: ValueId| !config.norm_decay && graph.shape(id).rank() <= 1;
+    let is_slowed =
+        |graph: &Graph, id: ValueId| has_two_rates && !config.is_of_last_layer(&graph.value(id).name);
+    for (rate, hyper) in [(".backbone", hyper_backbone), ("", Some(hyper))] {
+        let Some(hyper) = hyper else { continue };
+        for (decay, optimiser) in [("", config.optimiser), (".no_decay", config.optimiser.without_decay())] {
+            let of_group = |id: ValueId| {
+                is_slowed(graph, id) != rate.is_empty() && is_spared(graph, id) != decay.is_empty()
+            };
+            let members = parameters.iter().zip(gradients).filter(|(parameter, _)| of_group(**parameter));
+            let (parameters, gradients): (Vec<ValueId>, Vec<ValueId>) = members.unzip();
+            if !parameters.is_empty() {
+                let suffix = format!("{rate}{decay}");
+                update_group(graph, optimiser, &suffix, [hyper, scale], &parameters, &gradients)?;
+            }
+        }
     }
     Ok(())
 }
 
-/// The update of parameters that share their hyper-parameters, `leading[0]`.
+/// The update of parameters that share their rule and their hyper-parameters, `leading[0]`.
 fn update_group(
     graph: &mut Graph,
-    config: &StepConfig,
+    optimiser: Optimiser,
     suffix: &str,
     leading: [ValueId; 2],
     parameters: &[ValueId],
@@ -400,7 +423,7 @@ fn update_group(
     let mut state = |what: &str| {
         graph.companions(&format!("{OPTIMISER_PREFIX}{what}."), parameters, Role::Optimiser, zero)
     };
-    match config.optimiser {
+    match optimiser {
         Optimiser::Sgd(sgd) => {
             let velocity = state("velocity");
             let operands = interleave(&leading, &[parameters, gradients, &velocity]);

@@ -4,8 +4,10 @@
 
 pub mod evaluate;
 pub mod feed;
+pub mod fit;
 mod graph;
 pub mod pretrained;
+pub mod scores;
 mod training;
 pub mod weights;
 

@@ -1,63 +1,102 @@
 //! Starting from the weights of another network: everything that the backbone has in the same shape, with a new last layer.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::path::Path;
 
-use super::weights::{Weights, load_values, model_values};
+use serde::Deserialize;
+
+use super::fit::{Fit, listed};
+use super::weights::{self, Weights, file_shapes, load_values, model_values};
 use crate::error::{Error, Result};
 use crate::exec::Session;
 use crate::graph::Graph;
 use crate::models::{Network, Variant, is_of_layer};
 use crate::ops::Mode;
 use crate::plan::Persistent;
-use crate::run::checkpoint::{self, NamedTensor};
 use crate::run::model_card::ModelCard;
+use crate::run::weight_file::WeightFile;
+use crate::show::{show_count, show_text};
 use crate::tensor::{DType, Shape};
 
+/// What of a weight file a session has taken over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Taken {
+    /// Number of tensors taken.
+    pub num_tensors: usize,
+    /// Names and shapes of the tensors of the network in the file that are not taken.
+    pub left: Vec<(String, Vec<usize>)>,
+    /// Names of the session's values that keep their initial values.
+    pub fresh: Vec<String>,
+    /// What else the file has, in words.
+    pub remark: Option<String>,
+}
+
+impl fmt::Display for Taken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} tensors are taken", show_count(self.num_tensors))?;
+        let left = self.left.iter().map(|(name, shape)| format!("`{}` {shape:?}", show_text(name)));
+        if let Some(left) = listed(left) {
+            write!(f, "; {left} of the file are left out")?;
+        }
+        if let Some(fresh) = listed(self.fresh.iter().map(|name| format!("`{}`", show_text(name)))) {
+            write!(f, "; {fresh} begin anew")?;
+        }
+        self.remark.iter().try_for_each(|remark| write!(f, " ({remark})"))
+    }
+}
+
 /// Fills the layers of `network`, of form `form`, in `session` with those of the weight file at `path`, torchvision's or
-/// this program's.
+/// this program's, in any form that [`WeightFile`] reads.
 ///
 /// The last layer keeps its initial values, and so do layers that the network's backbone ([`Network::backbone`]) lacks or
 /// has in another shape: the second head, for one. Everything else must be in the file.
 ///
 /// # Errors
-/// [`Error::Checkpoint`] naming the first tensor that is missing, unknown or of another shape, or the other form that the
-/// file says it is of.
-pub fn load(session: &mut Session, network: &dyn Network, form: Variant, path: &Path) -> Result<()> {
-    let mut file = checkpoint::read(path).map_err(explain_pickles(path))?;
-    file.strip_parallel_prefix();
-    if let Ok(card) = serde_json::from_value::<ModelCard>(file.metadata.clone())
+/// [`Error::Checkpoint`] naming the first tensor that is missing, unknown, of another shape or not finite, or the other form
+/// that the file says it is of.
+pub fn load(session: &mut Session, network: &dyn Network, form: Variant, path: &Path) -> Result<Taken> {
+    let file = WeightFile::open(path)?;
+    if let Ok(card) = ModelCard::deserialize(file.metadata())
         && card.form != form.to_string()
     {
-        let form = &card.form;
+        let form = show_text(&card.form);
         return Err(Error::checkpoint(path, format!("holds a network of form {form}; give --form {form}")));
     }
-    let backbone = backbone_shapes(network)?;
-    let last_layer = network.last_layer();
-    let is_kept =
-        |name: &str, shape: &Shape| !is_of_layer(name, last_layer) && backbone.get(name) == Some(shape);
-    let kept: Vec<(String, Persistent)> = model_values(session, Weights::Trained)
-        .filter(|(name, p)| is_kept(name, &p.slot.shape))
-        .map(|(name, p)| (name.to_string(), p.clone()))
+    let backbone = backbone_graph(network)?;
+    let shapes: HashMap<&str, Shape> = backbone
+        .values()
+        .iter()
+        .filter(|value| value.role.is_persistent())
+        .map(|value| (value.name.as_str(), value.ty.shape))
         .collect();
-    // Of the file goes what the model has in another shape, and nothing else: what the backbone lacks is an error.
-    let is_left_out = |tensor: &NamedTensor<'_>| {
-        let of_backbone =
-            |name: &str| backbone.contains_key(name) && !kept.iter().any(|(kept, _)| kept == name);
-        let layer = tensor.name.strip_suffix(".num_batches_tracked");
-        is_of_layer(&tensor.name, last_layer)
-            || layer.map_or_else(
-                || of_backbone(&tensor.name),
-                |layer| of_backbone(&format!("{layer}.running_var")),
-            )
+    let last_layer = network.last_layer();
+    let is_kept = |name: &str, p: &Persistent| {
+        !is_of_layer(name, last_layer) && shapes.get(name) == Some(&p.slot.shape)
     };
-    file.tensors.retain(|tensor| !is_left_out(tensor));
-    load_values(session, &kept, last_layer, &file.tensors, path)?;
-    session.restart_copies()
+    let (kept, fresh): (Vec<_>, Vec<_>) = model_values(session, Weights::Trained)
+        .map(|(name, p)| (name.to_string(), p.clone()))
+        .partition(|(name, p)| is_kept(name, p));
+
+    let names = weights::model_shapes(&backbone);
+    let mut fit = Fit::find(file, names.iter().map(|(name, _)| name.as_str()))?;
+    let expected = file_shapes(kept.iter().map(|(name, p)| (name.as_str(), &p.value)));
+    // Of the file goes what the model has in another shape, and nothing else: what the backbone lacks is an error.
+    let is_expected = |name: &str| expected.iter().any(|(known, _)| known == name);
+    let is_of_backbone = |name: &str| names.iter().any(|(known, _)| known == name);
+    let left =
+        fit.retain(|name| !is_of_layer(name, last_layer) && (is_expected(name) || !is_of_backbone(name)));
+    fit.check(&expected, last_layer)?;
+    let remark = fit.remark();
+    let tensors = fit.read()?;
+    load_values(session, &kept, last_layer, &tensors, path)?;
+    session.restart_copies()?;
+    let fresh = fresh.into_iter().map(|(name, _)| name).collect();
+    Ok(Taken { num_tensors: tensors.len(), left, fresh, remark })
 }
 
-/// Names and shapes of the persistent values of the network's backbone.
-fn backbone_shapes(network: &dyn Network) -> Result<HashMap<String, Shape>> {
+/// The network's backbone, recorded.
+fn backbone_graph(network: &dyn Network) -> Result<Graph> {
     let mut graph = Graph::new(DType::F32);
     // Large enough for five halvings; no parameter depends on it.
     let images = graph.input("images", [1, 32, 32, 3], DType::F32);
@@ -65,18 +104,5 @@ fn backbone_shapes(network: &dyn Network) -> Result<HashMap<String, Shape>> {
         Some(backbone) => backbone.forward(&mut graph, images.into(), Mode::Eval)?,
         None => network.forward(&mut graph, images.into(), Mode::Eval)?,
     };
-    let persistent = graph.values().iter().filter(|value| value.role.is_persistent());
-    Ok(persistent.map(|value| (value.name.clone(), value.ty.shape)).collect())
-}
-
-/// PyTorch's own files end in .pth or .pt, and people give them.
-fn explain_pickles(path: &Path) -> impl FnOnce(Error) -> Error {
-    move |error| match path.extension().and_then(|extension| extension.to_str()) {
-        Some("pth" | "pt" | "bin") => Error::checkpoint(
-            path,
-            "is a pickle of PyTorch's; save its tensors as safetensors: safetensors.torch.save_file(\
-             torch.load(\"in.pth\"), \"out.safetensors\")",
-        ),
-        _ => error,
-    }
+    Ok(graph)
 }

@@ -237,7 +237,7 @@ impl Training {
         stop: impl Fn() -> Option<i32>,
     ) -> Result<Evaluation> {
         let annotations = self.annotations.as_ref().map(|annotations| &*annotations.val);
-        self.evaluator.run(&mut self.session, (pack, annotations), options, stop)
+        self.evaluator.run(&mut self.session, &[(pack, annotations)], options, stop)
     }
 
     /// The scores of a batch without labels, `[batch_size, num_classes]` row by row: those of the averaged weights where

@@ -2,11 +2,12 @@
 
 use std::path::Path;
 
+use super::fit::{COUNTER_SUFFIX, VARIANCE_SUFFIX, check_names};
 use crate::error::{Error, Result};
 use crate::exec::Session;
-use crate::graph::{Init, Role};
+use crate::graph::{Graph, Init, Role, Value};
 use crate::plan::Persistent;
-use crate::run::checkpoint::{NamedTensor, check_names};
+use crate::run::checkpoint::NamedTensor;
 use crate::tensor::{Shape, Tensor};
 
 /// Which of the two sets of weights of a training session.
@@ -48,12 +49,34 @@ pub fn model_tensors(
         let tensor = Tensor::new(p.slot.shape, session.read::<f32>(&p.slot)?.into_owned());
         let tensor = tensor.to_file_layout(p.value.layout);
         tensors.push(NamedTensor::f32(name, tensor.shape().dims(), tensor.into_data()));
-        if let Some(layer) = name.strip_suffix(".running_var") {
-            let count = vec![num_batches as i64];
-            tensors.push(NamedTensor::i64(format!("{layer}.num_batches_tracked"), [].as_slice(), count));
+        if let Some(counter) = counter_of(name) {
+            tensors.push(NamedTensor::i64(counter, [].as_slice(), vec![num_batches as i64]));
         }
     }
     Ok(tensors)
+}
+
+/// Names and shapes that the weight file of the network recorded in `graph` has.
+pub fn model_shapes(graph: &Graph) -> Vec<(String, Vec<usize>)> {
+    let values = graph.values().iter().filter(|value| value.role.is_model());
+    file_shapes(values.map(|value| (value.name.as_str(), value)))
+}
+
+/// Names and shapes in files of values that are called so there.
+pub(super) fn file_shapes<'a>(
+    values: impl Iterator<Item = (&'a str, &'a Value)>,
+) -> Vec<(String, Vec<usize>)> {
+    let mut shapes = Vec::new();
+    for (name, value) in values {
+        shapes.push((name.to_string(), value.layout.file_extents(value.ty.shape)));
+        shapes.extend(counter_of(name).map(|counter| (counter, vec![])));
+    }
+    shapes
+}
+
+/// The name of the counter next to the statistic `name`, if it is a variance.
+fn counter_of(name: &str) -> Option<String> {
+    name.strip_suffix(VARIANCE_SUFFIX).map(|layer| format!("{layer}{COUNTER_SUFFIX}"))
 }
 
 /// Reads a model written by [`model_tensors`], or by torchvision, into the session's trained weights. `last_layer` is
@@ -80,14 +103,8 @@ pub(super) fn load_values(
     tensors: &[NamedTensor<'_>],
     path: &Path,
 ) -> Result<()> {
-    let mut names: Vec<(String, Vec<usize>)> = Vec::new();
-    for (name, p) in values {
-        names.push((name.clone(), p.value.layout.file_extents(p.slot.shape)));
-        if let Some(layer) = name.strip_suffix(".running_var") {
-            names.push((format!("{layer}.num_batches_tracked"), vec![]));
-        }
-    }
-    check_names(&names, tensors, last_layer, path)?;
+    let shapes = file_shapes(values.iter().map(|(name, p)| (name.as_str(), &p.value)));
+    check_names(&shapes, &names_and_shapes(tensors), last_layer, path)?;
     for (name, p) in values {
         let found = tensors.iter().find(|t| t.name == *name);
         let data = found.and_then(NamedTensor::as_f32);
@@ -98,6 +115,10 @@ pub(super) fn load_values(
         session.write::<f32>(&p.slot, tensor.data())?;
     }
     Ok(())
+}
+
+fn names_and_shapes<'a>(tensors: &'a [NamedTensor<'_>]) -> Vec<(&'a str, &'a [usize])> {
+    tensors.iter().map(|tensor| (tensor.name.as_str(), tensor.shape.as_slice())).collect()
 }
 
 /// Every persistent value as it lies in memory, borrowed on the CPU: what a resumed run starts from.
@@ -138,7 +159,7 @@ pub fn load_state(
     let persistent: Vec<Persistent> = without_data(session).cloned().collect();
     let expected: Vec<(String, Vec<usize>)> =
         persistent.iter().map(|p| (p.value.name.clone(), p.slot.shape.dims().to_vec())).collect();
-    check_names(&expected, tensors, last_layer, path)?;
+    check_names(&expected, &names_and_shapes(tensors), last_layer, path)?;
     for p in &persistent {
         let found = tensors.iter().find(|t| t.name == p.value.name).and_then(NamedTensor::as_f32);
         let message = || format!("tensor `{}` does not hold floats", p.value.name);

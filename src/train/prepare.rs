@@ -12,6 +12,7 @@ use crate::graph::Role;
 use crate::models::Model;
 use crate::run::metrics::Run;
 use crate::run::state::{Base, Origin, TrainState};
+use crate::show::tell;
 use crate::step::Training;
 
 /// Settings, data and the network in training, with its initial values.
@@ -31,11 +32,16 @@ impl Prepared {
     ///
     /// # Errors
     /// What reading the data, planning and allocating report.
-    pub(super) fn new(config: TrainConfig, device: Device, signals: &Signals) -> Result<Prepared> {
+    pub(super) fn new(mut config: TrainConfig, device: Device, signals: &Signals) -> Result<Prepared> {
         config.validate()?;
         let source = Source::open(&config, &|| signals.received())?;
         let (steps_per_epoch, total_steps) = config.steps(source.train.len())?;
-        let schedule = config.schedule(steps_per_epoch, total_steps)?;
+        if let Some(remark) = config.lr_remark(source.train.len()) {
+            tell(remark);
+        }
+        // The run's folder records the rate itself: another number of images is no reason to change it.
+        let lr = *config.lr.insert(config.lr_for(source.train.len()));
+        let schedule = config.schedule(lr, steps_per_epoch, total_steps)?;
         let model = config.model(source.facts())?;
         let training = capacity::open(config.step_of(&model, source.facts()), &source, device)?;
         Ok(Prepared { config, source, model, training, schedule, steps_per_epoch, total_steps })
@@ -65,7 +71,7 @@ impl Prepared {
         let left = self.config.epochs.saturating_mul(self.steps_per_epoch).saturating_sub(done);
         let total = base.step.saturating_add(left);
         self.total_steps = self.config.max_steps.map_or(total, |most| most.min(total));
-        self.schedule = self.config.schedule(self.steps_per_epoch, self.total_steps)?;
+        self.schedule = self.config.schedule(self.schedule.lr, self.steps_per_epoch, self.total_steps)?;
         if let Shape::Step { milestones, .. } = &mut self.schedule.shape {
             milestones.iter_mut().for_each(|step| *step = (*step + base.step).saturating_sub(done));
         }

@@ -98,7 +98,7 @@ mod tests {
         let config = recipe.unwrap().apply(&base).unwrap();
         let expected = TrainConfig {
             epochs: 3,
-            lr: 1.0,
+            lr: Some(1.0),
             steps_per_epoch: Some(7),
             mean: [0.5; 3],
             sched: crate::train::schedule::Decay::Step,
@@ -132,9 +132,12 @@ mod tests {
 
     #[test]
     fn wrong_types_are_named_with_their_line() {
-        let recipe = parse("epochs = 3\nlr = \"fast\"").unwrap();
+        let recipe = parse("epochs = 3\nmomentum = \"fast\"").unwrap();
         let text = message(recipe.apply(&TrainConfig::defaults(None)));
-        assert!(text.starts_with("recipe.toml: line 2: `lr`: ") && text.contains("as in 0.03"), "{text}");
+        assert!(
+            text.starts_with("recipe.toml: line 2: `momentum`: ") && text.contains("as in 0.9"),
+            "{text}"
+        );
         let recipe = parse("opt = \"lion\"").unwrap();
         let text = message(recipe.apply(&TrainConfig::defaults(None)));
         assert!(text.contains("line 1: `opt`: `lion` is unknown; take sgd, adam or adamw"), "{text}");

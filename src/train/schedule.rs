@@ -80,8 +80,8 @@ mod tests {
     use crate::train::config::TrainConfig;
 
     fn config(sched: Decay) -> TrainConfig {
-        let (lr, min_lr, warmup_lr, warmup_steps) = (0.4, 0.0, 0.0, Some(0));
-        TrainConfig { sched, lr, min_lr, warmup_lr, warmup_steps, ..TrainConfig::defaults(None) }
+        let (min_lr, warmup_lr, warmup_steps) = (0.0, 0.0, Some(0));
+        TrainConfig { sched, min_lr, warmup_lr, warmup_steps, ..TrainConfig::defaults(None) }
     }
 
     #[track_caller]
@@ -93,7 +93,7 @@ mod tests {
     #[test]
     fn warm_up_is_linear_and_ends_at_the_rate() {
         let config = TrainConfig { warmup_lr: 0.1, warmup_epochs: Some(1.5), ..config(Decay::Constant) };
-        let schedule = config.schedule(4, 20).unwrap();
+        let schedule = config.schedule(0.4, 4, 20).unwrap();
         // Six steps, each 0.05 higher.
         let expected = [0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.4];
         for (step, expected) in expected.into_iter().enumerate() {
@@ -105,7 +105,7 @@ mod tests {
     #[test]
     fn cosine_passes_its_known_points_after_the_warm_up() {
         let config = TrainConfig { min_lr: 0.1, warmup_steps: Some(3), ..config(Decay::Cosine) };
-        let schedule = config.schedule(5, 15).unwrap();
+        let schedule = config.schedule(0.4, 5, 15).unwrap();
         assert_close(schedule.lr(0), 0.0);
         assert_close(schedule.lr(3), 0.4);
         // A third of the way, cos(60 degrees) = 1/2; half-way 0; two thirds -1/2.
@@ -120,9 +120,9 @@ mod tests {
     fn cosine_matches_pytorch() {
         // torch.optim.lr_scheduler.SequentialLR(LinearLR(start_factor=0.01, total_iters=4),
         // CosineAnnealingLR(T_max=6, eta_min=0.001), milestones=[4]) with lr=0.05, evaluated in f64.
-        let (lr, min_lr, warmup_lr, warmup_steps) = (0.05, 0.001, 0.0005, Some(4));
-        let config = TrainConfig { lr, min_lr, warmup_lr, warmup_steps, ..config(Decay::Cosine) };
-        let schedule = config.schedule(10, 10).unwrap();
+        let (min_lr, warmup_lr, warmup_steps) = (0.001, 0.0005, Some(4));
+        let config = TrainConfig { min_lr, warmup_lr, warmup_steps, ..config(Decay::Cosine) };
+        let schedule = config.schedule(0.05, 10, 10).unwrap();
         let expected =
             [0.0005, 0.012875, 0.02525, 0.037625, 0.05, 0.046717622, 0.03775, 0.0255, 0.01325, 0.004282378];
         for (step, expected) in expected.into_iter().enumerate() {
@@ -135,7 +135,7 @@ mod tests {
     fn steps_fall_at_their_milestones() {
         let config =
             TrainConfig { decay_milestones: vec![1.0, 2.5], warmup_steps: Some(2), ..config(Decay::Step) };
-        let schedule = config.schedule(4, 16).unwrap();
+        let schedule = config.schedule(0.4, 4, 16).unwrap();
         for (step, expected) in [(1, 0.2), (2, 0.4), (3, 0.4), (4, 0.04), (9, 0.04), (10, 0.004), (15, 0.004)]
         {
             assert_close(schedule.lr(step), expected);

@@ -6,7 +6,7 @@ use super::config::{DataFacts, TrainConfig};
 use crate::data::annotations::{Annotations, SplitAnnotations};
 use crate::data::pack::{self, Pack, Stop};
 use crate::data::scenes::{self, SceneOptions};
-use crate::data::{self, Dataset, OpenOptions, Split};
+use crate::data::{self, Crop, Dataset, Only, OpenOptions, Split};
 use crate::error::{Error, Result};
 
 /// Generated scenes for training and for validation.
@@ -49,14 +49,14 @@ impl Extent {
     /// # Errors
     /// As [`Source::open`].
     pub fn of(config: &TrainConfig) -> Result<Extent> {
-        let dataset = open_dataset(config)?;
+        let dataset = open_dataset(config, None)?;
         let read = |split| match &dataset {
             Some(dataset) => {
                 let read = |_| Annotations::of_split(dataset, split, config.img_size).map(Arc::new);
                 Ok::<_, Error>((dataset.samples(split).len(), config.objects.map(read).transpose()?))
             }
             None => {
-                let options = scene_options(config, split)?;
+                let options = scene_options(config, split, config.img_size)?;
                 let draw = |_| Arc::new(Annotations::from_scenes(&options));
                 Ok((options.num_images, config.objects.map(draw)))
             }
@@ -79,24 +79,28 @@ impl Source {
     /// [`Error::Data`] naming the file and line that cannot be used, [`Error::Usage`] if nothing is left to train on,
     /// [`Error::Interrupted`] with the signal that `stop` returns.
     pub fn open(config: &TrainConfig, stop: Stop<'_>) -> Result<Source> {
-        let dataset = open_dataset(config)?;
-        let train = SplitSource::read(config, dataset.as_ref(), Split::Train, stop)?;
-        let val = SplitSource::read(config, dataset.as_ref(), Split::Val, stop)?;
-        if let Some(dataset) = dataset.as_ref().filter(|_| val.pack.is_empty()) {
+        let dataset = open_dataset(config, None)?;
+        let crop = Crop::whole(config.img_size);
+        let (train, of_train) = read_images(config, dataset.as_ref(), Split::Train, crop, stop)?;
+        let (val, of_val) = read_images(config, dataset.as_ref(), Split::Val, crop, stop)?;
+        if let Some(dataset) = dataset.as_ref().filter(|_| val.is_empty()) {
             return Err(Error::data(
                 dataset.root(),
                 "has no validation images; training measures its error on them",
             ));
         }
         let mut remarks = dataset.as_ref().map_or(Vec::new(), |dataset| dataset.remarks().to_vec());
-        remarks.extend(train.pack.remark(Split::Train));
-        remarks.extend(val.pack.remark(Split::Val));
-        let annotations = train.annotations.zip(val.annotations);
+        remarks.extend(train.remark(Split::Train));
+        remarks.extend(val.remark(Split::Val));
+        let annotations = of_train.zip(of_val);
         Ok(Source {
-            format: dataset.map_or("scenes", |dataset| dataset.format()).into(),
-            categories: train.categories,
-            train: train.pack,
-            val: val.pack,
+            format: dataset.as_ref().map_or("scenes", Dataset::format).into(),
+            categories: match dataset {
+                Some(dataset) => dataset.categories().to_vec(),
+                None => scene_categories(config)?,
+            },
+            train,
+            val,
             annotations: annotations.map(|(train, val)| SplitAnnotations { train, val }),
             remarks,
         })
@@ -127,53 +131,65 @@ impl Source {
 pub struct SplitSource {
     /// Names of the categories, by label.
     pub categories: Vec<String>,
-    /// Images of the split.
-    pub pack: Arc<Pack>,
-    /// The objects in them, where the settings take objects in.
-    pub annotations: Option<Arc<Annotations>>,
+    /// The images, once for each crop that was asked for.
+    pub images: Vec<SplitImages>,
+    /// What people are to know of the split: what is left out.
+    pub remarks: Vec<String>,
 }
+
+/// The decoded images of a split, and the objects in them where the settings take objects in.
+pub type SplitImages = (Arc<Pack>, Option<Arc<Annotations>>);
 
 impl SplitSource {
-    /// Opens `split` as [`Source::open`] does.
+    /// Opens one split, its photos cut in each of the ways `crops`; the other splits need not be there.
     ///
     /// # Errors
-    /// As [`Source::open`].
-    pub fn open(config: &TrainConfig, split: Split, stop: Stop<'_>) -> Result<SplitSource> {
-        SplitSource::read(config, open_dataset(config)?.as_ref(), split, stop)
-    }
-
-    fn read(
-        config: &TrainConfig,
-        dataset: Option<&Dataset>,
-        split: Split,
-        stop: Stop<'_>,
-    ) -> Result<SplitSource> {
-        let takes_objects = config.objects.is_some();
-        let Some(dataset) = dataset else {
-            let options = scene_options(config, split)?;
-            let annotations = takes_objects.then(|| Arc::new(Annotations::from_scenes(&options)));
-            let pack = Arc::new(Pack::from_scenes(&options));
-            return Ok(SplitSource { categories: scene_categories(config)?, pack, annotations });
+    /// As [`Source::open`], and [`Error::Usage`] for generated scenes that are not to be whole.
+    pub fn open(config: &TrainConfig, only: Only, crops: &[Crop], stop: Stop<'_>) -> Result<SplitSource> {
+        let split = only.split;
+        let dataset = open_dataset(config, Some(only))?;
+        let read = |&crop: &Crop| read_images(config, dataset.as_ref(), split, crop, stop);
+        let images: Vec<SplitImages> = crops.iter().map(read).collect::<Result<_>>()?;
+        let (categories, mut remarks) = match &dataset {
+            Some(dataset) => (dataset.categories().to_vec(), dataset.remarks().to_vec()),
+            None => (scene_categories(config)?, Vec::new()),
         };
-        let pack = Arc::new(open_pack(config, dataset, split, stop)?);
-        let annotations =
-            takes_objects.then(|| Annotations::read(dataset, &pack).map(Arc::new)).transpose()?;
-        Ok(SplitSource { categories: dataset.categories().to_vec(), pack, annotations })
+        remarks.extend(images.first().and_then(|(pack, _)| pack.remark(split)));
+        Ok(SplitSource { categories, images, remarks })
     }
 }
 
-fn open_dataset(config: &TrainConfig) -> Result<Option<Dataset>> {
-    let TrainConfig { allow_missing, categories, limit_train, limit_val, .. } = *config;
-    let options = OpenOptions { allow_missing, categories, limit_train, limit_val };
-    config.data_dir.as_deref().map(|root| data::open(root, &options)).transpose()
-}
-
-fn open_pack(config: &TrainConfig, dataset: &Dataset, split: Split, stop: Stop<'_>) -> Result<Pack> {
+fn read_images(
+    config: &TrainConfig,
+    dataset: Option<&Dataset>,
+    split: Split,
+    crop: Crop,
+    stop: Stop<'_>,
+) -> Result<SplitImages> {
+    let takes_objects = config.objects.is_some();
+    let Some(dataset) = dataset else {
+        if crop != Crop::whole(crop.size) {
+            let what = "generated scenes are drawn at the size that is asked for; --crop-pct and --val-resize-size take \
+                        photos, of --data-dir";
+            return Err(Error::Usage(what.into()));
+        }
+        let options = scene_options(config, split, crop.size)?;
+        let annotations = takes_objects.then(|| Arc::new(Annotations::from_scenes(&options)));
+        return Ok((Arc::new(Pack::from_scenes(&options)), annotations));
+    };
     let cache = match &config.cache_dir {
         Some(dir) => dir.clone(),
         None => pack::default_cache_dir()?,
     };
-    Pack::open_or_build_until(dataset, split, config.img_size, &cache, stop)
+    let pack = Arc::new(Pack::open_or_build_until(dataset, split, crop, &cache, stop)?);
+    let annotations = takes_objects.then(|| Annotations::read(dataset, &pack).map(Arc::new)).transpose()?;
+    Ok((pack, annotations))
+}
+
+fn open_dataset(config: &TrainConfig, only: Option<Only>) -> Result<Option<Dataset>> {
+    let TrainConfig { allow_missing, categories, limit_train, limit_val, .. } = *config;
+    let options = OpenOptions { allow_missing, categories, limit_train, limit_val, only };
+    config.data_dir.as_deref().map(|root| data::open(root, &options)).transpose()
 }
 
 fn scene_categories(config: &TrainConfig) -> Result<Vec<String>> {
@@ -181,12 +197,11 @@ fn scene_categories(config: &TrainConfig) -> Result<Vec<String>> {
     Ok(scenes::CATEGORIES[..count].iter().map(|&name| name.into()).collect())
 }
 
-fn scene_options(config: &TrainConfig, split: Split) -> Result<SceneOptions> {
+fn scene_options(config: &TrainConfig, split: Split, image_size: usize) -> Result<SceneOptions> {
     let num_images = match split {
         Split::Train => config.limit_train.unwrap_or(usize::MAX).min(NUM_SCENES.0),
         Split::Val | Split::Test => config.limit_val.unwrap_or(usize::MAX).min(NUM_SCENES.1),
     };
     let num_categories = scene_categories(config)?.len();
-    let (image_size, seed) = (config.img_size, SCENES_SEED);
-    Ok(SceneOptions { split, num_images, num_categories, image_size, seed })
+    Ok(SceneOptions { split, num_images, num_categories, image_size, seed: SCENES_SEED })
 }

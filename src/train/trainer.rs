@@ -22,7 +22,7 @@ use crate::run::metrics::{Epoch, Eval, Step};
 use crate::run::model_card::{ModelCard, ObjectsCard};
 use crate::run::run_dir::RunDir;
 use crate::run::state::{self, Best, EpochSums, TrainState};
-use crate::show::tell;
+use crate::show::{show_path, tell};
 use crate::step::evaluate::Evaluation;
 use crate::step::{PixelSource, Training, pretrained};
 
@@ -59,9 +59,14 @@ impl Trainer {
     pub fn start(config: TrainConfig, device: Device) -> Result<Trainer> {
         let signals = Signals::install(OnUsr1::of(config.checkpoint_on_usr1))?;
         let mut run = Prepared::new(config, device, &signals)?;
-        if let Some(path) = &run.config.pretrained {
-            pretrained::load(run.training.session_mut(), &run.model, run.model.options().form, path)?;
-        }
+        let taken = match &run.config.pretrained {
+            Some(path) => {
+                let form = run.model.options().form;
+                let taken = pretrained::load(run.training.session_mut(), &run.model, form, path)?;
+                Some(format!("{}: {taken}", show_path(path)))
+            }
+            None => None,
+        };
         let name = match &run.config.experiment {
             Some(name) => name.clone(),
             None => format!("{}-{}", run.model.title(), run.config.img_size),
@@ -69,7 +74,12 @@ impl Trainer {
         let dir = RunDir::create(&run.config.output, &name)?;
         dir.write_config(&run.config)?;
         let state = run.first_state();
-        Trainer::assemble(run, dir, state, signals)
+        let mut trainer = Trainer::assemble(run, dir, state, signals)?;
+        if let Some(taken) = taken {
+            tell(&taken);
+            trainer.log.event(0, "pretrained", &taken);
+        }
+        Ok(trainer)
     }
 
     /// Resumes the run in `dir` from its last checkpoint with the settings `config`, which the folder then has.
@@ -160,7 +170,7 @@ impl Trainer {
             self.save()?;
         } else if !summary::csv_is_of(self.dir(), &self.state.history) {
             // The process before this one ended between a state and its pages.
-            self.write_pages()?;
+            self.after_epoch()?;
         }
         let mut interval = Interval::begin();
         loop {
@@ -196,7 +206,12 @@ impl Trainer {
     }
 
     fn is_done(&self) -> bool {
-        self.state.step >= self.total_steps
+        self.state.step >= self.total_steps || self.idle_epochs().is_some()
+    }
+
+    /// Epochs without a better one, where they are so many that the run ends before its last step.
+    fn idle_epochs(&self) -> Option<u64> {
+        self.state.idle_epochs(self.config.patience?).filter(|_| self.state.step < self.total_steps)
     }
 
     /// Whether the last checkpoint is as many updates or minutes old as the settings allow.
@@ -372,7 +387,26 @@ impl Trainer {
         }
         self.log.predictions(self.state.step, &self.source, &evaluation);
         self.save()?;
+        self.after_epoch()
+    }
+
+    /// What follows the state of an epoch's end.
+    fn after_epoch(&mut self) -> Result<()> {
+        let (kept, epoch) = (self.config.checkpoint_hist, self.state.epoch);
+        if kept > 0 && self.state.batch_in_epoch == 0 {
+            self.dir().keep_last(epoch, kept as u64)?;
+        }
+        if let Some(best) = self.state.best.filter(|_| self.idle_epochs().is_some()) {
+            let message = self.why_it_ended(&best);
+            tell(&message);
+            self.log.event(self.state.step, "stopped early", &message)?;
+        }
         self.write_pages()
+    }
+
+    fn why_it_ended(&self, best: &Best) -> String {
+        let (epoch, of) = (best.epoch + 1, self.state.epoch);
+        format!("stopped early after epoch {of}: no top-1 error below {:.2} % since epoch {epoch}", best.err1)
     }
 
     fn epoch_row(&self, evaluation: &Evaluation) -> Epoch {
@@ -450,7 +484,9 @@ impl Trainer {
     fn write_pages(&mut self) -> Result<()> {
         if self.is_done() {
             let model = self.model_file()?;
-            self.write_report("finished", Some(&model));
+            let best = self.state.best.filter(|_| self.idle_epochs().is_some());
+            let status = best.map_or_else(|| "finished".into(), |best| self.why_it_ended(&best));
+            self.write_report(&status, Some(&model));
         } else {
             self.write_report("running", None);
         }

@@ -4,6 +4,8 @@ use std::ops::Range;
 
 use bytemuck::{Pod, Zeroable};
 
+use super::PixelBox;
+
 /// How another sample of the batch shows through: inside a box, own * weight + partner * (1 - weight).
 ///
 /// The box is the whole image for mixup and part of it, with weight 0, for cutmix.
@@ -14,23 +16,17 @@ pub struct Mix {
     pub partner: i32,
     /// Share of the own sample inside the box.
     pub weight: f32,
-    /// First column of the box.
-    pub left: i32,
-    /// First row of the box.
-    pub top: i32,
-    /// Column after the last one of the box.
-    pub right: i32,
-    /// Row after the last one of the box.
-    pub bottom: i32,
+    /// Where the other sample shows through.
+    pub inside: PixelBox,
 }
 
 impl Mix {
     /// The own sample alone.
-    pub const NONE: Mix = Mix { partner: 0, weight: 1.0, left: 0, top: 0, right: 0, bottom: 0 };
+    pub const NONE: Mix = Mix { partner: 0, weight: 1.0, inside: PixelBox::NONE };
 
     /// Whether there is anything of the other sample.
     pub fn is_none(&self) -> bool {
-        self.weight >= 1.0 || self.left >= self.right || self.top >= self.bottom
+        self.weight >= 1.0 || self.inside.is_empty()
     }
 
     /// The share of the own sample in an image of that many pixels: the weight of its label.
@@ -38,14 +34,12 @@ impl Mix {
         if self.is_none() {
             return 1.0;
         }
-        let area = (i64::from(self.right - self.left) * i64::from(self.bottom - self.top)) as f32;
-        1.0 - (1.0 - self.weight) * (area / num_pixels as f32)
+        1.0 - (1.0 - self.weight) * (self.inside.num_pixels() as f32 / num_pixels as f32)
     }
 
     /// The columns of row `y` that lie in the box, and nothing where it misses the row.
     pub fn columns(&self, y: usize) -> Range<usize> {
-        let inside = !self.is_none() && (self.top..self.bottom).contains(&(y as i32));
-        if inside { self.left as usize..self.right as usize } else { 0..0 }
+        if self.is_none() { 0..0 } else { self.inside.columns(y) }
     }
 
     /// A normalised value of the own sample mixed with that of the other.
@@ -61,7 +55,10 @@ mod tests {
 
     #[test]
     fn the_weight_of_a_label_is_the_share_of_its_image() {
-        let mix = |weight, right, bottom| Mix { partner: 1, weight, left: 2, top: 1, right, bottom };
+        let mix = |weight, right, bottom| {
+            let inside = PixelBox { left: 2, top: 1, right, bottom };
+            Mix { partner: 1, weight, inside }
+        };
         assert_eq!(mix(0.0, 6, 4).own_share(100), 0.88);
         assert_eq!(mix(0.5, 12, 11).own_share(100), 0.5);
         for nothing in [Mix::NONE, mix(1.0, 6, 4), mix(0.0, 2, 4), mix(0.0, 6, 1)] {

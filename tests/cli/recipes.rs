@@ -18,7 +18,7 @@ fn flags_override_a_recipe_and_a_recipe_the_defaults() {
     let dir = RunDir::open(&program.path(&run)).unwrap();
     let config: TrainConfig = dir.read_config().unwrap();
     assert_eq!((config.epochs, config.batch_size, config.seed), (1, 8, 4));
-    assert_eq!(config.lr, 0.001, "the rate of an update rule that the recipe names");
+    assert_eq!(config.lr, Some(0.001), "the rate of an update rule that the recipe names");
     assert_eq!(program.records(&run).epochs.last().unwrap().step, 2);
     // The run's own configuration runs it again, to the same numbers.
     program.succeeds(&format!("train --config {}/config.toml --output again", run.display()));

@@ -7,7 +7,7 @@ use residuum::data::{OpenOptions, scenes};
 use tempfile::TempDir;
 
 pub const ALLOW_MISSING: OpenOptions =
-    OpenOptions { allow_missing: true, categories: None, limit_train: None, limit_val: None };
+    OpenOptions { allow_missing: true, categories: None, limit_train: None, limit_val: None, only: None };
 
 /// A small MiniPlaces folder: 40 training and 20 held-out scenes of 24 pixels.
 pub fn small_miniplaces() -> TempDir {

@@ -4,8 +4,8 @@
 
 The pixels of the images `scene19` and `scene22` (u8, HWC) are made here. Of real photos, which are not ours to pass on, only every 13th pixel of every
 13th row of each result is kept; files are named by their path. augment.json maps each case to its image, kind and
-attributes; augment.safetensors holds its result under its name, f32, HWC, in 0..255. Everything is computed in f64 and
-rounded once. `drop` has no counterpart in torchvision: its Philox4x32-10 is written here anew, from the paper.
+attributes; augment.safetensors holds its result under its name, f32, HWC, in 0..255. `erase` is
+recorded as the network's input, normalised by ImageNet's mean and deviation. Everything is computed in f64 and rounded once. `drop` has no counterpart in torchvision: its Philox4x32-10 is written here anew, from the paper.
 """
 
 import json
@@ -88,6 +88,9 @@ def compute(image: torch.Tensor, kind: str, a: dict) -> torch.Tensor:
             return F.adjust_contrast(image, a["factor"])
         case "saturation":
             return F.adjust_saturation(image, a["factor"])
+        case "erase":
+            normalised = F.normalize(image, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+            return F.erase(normalised, a["top"], a["left"], a["height"], a["width"], torch.zeros(3, 1, 1).double())
         case "drop":
             return drop(image, a["probability"], a["seed"], a["epoch"], a["sample"])
     raise ValueError(kind)
@@ -95,7 +98,7 @@ def compute(image: torch.Tensor, kind: str, a: dict) -> torch.Tensor:
 
 def put(name: str, image_name: str, pixels: np.ndarray, kind: str, **attributes):
     image = torch.from_numpy(pixels).double().permute(2, 0, 1) / 255
-    result = 255 * compute(image, kind, attributes).permute(1, 2, 0)
+    result = compute(image, kind, attributes).permute(1, 2, 0) * (1 if kind == "erase" else 255)
     step = STEP if image_name in PHOTOS else 1
     CASES[name] = {"image": image_name, "step": step, "kind": kind, **attributes}
     TENSORS[name] = result[::step, ::step].float().contiguous()
@@ -121,6 +124,7 @@ def all_kinds(name: str, image_name: str, pixels: np.ndarray):
     case("contrast", "contrast", factor=0.625)
     case("contrast_above_one", "contrast", factor=1.4375)
     case("saturation", "saturation", factor=0.25)
+    case("erase", "erase", left=size // 4, top=2, width=size // 2, height=size - 5)
     case("drop", "drop", probability=0.1, seed=0x0123456789ABCDEF, epoch=3, sample=17)
 
 

@@ -20,7 +20,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::common::formula;
-use crate::formula_model;
+use crate::{formula_model, python_with};
 
 const CLASSES: usize = 7;
 const SIZE: usize = 64;
@@ -197,12 +197,8 @@ fn exported_weights_are_the_same_weights() {
     }
 }
 
-/// A Python that has onnxruntime: the one that `RESIDUUM_TEST_PYTHON` names, else the first of the path.
 fn python_with_onnxruntime() -> Option<PathBuf> {
-    let python = std::env::var_os("RESIDUUM_TEST_PYTHON").map_or("python3".into(), PathBuf::from);
-    let imports = ["-c", "import onnx, onnxruntime, safetensors"];
-    let output = Command::new(&python).args(imports).output().ok()?;
-    output.status.success().then_some(python)
+    python_with("onnx, onnxruntime, safetensors")
 }
 
 /// Whether onnxruntime makes of `input.safetensors` in `folder` what `logits.safetensors` holds.

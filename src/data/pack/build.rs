@@ -19,7 +19,7 @@ use super::file::{Header, Origin, PackFile, Record};
 use super::{Pack, PackedImage, Pixels, fingerprint};
 use crate::data::files::{FieldHash, first_few};
 use crate::data::progress::Progress;
-use crate::data::{Dataset, Sample, Split, decode};
+use crate::data::{Crop, Dataset, Sample, Split, decode};
 use crate::error::{Error, Result};
 use crate::show::{show_path, tell};
 
@@ -42,11 +42,12 @@ pub(super) struct Builder<'a> {
     path: PathBuf,
 }
 
-/// What the pack of `split` of `dataset` at `image_size` is known by: everything that decides its pixels.
-pub(super) fn key_of(dataset: &Dataset, split: Split, image_size: u32) -> u64 {
+/// What the pack of `split` of `dataset` with images of this `crop` is known by: everything that decides its pixels.
+pub(super) fn key_of(dataset: &Dataset, split: Split, crop: Crop) -> u64 {
     let mut key = FieldHash::default();
     key.write(&dataset.fingerprint(split).to_le_bytes());
-    key.write(&u64::from(image_size).to_le_bytes());
+    key.write(&(crop.size as u64).to_le_bytes());
+    key.write(&(crop.resize as u64).to_le_bytes());
     key.write(&decode::VERSION.to_le_bytes());
     key.finish()
 }
@@ -55,15 +56,14 @@ impl<'a> Builder<'a> {
     pub(super) fn new(
         dataset: &'a Dataset,
         split: Split,
-        image_size: usize,
+        crop: Crop,
         cache_dir: &Path,
         stop: Stop<'a>,
     ) -> Builder<'a> {
-        let image_size = u32::try_from(image_size).expect("sizes are checked where they are given");
         let num_images = dataset.samples(split).len() as u64;
-        let key = key_of(dataset, split, image_size);
-        let path = cache_dir.join(format!("{}-{image_size}-{key:016x}.pack", split.name()));
-        Builder { dataset, stop, split, header: Header { image_size, num_images, key }, path }
+        let key = key_of(dataset, split, crop);
+        let path = cache_dir.join(format!("{}-{}-{key:016x}.pack", split.name(), crop.size));
+        Builder { dataset, stop, split, header: Header { crop, num_images, key }, path }
     }
 
     /// The finished pack file, or `None` where there is none or it is damaged.
@@ -151,7 +151,7 @@ impl<'a> Builder<'a> {
         let is_there = chunks.par_iter().map(|chunk| file.is_sound(chunk)).collect::<io::Result<Vec<bool>>>();
         let is_there = is_there.map_err(Error::io("read", &self.path))?;
         let missing = || chunks.iter().zip(&is_there).filter(|(_, is_there)| !**is_there);
-        let what = format!("decoding {} images to {} pixels", self.split.name(), self.header.image_size);
+        let what = format!("decoding {} images to {} pixels", self.split.name(), self.header.crop.size);
         let progress = Progress::start(what, missing().map(|(chunk, _)| chunk.len()).sum());
         let num_written =
             AtomicUsize::new(file.records().len() - missing().map(|(chunk, _)| chunk.len()).sum::<usize>());
@@ -179,14 +179,14 @@ impl<'a> Builder<'a> {
         chunk: &Range<usize>,
         progress: &Progress,
     ) -> Result<Vec<Record>> {
-        let image_size = self.header.image_size as usize;
-        let image_bytes = image_size * image_size * 3;
+        let crop = self.header.crop;
+        let image_bytes = crop.size * crop.size * 3;
         let mut pixels = vec![0; chunk.len() * image_bytes];
         let samples = &self.dataset.samples(self.split)[chunk.clone()];
         let images = samples.iter().zip(pixels.chunks_exact_mut(image_bytes));
         let decode = |(sample, pixels): (&Sample, &mut [u8])| {
             self.expect_no_stop()?;
-            let decoded = decode::decode_into(&self.dataset.image_path(sample), image_size, pixels);
+            let decoded = decode::decode_into(&self.dataset.image_path(sample), crop, pixels);
             progress.add(1);
             Ok(decoded.map_or(Record::Undecodable, |()| Record::Usable(crc32c::crc32c(pixels))))
         };
@@ -213,8 +213,7 @@ impl<'a> Builder<'a> {
         }
         // The file does not hold the reasons; decoding the few that are named gives them again.
         let reasons = self.undecodable(records).map(|sample| {
-            let image_size = self.header.image_size as usize;
-            let decoded = decode::decode_image(&self.dataset.image_path(sample), image_size);
+            let decoded = decode::read_and_decode(&self.dataset.image_path(sample));
             decoded.map_or_else(|error| error.to_string(), |_| show_path(&sample.path))
         });
         let message = format!(
@@ -239,9 +238,8 @@ impl<'a> Builder<'a> {
                 PackedImage { name, label: sample.label, slot }
             })
             .collect();
-        let image_size = self.header.image_size as usize;
         let checksums: Vec<u8> = records.iter().flat_map(|record| record.to_bytes()).collect();
-        let fingerprint = fingerprint(image_size, &images, &checksums);
-        Ok(Pack { image_size, pixels: Pixels::File(file), images, skipped, fingerprint })
+        let fingerprint = fingerprint(self.header.crop.size, &images, &checksums);
+        Ok(Pack { crop: self.header.crop, pixels: Pixels::File(file), images, skipped, fingerprint })
     }
 }

@@ -45,7 +45,7 @@ pub struct CachedPack {
     /// When it was last opened for use.
     pub last_used: Option<SystemTime>,
     /// Height and width of its images, and what was packed; `None` if the file is damaged or of another version.
-    pub contents: Option<(u32, Origin)>,
+    pub contents: Option<(usize, Origin)>,
     /// Whether it may still be used.
     pub need: Need,
 }
@@ -126,7 +126,7 @@ pub fn cached_packs(cache_dir: &Path, unused_since: Option<SystemTime>) -> Resul
                 Some(_) => Need::Needed,
             },
         };
-        let contents = file.map(|(file, origin)| (file.header().image_size, origin));
+        let contents = file.map(|(file, origin)| (file.header().crop.size, origin));
         packs.push(CachedPack { path, num_bytes: metadata.len(), last_used, contents, need });
     }
     Ok(packs)
@@ -159,7 +159,7 @@ pub struct PackAudit {
     /// The split that was packed.
     pub split: Split,
     /// Height and width of its images.
-    pub image_size: u32,
+    pub image_size: usize,
     /// How many images were packed.
     pub num_images: usize,
     /// Whether the file holds what was written.
@@ -186,7 +186,7 @@ pub fn audit_packs(root: &Path, cache_dir: &Path) -> Result<Vec<PackAudit>> {
         };
         audits.push(PackAudit {
             split,
-            image_size: file.header().image_size,
+            image_size: file.header().crop.size,
             num_images: file.records().len(),
             is_sound: file.is_all_sound().unwrap_or(false),
             changed: changed(dataset, split, &file),
@@ -198,24 +198,24 @@ pub fn audit_packs(root: &Path, cache_dir: &Path) -> Result<Vec<PackAudit>> {
 
 /// The photos of `split` that are not as they were packed in `file`.
 fn changed(dataset: &Dataset, split: Split, file: &PackFile) -> Vec<PathBuf> {
-    let image_size = file.header().image_size as usize;
+    let crop = file.header().crop;
     let samples = dataset.samples(split);
-    let what = format!("decoding {} images to {image_size} pixels", split.name());
+    let what = format!("decoding {} images to {} pixels", split.name(), crop.size);
     let progress = Progress::start(what, samples.len());
     let is_changed = |pixels: &mut Vec<u8>, (sample, record): (&data::Sample, &Record)| {
-        let decoded = decode::decode_into(&dataset.image_path(sample), image_size, pixels);
+        let decoded = decode::decode_into(&dataset.image_path(sample), crop, pixels);
         progress.add(1);
         let now = decoded.map_or(Record::Undecodable, |()| Record::Usable(crc32c::crc32c(pixels)));
         (now != *record).then(|| sample.path.clone())
     };
-    let buffer = || vec![0; image_size * image_size * 3];
+    let buffer = || vec![0; crop.size * crop.size * 3];
     samples.par_iter().zip(file.records()).map_init(buffer, is_changed).flatten_iter().collect()
 }
 
 impl PackFile {
     /// Whether the file is the pack of `split` of `dataset` at the size of its images.
     fn is_of(&self, dataset: &Dataset, split: Split) -> bool {
-        self.header().key == key_of(dataset, split, self.header().image_size)
+        self.header().key == key_of(dataset, split, self.header().crop)
     }
 }
 

@@ -1,7 +1,7 @@
 //! The file of a pack: its layout, and reading from it what was written.
 //!
 //! ```text
-//! header   magic, versions, image size, number of images, key, length of the origin, CRC-32C of all before the pixels
+//! header   magic, versions, crop, number of images, key, length of the origin, CRC-32C of all before the pixels
 //! origin   what was packed, as JSON: for people, and for `data clean`
 //! records  one per image: whether it could be decoded, CRC-32C of its pixels
 //! pixels   image 0, image 1, ...; from the next multiple of 4096 bytes on
@@ -20,14 +20,14 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::data::{OpenOptions, Split, decode};
+use crate::data::{Crop, OpenOptions, Split, decode};
 use crate::error::{Error, Result};
 
 const MAGIC: &[u8; 8] = b"RSDMPACK";
 const FORMAT_VERSION: u32 = 2;
-const HEADER_BYTES: usize = 44;
+const HEADER_BYTES: usize = 48;
 /// Where in the header the checksum is, which covers the rest of it; it comes last.
-const CRC_AT: usize = 40;
+const CRC_AT: usize = 44;
 const RECORD_BYTES: usize = 8;
 /// Pixels start on a page of the disk.
 const PIXEL_ALIGN_BYTES: u64 = 4096;
@@ -48,7 +48,8 @@ pub struct Origin {
 /// What the header says besides the versions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Header {
-    pub(super) image_size: u32,
+    /// How photos became the images.
+    pub(super) crop: Crop,
     pub(super) num_images: u64,
     pub(super) key: u64,
 }
@@ -103,8 +104,7 @@ struct Layout {
 impl Layout {
     /// `None` for numbers that no file has.
     fn new(header: &Header, origin_bytes: u32) -> Option<Layout> {
-        let image_bytes =
-            (header.image_size as usize).checked_pow(2)?.checked_mul(3).filter(|&bytes| bytes > 0)?;
+        let image_bytes = header.crop.size.checked_pow(2)?.checked_mul(3).filter(|&bytes| bytes > 0)?;
         let num_images = usize::try_from(header.num_images).ok()?;
         num_images.checked_mul(image_bytes.checked_add(RECORD_BYTES)?)?.checked_add(1 << 33)?;
         Some(Layout { num_images, image_bytes, origin_bytes: origin_bytes as usize })
@@ -179,7 +179,8 @@ impl PackFile {
         let u64_at = |at: usize| u64::from_le_bytes(std::array::from_fn(|i| bytes[at + i]));
         let is_of_this_version =
             bytes.starts_with(MAGIC) && (u32_at(8), u32_at(12)) == (FORMAT_VERSION, decode::VERSION);
-        let header = Header { image_size: u32_at(16), num_images: u64_at(24), key: u64_at(32) };
+        let [size, resize] = [16, 40].map(|at| u32_at(at) as usize);
+        let header = Header { crop: Crop { size, resize }, num_images: u64_at(24), key: u64_at(32) };
         let crc = u32_at(CRC_AT);
         let layout = Layout::new(&header, u32_at(20)).filter(|layout| layout.file_bytes() == file_bytes);
         let (Some(layout), true) = (layout, is_of_this_version) else { return Ok(None) };
@@ -201,10 +202,11 @@ impl PackFile {
         bytes.extend(MAGIC);
         bytes.extend(FORMAT_VERSION.to_le_bytes());
         bytes.extend(decode::VERSION.to_le_bytes());
-        bytes.extend(self.header.image_size.to_le_bytes());
+        bytes.extend((self.header.crop.size as u32).to_le_bytes());
         bytes.extend((self.layout.origin_bytes as u32).to_le_bytes());
         bytes.extend(self.header.num_images.to_le_bytes());
         bytes.extend(self.header.key.to_le_bytes());
+        bytes.extend((self.header.crop.resize as u32).to_le_bytes());
         bytes.resize(HEADER_BYTES, 0);
         bytes.extend(&self.origin);
         bytes.extend(self.records.iter().flat_map(|record| record.to_bytes()));
@@ -323,13 +325,15 @@ mod tests {
 
     #[test]
     fn the_parts_of_a_file_follow_each_other() {
-        let header = Header { image_size: 48, num_images: 1000, key: 7 };
-        let layout = Layout::new(&header, 56).unwrap();
+        let header = Header { crop: Crop::whole(48), num_images: 1000, key: 7 };
+        let layout = Layout::new(&header, 52).unwrap();
         assert_eq!(layout.record_offset(0), 100);
         assert_eq!(layout.record_offset(1000), 8100);
         assert_eq!(layout.pixel_offset(0), 8192);
         assert_eq!(layout.file_bytes(), 8192 + 1000 * 48 * 48 * 3);
-        for header in [Header { image_size: u32::MAX, ..header }, Header { num_images: u64::MAX, ..header }] {
+        for header in
+            [Header { crop: Crop::whole(usize::MAX), ..header }, Header { num_images: u64::MAX, ..header }]
+        {
             assert_eq!(Layout::new(&header, 0), None);
         }
     }
@@ -340,7 +344,7 @@ mod tests {
         let path = folder.path().join("a.partial");
         let origin =
             Origin { data_dir: "/photos".into(), split: Split::Val, options: OpenOptions::default() };
-        let header = Header { image_size: 2, num_images: 3, key: 5 };
+        let header = Header { crop: Crop { size: 2, resize: 3 }, num_images: 3, key: 5 };
         let file = PackFile::open_partial(&path, header, &origin).unwrap();
         let pixels: Vec<u8> = (0..36).collect();
         let crc = |image: usize| Record::Usable(crc32c::crc32c(&pixels[12 * image..][..12]));

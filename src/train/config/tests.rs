@@ -30,15 +30,15 @@ fn names_are_those_of_the_file_and_every_setting_has_a_flag() {
 fn defaults_depend_on_data_and_update_rule_and_help_says_so() {
     let scenes = TrainConfig::defaults(None);
     let photos = TrainConfig::defaults(Some("photos".into()));
-    assert_eq!((scenes.lr, scenes.img_size, scenes.epochs), (0.03, 32, 8));
-    assert_eq!((photos.lr, photos.img_size, photos.epochs), (0.05, 128, 90));
+    assert_eq!((scenes.lr_for(7000), scenes.img_size, scenes.epochs), (0.03, 32, 8));
+    assert_eq!((photos.lr_for(1600), photos.img_size, photos.epochs), (0.05, 128, 90));
     assert_eq!(given("", "").unwrap(), scenes);
-    assert_eq!(given("", "--opt adam").unwrap().lr, 0.001);
-    assert_eq!(given("opt = \"adamw\"", "--lr 1").unwrap().lr, 1.0);
-    assert_eq!(given("opt = \"adamw\"", "--opt sgd").unwrap().lr, 0.03);
+    assert_eq!(given("", "--opt adam").unwrap().lr_for(400), 0.001);
+    assert_eq!(given("opt = \"adamw\"", "--lr 1").unwrap().lr_for(400), 1.0);
+    assert_eq!(given("opt = \"adamw\"", "--opt sgd").unwrap().lr_for(400), 0.03);
     let help = command().render_help().to_string();
     for line in [
-        "warm-up [default: 0.05; scenes: 0.03; adam and adamw: 0.001]",
+        "warm-up [default: 0.05, on fewer than 1600 photos in proportion; scenes: 0.03; adam and adamw: 0.001]",
         "pixels [default: 128; scenes: 32]",
         "[default: 0.0001]",
         "pre-activation [default: v1.5] [possible values: v1, v1.5, v2]",
@@ -50,6 +50,20 @@ fn defaults_depend_on_data_and_update_rule_and_help_says_so() {
     ] {
         assert!(help.contains(line), "no `{line}`:\n{help}");
     }
+}
+
+#[test]
+fn few_photos_lower_the_learning_rate_unless_one_is_given() {
+    let photos = TrainConfig::defaults(Some("photos".into()));
+    assert_eq!([400, 1600, 90_000].map(|images| photos.lr_for(images)), [0.0125, 0.05, 0.05]);
+    let remark = photos.lr_remark(400).unwrap();
+    assert!(
+        remark.starts_with("learning rate 0.01250 instead of 0.05") && remark.contains("--lr"),
+        "{remark}"
+    );
+    let explicit = TrainConfig { lr: Some(0.05), ..photos.clone() };
+    assert_eq!((explicit.lr_for(400), explicit.lr_remark(400), photos.lr_remark(1600)), (0.05, None, None));
+    assert_eq!(TrainConfig::defaults(None).lr_remark(400), None);
 }
 
 #[test]
@@ -90,8 +104,8 @@ fn files_keep_what_was_written() {
 fn values_out_of_range_are_named_with_the_range() {
     let config = TrainConfig::defaults(None);
     for (config, expected) in [
-        (TrainConfig { lr: -0.1, ..config.clone() }, "lr -0.1: must be at least 0"),
-        (TrainConfig { lr: f64::NAN, ..config.clone() }, "lr NaN: must be at least 0"),
+        (TrainConfig { lr: Some(-0.1), ..config.clone() }, "lr -0.1: must be at least 0"),
+        (TrainConfig { lr: Some(f64::NAN), ..config.clone() }, "lr NaN: must be at least 0"),
         (TrainConfig { warmup_lr: f64::INFINITY, ..config.clone() }, "warmup_lr inf: must be at least 0"),
         (TrainConfig { warmup_epochs: Some(-1.0), ..config.clone() }, "warmup_epochs -1: must be at least 0"),
         (TrainConfig { momentum: 1.0, ..config.clone() }, "momentum 1: must be at least 0 and below 1"),
@@ -112,7 +126,7 @@ fn values_out_of_range_are_named_with_the_range() {
         assert!(error.to_string().contains(expected), "{error} does not say {expected:?}");
     }
     let warmup = TrainConfig { warmup_steps: Some(20), ..config.clone() };
-    assert!(warmup.schedule(4, 20).unwrap_err().to_string().contains("the warm-up takes 20 steps"));
+    assert!(warmup.schedule(0.1, 4, 20).unwrap_err().to_string().contains("the warm-up takes 20 steps"));
     config.validate().unwrap();
 }
 
