@@ -42,19 +42,29 @@ fn main() -> ExitCode {
     }
 }
 
-/// A build outside a checkout says nothing.
+/// A build outside a checkout says nothing, and neither does one of an archive that was unpacked in another checkout.
 fn tell_commit() {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-changed=build");
-    for path in [".git/HEAD", ".git/logs/HEAD"] {
-        if Path::new(path).exists() {
+    let Some(commit) = git(&["rev-parse", "--short=12", "HEAD"]) else { return };
+    let own = env::var("CARGO_MANIFEST_DIR").ok().and_then(|dir| fs::canonicalize(dir).ok());
+    let of_commit = git(&["rev-parse", "--show-toplevel"]).and_then(|dir| fs::canonicalize(dir).ok());
+    if own.is_none() || own != of_commit {
+        return;
+    }
+    println!("cargo::rustc-env=RESIDUUM_COMMIT={commit}");
+    // In a worktree they are not below `.git`.
+    for name in ["HEAD", "logs/HEAD"] {
+        if let Some(path) = git(&["rev-parse", "--git-path", name]).filter(|path| Path::new(path).exists()) {
             println!("cargo::rerun-if-changed={path}");
         }
     }
-    let output = Command::new("git").args(["rev-parse", "--short=12", "HEAD"]).output();
-    if let Some(output) = output.ok().filter(|output| output.status.success()) {
-        println!("cargo::rustc-env=RESIDUUM_COMMIT={}", String::from_utf8_lossy(&output.stdout).trim());
-    }
+}
+
+/// What git prints, if it is there and does as it is told.
+fn git(args: &[&str]) -> Option<String> {
+    let output = Command::new("git").args(args).output().ok().filter(|output| output.status.success())?;
+    Some(String::from_utf8_lossy(&output.stdout).trim().to_string())
 }
 
 fn build_kernels() -> Result<(), String> {

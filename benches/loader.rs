@@ -1,14 +1,15 @@
 //! Images a second that one worker prepares, by policy and by what is delivered: `cargo bench --bench loader`.
 //!
 //! `--size 128` sets the pixels, `--seconds 1` the time of each run; the median of five runs is printed. Pixels are
-//! those of generated scenes, in memory.
+//! those of generated scenes, in a pack on disk, as photos are.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use residuum::batch::{BatchContents, Loader, LoaderOptions, Normalization};
-use residuum::data::scenes::SceneOptions;
-use residuum::data::{Pack, Split};
+use residuum::data::{self, OpenOptions, Pack, Split, scenes};
+use tempfile::TempDir;
 
 const POLICIES: [&str; 10] = [
     "none",
@@ -28,9 +29,8 @@ const BATCH_SIZE: usize = 64;
 fn main() {
     let image_size = argument("--size").map_or(128, |text| text.parse().expect("--size takes a number"));
     let seconds = argument("--seconds").map_or(1.0, |text| text.parse().expect("--seconds takes a number"));
-    let scenes =
-        SceneOptions { split: Split::Train, num_images: 640, num_categories: 10, image_size, seed: 1 };
-    let pack = Arc::new(Pack::from_scenes(&scenes));
+    let folder = TempDir::new().expect("a temporary folder");
+    let pack = Arc::new(scene_pack(folder.path(), image_size));
     println!("policy               contents   images/s ({image_size} px, one worker)");
     for policy in POLICIES {
         for contents in [BatchContents::Images, BatchContents::Pixels, BatchContents::Indices] {
@@ -41,6 +41,13 @@ fn main() {
             println!("{policy:<20} {:<8} {:>9.0}", format!("{contents:?}"), rates[NUM_RUNS / 2]);
         }
     }
+}
+
+/// A pack in `folder` of scenes that are written there first.
+fn scene_pack(folder: &Path, image_size: usize) -> Pack {
+    scenes::write_miniplaces(folder, 640, 10, image_size, 1).expect("room for 650 scenes");
+    let dataset = data::open(folder, &OpenOptions::default()).expect("the scenes just written");
+    Pack::open_or_build(&dataset, Split::Train, image_size, &folder.join("cache")).expect("a pack")
 }
 
 /// Images a second over `time`, after a few batches to warm up.

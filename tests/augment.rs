@@ -70,7 +70,8 @@ fn a_device_that_augments_makes_what_the_loader_makes() {
     let options =
         SceneOptions { split: Split::Train, num_images: 19, num_categories: 10, image_size: 22, seed: 3 };
     let pack = Arc::new(Pack::from_scenes(&options));
-    let everything: Vec<u8> = (0..pack.len()).flat_map(|index| pack.pixels(index).to_vec()).collect();
+    let everything: Vec<u8> =
+        (0..pack.len()).flat_map(|index| pack.pixels(index, &mut Vec::new()).unwrap().to_vec()).collect();
     for policy in [
         "none",
         "flip,shift",

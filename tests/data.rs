@@ -1,40 +1,21 @@
-//! Data from disk to pack: every kind of bad input, and the pack across damage, kills and builds at once.
+//! Data from disk to pack: every kind of bad input.
 
 #[path = "common/image_files.rs"]
 mod image_files;
+#[path = "common/small_miniplaces.rs"]
+mod small_miniplaces;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
 
-use image::{ImageFormat, Rgb, RgbImage};
+use image::ImageFormat;
 use image_files::{all_pixels, assert_mentions, data_error, gradient, open, save};
 use residuum::Error;
 use residuum::data::objects::Annotation;
 use residuum::data::scenes::{self, SceneOptions};
-use residuum::data::{self, Dataset, OpenOptions, Pack, Split, decode_image, miniplaces};
+use residuum::data::{self, OpenOptions, Pack, Split, miniplaces};
+use small_miniplaces::{ALLOW_MISSING, edit, small_miniplaces};
 use tempfile::TempDir;
-
-const ALLOW_MISSING: OpenOptions =
-    OpenOptions { allow_missing: true, categories: None, limit_train: None, limit_val: None, only: None };
-
-/// A small MiniPlaces folder: 40 training and 20 held-out scenes of 24 pixels.
-fn small_miniplaces() -> TempDir {
-    let dir = TempDir::new().unwrap();
-    scenes::write_miniplaces(dir.path(), 40, 20, 24, 7).unwrap();
-    dir
-}
-
-/// Replaces `from` by `to` in the file at `path`.
-fn edit(path: &Path, from: &str, to: &str) {
-    let text = fs::read_to_string(path).unwrap();
-    assert!(text.contains(from), "{} has no `{from}`", path.display());
-    fs::write(path, text.replacen(from, to, 1)).unwrap();
-}
-
-fn first_image(dataset: &Dataset) -> PathBuf {
-    dataset.image_path(&dataset.samples(Split::Train)[0])
-}
 
 // Lists and folders.
 
@@ -66,9 +47,9 @@ fn written_and_rendered_scenes_are_the_same_images() {
         SceneOptions { split: Split::Val, num_images: 20, num_categories: 10, image_size: 24, seed: 7 };
     let in_memory = Pack::from_scenes(&options);
     assert_eq!(from_disk.len(), in_memory.len());
-    for index in 0..in_memory.len() {
+    for (index, (read, drawn)) in all_pixels(&from_disk).iter().zip(all_pixels(&in_memory)).enumerate() {
         assert_eq!(from_disk.label(index), in_memory.label(index));
-        let pairs = from_disk.pixels(index).iter().zip(in_memory.pixels(index));
+        let pairs = read.iter().zip(&drawn);
         let mean_difference =
             pairs.map(|(&a, &b)| f64::from(a.abs_diff(b))).sum::<f64>() / (24.0 * 24.0 * 3.0);
         assert!(mean_difference < 8.0, "image {index} differs by {mean_difference} a value");
@@ -248,144 +229,6 @@ fn a_folder_per_class_opens_in_order_of_names() {
     assert_mentions(&data_error(open(dir.path())), &["val/yak", "no class of this name"]);
 }
 
-// The pack.
-
-/// The files in `cache` with this extension.
-fn files(cache: &Path, extension: &str) -> Vec<PathBuf> {
-    let paths = fs::read_dir(cache).unwrap().map(|entry| entry.unwrap().path());
-    paths.filter(|path| path.extension().is_some_and(|e| e == extension)).collect()
-}
-
-#[test]
-fn undecodable_images_fail_a_pack_or_are_skipped() {
-    let (dir, cache) = (small_miniplaces(), TempDir::new().unwrap());
-    let broken = dir.path().join("images/train/d/desert/00000002.jpg");
-    fs::write(&broken, "").unwrap();
-    let build = |options| {
-        Pack::open_or_build(&data::open(dir.path(), &options).unwrap(), Split::Train, 16, cache.path())
-    };
-    let message = data_error(build(OpenOptions::default()));
-    assert_mentions(
-        &message,
-        &["1 of the 40 train images", "00000002.jpg: the file is empty", "--allow-missing"],
-    );
-    assert!(files(cache.path(), "pack").is_empty() && files(cache.path(), "partial").is_empty());
-    // Once made and once opened.
-    for _ in 0..2 {
-        let pack = build(ALLOW_MISSING).unwrap();
-        assert_eq!(pack.len(), 39);
-        assert_eq!(pack.skipped(), [Path::new("train/d/desert/00000002.jpg")]);
-        assert_eq!(
-            (pack.name(12), pack.name(13)),
-            ("train/c/castle/00000002.jpg", "train/f/forest/00000002.jpg")
-        );
-        assert_eq!(pack.label(13), Some(4));
-        let expected = decode_image(&dir.path().join("images/train/f/forest/00000002.jpg"), 16).unwrap();
-        assert_eq!(pack.pixels(13), expected);
-    }
-    assert_mentions(&data_error(build(OpenOptions::default())), &["1 of the 40 train images"]);
-}
-
-#[test]
-fn a_damaged_pack_is_made_again() {
-    let (dir, cache) = (small_miniplaces(), TempDir::new().unwrap());
-    let dataset = open(dir.path()).unwrap();
-    let open_pack = || Pack::open_or_build(&dataset, Split::Val, 16, cache.path()).unwrap();
-    let expected = all_pixels(&open_pack());
-    let path = files(cache.path(), "pack").pop().unwrap();
-    let whole = fs::read(&path).unwrap();
-    let flipped = |at: usize| {
-        let mut bytes = whole.clone();
-        bytes[at] ^= 0x10;
-        bytes
-    };
-    let damages =
-        [flipped(whole.len() - 5), flipped(30), flipped(45), whole[..whole.len() - 1].to_vec(), Vec::new()];
-    for damage in damages {
-        // As a failing disk would: another file, since mapped packs must not change in place.
-        fs::remove_file(&path).unwrap();
-        fs::write(&path, damage).unwrap();
-        assert_eq!(all_pixels(&open_pack()), expected);
-        assert_eq!(fs::read(&path).unwrap(), whole);
-    }
-}
-
-#[test]
-fn a_killed_build_goes_on_where_it_stopped() {
-    let (dir, cache) = (small_miniplaces(), TempDir::new().unwrap());
-    let dataset =
-        data::open(dir.path(), &OpenOptions { limit_train: Some(7), ..OpenOptions::default() }).unwrap();
-    // So large that a chunk holds two images: four chunks.
-    let size = 800;
-    let open_pack = || Pack::open_or_build(&dataset, Split::Train, size, cache.path());
-    let expected = all_pixels(&open_pack().unwrap());
-    let path = files(cache.path(), "pack").pop().unwrap();
-    let partial = path.with_extension("partial");
-    let mut bytes = fs::read(&path).unwrap();
-    fs::remove_file(&path).unwrap();
-    // Chunk 1 was never recorded; chunk 3 was, but its last page did not reach the disk.
-    bytes[32 + 8..32 + 16].fill(0);
-    let end = bytes.len();
-    bytes[end - 4096..].fill(0);
-    fs::write(&partial, &bytes).unwrap();
-    // Images of the sound chunks are gone: decoding them again would fail.
-    for index in [0, 1, 4, 5] {
-        fs::remove_file(dataset.image_path(&dataset.samples(Split::Train)[index])).unwrap();
-    }
-    assert_eq!(all_pixels(&open_pack().unwrap()), expected);
-    assert!(!partial.exists());
-
-    // A partial file that is no such file is started over, which needs the images.
-    fs::remove_file(&path).unwrap();
-    fs::write(&partial, "something else").unwrap();
-    assert_mentions(&data_error(open_pack()), &["4 of the 7 train images"]);
-}
-
-#[test]
-fn builds_at_once_do_not_disturb_each_other() {
-    let (dir, cache) = (small_miniplaces(), TempDir::new().unwrap());
-    let dataset = open(dir.path()).unwrap();
-    let packs: Vec<Vec<Vec<u8>>> = std::thread::scope(|scope| {
-        let build = || all_pixels(&Pack::open_or_build(&dataset, Split::Train, 20, cache.path()).unwrap());
-        let threads: Vec<_> = (0..6).map(|_| scope.spawn(build)).collect();
-        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
-    });
-    assert!(packs.iter().all(|pack| pack == &packs[0]));
-    assert_eq!(files(cache.path(), "pack").len(), 1);
-    assert!(files(cache.path(), "partial").is_empty());
-}
-
-#[test]
-fn an_edited_image_or_list_makes_another_pack() {
-    let (dir, cache) = (small_miniplaces(), TempDir::new().unwrap());
-    let build = || Pack::open_or_build(&open(dir.path()).unwrap(), Split::Train, 12, cache.path()).unwrap();
-    let before = build();
-    let image = first_image(&open(dir.path()).unwrap());
-    save(RgbImage::from_pixel(12, 12, Rgb([1, 2, 3])), &image, ImageFormat::Png);
-    let after = build();
-    assert_ne!(before.pixels(0), after.pixels(0));
-    assert_eq!(before.pixels(1), after.pixels(1));
-    // The same length, written at another time.
-    let file = fs::File::options().append(true).open(&image).unwrap();
-    file.set_modified(SystemTime::now() - Duration::from_secs(3600)).unwrap();
-    build();
-    edit(&dir.path().join("train.txt"), "beach/00000001.jpg 0", "beach/00000001.jpg 5");
-    assert_eq!(build().label(0), Some(5));
-    assert_eq!(files(cache.path(), "pack").len(), 4);
-}
-
-#[test]
-fn a_cache_that_cannot_be_written_is_named() {
-    let dir = small_miniplaces();
-    let file = dir.path().join("cache");
-    fs::write(&file, "x").unwrap();
-    for cache in [file.clone(), file.join("below")] {
-        let error = Pack::open_or_build(&open(dir.path()).unwrap(), Split::Train, 12, &cache).unwrap_err();
-        assert!(matches!(error, Error::Io { .. }), "{error}");
-        assert_mentions(&error.to_string(), &["cannot create the cache folder", "cache"]);
-    }
-}
-
 // The real photos.
 
 /// The MiniPlaces folder, or `None` with a note where there is none.
@@ -411,7 +254,7 @@ fn the_real_photos_open_and_decode() {
     assert_eq!(pack.len(), 2299);
     // At their own size, photos are packed as they are.
     let photo = image::open(dataset.image_path(&dataset.samples(Split::Val)[1000])).unwrap().into_rgb8();
-    assert_eq!(pack.pixels(1000), photo.into_raw());
+    assert_eq!(pack.pixels(1000, &mut Vec::new()).unwrap(), photo.into_raw());
 }
 
 #[test]

@@ -126,7 +126,7 @@ impl Loader {
     pub fn train(pack: Arc<Pack>, options: &LoaderOptions, epoch: u32, first_batch: usize) -> Result<Loader> {
         let per_epoch = batches_per_epoch(pack.len(), options.batch_size)? as u64;
         let first = u64::from(epoch) * per_epoch + first_batch as u64;
-        let maker = BatchMaker::new(pack, options);
+        let mut maker = BatchMaker::new(pack, options);
         let buffers = maker.buffers();
         let mut order = vec![0; maker.pack.len()];
         let mut order_epoch = None;
@@ -141,8 +141,8 @@ impl Loader {
             let batch_size = maker.options.batch_size;
             batch.indices.clear();
             batch.indices.extend_from_slice(&order[batch.index_in_epoch * batch_size..][..batch_size]);
-            maker.draw(batch);
-            maker.fill(batch);
+            maker.draw(batch)?;
+            maker.fill(batch)
         };
         Loader::start(make, options, u64::MAX, buffers)
     }
@@ -157,7 +157,7 @@ impl Loader {
         }
         let num_images = pack.len();
         let num_batches = num_images.div_ceil(options.batch_size);
-        let maker = BatchMaker::new(pack, options);
+        let mut maker = BatchMaker::new(pack, options);
         let buffers = maker.buffers();
         let make = move |number: u64, batch: &mut Batch| {
             let first = number as usize * maker.options.batch_size;
@@ -168,7 +168,7 @@ impl Loader {
             batch.indices.extend(first as u32..end as u32);
             batch.params.clear();
             batch.params.resize(maker.options.batch_size, SampleParams::NONE);
-            maker.fill(batch);
+            maker.fill(batch)
         };
         Loader::start(make, options, num_batches as u64, buffers)
     }
@@ -176,7 +176,7 @@ impl Loader {
     /// Starts the workers, each with a copy of `make`.
     fn start<M>(make: M, options: &LoaderOptions, num_batches: u64, buffers: Vec<Batch>) -> Result<Loader>
     where
-        M: FnMut(u64, &mut Batch) + Clone + Send + 'static,
+        M: FnMut(u64, &mut Batch) -> Result<()> + Clone + Send + 'static,
     {
         if options.workers == 0 || options.prefetch == 0 {
             return Err(Error::Usage("workers and batches made ahead must be at least 1".into()));
@@ -190,13 +190,13 @@ impl Loader {
     /// Hand it back with [`Loader::recycle`] when done, and nothing is allocated in the long run.
     ///
     /// # Errors
-    /// [`Error::Data`] if a worker panicked, which is a bug here or a pack file that vanished under its mapping.
+    /// [`Error::Data`] if the pack cannot be read or is not what was packed, or a worker panicked, which is a bug here.
     #[expect(
         clippy::should_implement_trait,
         reason = "a Loader is asked for time and takes batches back meanwhile"
     )]
     pub fn next(&mut self) -> Result<Option<Batch>> {
-        self.batches.next().map_err(|failure| Error::data("data loader", failure))
+        self.batches.next()
     }
 
     /// Takes the buffers of a used batch back.
@@ -216,12 +216,14 @@ struct BatchMaker {
     pack: Arc<Pack>,
     options: LoaderOptions,
     collator: Arc<Collator>,
+    /// Of the image in hand, where it has to be read.
+    pixels: Vec<u8>,
 }
 
 impl BatchMaker {
     fn new(pack: Arc<Pack>, options: &LoaderOptions) -> BatchMaker {
         let collator = Arc::new(Collator::new(options.normalization));
-        BatchMaker { pack, options: options.clone(), collator }
+        BatchMaker { pack, options: options.clone(), collator, pixels: Vec::new() }
     }
 
     /// As many batches as go round, with all the memory they need.
@@ -244,32 +246,39 @@ impl BatchMaker {
         (0..=prefetch).map(|_| buffer()).collect()
     }
 
-    fn image(&self, index: u32) -> Image<'_> {
-        let size = self.pack.image_size();
-        Image::new(self.pack.pixels(index as usize), size, size)
-    }
-
     /// Draws what happens to the images of a full batch: to each, and between row i and row N-1-i.
-    fn draw(&self, batch: &mut Batch) {
-        let (size, LoaderOptions { augment, seed, .. }) = (self.pack.image_size(), &self.options);
+    fn draw(&mut self, batch: &mut Batch) -> Result<()> {
+        let BatchMaker { pack, options: LoaderOptions { augment, seed, .. }, pixels, .. } = self;
+        let size = pack.image_size();
         let mix = augment.draw_mix(size, *seed, batch.epoch, batch.index_in_epoch as u32);
         let last = batch.indices.len() as i32 - 1;
         batch.params.clear();
-        batch.params.extend(batch.indices.iter().zip(0..).map(|(&index, row)| SampleParams {
-            mix: if mix.is_none() { Mix::NONE } else { Mix { partner: last - row, ..mix } },
-            ..augment.draw(size, *seed, batch.epoch, index, || self.image(index).mean_grey())
-        }));
+        for (&index, row) in batch.indices.iter().zip(0..) {
+            let mut read = Ok(());
+            let own =
+                augment.draw(size, *seed, batch.epoch, index, || match pack.pixels(index as usize, pixels) {
+                    Ok(pixels) => Image::new(pixels, size, size).mean_grey(),
+                    Err(error) => {
+                        read = Err(error);
+                        0.0
+                    }
+                });
+            read?;
+            let mix = if mix.is_none() { Mix::NONE } else { Mix { partner: last - row, ..mix } };
+            batch.params.push(SampleParams { mix, ..own });
+        }
+        Ok(())
     }
 
     /// Fills `batch` from its indices and parameters.
-    fn fill(&self, batch: &mut Batch) {
+    fn fill(&mut self, batch: &mut Batch) -> Result<()> {
         let (batch_size, num_rows) = (self.options.batch_size, batch.indices.len());
         self.fill_labels(batch);
         batch.rows.clear();
         match self.options.contents {
-            BatchContents::Images => self.fill_images(batch),
+            BatchContents::Images => self.fill_images(batch)?,
             BatchContents::Pixels => {
-                self.fill_pixels(batch);
+                self.fill_pixels(batch)?;
                 batch.rows.extend(0..num_rows as i32);
                 batch.rows.resize(batch_size, -1);
             }
@@ -278,6 +287,7 @@ impl BatchMaker {
                 batch.rows.resize(batch_size, -1);
             }
         }
+        Ok(())
     }
 
     fn fill_labels(&self, batch: &mut Batch) {
@@ -296,13 +306,13 @@ impl BatchMaker {
         }
     }
 
-    fn fill_images(&self, batch: &mut Batch) {
+    fn fill_images(&mut self, batch: &mut Batch) -> Result<()> {
         let size = self.pack.image_size();
         let image_elems = size * size * NUM_CHANNELS;
         batch.images.resize(self.options.batch_size * image_elems, 0.0);
         let mut rows = batch.images.chunks_exact_mut(image_elems);
         for ((&index, params), row) in batch.indices.iter().zip(&batch.params).zip(&mut rows) {
-            self.collator.sample(self.pack.pixels(index as usize), size, params, row);
+            self.collator.sample(self.pack.pixels(index as usize, &mut self.pixels)?, size, params, row);
         }
         rows.for_each(|padding| padding.fill(0.0));
         let mut rest = batch.images.as_mut_slice();
@@ -315,15 +325,17 @@ impl BatchMaker {
             collate::mix(&params.mix, size, first, last);
             rest = between;
         }
+        Ok(())
     }
 
-    fn fill_pixels(&self, batch: &mut Batch) {
+    fn fill_pixels(&self, batch: &mut Batch) -> Result<()> {
         let image_elems = self.pack.image_size().pow(2) * NUM_CHANNELS;
         batch.pixels.resize(self.options.batch_size * image_elems, 0);
         let mut rows = batch.pixels.chunks_exact_mut(image_elems);
         for (&index, row) in batch.indices.iter().zip(&mut rows) {
-            row.copy_from_slice(self.pack.pixels(index as usize));
+            self.pack.copy_pixels(index as usize, row)?;
         }
         rows.for_each(|padding| padding.fill(0));
+        Ok(())
     }
 }

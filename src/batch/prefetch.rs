@@ -9,6 +9,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use crate::error::{Error, Result};
+
 /// Threads making items 0, 1, 2, ... ahead of the one who takes them.
 #[derive(Debug)]
 pub(super) struct Prefetcher<T> {
@@ -34,8 +36,17 @@ struct State<T> {
     num_started: u64,
     num_taken: u64,
     num_items: u64,
-    failure: Option<String>,
+    failure: Option<Failure>,
     stopping: bool,
+}
+
+/// Why no more items are made.
+#[derive(Debug)]
+enum Failure {
+    /// What a worker reported, for the first who asks.
+    Error(Error),
+    /// That has been handed out.
+    Reported,
 }
 
 impl<T: Default + Send + 'static> Prefetcher<T> {
@@ -45,7 +56,7 @@ impl<T: Default + Send + 'static> Prefetcher<T> {
     /// which suffice if they are one more than `distance` and one item is held at a time; otherwise, in new ones.
     pub(super) fn start<W>(workers: Vec<W>, distance: usize, num_items: u64, buffers: Vec<T>) -> Prefetcher<T>
     where
-        W: FnMut(u64, &mut T) + Send + 'static,
+        W: FnMut(u64, &mut T) -> Result<()> + Send + 'static,
     {
         let state = State {
             ring: (0..distance).map(|_| None).collect(),
@@ -71,8 +82,8 @@ impl<T: Default + Send + 'static> Prefetcher<T> {
     /// The next item, waiting for it if it is not ready; `None` after the last.
     ///
     /// # Errors
-    /// What a worker said when it panicked.
-    pub(super) fn next(&mut self) -> Result<Option<T>, String> {
+    /// What a worker reported; [`Error::Data`] with what it said if it panicked, or if it failed before.
+    pub(super) fn next(&mut self) -> Result<Option<T>> {
         let mut state = self.shared.lock();
         if state.num_taken == state.num_items {
             return Ok(None);
@@ -87,8 +98,11 @@ impl<T: Default + Send + 'static> Prefetcher<T> {
                 self.waited += started.elapsed();
                 return Ok(Some(item));
             }
-            if let Some(failure) = &state.failure {
-                return Err(failure.clone());
+            if let Some(failure) = &mut state.failure {
+                return Err(match std::mem::replace(failure, Failure::Reported) {
+                    Failure::Error(error) => error,
+                    Failure::Reported => Error::data("data loader", "has failed before"),
+                });
             }
             state = self.shared.ready.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
@@ -129,9 +143,12 @@ impl<T> Shared<T> {
 
 impl<T: Default> Shared<T> {
     /// Makes items until there are no more or the threads are to stop.
-    fn work(&self, mut make: impl FnMut(u64, &mut T)) {
+    fn work(&self, mut make: impl FnMut(u64, &mut T) -> Result<()>) {
         while let Some((number, mut item)) = self.begin() {
-            let made = panic::catch_unwind(AssertUnwindSafe(|| make(number, &mut item)));
+            let made =
+                panic::catch_unwind(AssertUnwindSafe(|| make(number, &mut item))).unwrap_or_else(|panic| {
+                    Err(Error::data("data loader", format!("item {number}: {}", message_of(&*panic))))
+                });
             let mut state = self.lock();
             match made {
                 Ok(()) => {
@@ -139,8 +156,8 @@ impl<T: Default> Shared<T> {
                     state.ring[slot] = Some(item);
                     self.ready.notify_one();
                 }
-                Err(panic) => {
-                    state.failure = Some(format!("item {number}: {}", message_of(&*panic)));
+                Err(error) => {
+                    state.failure.get_or_insert(Failure::Error(error));
                     self.ready.notify_one();
                     self.room.notify_all();
                     return;
@@ -176,15 +193,20 @@ fn message_of(panic: &(dyn Any + Send)) -> &str {
 mod tests {
     use super::*;
 
-    fn start(num_workers: usize, num_items: u64, make: fn(u64, &mut Vec<u64>)) -> Prefetcher<Vec<u64>> {
+    fn start(
+        num_workers: usize,
+        num_items: u64,
+        make: fn(u64, &mut Vec<u64>) -> Result<()>,
+    ) -> Prefetcher<Vec<u64>> {
         Prefetcher::start(vec![make; num_workers], 3, num_items, vec![Vec::new(); 4])
     }
 
     /// Later items are made faster than earlier ones.
-    fn make_unevenly(number: u64, item: &mut Vec<u64>) {
+    fn make_unevenly(number: u64, item: &mut Vec<u64>) -> Result<()> {
         thread::sleep(Duration::from_micros(300 * (3 - number % 4)));
         item.clear();
         item.push(number);
+        Ok(())
     }
 
     #[test]
@@ -199,27 +221,38 @@ mod tests {
                         prefetcher.recycle(item);
                     }
                 }
-                assert_eq!(prefetcher.next(), Ok(None));
-                assert_eq!(prefetcher.next(), Ok(None));
+                assert_eq!(prefetcher.next().unwrap(), None);
+                assert_eq!(prefetcher.next().unwrap(), None);
             }
         }
     }
 
+    /// The first failure of items of which the seventh cannot be had.
+    fn first_failure(num_workers: usize, make: fn(u64, &mut Vec<u64>) -> Result<()>) -> String {
+        let mut prefetcher = start(num_workers, u64::MAX, make);
+        let failure = loop {
+            match prefetcher.next() {
+                Ok(item) => assert!(item.unwrap()[0] < 7),
+                Err(failure) => break failure,
+            }
+        };
+        assert!(prefetcher.next().unwrap_err().to_string().contains("has failed before"));
+        failure.to_string()
+    }
+
     #[test]
-    fn a_panic_of_a_worker_is_an_error_and_not_a_hang() {
+    fn a_failure_of_a_worker_is_an_error_and_not_a_hang() {
         for num_workers in [1, 3] {
-            let mut prefetcher = start(num_workers, u64::MAX, |number, item| {
-                assert!(number != 7, "seven is not to be had");
-                make_unevenly(number, item);
+            let failure = first_failure(num_workers, |number, item| match number {
+                7 => Err(Error::data("photos", "seven is not to be had")),
+                _ => make_unevenly(number, item),
             });
-            let failure = loop {
-                match prefetcher.next() {
-                    Ok(item) => assert!(item.unwrap()[0] < 7),
-                    Err(failure) => break failure,
-                }
-            };
-            assert_eq!(failure, "item 7: seven is not to be had");
-            assert!(prefetcher.next().is_err());
+            assert_eq!(failure, "photos: seven is not to be had");
+            let failure = first_failure(num_workers, |number, item| {
+                assert!(number != 7, "seven is not to be had");
+                make_unevenly(number, item)
+            });
+            assert_eq!(failure, "data loader: item 7: seven is not to be had");
         }
     }
 

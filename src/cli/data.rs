@@ -1,6 +1,7 @@
 //! `residuum data`: making, preparing, checking and looking at data sets.
 
 mod check;
+mod clean;
 mod inspect;
 
 use std::path::PathBuf;
@@ -8,6 +9,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 
 use check::CheckArgs;
+use clean::CleanArgs;
 use inspect::InspectArgs;
 
 use crate::data::pack::{self, Pack};
@@ -15,6 +17,7 @@ use crate::data::scenes;
 use crate::data::{self, OpenOptions, Split};
 use crate::error::Result;
 use crate::show::show_bytes;
+use crate::train::signal::{OnUsr1, Signals};
 
 /// Make, prepare, check or look at a data set
 #[derive(Debug, Args)]
@@ -29,6 +32,7 @@ enum DataCommand {
     Pack(PackArgs),
     Check(CheckArgs),
     Inspect(InspectArgs),
+    Clean(CleanArgs),
 }
 
 /// Write generated scenes as a data set in MiniPlaces' layout: JPEG files, lists, object polygons
@@ -75,6 +79,7 @@ impl DataArgs {
             DataCommand::Pack(args) => args.run(),
             DataCommand::Check(args) => args.run(),
             DataCommand::Inspect(args) => args.run(),
+            DataCommand::Clean(args) => args.run(),
         }
     }
 }
@@ -102,8 +107,10 @@ impl PackArgs {
             say!("{remark}");
         }
         let cache = self.cache_dir.map_or_else(pack::default_cache_dir, Ok)?;
+        let signals = Signals::install(OnUsr1::End)?;
         for split in [Split::Train, Split::Val] {
-            let pack = Pack::open_or_build(&dataset, split, self.img_size, &cache)?;
+            let stop = || signals.received();
+            let pack = Pack::open_or_build_until(&dataset, split, self.img_size, &cache, &stop)?;
             say!("{}: {} images, {}", split.name(), pack.len(), show_bytes(pack.num_bytes()));
             if let Some(remark) = pack.remark(split) {
                 say!("{remark}");

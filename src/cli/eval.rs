@@ -83,10 +83,11 @@ impl EvalArgs {
             _ => Split::Val,
         };
         let named = if file.has_names() { file.card.categories.clone() } else { Vec::new() };
-        let source = SplitSource::open(&config, Only { split, categories: named }, &crops)?;
+        let signals = Signals::install(OnUsr1::End)?;
+        let stop = || signals.received();
+        let source = SplitSource::open(&config, Only { split, categories: named }, &crops, &stop)?;
         source.remarks.iter().for_each(tell);
         check_categories(&file, &source.categories)?;
-        let signals = Signals::install(OnUsr1::End)?;
         let images: Vec<EvaluatedImages> =
             source.images.iter().map(|(pack, annotations)| (pack, annotations.as_deref())).collect();
         let evaluation = self.evaluate(&file, &config, (&crops, &images), device, &signals)?;

@@ -6,11 +6,13 @@ mod output;
 
 mod augment;
 mod check_kernels;
+mod completions;
 mod data;
 mod devices;
 mod eval;
 mod export;
 mod flags;
+mod man;
 mod model;
 mod plan;
 mod predict;
@@ -28,14 +30,20 @@ use crate::train::signal;
 
 /// Trains residual networks on kernels of its own
 #[derive(Debug, Parser)]
-#[command(version, propagate_version = true, after_help = EXIT_CODES)]
+#[command(version = version(), propagate_version = true, after_help = EXIT_CODES)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
 }
 
+/// As in `0.1.0 (8527b54a1c2d)`, where the commit is known.
+fn version() -> String {
+    let commit = option_env!("RESIDUUM_COMMIT").map_or_else(String::new, |commit| format!(" ({commit})"));
+    format!("{}{commit}", env!("CARGO_PKG_VERSION"))
+}
+
 const EXIT_CODES: &str = "Exit codes: 0 done, 1 failure, 2 usage, 3 no usable device, 4 data, 5 diverged, \
-6 does not fit, 8 the GPU failed, 128 + N stopped by signal N with a checkpoint written.";
+6 does not fit, 8 the GPU failed, 128 + N stopped by signal N, with a checkpoint written or what is decoded kept.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -50,6 +58,8 @@ enum Command {
     Augment(augment::AugmentArgs),
     Devices(devices::DevicesArgs),
     CheckKernels(check_kernels::CheckKernelsArgs),
+    Completions(completions::CompletionsArgs),
+    Man(man::ManArgs),
 }
 
 impl Cli {
@@ -71,6 +81,8 @@ impl Cli {
             Command::Augment(args) => args.run(),
             Command::Devices(args) => args.run(),
             Command::CheckKernels(args) => args.run(),
+            Command::Completions(args) => args.run(),
+            Command::Man(args) => args.run(),
         }
     }
 }

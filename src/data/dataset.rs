@@ -6,13 +6,15 @@ use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
 use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
 
 use super::files::{FieldHash, first_few};
 use crate::error::{Error, Result};
 use crate::show::{show_path, show_text};
 
 /// The three parts of a data set.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Split {
     /// Images to learn from.
     Train,
@@ -43,7 +45,7 @@ pub struct Sample {
 }
 
 /// What [`super::open`] leaves out or tolerates; the default is the whole data set, nothing missing.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OpenOptions {
     /// Skip listed images that are missing or cannot be decoded, instead of failing (`--allow-missing`).
     pub allow_missing: bool,
@@ -58,7 +60,7 @@ pub struct OpenOptions {
 }
 
 /// One split of a data set, with labels.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Only {
     /// Which one.
     pub split: Split,
@@ -76,7 +78,7 @@ pub struct Dataset {
     categories: Vec<String>,
     listings: [Listing; 3],
     missing: Vec<PathBuf>,
-    allow_missing: bool,
+    options: OpenOptions,
     remarks: Vec<String>,
 }
 
@@ -120,7 +122,7 @@ pub(super) fn from_lists(root: &Path, listed: Listed, options: &OpenOptions) -> 
         categories,
         listings: Default::default(),
         missing: Vec::new(),
-        allow_missing: options.allow_missing,
+        options: options.clone(),
         remarks: listed.remarks,
     };
     for (split, mut samples) in [Split::Train, Split::Val, Split::Test].into_iter().zip(listed.samples) {
@@ -221,20 +223,18 @@ impl Dataset {
         &self.remarks
     }
 
-    /// Whether images that cannot be read are skipped.
-    pub fn allow_missing(&self) -> bool {
-        self.allow_missing
+    /// What it was opened with.
+    pub fn options(&self) -> &OpenOptions {
+        &self.options
     }
 
-    /// A hash of everything that decides the decoded pixels of `split`: the root, the list with its labels, and
-    /// length and modification time of every image.
+    /// A hash of everything that decides the decoded pixels of `split`: the listed paths, and length and modification time
+    /// of every image. It is the same wherever the folder lies and whatever the labels are.
     pub fn fingerprint(&self, split: Split) -> u64 {
         let listing = &self.listings[split as usize];
         let mut hash = FieldHash::default();
-        hash.write(self.image_dir.as_os_str().as_encoded_bytes());
         for (sample, stamp) in listing.samples.iter().zip(&listing.stamps) {
             hash.write(sample.path.as_os_str().as_encoded_bytes());
-            hash.write(&sample.label.map_or(u64::MAX, u64::from).to_le_bytes());
             hash.write(&stamp.len_bytes.to_le_bytes());
             hash.write(&stamp.modified_ns.to_le_bytes());
         }
@@ -259,7 +259,7 @@ impl Dataset {
 
     /// Fails on missing images unless they are allowed.
     fn check_missing(&self, root: &Path) -> Result<()> {
-        if self.missing.is_empty() || self.allow_missing {
+        if self.missing.is_empty() || self.options.allow_missing {
             return Ok(());
         }
         let names = self.missing.iter().map(|path| show_text(&path.to_string_lossy()));

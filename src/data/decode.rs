@@ -12,6 +12,7 @@ use image::imageops::{self, FilterType};
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage};
 
+use super::jpeg;
 use crate::error::{Error, Result};
 use crate::regular_file;
 
@@ -140,7 +141,6 @@ fn open_decoder(bytes: &[u8]) -> std::result::Result<impl ImageDecoder + '_, Str
         return Err("the file is empty".into());
     }
     let format = match image::guess_format(bytes) {
-        Ok(ImageFormat::Jpeg) if !jpeg_is_complete(bytes) => return Err("the JPEG ends early".into()),
         Ok(
             format @ (ImageFormat::Jpeg
             | ImageFormat::Png
@@ -153,6 +153,9 @@ fn open_decoder(bytes: &[u8]) -> std::result::Result<impl ImageDecoder + '_, Str
         _ if bytes.get(4..8) == Some(b"ftyp") => return Err("is HEIC or AVIF; convert it to JPEG".into()),
         _ => return Err("is no JPEG, PNG, WebP, BMP, GIF or TIFF image".into()),
     };
+    if format == ImageFormat::Jpeg {
+        jpeg::expect_whole(bytes)?;
+    }
     ImageReader::with_format(Cursor::new(bytes), format).into_decoder().map_err(|error| error.to_string())
 }
 
@@ -228,93 +231,12 @@ fn fit(image: &RgbImage, crop: Crop) -> Vec<u8> {
     imageops::crop_imm(&*scaled, left, top, size, size).to_image().into_raw()
 }
 
-/// Whether the JPEG in `bytes` reaches its end-of-image marker.
-///
-/// Segments are walked by their lengths, so the end marker of an embedded thumbnail does not count.
-fn jpeg_is_complete(bytes: &[u8]) -> bool {
-    const START_OF_SCAN: u8 = 0xDA;
-    const END_OF_IMAGE: u8 = 0xD9;
-    let mut at = 2;
-    while let Some(marker) = next_marker(bytes, &mut at) {
-        if marker == END_OF_IMAGE {
-            return true;
-        }
-        let Some(&[high, low]) = bytes.get(at..at + 2) else { return false };
-        at += usize::from(u16::from_be_bytes([high, low]));
-        if marker == START_OF_SCAN {
-            skip_entropy_coded(bytes, &mut at);
-        }
-    }
-    false
-}
-
-/// The code of the next marker at or after `at`, which moves past it.
-fn next_marker(bytes: &[u8], at: &mut usize) -> Option<u8> {
-    loop {
-        let start = *at + bytes.get(*at..)?.iter().position(|&byte| byte == 0xFF)?;
-        *at = start + 1;
-        match *bytes.get(*at)? {
-            // A fill byte or stuffed zero, not a marker.
-            0xFF | 0x00 => {}
-            code => {
-                *at += 1;
-                return Some(code);
-            }
-        }
-    }
-}
-
-/// Moves `at` to the first marker after entropy-coded data; restart markers are part of that data.
-fn skip_entropy_coded(bytes: &[u8], at: &mut usize) {
-    loop {
-        let mut end = *at;
-        match next_marker(bytes, &mut end) {
-            Some(0xD0..=0xD7) => *at = end,
-            Some(_) => {
-                *at = end - 2;
-                return;
-            }
-            None => {
-                *at = bytes.len();
-                return;
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use image::codecs::jpeg::JpegEncoder;
 
     fn gradient(width: u32, height: u32) -> RgbImage {
         RgbImage::from_fn(width, height, |x, y| image::Rgb([(x * 9) as u8, (y * 7) as u8, (x * y) as u8]))
-    }
-
-    fn jpeg(image: &RgbImage) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        JpegEncoder::new_with_quality(&mut bytes, 90).encode_image(image).unwrap();
-        bytes
-    }
-
-    #[test]
-    fn every_cut_of_a_jpeg_is_seen_as_incomplete() {
-        let bytes = jpeg(&gradient(23, 17));
-        assert!(jpeg_is_complete(&bytes));
-        for len in 2..bytes.len() {
-            assert!(!jpeg_is_complete(&bytes[..len]), "cut at {len} of {}", bytes.len());
-        }
-    }
-
-    #[test]
-    fn a_thumbnail_does_not_hide_that_the_image_is_cut() {
-        let (thumbnail, whole) = (jpeg(&gradient(5, 4)), jpeg(&gradient(23, 17)));
-        let mut bytes = vec![0xFF, 0xD8, 0xFF, 0xE1];
-        bytes.extend((thumbnail.len() as u16 + 2).to_be_bytes());
-        bytes.extend(&thumbnail);
-        bytes.extend(&whole[2..]);
-        assert!(jpeg_is_complete(&bytes));
-        assert!(!jpeg_is_complete(&bytes[..bytes.len() - 40]));
     }
 
     #[test]

@@ -28,8 +28,8 @@ pub fn open(root: &Path, options: &OpenOptions) -> Result<Dataset> {
     dataset::from_lists(root, listed, options)
 }
 
-/// The folder `root` by its one absolute path, which the key of a pack must not depend on the spelling of.
-pub(super) fn absolute(root: &Path) -> Result<PathBuf> {
+/// The folder `root` by its one absolute path, however it was spelt.
+pub(crate) fn absolute(root: &Path) -> Result<PathBuf> {
     if root.is_file() {
         return Err(Error::data(root, "is a file; --data-dir takes the folder of a data set"));
     }

@@ -253,6 +253,8 @@ pub struct MetricsLog {
     path: PathBuf,
     /// Reused, so that a line costs no allocation.
     buffer: Vec<u8>,
+    /// A write failed, and may have left a part of its line.
+    is_torn: bool,
 }
 
 impl MetricsLog {
@@ -279,13 +281,14 @@ impl MetricsLog {
             Ok(()) | Err(TryLockError::Error(_)) => {}
         }
         cut_unfinished_line(&mut file).map_err(Error::io("read", path))?;
-        Ok(MetricsLog { file, path: path.to_path_buf(), buffer: Vec::with_capacity(1024) })
+        Ok(MetricsLog { file, path: path.to_path_buf(), buffer: Vec::with_capacity(1024), is_torn: false })
     }
 
     /// Appends one line, with a single write; and an event for each of its numbers that is not finite.
     ///
     /// # Errors
-    /// [`Error::Io`] if the file cannot be written, as on a full disk.
+    /// [`Error::Io`] if the file cannot be written, as on a full disk. What may be left of the line is cut off by the next
+    /// call, so the file is sound whenever there is room again.
     pub fn append<B: Body>(&mut self, body: &B) -> Result<()> {
         self.buffer.clear();
         let t = unix_seconds();
@@ -299,7 +302,17 @@ impl MetricsLog {
             push_line(&mut self.buffer, &event, t);
         }
         // The error owns its path: it is only made when there is one, or each line would cost an allocation.
-        self.file.write_all(&self.buffer).map_err(|source| Error::io("append to", &self.path)(source))
+        self.write().map_err(|source| Error::io("append to", &self.path)(source))
+    }
+
+    fn write(&mut self) -> io::Result<()> {
+        if self.is_torn {
+            cut_unfinished_line(&mut self.file)?;
+        }
+        self.is_torn = true;
+        self.file.write_all(&self.buffer)?;
+        self.is_torn = false;
+        Ok(())
     }
 }
 

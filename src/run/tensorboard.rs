@@ -63,6 +63,8 @@ const START: i32 = 1;
 pub struct EventFile {
     file: File,
     path: PathBuf,
+    /// Length of the records so far; what a write that failed left behind them is cut off.
+    num_bytes: u64,
 }
 
 impl EventFile {
@@ -84,7 +86,7 @@ impl EventFile {
                 Err(error) => return Err(Error::io("create", path)(error)),
             }
         };
-        let mut events = EventFile { file, path };
+        let mut events = EventFile { file, path, num_bytes: 0 };
         events.write(0, What::FileVersion("brain.Event:2".into()))?;
         events.write(step + 1, What::SessionLog(SessionLog { status: START }))?;
         Ok(events)
@@ -102,7 +104,11 @@ impl EventFile {
     /// Appends an event as one record with one call.
     fn write(&mut self, step: u64, what: What) -> Result<()> {
         let event = Event { wall_time: unix_seconds(), step: step as i64, what: Some(what) };
-        self.file.write_all(&record(&event)).map_err(|source| Error::io("append to", &self.path)(source))
+        let record = record(&event);
+        let written = self.file.set_len(self.num_bytes).and_then(|()| self.file.write_all(&record));
+        written.map_err(|source| Error::io("append to", &self.path)(source))?;
+        self.num_bytes += record.len() as u64;
+        Ok(())
     }
 }
 

@@ -112,14 +112,17 @@ impl Training {
     /// Copies the pixels of both data sets to a device that holds them ([`super::PixelSource::Resident`]).
     ///
     /// # Errors
-    /// [`Error::Graph`] if the program has no place for them, [`Error::Device`] if the device refuses the copy.
+    /// [`Error::Graph`] if the program has no place for them, [`Error::Data`] if they cannot be read, [`Error::Device`] if the
+    /// device refuses the copy.
     pub fn upload_pixels(&mut self, train: &Pack, val: &Pack) -> Result<()> {
+        let mut buffer = Vec::new();
         for (plan, name, pack) in [(TRAIN, values::TRAIN_PIXELS, train), (EVAL, values::VAL_PIXELS, val)] {
             let pixels = self.session.plan(plan).slot(name)?;
             let image = Shape::new(&pixels.shape.dims()[1..]);
             for index in 0..pack.len() {
                 let offset_bytes = pixels.offset_bytes + index * image.num_elems();
-                self.session.write(&Slot { offset_bytes, shape: image, ..pixels }, pack.pixels(index))?;
+                let slot = Slot { offset_bytes, shape: image, ..pixels };
+                self.session.write(&slot, pack.pixels(index, &mut buffer)?)?;
             }
         }
         Ok(())
@@ -311,6 +314,11 @@ impl Training {
     /// [`Error::Device`] if the device refuses the copy.
     pub fn first_not_finite(&self) -> Result<Option<&str>> {
         weights::first_not_finite(&self.session)
+    }
+
+    /// Whether the next batch is the first of an update.
+    pub fn is_between_updates(&self) -> bool {
+        self.num_accumulated == 0
     }
 
     /// Updates so far.

@@ -21,6 +21,37 @@ pub(super) struct RunLog {
     events: EventFile,
     progress: Progress,
     total_steps: u64,
+    missed: Missed,
+}
+
+/// What could not be written to the logs. The run goes on: all that it is lies in its state, and where that cannot be
+/// written, the next checkpoint is the error.
+#[derive(Debug, Default)]
+struct Missed {
+    count: u64,
+    /// Why, for the last of them.
+    reason: String,
+}
+
+impl Missed {
+    /// Says so once, when it begins.
+    fn expect(&mut self, written: Result<()>) {
+        let Err(error) = written else { return };
+        self.reason = error.to_string();
+        if self.count == 0 {
+            tell(format_args!("{}; the run goes on without these lines", self.reason));
+        }
+        self.count += 1;
+    }
+}
+
+impl Drop for Missed {
+    /// However the run ended.
+    fn drop(&mut self) {
+        if self.count > 0 {
+            tell(format_args!("{} lines of the run's logs are missing: {}", self.count, self.reason));
+        }
+    }
 }
 
 /// Sums since the last line of the log. Steps whose results are not read yet are not in `loss`.
@@ -60,7 +91,7 @@ impl RunLog {
         metrics.append(run)?;
         let events = EventFile::create(dir.path(), run.step)?;
         let progress = Progress::new(run.step, total_steps);
-        Ok(RunLog { dir, env, metrics, events, progress, total_steps })
+        Ok(RunLog { dir, env, metrics, events, progress, total_steps, missed: Missed::default() })
     }
 
     /// The run's folder.
@@ -74,42 +105,39 @@ impl RunLog {
     }
 
     /// An interval of updates is done.
-    pub(super) fn interval(&mut self, line: &Step) -> Result<()> {
-        self.metrics.append(line)?;
+    pub(super) fn interval(&mut self, line: &Step) {
+        self.missed.expect(self.metrics.append(line));
         let scalars =
             [("train/loss", line.loss), ("train/lr", line.lr), ("train/images_per_second", line.img_s)];
-        self.events.scalars(line.step, &scalars)?;
+        self.missed.expect(self.events.scalars(line.step, &scalars));
         self.progress.interval(line, self.total_steps);
-        Ok(())
     }
 
     /// An epoch, one of `epochs`, is done and evaluated.
-    pub(super) fn epoch(&mut self, row: &Epoch, eval: &Eval, epochs: u64) -> Result<()> {
-        self.metrics.append(eval)?;
-        self.metrics.append(row)?;
+    pub(super) fn epoch(&mut self, row: &Epoch, eval: &Eval, epochs: u64) {
+        self.missed.expect(self.metrics.append(eval));
+        self.missed.expect(self.metrics.append(row));
         let scalars = [
             ("val/loss", row.eval_loss),
             ("val/top1_error", row.eval_err1),
             ("val/top5_error", row.eval_err5),
             ("train/top1_error", row.train_err1),
         ];
-        self.events.scalars(row.step, &scalars)?;
+        self.missed.expect(self.events.scalars(row.step, &scalars));
         self.progress.epoch(row, epochs);
         self.note(&summary::epoch_line(row, epochs));
-        Ok(())
     }
 
-    /// A line of `log.txt`, which is for people: no run ends for want of it.
-    fn note(&self, line: &str) {
-        if let Err(error) = self.dir.log(line) {
-            tell(format_args!("{error}: {line}"));
-        }
+    /// A line of `log.txt`.
+    fn note(&mut self, line: &str) {
+        self.missed.expect(self.dir.log(line));
     }
 
     /// Something happened after `step` updates that is not a measurement.
-    pub(super) fn event(&mut self, step: u64, event: &str, message: &str) -> Result<()> {
+    pub(super) fn event(&mut self, step: u64, event: &str, message: &str) {
         self.note(message);
-        self.metrics.append(&Event { step, event: event.into(), message: message.into() })
+        let event = Event { step, event: event.into(), message: message.into() };
+        self.missed.expect(self.metrics.append(&event));
     }
 
     /// Keeps what `evaluation`, after `step` updates, said of each image, for the report.
@@ -132,13 +160,45 @@ impl RunLog {
         let Err(error) = written else { return };
         let message = format!("a page of the run is left out: {error}");
         tell(&message);
-        // On a full disk this fails as well, and the next checkpoint says so.
-        let _ = self.event(step, "page left out", &message);
+        self.event(step, "page left out", &message);
     }
 
     /// The run is over.
     pub(super) fn finish(self) -> RunDir {
         self.progress.finish();
         self.dir
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tempfile::TempDir;
+
+    use super::*;
+
+    #[test]
+    fn a_run_goes_on_without_lines_that_find_no_room() {
+        let folder = TempDir::new().unwrap();
+        let dir = RunDir::create(folder.path(), "run").unwrap();
+        let events = EventFile::create(dir.path(), 0).unwrap();
+        let mut log = RunLog {
+            env: Env::of_this_process("cpu"),
+            metrics: MetricsLog::open(std::path::Path::new("/dev/full")).unwrap(),
+            events,
+            progress: Progress::new(0, 10),
+            total_steps: 10,
+            missed: Missed::default(),
+            dir,
+        };
+        log.event(3, "something", "happened");
+        log.event(4, "something", "happened");
+        assert_eq!(log.missed.count, 2);
+        assert!(
+            log.missed.reason.contains("cannot append to /dev/full: No space left"),
+            "{}",
+            log.missed.reason
+        );
+        let lines = std::fs::read_to_string(log.dir.file("log.txt")).unwrap();
+        assert_eq!(lines.matches("happened").count(), 2, "the other logs are written");
     }
 }

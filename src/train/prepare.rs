@@ -4,6 +4,7 @@ use super::capacity;
 use super::config::TrainConfig;
 use super::schedule::{Schedule, Shape};
 use super::setting::OnResume;
+use super::signal::Signals;
 use super::source::Source;
 use crate::device::{Device, DeviceKind};
 use crate::error::Result;
@@ -26,25 +27,31 @@ pub(super) struct Prepared {
 }
 
 impl Prepared {
-    /// Checks the settings, opens the data set and allocates the memory of the run on `device`.
+    /// Checks the settings, opens the data set and allocates the memory of the run on `device`. Photos are decoded until a
+    /// signal says otherwise.
     ///
     /// # Errors
     /// What reading the data, planning and allocating report.
-    pub(super) fn new(config: TrainConfig, device: Device) -> Result<Prepared> {
-        Prepared::with(config, device, false)
+    pub(super) fn new(config: TrainConfig, device: Device, signals: &Signals) -> Result<Prepared> {
+        Prepared::with(config, device, signals, false)
     }
 
     /// [`Prepared::new`] for a run whose every value is looked at.
     ///
     /// # Errors
     /// As [`Prepared::new`].
-    pub(super) fn inspected(config: TrainConfig, device: Device) -> Result<Prepared> {
-        Prepared::with(config, device, true)
+    pub(super) fn inspected(config: TrainConfig, device: Device, signals: &Signals) -> Result<Prepared> {
+        Prepared::with(config, device, signals, true)
     }
 
-    fn with(mut config: TrainConfig, device: Device, keep_results: bool) -> Result<Prepared> {
+    fn with(
+        mut config: TrainConfig,
+        device: Device,
+        signals: &Signals,
+        keep_results: bool,
+    ) -> Result<Prepared> {
         config.validate()?;
-        let source = Source::open(&config)?;
+        let source = Source::open(&config, &|| signals.received())?;
         let (steps_per_epoch, total_steps) = config.steps(source.train.len())?;
         if let Some(remark) = config.lr_remark(source.train.len()) {
             tell(remark);

@@ -40,6 +40,13 @@ pub enum OnUsr1 {
     GoOn,
 }
 
+impl OnUsr1 {
+    /// As `--checkpoint-on-usr1` says.
+    pub fn of(checkpoint_on_usr1: bool) -> OnUsr1 {
+        if checkpoint_on_usr1 { OnUsr1::GoOn } else { OnUsr1::End }
+    }
+}
+
 /// The notices that whoever started this process wants heard.
 fn notices() -> impl Iterator<Item = i32> {
     NOTICES.into_iter().filter(|&signal| !is_ignored(signal))

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::config::{DataFacts, TrainConfig};
 use crate::data::annotations::{Annotations, SplitAnnotations};
-use crate::data::pack::{self, Pack};
+use crate::data::pack::{self, Pack, Stop};
 use crate::data::scenes::{self, SceneOptions};
 use crate::data::{self, Crop, Dataset, Only, OpenOptions, Split};
 use crate::error::{Error, Result};
@@ -72,15 +72,17 @@ impl Extent {
 }
 
 impl Source {
-    /// Opens the data set and decodes what is not decoded yet; generates scenes where no data set is given.
+    /// Opens the data set and decodes what is not decoded yet, unless `stop` says that this is to end; generates scenes
+    /// where no data set is given.
     ///
     /// # Errors
-    /// [`Error::Data`] naming the file and line that cannot be used, [`Error::Usage`] if nothing is left to train on.
-    pub fn open(config: &TrainConfig) -> Result<Source> {
+    /// [`Error::Data`] naming the file and line that cannot be used, [`Error::Usage`] if nothing is left to train on,
+    /// [`Error::Interrupted`] with the signal that `stop` returns.
+    pub fn open(config: &TrainConfig, stop: Stop<'_>) -> Result<Source> {
         let dataset = open_dataset(config, None)?;
         let crop = Crop::whole(config.img_size);
-        let (train, of_train) = read_images(config, dataset.as_ref(), Split::Train, crop)?;
-        let (val, of_val) = read_images(config, dataset.as_ref(), Split::Val, crop)?;
+        let (train, of_train) = read_images(config, dataset.as_ref(), Split::Train, crop, stop)?;
+        let (val, of_val) = read_images(config, dataset.as_ref(), Split::Val, crop, stop)?;
         if let Some(dataset) = dataset.as_ref().filter(|_| val.is_empty()) {
             return Err(Error::data(
                 dataset.root(),
@@ -143,10 +145,10 @@ impl SplitSource {
     ///
     /// # Errors
     /// As [`Source::open`], and [`Error::Usage`] for generated scenes that are not to be whole.
-    pub fn open(config: &TrainConfig, only: Only, crops: &[Crop]) -> Result<SplitSource> {
+    pub fn open(config: &TrainConfig, only: Only, crops: &[Crop], stop: Stop<'_>) -> Result<SplitSource> {
         let split = only.split;
         let dataset = open_dataset(config, Some(only))?;
-        let read = |&crop: &Crop| read_images(config, dataset.as_ref(), split, crop);
+        let read = |&crop: &Crop| read_images(config, dataset.as_ref(), split, crop, stop);
         let images: Vec<SplitImages> = crops.iter().map(read).collect::<Result<_>>()?;
         let (categories, mut remarks) = match &dataset {
             Some(dataset) => (dataset.categories().to_vec(), dataset.remarks().to_vec()),
@@ -162,6 +164,7 @@ fn read_images(
     dataset: Option<&Dataset>,
     split: Split,
     crop: Crop,
+    stop: Stop<'_>,
 ) -> Result<SplitImages> {
     let takes_objects = config.objects.is_some();
     let Some(dataset) = dataset else {
@@ -178,7 +181,7 @@ fn read_images(
         Some(dir) => dir.clone(),
         None => pack::default_cache_dir()?,
     };
-    let pack = Arc::new(Pack::open_or_build(dataset, split, crop, &cache)?);
+    let pack = Arc::new(Pack::open_or_build_until(dataset, split, crop, &cache, stop)?);
     let annotations = takes_objects.then(|| Annotations::read(dataset, &pack).map(Arc::new)).transpose()?;
     Ok((pack, annotations))
 }

@@ -122,7 +122,7 @@ fn surest<'a>(
         let index = prediction.index as usize;
         let photo = JudgedPhoto {
             name: source.val.name(index).to_string(),
-            image: jpeg(source.val.pixels(index), source.val.image_size())?,
+            image: jpeg(source.val.pixels(index, &mut Vec::new())?, source.val.image_size())?,
             truth: name(prediction.label),
             guess: name(prediction.guess),
             probability: f64::from(prediction.guess_probability),
@@ -140,9 +140,9 @@ fn explain<'a>(
     judged: impl Iterator<Item = &'a mut Judged>,
 ) -> Result<()> {
     let mut explainer = Explainer::new(model, Device::Cpu)?;
-    let (prepare, size) = (Prepare::new(model), source.val.image_size());
+    let (prepare, size, mut buffer) = (Prepare::new(model), source.val.image_size(), Vec::new());
     for Judged { prediction, photo } in judged {
-        let pixels = source.val.pixels(prediction.index as usize);
+        let pixels = source.val.pixels(prediction.index as usize, &mut buffer)?;
         let explanation = explainer.explain(&prepare.to_image(pixels), Some(prediction.guess as usize))?;
         let heat = heat_map(pixels, size, &explanation.heat(), explanation.extents[1]);
         photo.heat = Some(jpeg(&heat, size)?);

@@ -59,7 +59,8 @@ impl Trainer {
     /// # Errors
     /// What reading the data, planning and allocating report.
     pub fn start(config: TrainConfig, device: Device) -> Result<Trainer> {
-        let mut run = Prepared::new(config, device)?;
+        let signals = Signals::install(OnUsr1::of(config.checkpoint_on_usr1))?;
+        let mut run = Prepared::new(config, device, &signals)?;
         let taken = match &run.config.pretrained {
             Some(path) => {
                 let form = run.model.options().form;
@@ -75,10 +76,10 @@ impl Trainer {
         let dir = RunDir::create(&run.config.output, &name)?;
         dir.write_config(&run.config)?;
         let state = run.first_state();
-        let mut trainer = Trainer::assemble(run, dir, state)?;
+        let mut trainer = Trainer::assemble(run, dir, state, signals)?;
         if let Some(taken) = taken {
             tell(&taken);
-            trainer.log.event(0, "pretrained", &taken)?;
+            trainer.log.event(0, "pretrained", &taken);
         }
         Ok(trainer)
     }
@@ -91,9 +92,10 @@ impl Trainer {
     pub fn resume(dir: RunDir, config: TrainConfig, device: Device, on_change: OnChange) -> Result<Trainer> {
         resume::refuse_lost_state(&dir)?;
         let recorded: TrainConfig = dir.read_config()?;
-        let mut run = Prepared::new(config, device)?;
+        let signals = Signals::install(OnUsr1::of(config.checkpoint_on_usr1))?;
+        let mut run = Prepared::new(config, device, &signals)?;
         let Resumed { state, remarks } = resume::state_at(&dir.last_state(), &recorded, &mut run, on_change)?;
-        let mut trainer = Trainer::assemble(run, dir, state)?;
+        let mut trainer = Trainer::assemble(run, dir, state, signals)?;
         if !remarks.is_empty() || trainer.config != recorded {
             trainer.change(&recorded, &remarks)?;
         }
@@ -104,7 +106,7 @@ impl Trainer {
     fn change(&mut self, recorded: &TrainConfig, remarks: &[(&'static str, String)]) -> Result<()> {
         for (event, message) in remarks {
             tell(message);
-            self.log.event(self.state.step, event, message)?;
+            self.log.event(self.state.step, event, message);
         }
         if self.config != *recorded {
             self.dir().write_config(&self.config)?;
@@ -112,13 +114,11 @@ impl Trainer {
         self.save()
     }
 
-    fn assemble(run: Prepared, dir: RunDir, state: TrainState) -> Result<Trainer> {
+    fn assemble(run: Prepared, dir: RunDir, state: TrainState, signals: Signals) -> Result<Trainer> {
         let mut log = RunLog::open(dir, &run.record(&state), run.total_steps)?;
         for remark in &run.source.remarks {
-            log.event(state.step, "data", remark)?;
+            log.event(state.step, "data", remark);
         }
-        let signals =
-            Signals::install(if run.config.checkpoint_on_usr1 { OnUsr1::GoOn } else { OnUsr1::End })?;
         let Prepared { config, source, training, schedule, steps_per_epoch, total_steps, .. } = run;
         let last_save = Instant::now();
         Ok(Trainer {
@@ -155,11 +155,13 @@ impl Trainer {
     ///
     /// # Errors
     /// [`Error::Diverged`] if the loss stops being finite, [`Error::DeviceFailed`] if the GPU fails; the last checkpoint
-    /// stays. [`Error::Interrupted`] after a signal, with a checkpoint written.
+    /// stays. [`Error::Interrupted`] after a signal and [`Error::Data`] if images cannot be read any more, with a checkpoint
+    /// written.
     pub fn run(mut self) -> Result<Outcome> {
         // The loop itself runs on one of the pool's threads: handing work to the pool from outside would allocate.
         match rayon::scope(|_| self.train()) {
             Err(Error::DeviceFailed(what)) => self.device_failed(&what),
+            Err(Error::Data { path, message }) => self.data_failed(path, &message),
             ended => ended,
         }?;
         self.finish()
@@ -326,7 +328,7 @@ impl Trainer {
         self.state.train_seconds += seconds;
         self.state.partial.train_seconds += seconds;
         for change in changes {
-            self.note_spike(change)?;
+            self.note_spike(change);
         }
         match bad {
             Some((step, loss)) => self.diverged(step, &format!("the loss is {loss}")),
@@ -334,7 +336,7 @@ impl Trainer {
         }
     }
 
-    fn note_spike(&mut self, change: Change) -> Result<()> {
+    fn note_spike(&mut self, change: Change) {
         let (spike, event, what) = match change {
             Change::Begins(spike) => {
                 let what = "the checkpoint from before is kept until it is in line again";
@@ -346,7 +348,7 @@ impl Trainer {
         };
         let message = format!("step {}: {what}", spike.step);
         tell(&message);
-        self.log.event(self.state.step, event, &message)
+        self.log.event(self.state.step, event, &message);
     }
 
     fn log_interval(&mut self, interval: &Interval) -> Result<()> {
@@ -365,7 +367,8 @@ impl Trainer {
             h2d_ms: interval.busy_time.map(|_| interval.ms_of(interval.copy_time)),
             gpu_ms: interval.busy_time.map(|busy| interval.ms_of(busy)),
             mem_mib: self.session().arena_bytes() as f64 / (1024.0 * 1024.0),
-        })
+        });
+        Ok(())
     }
 
     /// Drops the batches that are too few for another update, so that every pass over the images starts at its own first
@@ -397,7 +400,7 @@ impl Trainer {
             return self.diverged(self.last_update(), &format!("the validation loss is {}", evaluation.loss));
         }
         let row = self.epoch_row(&evaluation);
-        self.log_epoch(&row, &evaluation)?;
+        self.log_epoch(&row, &evaluation);
         let best = self.state.best.as_ref().is_none_or(|best| row.eval_err1 < best.err1);
         if best {
             self.state.best = Some(Best { epoch: row.epoch, err1: row.eval_err1 });
@@ -455,7 +458,7 @@ impl Trainer {
         }
     }
 
-    fn log_epoch(&mut self, row: &Epoch, evaluation: &Evaluation) -> Result<()> {
+    fn log_epoch(&mut self, row: &Epoch, evaluation: &Evaluation) {
         let eval = Eval {
             epoch: row.epoch,
             step: row.step,
@@ -470,7 +473,7 @@ impl Trainer {
             seconds: evaluation.elapsed.as_secs_f64(),
         };
         let eval = eval.with_correct(evaluation.correct1, evaluation.correct5);
-        self.log.epoch(row, &eval, self.config.epochs)
+        self.log.epoch(row, &eval, self.config.epochs);
     }
 
     /// Updates before the last one.

@@ -2,8 +2,10 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::{Duration, SystemTime};
 
 use image::{RgbImage, open};
+use residuum::data::scenes;
 use serde_json::Value;
 
 use crate::program::{Program, failed, texts};
@@ -203,4 +205,92 @@ fn lists_without_images_are_a_split_without_images() {
     for part in ["categories: unknown", "categories.txt: no such file", "splits without images", "val"] {
         assert!(said.contains(part), "`{part}` is not in:\n{said}");
     }
+}
+
+#[test]
+fn an_edit_that_keeps_length_and_time_is_noticed_on_request() {
+    let program = Program::with_scenes();
+    let check = "data check --data-dir scenes --pack";
+    let said = program.succeeds(check);
+    assert!(said.contains("no pack of these photos in the cache"), "{said}");
+    program.succeeds("data pack --data-dir scenes --img-size 16");
+    program.succeeds("train --data-dir scenes --img-size 32 --limit-train 20 --batch-size 8 --max-steps 1");
+    let said = program.succeeds(check);
+    for part in [
+        "40 train photos at 16 pixels: as packed",
+        "20 train photos at 32 pixels: as packed",
+        "20 val photos at 16 pixels: as packed",
+        "20 val photos at 32 pixels: as packed",
+    ] {
+        assert!(said.contains(part), "`{part}` is not in:\n{said}");
+    }
+    // The quantisers of a JPEG follow its first segment.
+    let photo = program.path("scenes/images/val/00000003.jpg");
+    let (mut bytes, time) = (fs::read(&photo).unwrap(), fs::metadata(&photo).unwrap().modified().unwrap());
+    let table = bytes.windows(2).position(|pair| pair == [0xFF, 0xDB]).unwrap() + 5;
+    bytes[table..table + 20].iter_mut().for_each(|quantiser| *quantiser = 250);
+    fs::write(&photo, bytes).unwrap();
+    fs::File::options().append(true).open(&photo).unwrap().set_modified(time).unwrap();
+    let output = program.command(check).output().unwrap();
+    failed(
+        &output,
+        check,
+        4,
+        &["1 of 20 photos are not as they were packed: val/00000003.jpg", "remove this pack"],
+    );
+    assert!(texts(&output).0.contains("20 val photos at 16 pixels: 1 changed since"));
+    let output = program.command(&format!("{check} --json")).output().unwrap();
+    let audit: Value = serde_json::from_str(&texts(&output).0).unwrap();
+    let changed: Vec<&Value> =
+        audit["packs"].as_array().unwrap().iter().map(|pack| &pack["changed"]).collect();
+    assert_eq!(changed.iter().filter(|names| ***names == serde_json::json!(["val/00000003.jpg"])).count(), 2);
+    assert_eq!(changed.len(), 4);
+}
+
+#[test]
+fn packs_that_nobody_needs_are_shown_and_removed() {
+    let program = Program::with_scenes();
+    assert!(program.succeeds("data clean").contains("no decoded photos"));
+    scenes::write_miniplaces(&program.path("gone"), 20, 10, 16, 3).unwrap();
+    program.succeeds("data pack --data-dir gone --img-size 16");
+    fs::remove_dir_all(program.path("gone")).unwrap();
+    program.succeeds("data pack --data-dir scenes --img-size 16");
+    edit(&program.path("scenes/val.txt"), "val/00000010.jpg 9\n", "");
+    program.succeeds("data pack --data-dir scenes --img-size 16");
+    // A build that was interrupted, of a data set that is there, and files of another version.
+    program.succeeds("data pack --data-dir scenes --img-size 24");
+    let cache = program.path("cache");
+    let find = |beginning: &str| {
+        let names = fs::read_dir(&cache).unwrap().map(|entry| entry.unwrap().path());
+        let mut found =
+            names.filter(|path| path.file_name().unwrap().to_str().unwrap().starts_with(beginning));
+        found.next().unwrap()
+    };
+    let begun = find("train-24");
+    fs::rename(&begun, begun.with_extension("partial")).unwrap();
+    fs::write(cache.join("train-16-0123.pack"), "RSDMPACK of yesterday").unwrap();
+    fs::write(cache.join("notes.txt"), "not a pack").unwrap();
+
+    let said = program.succeeds("data clean");
+    for (count, part) in [
+        (2, "no: its data set cannot be opened"),
+        (1, "no: its photos or lists have changed"),
+        (1, "no: damaged, or made by another version"),
+        (4, "  yes "),
+        (8, "  today "),
+        (1, "4 of 8 are not needed"),
+    ] {
+        assert_eq!(said.matches(part).count(), count, "`{part}` in:\n{said}");
+    }
+    assert_eq!(fs::read_dir(&cache).unwrap().count(), 10, "nothing is removed unasked");
+    assert!(program.succeeds("data clean --remove").contains("4 of 8 removed"));
+    assert!(program.succeeds("data clean").contains("all of them are needed"));
+    assert!(begun.with_extension("partial").exists() && cache.join("notes.txt").exists());
+
+    let old = find("val-24");
+    let year_ago = SystemTime::now() - Duration::from_secs(365 * 86_400);
+    fs::File::options().append(true).open(&old).unwrap().set_modified(year_ago).unwrap();
+    assert!(program.succeeds("data clean").contains("365 days ago"));
+    assert!(program.succeeds("data clean --unused-days 300 --remove").contains("1 of 4 removed"));
+    assert!(!old.exists());
 }

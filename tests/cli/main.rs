@@ -21,6 +21,7 @@ mod repeat;
 mod replay;
 mod results;
 mod resume;
+mod shell;
 mod stop;
 mod use_model;
 mod weights;

@@ -1,8 +1,14 @@
 //! Runs that stop before their end: by a signal, by a loss that is no number, by another trainer in their folder.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::Read;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
 use std::process::Stdio;
+use std::thread;
+use std::time::{Duration, Instant};
 
+use residuum::data::scenes;
 use residuum::run::state;
 
 use crate::program::{Program, SMALL_RUN, failed, signal, texts};
@@ -110,6 +116,81 @@ fn a_loss_that_is_no_number_ends_the_run_and_keeps_the_last_good_checkpoint() {
         // The same run takes the same way again.
         program.fails(&format!("train --resume {}", run.display()), 5, &["diverged at step"]);
     }
+}
+
+/// Changes the only pack in the cache whose name begins with `split`, in its place.
+fn change_pack(program: &Program, split: &str, change: impl FnOnce(&File)) {
+    let packs = fs::read_dir(program.path("cache")).unwrap().map(|entry| entry.unwrap().path());
+    let is_it = |path: &PathBuf| path.file_name().unwrap().to_str().unwrap().starts_with(split);
+    let packs: Vec<PathBuf> = packs.filter(is_it).collect();
+    let [path] = &packs[..] else { panic!("{packs:?}") };
+    change(&File::options().write(true).open(path).unwrap());
+}
+
+#[test]
+fn a_pack_that_is_cut_or_changed_in_use_ends_a_run_with_a_checkpoint_from_which_it_goes_on() {
+    let longer = LONG_RUN.replace("--epochs 6", "--epochs 9");
+    let reference = Program::with_scenes();
+    reference.succeeds(&longer);
+    let expected = reference.checkpoint_bytes(&reference.only_run("runs"), "last.safetensors");
+
+    let program = Program::with_scenes();
+    let (mut call, mut seen) = (longer.clone(), 0);
+    let cut = |file: &File| file.set_len(0).unwrap();
+    let turn_a_bit = |file: &File| file.write_all_at(b"\x55\xAA\x55", 20_000).unwrap();
+    let changes = [("train", &cut as &dyn Fn(&File)), ("train", &turn_a_bit), ("val", &cut)];
+    for (split, change) in changes {
+        let mut child = program.command(&call).stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        let run = program.wait_for_steps(&mut child, seen + 2);
+        change_pack(&program, split, change);
+        let output = child.wait_with_output().unwrap();
+        call = format!("train --resume {}", run.display());
+        failed(&output, &longer, 4, &["changed while it was in use", "A checkpoint of step", &call]);
+
+        let (state, _) = state::load(&program.checkpoint(&run, "last.state.safetensors")).unwrap();
+        let records = program.records(&run);
+        assert_eq!(state.step, records.steps.last().unwrap().step, "{split}: not of the last step");
+        seen = records.steps.len();
+        assert!(records.events.iter().rev().take(2).any(|event| event.event == "data failed"), "{split}");
+        // Without the validation photos, there is no page of them.
+        if split == "train" {
+            let page = fs::read_to_string(program.path(&run).join("report.html")).unwrap();
+            assert!(page.contains("stopped by a failure of its data"));
+        }
+    }
+    program.succeeds(&call);
+    let weights = program.checkpoint_bytes(&program.only_run("runs"), "last.safetensors");
+    assert!(weights == expected, "the weights differ");
+}
+
+#[test]
+fn a_signal_while_photos_are_decoded_ends_the_run_and_keeps_what_is_decoded() {
+    let program = Program::new();
+    scenes::write_miniplaces(&program.path("scenes"), 300, 20, 64, 7).unwrap();
+    // Chunks of fifteen images.
+    let call = "train --data-dir scenes --img-size 300 --batch-size 8 --max-steps 1";
+    let mut child = program.command(call).stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    let partial = || {
+        let entries = fs::read_dir(program.path("cache")).ok()?;
+        let mut paths = entries.map(|entry| entry.unwrap().path());
+        paths.find(|path| path.extension().is_some_and(|kind| kind == "partial"))
+    };
+    let has_record = |path: PathBuf| {
+        let mut beginning = Vec::new();
+        File::open(path).unwrap().take(4096).read_to_end(&mut beginning).unwrap();
+        beginning.windows(4).any(|word| word == b"done")
+    };
+    let start = Instant::now();
+    while !partial().is_some_and(has_record) {
+        assert!(child.try_wait().unwrap().is_none() && start.elapsed() < Duration::from_secs(60));
+        thread::sleep(Duration::from_millis(2));
+    }
+    signal(&child, "TERM");
+    let output = child.wait_with_output().unwrap();
+    failed(&output, call, 143, &["of 300 train images are decoded; the next start goes on", "stopped by"]);
+    assert!(partial().is_some() && !program.path("runs").exists());
+    program.succeeds("data pack --data-dir scenes --img-size 300");
+    assert!(partial().is_none());
 }
 
 #[test]

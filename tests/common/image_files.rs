@@ -40,5 +40,5 @@ pub fn save(image: impl Into<DynamicImage>, path: &Path, format: ImageFormat) {
 
 /// The pixels of every image of `pack`.
 pub fn all_pixels(pack: &Pack) -> Vec<Vec<u8>> {
-    (0..pack.len()).map(|index| pack.pixels(index).to_vec()).collect()
+    (0..pack.len()).map(|index| pack.pixels(index, &mut Vec::new()).unwrap().to_vec()).collect()
 }

@@ -6,8 +6,10 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use crate::data::check::{Audit, Effect, check};
+use crate::data::pack::{self, PackAudit};
 use crate::error::{Error, Result};
 use crate::report::{Align, Table};
+use crate::show::show_path;
 
 /// Places of a fault that the table names.
 const NUM_NAMED: usize = 3;
@@ -18,6 +20,13 @@ pub(super) struct CheckArgs {
     /// Data set
     #[arg(long, alias = "data-path", value_name = "DIR")]
     data_dir: PathBuf,
+    /// Decode the photos again and hold their packs in the cache to them: an edit that keeps length and time of a file is
+    /// not seen otherwise
+    #[arg(long)]
+    pack: bool,
+    /// Where decoded photos are kept [default: RESIDUUM_CACHE, or residuum in the user's cache folder]
+    #[arg(long, value_name = "DIR", requires = "pack")]
+    cache_dir: Option<PathBuf>,
     /// Print everything that was found as JSON
     #[arg(long)]
     json: bool,
@@ -26,13 +35,21 @@ pub(super) struct CheckArgs {
 impl CheckArgs {
     pub(super) fn run(self) -> Result<()> {
         let audit = check(&self.data_dir)?;
+        let packs = match self.pack {
+            true => {
+                let cache = self.cache_dir.map_or_else(pack::default_cache_dir, Ok)?;
+                Some(pack::audit_packs(&self.data_dir, &cache)?)
+            }
+            false => None,
+        };
         if self.json {
-            say!("{:#}", to_json(&audit));
+            say!("{:#}", to_json(&audit, packs.as_deref()));
         } else {
             print(&audit)?;
+            packs.as_deref().map_or(Ok(()), print_packs)?;
         }
         match audit.num_stopping() {
-            0 => Ok(()),
+            0 => packs.unwrap_or_default().iter().try_for_each(expect_current),
             1 => Err(Error::data(&self.data_dir, "1 fault stops training")),
             count => Err(Error::data(&self.data_dir, format!("{count} faults stop training"))),
         }
@@ -88,7 +105,52 @@ fn print(audit: &Audit) -> Result<()> {
     Ok(())
 }
 
-fn to_json(audit: &Audit) -> Value {
+fn print_packs(packs: &[PackAudit]) -> Result<()> {
+    for pack in packs {
+        let found = match (pack.is_sound, pack.changed.len()) {
+            (false, _) => "the file is damaged".into(),
+            (true, 0) => "as packed".into(),
+            (true, count) => format!("{count} changed since"),
+        };
+        say!("{} {} photos at {} pixels: {found}", pack.num_images, pack.split.name(), pack.image_size);
+    }
+    if packs.is_empty() {
+        say!("no pack of these photos in the cache");
+    }
+    Ok(())
+}
+
+/// Fails on a pack that training would not see the photos of the data set in.
+fn expect_current(pack: &PackAudit) -> Result<()> {
+    let remedy = "remove this pack, and the next start makes it again";
+    match &pack.changed[..] {
+        _ if !pack.is_sound => Err(Error::data(&pack.path, format!("is damaged; {remedy}"))),
+        [] => Ok(()),
+        changed => {
+            let (count, names) = (changed.len(), changed.iter().take(NUM_NAMED).map(|path| show_path(path)));
+            let names = names.collect::<Vec<_>>().join(", ");
+            let more = if count > NUM_NAMED { ", ..." } else { "" };
+            let what =
+                format!("{count} of {} photos are not as they were packed: {names}{more}", pack.num_images);
+            Err(Error::data(&pack.path, format!("{what}; {remedy}")))
+        }
+    }
+}
+
+fn to_json(audit: &Audit, packs: Option<&[PackAudit]>) -> Value {
+    let packs = packs.map(|packs| {
+        let pack = |pack: &PackAudit| {
+            json!({
+                "path": pack.path.to_string_lossy(),
+                "split": pack.split.name(),
+                "image_size": pack.image_size,
+                "images": pack.num_images,
+                "sound": pack.is_sound,
+                "changed": pack.changed.iter().map(|path| path.to_string_lossy()).collect::<Vec<_>>(),
+            })
+        };
+        packs.iter().map(pack).collect::<Vec<Value>>()
+    });
     let splits: serde_json::Map<String, Value> = audit
         .splits
         .iter()
@@ -117,5 +179,6 @@ fn to_json(audit: &Audit) -> Value {
         "image_size": audit.image_size.map(|(width, height)| [width, height]),
         "splits": splits,
         "faults": faults,
+        "packs": packs,
     })
 }

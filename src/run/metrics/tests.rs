@@ -224,3 +224,19 @@ fn the_summary_has_the_columns_of_timm() {
          1,1.500000,NaN,64.5000,95.7500,2.5e-2\n"
     );
 }
+
+#[test]
+fn what_a_failed_write_left_of_a_line_is_cut_off_by_the_next() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("metrics.jsonl");
+    let mut log = MetricsLog::open(&path).unwrap();
+    log.append(&step(1, 0.5)).unwrap();
+    // As a disk that is full after half a line.
+    let sound = std::mem::replace(&mut log.file, fs::File::open(&path).unwrap());
+    log.append(&step(2, 0.5)).unwrap_err();
+    fs::write(&path, [&fs::read(&path).unwrap()[..], b"{\"v\":1,\"kind\":\"st"].concat()).unwrap();
+    log.file = sound;
+    log.append(&step(3, 0.5)).unwrap();
+    let steps: Vec<u64> = read(&path).unwrap().steps.iter().map(|step| step.step).collect();
+    assert_eq!(steps, [1, 3]);
+}
