@@ -12,8 +12,8 @@ use crate::graph::Role;
 use crate::models::Model;
 use crate::run::metrics::Run;
 use crate::run::state::{Base, Origin, TrainState};
-use crate::show::tell;
-use crate::step::{StepConfig, Training};
+use crate::show::{show_path, tell};
+use crate::step::{StepConfig, Training, pretrained};
 
 /// Settings, data and the network in training, with its initial values.
 pub(super) struct Prepared {
@@ -63,6 +63,17 @@ impl Prepared {
         let step = StepConfig { keep_results, ..config.step_of(&model, source.facts()) };
         let training = capacity::open(step, &source, device)?;
         Ok(Prepared { config, source, model, training, schedule, steps_per_epoch, total_steps })
+    }
+
+    /// Takes over the weights that the settings name, if they do, and says what of them.
+    ///
+    /// # Errors
+    /// As [`pretrained::load`].
+    pub(super) fn start_from_weights(&mut self) -> Result<Option<String>> {
+        let Some(path) = &self.config.pretrained else { return Ok(None) };
+        let form = self.model.options().form;
+        let taken = pretrained::load(self.training.session_mut(), &self.model, form, path)?;
+        Ok(Some(format!("{}: {taken}", show_path(path))))
     }
 
     /// The state of a run of which no step is done.
