@@ -177,6 +177,7 @@ fn the_kernel_computes_what_the_cpu_computes() {
         "rotate,shear,resized-crop,mixup",
         "brightness=1,contrast=1,saturation=1,drop=0.4,cutmix",
         "shift,erase@1,mixup",
+        "scale,flip,drop",
     ];
     on_each_device(|_, open| {
         // Photos, height, width, samples: groups of four pixels and single ones, one block and several.

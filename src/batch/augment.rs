@@ -3,7 +3,7 @@
 //! Draws are functions of the seed, the epoch and the number of the image or batch alone. Each kind takes its numbers
 //! whether it is on or not, so a sample that flips does so whatever else is on.
 
-use super::policy::{Augment, Choice, KINDS, Kind};
+use super::policy::{Augment, Choice, KINDS, Kind, Setting};
 use crate::rng::{Stream, Use};
 use crate::transform::{Affine, Colour, Mix, Noise, PixelBox, SampleParams};
 
@@ -103,10 +103,15 @@ impl Draws<'_> {
 
     /// Strength and random numbers of a kind that happens.
     fn get(&self, kind: Kind) -> Option<(f32, [f32; DRAWS_PER_KIND])> {
+        self.setting(kind).map(|(setting, numbers)| (setting.strength, numbers))
+    }
+
+    /// Setting and random numbers of a kind that happens.
+    fn setting(&self, kind: Kind) -> Option<(Setting, [f32; DRAWS_PER_KIND])> {
         let setting = self.augment.get(kind)?;
         let is_chosen = self.augment.choice == Choice::All || self.chosen == Some(kind);
         let happens = is_chosen && self.gates[kind as usize] < setting.probability;
-        happens.then_some((setting.strength, self.numbers[kind as usize]))
+        happens.then_some((setting, self.numbers[kind as usize]))
     }
 
     /// A number from -strength to strength.
@@ -127,6 +132,10 @@ impl Draws<'_> {
             let aspect = MAX_ASPECT.powf(2.0 * v - 1.0);
             let shares = [area * aspect, area / aspect].map(|square| square.sqrt().min(1.0));
             inverse = inverse.after(crop([along, down], shares));
+        }
+        if let Some((setting, [u, along, down, _])) = self.setting(Kind::Scale) {
+            let share = 1.0 / (setting.from + u * (setting.strength - setting.from));
+            inverse = inverse.after(crop([along, down], [share; 2]));
         }
         if let Some((share, [u, v, ..])) = self.get(Kind::Crop) {
             inverse = inverse.after(crop([u, v], [share; 2]));
@@ -278,7 +287,7 @@ mod tests {
 
     #[test]
     fn samples_of_boxes_never_leave_the_image() {
-        for policy in ["crop", "crop=0.3", "resized-crop", "resized-crop=0.05"] {
+        for policy in ["crop", "crop=0.3", "resized-crop", "resized-crop=0.05", "scale", "scale=1..3"] {
             for index in 0..500 {
                 let inverse = draw(policy, 57, index).inverse;
                 for corner in [0.0, 56.0] {
@@ -330,6 +339,13 @@ mod tests {
         assert!((19.0..=20.001).contains(&largest(degrees)));
         let factors = sample("brightness=0.3").iter().map(|p| p.colour.rows[1][1] - 1.0).collect();
         assert!((0.28..=0.3001).contains(&largest(factors)));
+        let scales: Vec<f32> = sample("scale=1.25..2").iter().map(|p| 1.0 / p.inverse.x[0]).collect();
+        assert!(scales.iter().all(|scale| (1.2499..2.0001).contains(scale)), "{scales:?}");
+        let mean = scales.iter().sum::<f32>() / 500.0;
+        // A standard deviation of 0.01.
+        assert!(
+            (mean - 1.625).abs() < 0.04 && sample("scale").iter().all(|p| p.inverse.x[0] == p.inverse.y[1])
+        );
         assert!(sample("drop=0.07").iter().all(|p| p.noise.probability == 0.07));
         assert!(sample("shift=8").iter().all(|p| p.inverse.x[2].abs() <= 8.0));
     }

@@ -22,6 +22,7 @@ pub(super) enum Kind {
     Mixup,
     Cutmix,
     Erase,
+    Scale,
 }
 
 /// What `--augment` knows of a kind.
@@ -34,12 +35,25 @@ pub(super) struct Spec {
     probability: f32,
 }
 
-/// The number after `name=`.
+/// The number after `name=`, or the two of `name=from..to`.
 struct Strength {
+    /// The default of the lower of two numbers; none where there is one.
+    from: Option<f32>,
     default: f32,
     least: f32,
     most: f32,
     unit: &'static str,
+}
+
+impl Strength {
+    /// As [`Augment`] reads it.
+    fn show(&self, from: f32, strength: f32) -> String {
+        if self.from.is_some() { format!("{from}..{strength}") } else { strength.to_string() }
+    }
+
+    fn shown_default(&self) -> String {
+        self.show(self.from.unwrap_or(self.default), self.default)
+    }
 }
 
 const fn spec(kind: Kind, name: &'static str, about: &'static str, strength: Strength) -> Spec {
@@ -47,14 +61,14 @@ const fn spec(kind: Kind, name: &'static str, about: &'static str, strength: Str
 }
 
 const fn strength(default: f32, [least, most]: [f32; 2], unit: &'static str) -> Strength {
-    Strength { default, least, most, unit }
+    Strength { from: None, default, least, most, unit }
 }
 
 const FACTOR: &str = "most change";
 const ALPHA: &str = "Beta's parameters";
 
 /// Every kind, in the order of [`Kind`].
-pub(super) const KINDS: [Spec; 13] = [
+pub(super) const KINDS: [Spec; 14] = [
     Spec {
         kind: Kind::Flip,
         name: "flip",
@@ -97,6 +111,16 @@ pub(super) const KINDS: [Spec; 13] = [
             strength(0.33, [0.02, 1.0], "largest share of area"),
         )
     },
+    Spec {
+        kind: Kind::Scale,
+        name: "scale",
+        about: "the photo enlarged, a crop of it",
+        strength: Some(Strength {
+            from: Some(1.14),
+            ..strength(2.14, [1.0, 4.0], "size of the photo, in crops")
+        }),
+        probability: 1.0,
+    },
 ];
 
 /// Names for whole policies: what each stands for, and whether a sample gets one of it or all.
@@ -122,6 +146,8 @@ pub(super) enum Choice {
 /// A kind that is on.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Setting {
+    /// The lower of two strengths; `strength` itself where there is one.
+    pub(super) from: f32,
     pub(super) strength: f32,
     pub(super) probability: f32,
 }
@@ -163,7 +189,7 @@ impl Augment {
             let name = spec
                 .strength
                 .as_ref()
-                .map_or(spec.name.to_string(), |s| format!("{}={}", spec.name, s.default));
+                .map_or(spec.name.to_string(), |s| format!("{}={}", spec.name, s.shown_default()));
             let unit = spec
                 .strength
                 .as_ref()
@@ -223,11 +249,25 @@ impl Augment {
                 ))
             })
         };
+        let strength_of = |text: &str| number(text, &format!("strength ({unit})"), [least, most], default);
+        let of_two = spec.strength.as_ref().and_then(|known| known.from);
+        let (from, strength) = match (strength, of_two) {
+            (None, from) => (from.unwrap_or(default), default),
+            (Some(text), None) => strength_of(text).map(|strength| (strength, strength))?,
+            (Some(text), Some(from)) => {
+                let (low, high) = text.split_once("..").ok_or_else(|| {
+                    usage(format!("`{item}`: {name} takes two numbers, as in `{name}={from}..{default}`"))
+                })?;
+                let (low, high) = (strength_of(low)?, strength_of(high)?);
+                if low > high {
+                    return Err(usage(format!("`{item}`: {low} is more than {high}; turn them round")));
+                }
+                (low, high)
+            }
+        };
         let setting = Setting {
-            strength: match strength {
-                Some(text) => number(text, &format!("strength ({unit})"), [least, most], default)?,
-                None => default,
-            },
+            from,
+            strength,
             probability: match probability {
                 Some(text) => number(text, "probability", [0.0, 1.0], spec.probability)?,
                 None => spec.probability,
@@ -253,8 +293,11 @@ impl fmt::Display for Augment {
                 continue;
             };
             let mut item = spec.name.to_string();
-            if spec.strength.as_ref().is_some_and(|known| known.default != setting.strength) {
-                item += &format!("={}", setting.strength);
+            if let Some(known) = &spec.strength {
+                let shown = known.show(setting.from, setting.strength);
+                if shown != known.shown_default() {
+                    item += &format!("={shown}");
+                }
             }
             if spec.probability != setting.probability {
                 item += &format!("@{}", setting.probability);
@@ -313,6 +356,7 @@ mod tests {
             "flip@1,crop=0.7@0.25",
             "paper,rotate=30,saturation",
             "modern,erase=0.2@0.1",
+            "scale=1..1.5@0.5,flip",
         ] {
             let augment = parse(text);
             assert_eq!(parse(&augment.to_string()), augment, "{text} as {augment}");
@@ -324,6 +368,8 @@ mod tests {
             ("mixup=0.2", "mixup"),
             ("modern,mixup=0.2", "modern"),
             ("erase=0.33@0.5,flip", "flip,erase"),
+            ("scale=1.14..2.14", "scale"),
+            ("scale=1.14..2", "scale=1.14..2"),
             ("paper,crop=0.7", "paper,crop=0.7"),
             (
                 "flip@1,crop,shift,rotate,shear,brightness,contrast,drop",
@@ -359,6 +405,9 @@ mod tests {
             ("rotate=", ["`rotate=`", "from 0 to 180", ""]),
             ("drop=NaN", ["`drop=NaN`", "from 0 to 1", ""]),
             ("flip,paper", ["`paper`", "first", ""]),
+            ("scale=1.5", ["`scale=1.5`", "two numbers", "scale=1.14..2.14"]),
+            ("scale=2..1.5", ["2 is more than 1.5", "turn them round", ""]),
+            ("scale=0.5..2", ["size of the photo", "from 1 to 4", ""]),
             ("mixup=0", ["Beta", "0.05 to 10", ""]),
         ] {
             let error = text.parse::<Augment>().unwrap_err();

@@ -12,6 +12,7 @@ use serde::Serialize;
 use super::config::{Precision, TrainConfig};
 use super::prepare::Prepared;
 use super::resume::{self, OnChange};
+use super::signal::{OnUsr1, Signals};
 use crate::batch::{Batch, Loader, LoaderOptions, batches_per_epoch};
 use crate::device::{Device, DeviceKind};
 use crate::error::{Error, Result};
@@ -68,7 +69,8 @@ impl Replay {
             config.precision = Precision::F32;
         }
         let state_path = newest_state(dir, step)?;
-        let mut run = Prepared::inspected(config, device)?;
+        let signals = Signals::install(OnUsr1::End)?;
+        let mut run = Prepared::inspected(config, device, &signals)?;
         if step >= run.total_steps {
             let total = run.total_steps;
             return Err(Error::setting("step", step, format!("the run has {total} updates; give less")));

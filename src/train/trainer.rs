@@ -20,13 +20,13 @@ use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::exec::Session;
 use crate::infer::model_file::ModelFile;
-use crate::run::metrics::{Epoch, Eval, Step};
+use crate::run::metrics::{Epoch, Eval};
 use crate::run::model_card::{ModelCard, ObjectsCard};
 use crate::run::run_dir::RunDir;
 use crate::run::state::{self, Best, EpochSums, TrainState};
 use crate::show::tell;
-use crate::step::evaluate::Evaluation;
 use crate::step::Training;
+use crate::step::evaluate::Evaluation;
 
 /// How a run ended.
 #[derive(Debug, Clone)]
@@ -347,7 +347,7 @@ impl Trainer {
         if let Some(best) = self.state.best.filter(|_| self.idle_epochs().is_some()) {
             let message = self.why_it_ended(&best);
             tell(&message);
-            self.log.event(self.state.step, "stopped early", &message)?;
+            self.log.event(self.state.step, "stopped early", &message);
         }
         self.write_pages()
     }

@@ -88,6 +88,9 @@ def compute(image: torch.Tensor, kind: str, a: dict) -> torch.Tensor:
             return F.adjust_contrast(image, a["factor"])
         case "saturation":
             return F.adjust_saturation(image, a["factor"])
+        case "scale":
+            enlarged = F.resize(image, [a["to"], a["to"]], BILINEAR, antialias=False)
+            return F.crop(enlarged, a["top"], a["left"], *size)
         case "erase":
             normalised = F.normalize(image, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
             return F.erase(normalised, a["top"], a["left"], a["height"], a["width"], torch.zeros(3, 1, 1).double())
@@ -124,6 +127,7 @@ def all_kinds(name: str, image_name: str, pixels: np.ndarray):
     case("contrast", "contrast", factor=0.625)
     case("contrast_above_one", "contrast", factor=1.4375)
     case("saturation", "saturation", factor=0.25)
+    case("scale", "scale", to=size + size // 2, left=size // 3, top=2)
     case("erase", "erase", left=size // 4, top=2, width=size // 2, height=size - 5)
     case("drop", "drop", probability=0.1, seed=0x0123456789ABCDEF, epoch=3, sample=17)
 
