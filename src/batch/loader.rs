@@ -182,7 +182,7 @@ impl Loader {
             return Err(Error::Usage("workers and batches made ahead must be at least 1".into()));
         }
         let workers = vec![make; options.workers];
-        Ok(Loader { batches: Prefetcher::start(workers, options.prefetch, num_batches, buffers) })
+        Ok(Loader { batches: Prefetcher::start(workers, options.prefetch, num_batches, buffers)? })
     }
 
     /// The next batch; `None` after the last of an evaluation.

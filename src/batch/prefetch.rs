@@ -54,7 +54,15 @@ impl<T: Default + Send + 'static> Prefetcher<T> {
     ///
     /// At most `distance` items are in the making or waiting; `num_items` are made in all. Items are made in `buffers`,
     /// which suffice if they are one more than `distance` and one item is held at a time; otherwise, in new ones.
-    pub(super) fn start<W>(workers: Vec<W>, distance: usize, num_items: u64, buffers: Vec<T>) -> Prefetcher<T>
+    ///
+    /// # Errors
+    /// [`Error::Setting`] if the system does not start so many threads.
+    pub(super) fn start<W>(
+        workers: Vec<W>,
+        distance: usize,
+        num_items: u64,
+        buffers: Vec<T>,
+    ) -> Result<Prefetcher<T>>
     where
         W: FnMut(u64, &mut T) -> Result<()> + Send + 'static,
     {
@@ -69,14 +77,17 @@ impl<T: Default + Send + 'static> Prefetcher<T> {
         };
         let shared =
             Arc::new(Shared { state: Mutex::new(state), ready: Condvar::new(), room: Condvar::new() });
-        let threads = workers
-            .into_iter()
-            .map(|worker| {
-                let shared = Arc::clone(&shared);
-                thread::spawn(move || shared.work(worker))
-            })
-            .collect();
-        Prefetcher { shared, threads, waited: Duration::ZERO }
+        let num_workers = workers.len();
+        let mut prefetcher = Prefetcher { shared, threads: Vec::new(), waited: Duration::ZERO };
+        for worker in workers {
+            let shared = Arc::clone(&prefetcher.shared);
+            let thread = thread::Builder::new().spawn(move || shared.work(worker)).map_err(|error| {
+                let message = format!("the system starts no thread any more ({error}); give fewer");
+                Error::setting("workers", num_workers, message)
+            })?;
+            prefetcher.threads.push(thread);
+        }
+        Ok(prefetcher)
     }
 
     /// The next item, waiting for it if it is not ready; `None` after the last.
@@ -198,7 +209,7 @@ mod tests {
         num_items: u64,
         make: fn(u64, &mut Vec<u64>) -> Result<()>,
     ) -> Prefetcher<Vec<u64>> {
-        Prefetcher::start(vec![make; num_workers], 3, num_items, vec![Vec::new(); 4])
+        Prefetcher::start(vec![make; num_workers], 3, num_items, vec![Vec::new(); 4]).unwrap()
     }
 
     /// Later items are made faster than earlier ones.

@@ -19,6 +19,7 @@ mod predict;
 mod replay;
 mod reproduce;
 mod train;
+mod verify_resume;
 
 use std::process::ExitCode;
 
@@ -54,6 +55,7 @@ enum Command {
     Reproduce(reproduce::ReproduceArgs),
     Plan(plan::PlanArgs),
     Replay(replay::ReplayArgs),
+    VerifyResume(Box<verify_resume::VerifyResumeArgs>),
     Data(data::DataArgs),
     Augment(augment::AugmentArgs),
     Devices(devices::DevicesArgs),
@@ -77,6 +79,7 @@ impl Cli {
             Command::Reproduce(args) => args.run(),
             Command::Plan(args) => args.run(),
             Command::Replay(args) => args.run(),
+            Command::VerifyResume(args) => args.run(),
             Command::Data(args) => args.run(),
             Command::Augment(args) => args.run(),
             Command::Devices(args) => args.run(),

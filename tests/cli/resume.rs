@@ -98,6 +98,18 @@ pub fn kill_and_compare(call: &str, num_kills: usize) {
 }
 
 #[test]
+fn the_program_proves_on_the_spot_that_a_resumed_run_ends_in_the_same_bits() {
+    let program = Program::with_scenes();
+    let verify =
+        "verify-resume --data-dir scenes --img-size 32 --batch-size 8 --epochs 4 --opt adamw --model-ema";
+    let said = program.succeeds(&format!("{verify} --kills 2 --max-steps 18"));
+    assert!(said.contains("of 18 updates and resumed") && said.contains("the same, bit by bit"), "{said}");
+    assert!(!program.path("runs").exists(), "what it made is gone");
+    program.fails(&format!("{verify} --max-steps 2"), 2, &["--max-steps 2", "too few for 2 kills"]);
+    program.fails("verify-resume --data-dir none", 1, &["did not end as it should", "none"]);
+}
+
+#[test]
 fn twenty_kills_at_random_moments_change_no_bit() {
     kill_and_compare(RUN, 20);
 }
