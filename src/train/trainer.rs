@@ -10,7 +10,7 @@ use super::resume::{self, OnChange, Resumed};
 use super::schedule::Schedule;
 use super::signal::{OnUsr1, Signals};
 use super::source::Source;
-use super::summary::{self, Standing};
+use super::summary::{self, Standing, Status};
 use crate::batch::{Augment, BatchContents, Loader, LoaderOptions, batches_per_epoch};
 use crate::device::Device;
 use crate::error::{Error, Result};
@@ -154,20 +154,24 @@ impl Trainer {
         let mut loader = self.loader()?;
         if self.state.step == 0 {
             self.save()?;
-        } else if !summary::csv_is_of(self.dir(), &self.state.history) {
-            // The process before this one ended between a state and its pages.
+        }
+        // The page is there from the start; a process before this one may have ended between a state and its pages.
+        if !self.is_done() || !summary::csv_is_of(self.dir(), &self.state.history) {
             self.write_pages()?;
         }
+        tell(format_args!("report: {}", self.log.page_path().display()));
         let mut interval = Interval::begin();
         loop {
             if self.epoch_is_complete() {
                 self.skip_rest_of_epoch(&mut loader)?;
                 self.read_results(&mut interval)?;
-                let paused = Instant::now();
+                if interval.steps > 0 {
+                    self.log_interval(&interval)?;
+                }
                 self.end_epoch()?;
                 // An evaluation is not part of a step.
                 self.training.take_busy_time()?;
-                interval.start += paused.elapsed();
+                interval = Interval::begin();
             }
             if self.is_done() {
                 return Ok(());
@@ -176,6 +180,11 @@ impl Trainer {
             if self.state.step.is_multiple_of(self.config.log_interval) {
                 self.read_results(&mut interval)?;
                 self.log_interval(&interval)?;
+                if self.log.page_is_due() {
+                    let status = Status::Running(self.state.step, self.total_steps);
+                    let standing = Standing { history: &self.state.history, model: None, status };
+                    self.log.page(self.state.step, &self.source, &standing);
+                }
                 interval = Interval::begin();
             }
             if let Some(signal) = self.signals.received() {
@@ -214,7 +223,7 @@ impl Trainer {
         let step = self.state.step;
         let message = format!("stopped at step {step}; resume with --resume {}", self.dir().path().display());
         self.log.event(step, "interrupted", &message)?;
-        self.write_report("stopped by a signal", None);
+        self.write_report(Status::Ended("stopped by a signal"), None);
         Err(Error::Interrupted { signal })
     }
 
@@ -319,7 +328,7 @@ impl Trainer {
             self.dir().last_state().display()
         );
         self.log.event(self.state.step, "diverged", &message)?;
-        self.write_report("diverged", None);
+        self.write_report(Status::Ended("diverged"), None);
         Err(Error::Diverged { step, message })
     }
 
@@ -329,7 +338,7 @@ impl Trainer {
         let message =
             format!("{what}. The last checkpoint is kept: go on with residuum train --resume {dir}");
         self.log.event(self.state.step, "device failed", &message)?;
-        self.write_report("stopped by a failure of the GPU", None);
+        self.write_report(Status::Ended("stopped by a failure of the GPU"), None);
         Err(Error::DeviceFailed(message))
     }
 
@@ -475,14 +484,14 @@ impl Trainer {
     fn write_pages(&mut self) -> Result<()> {
         if self.is_done() {
             let model = self.model_file()?;
-            self.write_report("finished", Some(&model));
+            self.write_report(Status::Ended("finished"), Some(&model));
         } else {
-            self.write_report("running", None);
+            self.write_report(Status::Running(self.state.step, self.total_steps), None);
         }
         Ok(())
     }
 
-    fn write_report(&mut self, status: &str, model: Option<&ModelFile>) {
+    fn write_report(&mut self, status: Status, model: Option<&ModelFile>) {
         let standing = Standing { history: &self.state.history, model, status };
         self.log.pages(self.state.step, &self.source, &standing);
     }
