@@ -14,6 +14,7 @@ mod flags;
 mod model;
 mod plan;
 mod predict;
+mod report;
 mod reproduce;
 mod train;
 
@@ -42,6 +43,7 @@ enum Command {
     Eval(eval::EvalArgs),
     Predict(predict::PredictArgs),
     Export(export::ExportArgs),
+    Report(report::ReportArgs),
     Reproduce(reproduce::ReproduceArgs),
     Plan(plan::PlanArgs),
     Data(data::DataArgs),
@@ -62,6 +64,7 @@ impl Cli {
             Command::Eval(args) => args.run(),
             Command::Predict(args) => args.run(),
             Command::Export(args) => args.run(),
+            Command::Report(args) => args.run(),
             Command::Reproduce(args) => args.run(),
             Command::Plan(args) => args.run(),
             Command::Data(args) => args.run(),

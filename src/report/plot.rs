@@ -20,6 +20,9 @@ const MAX_HIDDEN_DOTS: usize = 400;
 /// From this ratio of the largest to the smallest number on, a linear axis would flatten the small ones.
 const WIDE: f64 = 50.0;
 
+/// As many lines of a chart have a look of their own.
+pub const MAX_LINES: usize = 8;
+
 /// One line of a chart.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Series {
@@ -54,7 +57,7 @@ pub struct Chart {
     pub unit: String,
     /// How the y axis is laid out.
     pub y_axis: YAxis,
-    /// The lines; up to eight are told apart by colour and dashes.
+    /// The lines; up to [`MAX_LINES`] are told apart by colour and dashes.
     pub series: Vec<Series>,
 }
 

@@ -438,7 +438,7 @@ fn run_facts(run: &Run) -> Vec<(&'static str, String)> {
 }
 
 /// The index of the epoch with the least top-1 error, the first of equals.
-fn best_epoch(epochs: &[Epoch]) -> Option<usize> {
+pub(super) fn best_epoch(epochs: &[Epoch]) -> Option<usize> {
     let errors =
         epochs.iter().map(|epoch| epoch.eval_err1).enumerate().filter(|(_, error)| error.is_finite());
     errors.min_by(|a, b| a.1.total_cmp(&b.1)).map(|(index, _)| index)
@@ -462,7 +462,7 @@ fn by_step(label: &str, steps: &[Step], y: fn(&Step) -> f64) -> Series {
 }
 
 /// `12.5 %`, or a dash for what is not a number.
-fn percent(value: f64) -> String {
+pub(super) fn percent(value: f64) -> String {
     if value.is_finite() { format!("{value:.1} %") } else { "–".to_string() }
 }
 

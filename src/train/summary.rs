@@ -22,7 +22,7 @@ use crate::step::evaluate::{CategoryError, Prediction, count_confusion};
 
 const SUMMARY: &str = "summary.csv";
 /// The page of a run in its folder.
-pub(super) const REPORT: &str = "report.html";
+pub const REPORT: &str = "report.html";
 /// Images shown as the surest mistakes.
 const NUM_MISTAKES: usize = 14;
 /// Images shown as the surest hits.
@@ -135,7 +135,7 @@ pub fn write_report(dir: &RunDir, env: &Env, source: &Source, standing: &Standin
 }
 
 /// The settings `config` next to the defaults.
-fn settings(config: &TrainConfig) -> Vec<Setting> {
+pub fn settings(config: &TrainConfig) -> Vec<Setting> {
     let defaults = config.defaults_beside().records();
     let records = config.records().into_iter();
     records.map(|(name, value)| Setting { default: defaults[&name].clone(), name, value }).collect()

@@ -63,6 +63,13 @@ fn every_page_can_be_read_at_both_widths_by_day_and_by_night() {
     let report = program.path(&run).join("report.html");
     assert_readable(&browser, &report, 200, &["Error by category", "Grad-CAM", "Command", "all "]);
 
+    let second = "train --data-dir scenes --img-size 32 --batch-size 8 --epochs 3 --lr 0.02 --momentum 0.5 --output other";
+    program.succeeds(second);
+    let other = program.only_run("other");
+    program.succeeds(&format!("report {} {}", run.display(), other.display()));
+    let names = [run.file_name().unwrap().to_str().unwrap(), "Settings that differ", "momentum"];
+    assert_readable(&browser, &program.path("comparison.html"), 60, &names);
+
     write_hostile_classes(&program);
     program.succeeds("train --data-dir classes --img-size 32 --batch-size 8 --epochs 1 --output hostile");
     let report = program.path(program.only_run("hostile")).join("report.html");
