@@ -17,6 +17,7 @@ mod model;
 mod plan;
 mod predict;
 mod replay;
+mod report;
 mod reproduce;
 mod train;
 mod verify_resume;
@@ -52,6 +53,7 @@ enum Command {
     Eval(eval::EvalArgs),
     Predict(predict::PredictArgs),
     Export(export::ExportArgs),
+    Report(report::ReportArgs),
     Reproduce(reproduce::ReproduceArgs),
     Plan(plan::PlanArgs),
     Replay(replay::ReplayArgs),
@@ -76,6 +78,7 @@ impl Cli {
             Command::Eval(args) => args.run(),
             Command::Predict(args) => args.run(),
             Command::Export(args) => args.run(),
+            Command::Report(args) => args.run(),
             Command::Reproduce(args) => args.run(),
             Command::Plan(args) => args.run(),
             Command::Replay(args) => args.run(),

@@ -1,8 +1,9 @@
 //! Grad-CAM: where in a photo a category was seen.
 //!
-//! The weight of a channel of the last feature map is the mean gradient of the category's score over the channel's
+//! The weight of a channel of the last feature map that has places to tell apart is the mean gradient of the category's score over the channel's
 //! pixels; the weighted sum of the channels, where it is positive, shows the evidence. The gradients are the engine's own:
-//! the evaluation graph, differentiated from a seed at the scores to the operand of the global average pooling.
+//! the evaluation graph, differentiated from a seed at the scores to the operand of the global average pooling, or to the
+//! map of an earlier layer where that has fewer than 4 x 4 places.
 //! Source: Selvaraju et al., "Grad-CAM: visual explanations from deep networks via gradient-based localization" (2017).
 
 use std::any::Any;
@@ -18,12 +19,14 @@ use crate::graph::{Graph, Node, Phase, ValueId};
 use crate::models::Network;
 use crate::ops::{AdaptiveAvgPool, GlobalAvgPool, MaxPool, Mode};
 use crate::plan::plan;
-use crate::step;
 use crate::step::feed::Feed;
+use crate::step::{self, values};
 use crate::tensor::DType;
 
 /// The gradient of the class scores that the backward pass starts from.
 const SEED: &str = "seed";
+/// Rows and columns that a map has at least: of fewer, next to nothing can be seen.
+const MIN_EXTENT: usize = 4;
 
 /// A model and its gradients, in a session for one image at a time.
 pub struct Explainer {
@@ -33,6 +36,7 @@ pub struct Explainer {
     logits: Slot,
     features: Slot,
     gradient: Slot,
+    layer: String,
 }
 
 /// What speaks for one category in one image.
@@ -62,13 +66,13 @@ impl Explainer {
     ///
     /// # Errors
     /// [`Error::Checkpoint`] naming the first tensor that does not fit the model, [`Error::Graph`] if the model has
-    /// no pooling.
+    /// no pooling, or no map of 4 x 4 places before it.
     pub fn new(file: &ModelFile, device: Device) -> Result<Explainer> {
         let mut graph = Graph::new(DType::F32);
         let inputs = step::inputs(&mut graph, &file.step_config(1)?, Mode::Eval)?;
         let logits = file.model()?.forward(&mut graph, inputs, Mode::Eval)?;
         let seed = graph.input(SEED, graph.shape(logits), DType::F32);
-        let features = last_features(&graph)?;
+        let features = explained_features(&graph, last_features(&graph)?)?;
         graph.set_phase(Phase::Backward);
         let gradient = differentiate(&mut graph, logits, seed, &[features])?[0];
         let kept = [logits, features, gradient];
@@ -79,14 +83,27 @@ impl Explainer {
         let mut session = Session::open(plan(&[&graph], device.kind())?, device, Start::Zeros)?;
         file.load_into(&mut session)?;
         let slot = |name: &str| session.plan(0).slot(name);
+        let layer = features.clone();
         Ok(Explainer {
             feed: Feed::new(session.plan(0)),
             seed: slot(SEED)?,
             logits: slot(&logits)?,
             features: slot(&features)?,
             gradient: slot(&gradient)?,
+            layer,
             session,
         })
+    }
+
+    /// Name of the value whose channels are weighed.
+    pub fn layer(&self) -> &str {
+        &self.layer
+    }
+
+    /// Rows and columns of the maps.
+    pub fn extents(&self) -> [usize; 2] {
+        let [_, rows, columns, _] = self.features.shape.nhwc();
+        [rows, columns]
     }
 
     /// What speaks for `category`, or for the most probable one, in `image`: HWC f32, normalised.
@@ -107,12 +124,11 @@ impl Explainer {
         };
         seed[category] = 1.0;
         self.run(image, &seed)?;
-        let [_, rows, columns, _] = self.features.shape.nhwc();
         let (features, gradient) = (self.session.read(&self.features)?, self.session.read(&self.gradient)?);
         Ok(Explanation {
             category,
             probability: softmax(&self.session.read(&self.logits)?, category),
-            extents: [rows, columns],
+            extents: self.extents(),
             evidence: weighted_sum(&features, &gradient, self.features.shape.last()),
         })
     }
@@ -144,6 +160,41 @@ fn last_features(graph: &Graph) -> Result<ValueId> {
         last = before;
     }
     Ok(last.inputs[0])
+}
+
+/// The last value with a map of at least 4 x 4 places that all that becomes of the images passes through, up to `last`: in a
+/// residual network the output of a block, for a branch of it would leave out what passes by on the shortcut.
+fn explained_features(graph: &Graph, last: ValueId) -> Result<ValueId> {
+    let images = graph.find(values::IMAGES).expect("an evaluation graph has images");
+    // Of what is made of the images, what is still to be read. Nodes are in an order of execution.
+    let last_use = |id: ValueId| graph.nodes().iter().rposition(|node| node.inputs.contains(&id));
+    let mut of_images: Vec<(ValueId, usize)> = last_use(images).map(|at| (images, at)).into_iter().collect();
+    let mut found = None;
+    for (at, node) in graph.nodes().iter().enumerate() {
+        if node.inputs.iter().any(|input| of_images.iter().any(|(id, _)| id == input)) {
+            of_images.extend(node.outputs.iter().filter_map(|&id| Some((id, last_use(id)?))));
+        }
+        of_images.retain(|&(_, last_use)| last_use > at);
+        if let [(only, _)] = of_images[..]
+            && has_places(graph, only)
+        {
+            found = Some(only);
+        }
+        if node.outputs.contains(&last) {
+            break;
+        }
+    }
+    found.ok_or_else(|| Error::Graph {
+        op: "explain",
+        node: "model".into(),
+        message: format!(
+            "has no map of {MIN_EXTENT} x {MIN_EXTENT} places before its last pooling; take larger images"
+        ),
+    })
+}
+
+fn has_places(graph: &Graph, id: ValueId) -> bool {
+    matches!(graph.shape(id).dims(), [_, rows, columns, _] if *rows.min(columns) >= MIN_EXTENT)
 }
 
 /// At each pixel, the channels of `features` weighted by the mean of their `gradient` over all pixels.

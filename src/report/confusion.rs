@@ -11,6 +11,9 @@ const MAX_NAMED: usize = 20;
 /// With more categories, only cells with at least this part of their row show their numbers under the
 /// pointer: all of them would make a large page.
 const MIN_TITLED_SHARE: f64 = 0.03;
+/// The opacity of a cell whose whole row it is, where cells carry counts: what is written on it in the page's ink can be
+/// read (a contrast of 4.5) on both colours, by day and by night.
+const MAX_OPACITY_UNDER_COUNT: f64 = 0.5;
 /// Rows of the table of confused pairs.
 const NUM_PAIRS: usize = 12;
 
@@ -94,7 +97,8 @@ impl Confusion {
         let share = f64::from(count) / images as f64;
         let (x, y) = (grid.left + guess as f64 * grid.cell, grid.top + truth as f64 * grid.cell);
         // The root lifts rare confusions out of the background.
-        let opacity = format!("{:.2}", share.sqrt());
+        let opacity = share.sqrt() * if grid.named { MAX_OPACITY_UNDER_COUNT } else { 1.0 };
+        let opacity = format!("{opacity:.2}");
         html! {
             rect class=(if truth == guess { "s0" } else { "s1" })
                 x=(x) y=(y) width=(grid.cell) height=(grid.cell) fill-opacity=(opacity) {
@@ -105,7 +109,9 @@ impl Confusion {
                 }
             }
             @if grid.named {
-                text.count x=(x + grid.cell / 2.0) y=(y + grid.cell / 2.0 + 3.0) text-anchor="middle" { (count) }
+                @let size = grid.count_size(count);
+                @let (x, y) = (x + grid.cell / 2.0, format!("{:.1}", y + grid.cell / 2.0 + 0.36 * size));
+                text.count x=(x) y=(y) style={ "font-size:" (size) "px" } text-anchor="middle" { (count) }
             }
         }
     }
@@ -152,11 +158,20 @@ impl Grid {
     fn of(confusion: &Confusion) -> Grid {
         let n = confusion.names.len();
         let named = n <= MAX_NAMED;
-        let (cell, font) = if named { (24.0, 9.5) } else { (5.0, 10.0) };
+        let (cell, font) = if named { (24.0, 11.0) } else { (5.0, 10.0) };
         let longest = confusion.names.iter().map(|name| shortened(name).chars().count()).max().unwrap_or(0);
         let margin = if named { 8.0 + longest as f64 * font * 0.56 } else { 26.0 };
         let top = if named { margin } else { 16.0 };
         Grid { named, cell, font, left: margin.round(), top: top.round(), size: n as f64 * cell }
+    }
+}
+
+impl Grid {
+    /// The size of the digits of `count`: as large as fits into a cell.
+    fn count_size(&self, count: u32) -> f64 {
+        const DIGIT_WIDTH: f64 = 0.58;
+        let digits = count.to_string().len() as f64;
+        ((self.cell - 3.0) / (digits * DIGIT_WIDTH)).min(13.0).round()
     }
 }
 
@@ -181,11 +196,11 @@ mod tests {
     #[test]
     fn cells_lie_at_their_truth_and_guess() {
         let html = confusion().render().into_string();
-        // Eleven characters of names and the gap next to them: 67 units.
-        assert!(html.contains("class=\"s1\" x=\"91\" y=\"67\""), "truth 0, guess 1: {html}");
+        // Eleven characters of names and the gap next to them: 76 units.
+        assert!(html.contains("class=\"s1\" x=\"100\" y=\"76\""), "truth 0, guess 1: {html}");
         assert!(html.contains("<title>abbey, taken for bar &amp; grill: 2 of 10</title>"), "{html}");
         assert!(
-            html.contains("fill-opacity=\"0.89\"><title>abbey, taken for abbey: 8 of 10</title>"),
+            html.contains("fill-opacity=\"0.45\"><title>abbey, taken for abbey: 8 of 10</title>"),
             "{html}"
         );
         assert_eq!(html.matches("fill-opacity").count(), 4, "an empty cell is not drawn");

@@ -2,6 +2,7 @@
 
 use image::imageops::{self, FilterType};
 use image::{ImageBuffer, Luma};
+use maud::{Markup, html};
 
 /// Colours from low to high, evenly spaced; each brighter than the one before, so that the map survives a printer.
 const COLORS: [[f32; 3]; 5] = [
@@ -35,6 +36,14 @@ pub fn heat_map(pixels: &[u8], size: usize, values: &[f32], columns: usize) -> V
         })
     });
     mixed.collect()
+}
+
+/// What the colours of a heat map stand for, from `low` to `high`.
+pub fn heat_scale(low: &str, high: &str) -> Markup {
+    let colors = COLORS.map(|[r, g, b]| format!("rgb({r},{g},{b})")).join(",");
+    html! {
+        p.scale { (low) " " i style={ "background:linear-gradient(90deg," (colors) ")" } {} " " (high) }
+    }
 }
 
 fn color_of(value: f32) -> [f32; 3] {

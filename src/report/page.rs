@@ -3,7 +3,7 @@
 use base64::prelude::{BASE64_STANDARD, Engine};
 use maud::{DOCTYPE, Markup, PreEscaped, Render, html};
 
-use super::{Budget, Chart, Confusion, Table};
+use super::{Budget, Chart, Confusion, Table, heat_scale};
 
 /// What a page shows, from top to bottom. Empty parts are left out.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -12,6 +12,8 @@ pub struct Page {
     pub title: String,
     /// One line below the heading.
     pub subtitle: String,
+    /// After how many seconds a browser reads the page again, for one that is about to change.
+    pub refresh_seconds: Option<u32>,
     /// The numbers to see first.
     pub tiles: Vec<Tile>,
     /// Line charts; those without points are left out.
@@ -55,8 +57,21 @@ pub enum Body {
     Budget(Budget),
     /// A row of images.
     Figures(Vec<Figure>),
+    /// Images with their heat maps, and what the two ends of the colours stand for.
+    Heats {
+        /// The images.
+        figures: Vec<Figure>,
+        /// What is seen on them.
+        note: String,
+        /// What the first colour stands for, and the last.
+        ends: [String; 2],
+    },
     /// A list of names with their values.
     Facts(Vec<(String, String)>),
+    /// What is shown when its heading is clicked.
+    Folded(String, Box<Body>),
+    /// One below the other.
+    Several(Vec<Body>),
 }
 
 /// An image, or several side by side, with text below.
@@ -80,6 +95,7 @@ impl Page {
                     meta charset="utf-8";
                     meta name="viewport" content="width=device-width, initial-scale=1";
                     meta name="color-scheme" content="light dark";
+                    @if let Some(seconds) = self.refresh_seconds { meta http-equiv="refresh" content=(seconds); }
                     title { (self.title) }
                     style { (PreEscaped(include_str!("style.css"))) }
                 }
@@ -120,20 +136,10 @@ impl Section {
     }
 
     fn to_markdown(&self) -> String {
-        let body: String = match &self.body {
-            Body::Text(paragraphs) => paragraphs.join("\n\n") + "\n",
-            Body::Charts(charts) => {
-                let shown = charts.iter().filter(|chart| chart.has_points());
-                shown.map(|chart| format!("{}\n\n{}\n", chart.title, chart.numbers().to_markdown())).collect()
-            }
-            Body::Table(table) => table.to_markdown(),
-            Body::Figures(figures) => {
-                figures.iter().map(|figure| format!("- {}\n", figure.caption.join(", "))).collect()
-            }
-            Body::Facts(facts) => facts.iter().map(|(name, value)| format!("- {name}: {value}\n")).collect(),
-            Body::Confusion(_) | Body::Budget(_) => return String::new(),
-        };
-        format!("\n## {}\n\n{body}", self.title)
+        match self.body.to_markdown() {
+            body if body.is_empty() => String::new(),
+            body => format!("\n## {}\n\n{body}", self.title),
+        }
     }
 }
 
@@ -145,8 +151,29 @@ impl Body {
             Body::Table(table) => table.is_empty(),
             Body::Confusion(_) => false,
             Body::Budget(budget) => !budget.has_time(),
-            Body::Figures(figures) => figures.is_empty(),
+            Body::Figures(figures) | Body::Heats { figures, .. } => figures.is_empty(),
             Body::Facts(facts) => facts.is_empty(),
+            Body::Folded(_, body) => body.is_empty(),
+            Body::Several(bodies) => bodies.iter().all(Body::is_empty),
+        }
+    }
+
+    fn to_markdown(&self) -> String {
+        let of_figures = |figures: &[Figure]| {
+            figures.iter().map(|figure| format!("- {}\n", figure.caption.join(", "))).collect()
+        };
+        match self {
+            Body::Text(paragraphs) => paragraphs.join("\n\n") + "\n",
+            Body::Charts(charts) => {
+                let shown = charts.iter().filter(|chart| chart.has_points());
+                shown.map(|chart| format!("{}\n\n{}\n", chart.title, chart.numbers().to_markdown())).collect()
+            }
+            Body::Table(table) => table.to_markdown(),
+            Body::Figures(figures) | Body::Heats { figures, .. } => of_figures(figures),
+            Body::Facts(facts) => facts.iter().map(|(name, value)| format!("- {name}: {value}\n")).collect(),
+            Body::Folded(_, body) => body.to_markdown(),
+            Body::Several(bodies) => bodies.iter().map(Body::to_markdown).collect::<Vec<_>>().join("\n"),
+            Body::Confusion(_) | Body::Budget(_) => String::new(),
         }
     }
 }
@@ -186,7 +213,14 @@ impl Render for Body {
                 }
                 Body::Budget(budget) => (budget),
                 Body::Figures(figures) => div class=(class_of(figures)) { @for figure in figures { (figure) } },
+                Body::Heats { figures, note, ends: [low, high] } => {
+                    div class=(class_of(figures)) { @for figure in figures { (figure) } }
+                    p.note { (note) }
+                    (heat_scale(low, high))
+                }
                 Body::Facts(facts) => dl.facts { @for (name, value) in facts { dt { (name) } dd { (value) } } },
+                Body::Folded(summary, body) => details { summary { (summary) } (body) },
+                Body::Several(bodies) => @for body in bodies.iter().filter(|body| !body.is_empty()) { (body) },
             }
         }
     }
@@ -233,6 +267,7 @@ mod tests {
         Page {
             title: "resnet18 <on> scenes".into(),
             subtitle: "cpu".into(),
+            refresh_seconds: Some(15),
             tiles: vec![Tile { label: "Top-1 error".into(), value: "9.5 %".into(), note: String::new() }],
             charts: vec![Chart {
                 title: "Loss".into(),
@@ -263,7 +298,7 @@ mod tests {
     }
 
     /// The elements that HTML closes by themselves.
-    const VOID: [&str; 2] = ["meta", "img"];
+    const VOID: [&str; 3] = ["meta", "img", "wbr"];
 
     /// Checks that every element is closed in turn.
     fn assert_balanced(html: &str) {

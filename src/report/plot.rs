@@ -15,6 +15,13 @@ const TOP: f64 = 12.0;
 const BOTTOM: f64 = 40.0;
 /// Up to this number of points in a line, each is drawn as a dot that shows its numbers under the pointer.
 const MAX_DOTS: usize = 80;
+/// Up to this number, the dots are there but show under the pointer alone; a longer line has none.
+const MAX_HIDDEN_DOTS: usize = 400;
+/// From this ratio of the largest to the smallest number on, a linear axis would flatten the small ones.
+const WIDE: f64 = 50.0;
+
+/// As many lines of a chart have a look of their own.
+pub const MAX_LINES: usize = 8;
 
 /// One line of a chart.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -27,6 +34,18 @@ pub struct Series {
     pub band: Vec<(f64, f64, f64)>,
 }
 
+/// How the y axis is laid out.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum YAxis {
+    /// Around the numbers.
+    #[default]
+    Around,
+    /// From 0.
+    FromZero,
+    /// Around the numbers; logarithmic where all are positive and one is 50 times another.
+    LogarithmicIfWide,
+}
+
 /// Lines over whole numbers: epochs or steps.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Chart {
@@ -36,9 +55,9 @@ pub struct Chart {
     pub x_label: String,
     /// The unit of y, put after its numbers in the pointer's text; may be empty.
     pub unit: String,
-    /// Whether the y axis starts at 0.
-    pub from_zero: bool,
-    /// The lines; up to four are told apart by colour and dashes.
+    /// How the y axis is laid out.
+    pub y_axis: YAxis,
+    /// The lines; up to [`MAX_LINES`] are told apart by colour and dashes.
     pub series: Vec<Series>,
 }
 
@@ -46,6 +65,7 @@ pub struct Chart {
 struct Scale {
     x: Ticks,
     y: Ticks,
+    logarithmic: bool,
 }
 
 impl Scale {
@@ -54,7 +74,9 @@ impl Scale {
     }
 
     fn y(&self, value: f64) -> f64 {
-        HEIGHT - BOTTOM - (value - self.y.low()) / (self.y.high() - self.y.low()) * (HEIGHT - TOP - BOTTOM)
+        let [low, high, at] = [self.y.low(), self.y.high(), value]
+            .map(|value| if self.logarithmic { value.log10() } else { value });
+        HEIGHT - BOTTOM - (at - low) / (high - low) * (HEIGHT - TOP - BOTTOM)
     }
 }
 
@@ -98,8 +120,15 @@ impl Chart {
         if finite.is_empty() {
             return None;
         }
-        let y_low = if self.from_zero { y_low.min(0.0) } else { y_low };
-        Some(Scale { x: Ticks::around(x_low, x_high, 6, 1.0), y: Ticks::around(y_low, y_high, 5, 0.0) })
+        let is_wide = y_low > 0.0 && y_high >= WIDE * y_low;
+        let logarithmic = self.y_axis == YAxis::LogarithmicIfWide && is_wide;
+        let y_low = if self.y_axis == YAxis::FromZero { y_low.min(0.0) } else { y_low };
+        let y = if logarithmic {
+            Ticks::logarithmic(y_low, y_high, 5)
+        } else {
+            Ticks::around(y_low, y_high, 5, 0.0)
+        };
+        Some(Scale { x: Ticks::around(x_low, x_high, 6, 1.0), y, logarithmic })
     }
 
     fn axes(&self, scale: &Scale) -> Markup {
@@ -120,16 +149,19 @@ impl Chart {
         }
     }
 
-    /// Dots for short lines; a lone point between gaps always gets one, or it would be invisible.
+    /// Dots that show their numbers under the pointer, hidden until then on longer lines; a lone point between gaps always
+    /// gets one, or it would be invisible.
     fn dots(&self, scale: &Scale, index: usize, series: &Series) -> Markup {
         let finite = |at: usize| series.points.get(at).is_some_and(is_finite);
         let alone = |at: usize| !at.checked_sub(1).is_some_and(finite) && !finite(at + 1);
-        let all = series.points.len() <= MAX_DOTS;
-        let shown = series.points.iter().enumerate().filter(|(at, _)| finite(*at) && (all || alone(*at)));
+        let count = series.points.len();
+        let shown = series.points.iter().enumerate();
+        let shown = shown.filter(|(at, _)| finite(*at) && (count <= MAX_HIDDEN_DOTS || alone(*at)));
         html! {
-            @for (_, &(x, y)) in shown {
+            @for (at, &(x, y)) in shown {
+                @let class = if count <= MAX_DOTS || alone(at) { "dot" } else { "hidden dot" };
                 @let [cx, cy] = [scale.x(x), scale.y(y)].map(|place| format!("{place:.1}"));
-                circle class={ "dot s" (index) } cx=(cx) cy=(cy) r="2.6" {
+                circle class={ (class) " s" (index) } cx=(cx) cy=(cy) r="2.6" {
                     title { (series.label) ", " (self.x_label) " " (x) ": " (significant(y)) (self.unit) }
                 }
             }
@@ -154,6 +186,7 @@ impl Render for Chart {
                             (series.label)
                         }
                     }
+                    @if scale.logarithmic { span { "logarithmic axis" } }
                 }
                 svg viewBox=(format!("0 0 {WIDTH} {HEIGHT}")) role="img" aria-label=(self.title) {
                     (self.axes(&scale))
@@ -212,7 +245,7 @@ mod tests {
             title: "Loss & error".into(),
             x_label: "epoch".into(),
             unit: " %".into(),
-            from_zero: true,
+            y_axis: YAxis::FromZero,
             series: vec![Series { label: "a<b".into(), points, band: vec![] }],
         }
     }
@@ -234,6 +267,29 @@ mod tests {
         assert!(html.contains("d=\"M46.0 220.0M"), "{html}");
         assert_eq!(html.matches("<circle").count(), 2);
         assert!(!html.contains("NaN") && !html.contains("inf"), "{html}");
+    }
+
+    #[test]
+    fn numbers_that_lie_far_apart_have_a_logarithmic_axis() {
+        let wide = |points| Chart { y_axis: YAxis::LogarithmicIfWide, ..chart(points) };
+        let html = wide(vec![(0.0, 0.01), (2.0, 1.0), (4.0, 100.0)]).render().into_string();
+        assert!(html.contains("d=\"M46.0 220.0L236.0 116.0L426.0 12.0\""), "{html}");
+        assert!(html.contains("logarithmic axis"), "{html}");
+        for points in [vec![(0.0, 0.1), (1.0, 4.0)], vec![(0.0, 0.0), (1.0, 100.0)], vec![(0.0, 3.0)]] {
+            assert!(!wide(points).render().into_string().contains("logarithmic"));
+        }
+        assert!(!chart(vec![(0.0, 0.01), (1.0, 9.0)]).render().into_string().contains("logarithmic"));
+    }
+
+    #[test]
+    fn every_point_of_a_line_shows_its_numbers() {
+        let dots = |count: u32, class: &str| {
+            let points = (0..count).map(|x| (f64::from(x), 1.0)).collect();
+            chart(points).render().into_string().matches(&format!("<circle class=\"{class} s0\"")).count()
+        };
+        assert_eq!((dots(80, "dot"), dots(80, "hidden dot")), (80, 0));
+        assert_eq!((dots(240, "dot"), dots(240, "hidden dot")), (0, 240));
+        assert_eq!(dots(401, "hidden dot"), 0);
     }
 
     #[test]

@@ -6,6 +6,9 @@ use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, ContentLineStyle, LineStyle};
 use maud::{Markup, Render, html};
 
+/// With more columns than these, a row becomes a card of its own where the page is narrow.
+const MAX_NARROW_COLUMNS: usize = 4;
+
 /// The side a column's text stands on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Align {
@@ -38,9 +41,14 @@ impl Cell {
 impl Render for Cell {
     fn render(&self) -> Markup {
         html! {
-            @if let Some(link) = &self.link { a href=(link) { (self.text) } } @else { (self.text) }
+            @if let Some(link) = &self.link { a href=(link) { (breakable(&self.text)) } } @else { (breakable(&self.text)) }
         }
     }
+}
+
+/// `text`, which may be broken after the underscores of names rather than anywhere else.
+fn breakable(text: &str) -> Markup {
+    html! { @for part in text.split_inclusive('_') { (part) @if part.ends_with('_') { wbr; } } }
 }
 
 impl<T: Into<String>> From<T> for Cell {
@@ -55,8 +63,8 @@ impl<T: Into<String>> From<T> for Cell {
 pub struct Table {
     heading: Vec<(String, Align)>,
     rows: Vec<Vec<Cell>>,
-    /// The row that the page sets off from the others.
-    marked: Option<usize>,
+    /// The rows that the page sets off from the others.
+    marked: Vec<usize>,
 }
 
 impl Table {
@@ -67,7 +75,7 @@ impl Table {
 
     /// [`Table::new`] for columns that are only known when it is made.
     pub fn with_columns(columns: impl IntoIterator<Item = (String, Align)>) -> Table {
-        Table { heading: columns.into_iter().collect(), rows: Vec::new(), marked: None }
+        Table { heading: columns.into_iter().collect(), rows: Vec::new(), marked: Vec::new() }
     }
 
     /// Adds a row below the others.
@@ -82,7 +90,7 @@ impl Table {
 
     /// Sets off row `index` on the page.
     pub fn mark(&mut self, index: usize) {
-        self.marked = Some(index);
+        self.marked.push(index);
     }
 
     /// Whether there is no row yet.
@@ -109,17 +117,19 @@ impl Table {
 impl Render for Table {
     fn render(&self) -> Markup {
         let class = |align: &Align| (*align == Align::Right).then_some("num");
+        let cards = self.heading.len() > MAX_NARROW_COLUMNS;
+        let label = |name: &str| cards.then(|| name.to_string());
         html! {
             div.scroll {
-                table {
+                table.cards[cards] {
                     thead {
                         tr { @for (name, align) in &self.heading { th scope="col" class=[class(align)] { (name) } } }
                     }
                     tbody {
                         @for (index, row) in self.rows.iter().enumerate() {
-                            tr.marked[self.marked == Some(index)] {
-                                @for (cell, (_, align)) in row.iter().zip(&self.heading) {
-                                    td class=[class(align)] { (cell) }
+                            tr.marked[self.marked.contains(&index)] {
+                                @for (cell, (name, align)) in row.iter().zip(&self.heading) {
+                                    td class=[class(align)] data-label=[label(name)] { (cell) }
                                 }
                             }
                         }
@@ -190,6 +200,16 @@ mod tests {
         let markdown = "| run | error |\n| --- | ---: |\n| [a\\|b](<runs/a b/report.html>) | 3 % |\n";
         assert_eq!(table.to_markdown(), markdown);
         assert!(table.to_string().contains("\na|b"), "{table}");
+    }
+
+    #[test]
+    fn rows_of_many_columns_carry_their_headings() {
+        let names = ["a", "b <c>", "d", "e", "f"];
+        let mut table = Table::new(names.map(|name| (name, Align::Left)));
+        table.row(["1", "2", "3", "4", "5"]);
+        let html = table.render().into_string();
+        assert!(html.contains("<table class=\"cards\">"), "{html}");
+        assert!(html.contains("<td data-label=\"b &lt;c&gt;\">2</td>"), "{html}");
     }
 
     #[test]

@@ -4,7 +4,7 @@ use super::experiments::EXPERIMENTS;
 use super::{Done, Gallery, Options, Part, SHOWN_SEED};
 use crate::data::{self, OpenOptions, Split, decode_image};
 use crate::error::Result;
-use crate::report::{Align, Body, Cell, Chart, Figure, Page, Section, Series, Table};
+use crate::report::{Align, Body, Cell, Chart, Figure, Page, Section, Series, Table, YAxis};
 use crate::run::metrics::Epoch;
 use crate::show::{show_count, show_seconds};
 use crate::transform::Image;
@@ -287,7 +287,7 @@ fn curve(label: &str, done: &Done, y: fn(&Epoch) -> f64) -> Series {
 }
 
 fn chart(title: &str, series: Vec<Series>) -> Chart {
-    Chart { title: title.into(), x_label: "epoch".into(), unit: " %".into(), from_zero: true, series }
+    Chart { title: title.into(), x_label: "epoch".into(), unit: " %".into(), y_axis: YAxis::FromZero, series }
 }
 
 fn figure_4(options: &Options) -> Result<Section> {

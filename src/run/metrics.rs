@@ -57,6 +57,12 @@ pub struct Run {
     pub epochs: u64,
     /// The seed of all random numbers.
     pub seed: u64,
+    /// The folder of the data set; absent for generated scenes, and in logs of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data_dir: Option<String>,
+    /// The command line, the program by its name alone; absent in logs of earlier versions.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub command: Vec<String>,
 }
 
 /// One optimiser step, or the means since the last one logged.

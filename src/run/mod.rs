@@ -2,6 +2,7 @@
 //! knows the engine.
 
 pub mod checkpoint;
+pub mod comparison;
 pub mod metrics;
 pub mod model_card;
 pub mod page;

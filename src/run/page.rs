@@ -1,7 +1,9 @@
 //! What the page of a run says: `report.html`, made from the records of the run and nothing else, so that it
 //! can be made again at any time.
 
-use crate::report::{Align, Body, Budget, Chart, Confusion, Figure, Page, Section, Series, Table, Tile};
+use crate::report::{
+    Align, Body, Budget, Chart, Confusion, Figure, Page, Section, Series, Table, Tile, YAxis,
+};
 use crate::run::metrics::{Epoch, Records, Run, Step};
 use crate::run::run_dir::Env;
 use crate::show::{show_bytes, show_count, show_seconds};
@@ -11,24 +13,73 @@ use crate::show::{show_bytes, show_count, show_seconds};
 const MAX_POINTS: usize = 240;
 /// The newest events shown.
 const MAX_EVENTS: usize = 20;
+/// Categories whose errors are shown at once; where there are more, the others are folded away.
+const MAX_CATEGORIES: usize = 12;
+/// Names of categories that stand in a list of facts.
+const MAX_NAMES: usize = 12;
+/// After how many seconds a browser reads the page of a run in progress again.
+const REFRESH_SECONDS: u32 = 15;
 
 /// What the page is made from.
 #[derive(Debug, Clone, Copy)]
 pub struct RunPage<'a> {
     /// The name of the run folder.
     pub name: &'a str,
-    /// How the run ended, such as `finished` or `stopped by Ctrl-C`.
+    /// Where the run stands, such as `finished` or `stopped by a signal`.
     pub status: &'a str,
+    /// Whether the run is in progress, so that the page will be written again.
+    pub is_running: bool,
     /// Lines that the run has logged.
     pub records: &'a Records,
     /// What it ran on.
     pub env: &'a Env,
+    /// Every setting of the run.
+    pub settings: &'a [Setting],
+    /// Names of the categories, by label.
+    pub categories: &'a [String],
     /// Truth against guess on the validation images, where they were evaluated with it.
     pub confusion: Option<&'a Confusion>,
+    /// Errors on the images of each category, where they were evaluated with it.
+    pub category_errors: &'a [CategoryRow],
     /// Mistakes, the surest first; may be empty.
     pub mistakes: &'a [JudgedPhoto],
     /// Right guesses, the surest first; may be empty.
     pub hits: &'a [JudgedPhoto],
+    /// What the heat maps of the photos show, where they have any.
+    pub heats: Option<&'a Heats>,
+}
+
+/// A setting of a run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Setting {
+    /// Key in `config.toml`.
+    pub name: String,
+    /// Value, as text.
+    pub value: String,
+    /// The value of a run that does not say otherwise.
+    pub default: String,
+}
+
+/// Errors on the validation images of a category.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CategoryRow {
+    /// Name of the category.
+    pub name: String,
+    /// Images of the category.
+    pub images: u32,
+    /// Share of them that were taken for another, in percent; `None` if there are no images.
+    pub error: Option<f64>,
+    /// The category that they were most often taken for, and how often.
+    pub mistaken_for: Option<(String, u32)>,
+}
+
+/// What the heat maps of photos show.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Heats {
+    /// Name of the layer whose map is shown.
+    pub layer: String,
+    /// Rows and columns of the map.
+    pub extents: [usize; 2],
 }
 
 /// An image and what the network took it for.
@@ -71,28 +122,72 @@ impl RunPage<'_> {
     pub fn page(&self) -> Page {
         let run = self.records.runs.last();
         let photos = |judged: &[JudgedPhoto]| Body::Figures(judged.iter().map(JudgedPhoto::photo).collect());
-        let judged = self.mistakes.iter().chain(self.hits);
-        let heats = Body::Figures(judged.filter_map(JudgedPhoto::photo_and_heat).collect());
         let confusion = self.confusion.map(|confusion| {
             let body = Body::Confusion(confusion.clone());
             Section::new("Confusion matrix of the validation images", body)
         });
         let mut sections = Vec::from_iter(confusion);
         sections.extend([
+            Section::new("Error by category", self.category_errors()),
             Section::new("Surest mistakes", photos(self.mistakes)),
             Section::new("Surest hits", photos(self.hits)),
-            Section::new("Where the guess was seen (Grad-CAM)", heats),
+            Section::new("Where the guess was seen (Grad-CAM)", self.heat_maps()),
             Section::new("Time of a training step", Body::Budget(self.budget())),
             Section::new("Epochs", Body::Table(self.epoch_table())),
             Section::new("Events", Body::Table(self.event_table())),
-            Section::new("Setting and environment", Body::Facts(self.facts())),
+            Section::new("Data and settings", self.settings()),
+            Section::new("Commands and environment", Body::Facts(self.environment())),
         ]);
         Page {
             title: run.map_or(self.name.to_string(), |run| format!("{} on {}", run.model, run.data)),
             subtitle: format!("{} · {} · {}", self.name, self.env.device, self.status),
+            refresh_seconds: self.is_running.then_some(REFRESH_SECONDS),
             tiles: self.tiles(),
             charts: self.charts(),
             sections,
+        }
+    }
+
+    fn heat_maps(&self) -> Body {
+        let judged = self.mistakes.iter().chain(self.hits);
+        let note = self.heats.map_or(String::new(), |Heats { layer, extents: [rows, columns] }| {
+            format!("Each colour is what one of the {rows} x {columns} places of the map {layer} adds to the score of the guess.")
+        });
+        Body::Heats {
+            figures: judged.filter_map(JudgedPhoto::photo_and_heat).collect(),
+            note,
+            ends: ["nothing, or against it".into(), "the most".into()],
+        }
+    }
+
+    /// The worst categories, and where there are many, all of them under a heading to click.
+    fn category_errors(&self) -> Body {
+        let mut rows: Vec<&CategoryRow> = self.category_errors.iter().collect();
+        rows.sort_by(|a, b| b.error.unwrap_or(-1.0).total_cmp(&a.error.unwrap_or(-1.0)));
+        let table = |rows: &[&CategoryRow]| {
+            let mut table = Table::new([
+                ("Category", Align::Left),
+                ("Images", Align::Right),
+                ("Error", Align::Right),
+                ("Mostly taken for", Align::Left),
+            ]);
+            for row in rows {
+                let other = row.mistaken_for.as_ref();
+                table.row([
+                    row.name.clone(),
+                    row.images.to_string(),
+                    percent(row.error.unwrap_or(f64::NAN)),
+                    other.map_or(String::new(), |(name, times)| format!("{name} ({times})")),
+                ]);
+            }
+            Body::Table(table)
+        };
+        match rows.split_at_checked(MAX_CATEGORIES) {
+            Some((worst, rest)) if !rest.is_empty() => {
+                let summary = format!("the other {} categories", rest.len());
+                Body::Several(vec![table(worst), Body::Folded(summary, Box::new(table(rest)))])
+            }
+            _ => table(&rows),
         }
     }
 
@@ -137,11 +232,11 @@ impl RunPage<'_> {
             points: epochs.iter().map(|epoch| ((epoch.epoch + 1) as f64, y(epoch))).collect(),
             band: Vec::new(),
         };
-        let chart = |title: &str, x_label: &str, from_zero: bool, series: Vec<Series>| Chart {
+        let chart = |title: &str, x_label: &str, y_axis: YAxis, series: Vec<Series>| Chart {
             title: title.into(),
             x_label: x_label.into(),
             unit: String::new(),
-            from_zero,
+            y_axis,
             series,
         };
         let error = vec![
@@ -155,15 +250,20 @@ impl RunPage<'_> {
         ];
         let steps = &self.records.steps;
         vec![
-            Chart { unit: " %".into(), ..chart("Error in percent", "epoch", true, error) },
-            chart("Loss", "epoch", false, loss),
+            Chart { unit: " %".into(), ..chart("Error in percent", "epoch", YAxis::FromZero, error) },
+            chart("Loss", "epoch", YAxis::LogarithmicIfWide, loss),
             chart(
                 "Training loss by step",
                 "step",
-                false,
+                YAxis::LogarithmicIfWide,
                 vec![by_step("mean and spread", steps, |step| step.loss)],
             ),
-            chart("Learning rate", "step", true, vec![by_step("learning rate", steps, |step| step.lr)]),
+            chart(
+                "Learning rate",
+                "step",
+                YAxis::FromZero,
+                vec![by_step("learning rate", steps, |step| step.lr)],
+            ),
         ]
     }
 
@@ -247,38 +347,85 @@ impl RunPage<'_> {
         table
     }
 
-    fn facts(&self) -> Vec<(String, String)> {
-        let env = self.env;
+    /// What was trained on what, the settings that are not the defaults, and all of them under a heading to click.
+    fn settings(&self) -> Body {
         let mut facts: Vec<(&str, String)> = self.records.runs.last().map(run_facts).unwrap_or_default();
-        facts.extend([
-            ("Command", env.command.join(" ")),
-            ("Started", env.started.clone()),
-            ("Program", format!("residuum {}", env.version)),
-        ]);
-        facts.extend(env.commit.clone().map(|commit| ("Commit", commit)));
-        facts.push(("Device", env.device.clone()));
-        facts.push((
-            "Processor",
-            format!("{}, {} threads", env.cpu.as_deref().unwrap_or("unknown"), env.threads),
-        ));
-        facts.push(("System", env.os.clone()));
-        facts.extend(
-            self.records
-                .steps
-                .last()
-                .map(|step| ("Memory", show_bytes((step.mem_mib * 1024.0 * 1024.0) as usize))),
-        );
-        facts.into_iter().map(|(name, value)| (name.to_string(), value)).collect()
+        if !self.categories.is_empty() {
+            let names: Vec<&str> = self.categories.iter().take(MAX_NAMES).map(String::as_str).collect();
+            let more = if self.categories.len() > MAX_NAMES { ", ..." } else { "" };
+            facts.push(("Categories", format!("{}: {}{more}", self.categories.len(), names.join(", "))));
+        }
+        let changed: Vec<String> = self
+            .settings
+            .iter()
+            .filter(|setting| setting.value != setting.default)
+            .map(|setting| format!("{} = {}", setting.name, setting.value))
+            .collect();
+        if !self.settings.is_empty() {
+            let text = if changed.is_empty() { "none".to_string() } else { changed.join(", ") };
+            facts.push(("Settings other than the defaults", text));
+        }
+        let mut table =
+            Table::new([("Setting", Align::Left), ("Value", Align::Left), ("Default", Align::Left)]);
+        for (index, Setting { name, value, default }) in self.settings.iter().enumerate() {
+            table.row([name, value, default]);
+            if value != default {
+                table.mark(index);
+            }
+        }
+        let facts = Body::Facts(facts.into_iter().map(|(name, value)| (name.to_string(), value)).collect());
+        let all = format!("all {} settings", self.settings.len());
+        Body::Several(vec![facts, Body::Folded(all, Box::new(Body::Table(table)))])
+    }
+
+    fn environment(&self) -> Vec<(String, String)> {
+        let env = self.env;
+        let mut facts = self.commands();
+        let mut fact = |name: &str, value: String| facts.push((name.to_string(), value));
+        fact("Started", env.started.clone());
+        fact("Program", format!("residuum {}", env.version));
+        if let Some(commit) = &env.commit {
+            fact("Commit", commit.clone());
+        }
+        fact("Device", env.device.clone());
+        fact("Processor", format!("{}, {} threads", env.cpu.as_deref().unwrap_or("unknown"), env.threads));
+        fact("System", env.os.clone());
+        if let Some(step) = self.records.steps.last() {
+            fact("Memory", show_bytes((step.mem_mib * 1024.0 * 1024.0) as usize));
+        }
+        facts
+    }
+
+    /// The command that began the run, and those that resumed it.
+    fn commands(&self) -> Vec<(String, String)> {
+        let runs = &self.records.runs;
+        let begun = runs.iter().filter(|run| !run.command.is_empty());
+        let mut commands: Vec<(String, String)> = begun
+            .map(|run| {
+                let name = match run.step {
+                    0 => "Command".to_string(),
+                    step => format!("Resumed at step {}", show_count(step as usize)),
+                };
+                (name, run.command.join(" "))
+            })
+            .collect();
+        if commands.is_empty() {
+            // The log is of an earlier version, which kept the newest command alone.
+            let name = if runs.len() > 1 { "Newest command" } else { "Command" };
+            commands.push((name.to_string(), self.env.command.join(" ")));
+        }
+        commands
     }
 }
 
 fn run_facts(run: &Run) -> Vec<(&'static str, String)> {
+    let place = run.data_dir.as_ref().map_or(String::new(), |dir| format!(" in {dir}"));
     vec![
         ("Model", format!("{}, {} parameters", run.model, show_count(run.parameters as usize))),
         (
             "Data",
             format!(
-                "{}: {} training and {} validation images",
+                "{}{place}: {} training and {} validation images",
                 run.data,
                 show_count(run.train_images as usize),
                 show_count(run.val_images as usize)
@@ -291,7 +438,7 @@ fn run_facts(run: &Run) -> Vec<(&'static str, String)> {
 }
 
 /// The index of the epoch with the least top-1 error, the first of equals.
-fn best_epoch(epochs: &[Epoch]) -> Option<usize> {
+pub(super) fn best_epoch(epochs: &[Epoch]) -> Option<usize> {
     let errors =
         epochs.iter().map(|epoch| epoch.eval_err1).enumerate().filter(|(_, error)| error.is_finite());
     errors.min_by(|a, b| a.1.total_cmp(&b.1)).map(|(index, _)| index)
@@ -314,157 +461,10 @@ fn by_step(label: &str, steps: &[Step], y: fn(&Step) -> f64) -> Series {
     series
 }
 
-fn percent(value: f64) -> String {
+/// `12.5 %`, or a dash for what is not a number.
+pub(super) fn percent(value: f64) -> String {
     if value.is_finite() { format!("{value:.1} %") } else { "–".to_string() }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::run::metrics::Event;
-
-    fn epoch(epoch: u64, eval_err1: f64) -> Epoch {
-        Epoch {
-            epoch,
-            step: (epoch + 1) * 100,
-            samples: (epoch + 1) * 6_400,
-            lr: 0.05,
-            train_loss: 1.25,
-            train_err1: 30.0,
-            eval_n: 10_000,
-            eval_loss: 1.5,
-            eval_err1,
-            eval_err5: 5.5,
-            train_seconds: 80.0,
-            data_wait_seconds: 2.0,
-            img_s: 80.0,
-        }
-    }
-
-    fn env() -> Env {
-        Env {
-            version: "0.1.0".into(),
-            commit: Some("abc1234".into()),
-            command: vec!["residuum".into(), "train".into()],
-            started: "2026-01-31T18:00:05Z".into(),
-            device: "cpu (2 threads)".into(),
-            cpu: None,
-            threads: 2,
-            os: "linux x86_64".into(),
-        }
-    }
-
-    fn step(step: u64) -> Step {
-        Step {
-            epoch: 0,
-            step,
-            samples: 0,
-            loss: (step % 2) as f64,
-            lr: 0.1,
-            grad_norm: None,
-            img_s: 80.0,
-            step_ms: 100.0,
-            data_wait_ms: 1.0,
-            h2d_ms: None,
-            gpu_ms: None,
-            mem_mib: 1.0,
-        }
-    }
-
-    fn html(records: &Records) -> String {
-        let env = env();
-        let mistake = JudgedPhoto {
-            name: "val/0007.jpg".into(),
-            image: b"\x89PNG".to_vec(),
-            truth: "abbey".into(),
-            guess: "canyon".into(),
-            probability: 0.987,
-            heat: None,
-        };
-        let heat = Some(b"heat".to_vec());
-        let hit = JudgedPhoto { guess: "abbey".into(), probability: 0.875, heat, ..mistake.clone() };
-        let confusion = Confusion::new(vec!["abbey".into(), "canyon".into()], &[5, 1, 0, 6]);
-        RunPage {
-            name: "20260131-180005-resnet18",
-            status: "finished",
-            records,
-            env: &env,
-            confusion: Some(&confusion),
-            mistakes: &[mistake],
-            hits: &[hit],
-        }
-        .page()
-        .to_html()
-    }
-
-    #[test]
-    fn the_page_states_best_and_final_numbers() {
-        let records = Records {
-            epochs: vec![epoch(0, 50.0), epoch(1, 12.5), epoch(2, 14.25), epoch(3, f64::NAN), epoch(4, 13.0)],
-            events: vec![Event { step: 1_234, event: "resume".into(), message: "from step 1,200".into() }],
-            ..Records::default()
-        };
-        let html = html(&records);
-        for part in [
-            "<dt>Best top-1 error</dt><dd>12.5 %</dd><dd class=\"note\">after epoch 2</dd>",
-            "<dt>Final top-1 error</dt><dd>13.0 %</dd><dd class=\"note\">10,000 images</dd>",
-            "<dt>Training speed</dt><dd>80.0 img/s</dd><dd class=\"note\">6 min 40 s</dd>",
-            "<dt>Waiting for data</dt><dd>2.5 %</dd>",
-            "<tr class=\"marked\"><td class=\"num\">2</td>",
-            "<td class=\"num\">1,234</td><td>resume</td><td>from step 1,200</td>",
-            "<b>abbey</b><span>taken for canyon</span><span>98.7 %</span>",
-            "<b>abbey</b><span>right</span><span>87.5 %</span>",
-            "base64,aGVhdA==",
-            "<dt>Processor</dt><dd>unknown, 2 threads</dd>",
-            "abbey, taken for canyon: 1 of 6",
-        ] {
-            assert!(html.contains(part), "{part} is not in {html}");
-        }
-        assert!(!html.contains("NaN"), "{html}");
-    }
-
-    #[test]
-    fn a_run_that_logged_nothing_has_a_page() {
-        let html = html(&Records::default());
-        assert!(html.contains("<h1>20260131-180005-resnet18</h1>"), "{html}");
-        assert!(!html.contains("<dl class=\"tiles\">") && !html.contains("class=\"chart\""), "{html}");
-    }
-
-    fn budget_of(device: &str, steps: Vec<Step>) -> Budget {
-        let env = Env { device: device.into(), ..env() };
-        let records = Records { steps, ..Records::default() };
-        let (name, status, confusion) = ("", "", None);
-        RunPage { name, status, records: &records, env: &env, confusion, mistakes: &[], hits: &[] }.budget()
-    }
-
-    #[test]
-    fn a_step_is_divided_into_what_was_measured() {
-        let slow = Step { data_wait_ms: 90.0, ..step(1) };
-        let budget = budget_of("cpu (2 threads)", vec![slow.clone(), step(2), step(3)]);
-        let parts =
-            |budget: &Budget| budget.parts.iter().map(|(name, ms)| (name.clone(), *ms)).collect::<Vec<_>>();
-        assert_eq!(parts(&budget), [("waiting for data".into(), 1.0), ("computing".into(), 99.0)]);
-        assert_eq!(parts(&budget_of("cpu", vec![slow]))[0].1, 90.0, "a single line is all there is");
-
-        let timed = Step { h2d_ms: Some(4.0), gpu_ms: Some(75.0), ..step(2) };
-        let budget = budget_of("cuda:0", vec![timed.clone(), timed.clone()]);
-        let parts = parts(&budget);
-        assert_eq!(parts.iter().map(|(_, ms)| *ms).collect::<Vec<_>>(), [1.0, 4.0, 75.0, 20.0]);
-        assert_eq!((parts[3].0.as_str(), budget.note.as_str()), ("gaps between kernels", ""));
-        let budget = budget_of("cuda:0", vec![timed, step(3), step(4)]);
-        assert_eq!(budget.parts.len(), 2);
-        assert!(budget.note.contains("not timed apart"), "{}", budget.note);
-        assert_eq!(budget_of("cuda:0", vec![]), Budget::default());
-    }
-
-    #[test]
-    fn long_lines_are_thinned_to_means_and_spread() {
-        let steps: Vec<Step> = (1..=1_001).map(step).collect();
-        let series = by_step("loss", &steps, |step| step.loss);
-        assert_eq!(series.points.len(), 201);
-        assert_eq!(series.points[0], (3.0, 3.0 / 5.0));
-        assert_eq!(series.band[1], (8.0, 0.0, 1.0));
-        assert_eq!(series.points[200], (1_001.0, 1.0));
-        assert_eq!(by_step("loss", &steps[..MAX_POINTS], |step| step.loss).band, []);
-    }
-}
+mod tests;

@@ -307,7 +307,7 @@ impl Env {
         Env {
             version: env!("CARGO_PKG_VERSION").to_string(),
             commit: option_env!("RESIDUUM_COMMIT").map(str::to_string),
-            command: command_line(std::env::args_os().map(|arg| arg.to_string_lossy().into_owned())),
+            command: command_of_this_process(),
             started: utc(),
             device: device.into(),
             cpu: fs::read_to_string("/proc/cpuinfo").ok().and_then(|text| cpu_name(&text)),
@@ -315,6 +315,11 @@ impl Env {
             os: os_name(),
         }
     }
+}
+
+/// The command line of this process, the program by its name alone.
+pub fn command_of_this_process() -> Vec<String> {
+    command_line(std::env::args_os().map(|arg| arg.to_string_lossy().into_owned()))
 }
 
 /// The arguments, with the program's folder left out: it says more about the user's machine than about the
@@ -342,7 +347,7 @@ fn os_name() -> String {
 }
 
 /// Now, as in `2026-01-31T18:00:05Z`.
-fn utc() -> String {
+pub fn utc() -> String {
     format_rfc3339_seconds(SystemTime::now()).to_string()
 }
 

@@ -249,11 +249,17 @@ impl TrainConfig {
         };
         // Some defaults depend on settings that may be given.
         let given = over(TrainConfig::plain())?;
-        let mut defaults = TrainConfig::defaults(given.data_dir.or(data_dir));
-        if given.opt != OptimiserKind::Sgd {
+        let data_dir = given.data_dir.clone().or(data_dir);
+        over(TrainConfig { data_dir, ..given }.defaults_beside())
+    }
+
+    /// The default settings for this data set and optimiser.
+    pub(super) fn defaults_beside(&self) -> TrainConfig {
+        let mut defaults = TrainConfig::defaults(self.data_dir.clone());
+        if self.opt != OptimiserKind::Sgd {
             defaults.set_adam();
         }
-        over(defaults)
+        defaults
     }
 
     /// These settings, replaced by `flags`.

@@ -1,11 +1,12 @@
 //! What a run says and leaves behind: progress on stderr, `log.txt`, `metrics.jsonl`, TensorBoard events, the report.
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use super::predictions;
 use super::progress::Progress;
 use super::source::Source;
-use super::summary::{self, Standing};
+use super::summary::{self, REPORT, Standing};
 use crate::error::Result;
 use crate::run::metrics::{Epoch, Eval, Event, MetricsLog, Run, Step};
 use crate::run::run_dir::{Env, RunDir};
@@ -22,6 +23,7 @@ pub(super) struct RunLog {
     progress: Progress,
     total_steps: u64,
     missed: Missed,
+    page: Option<PageTimes>,
 }
 
 /// What could not be written to the logs. The run goes on: all that it is lies in its state, and where that cannot be
@@ -53,6 +55,16 @@ impl Drop for Missed {
         }
     }
 }
+
+/// When the page was last written, and how long that took.
+struct PageTimes {
+    written: Instant,
+    took: Duration,
+}
+
+/// A page that changes within an epoch is written this often, and takes no more than this part of the run's time.
+const PAGE_INTERVAL: Duration = Duration::from_secs(10);
+const MAX_PAGE_SHARE: u32 = 50;
 
 /// Sums since the last line of the log. Steps whose results are not read yet are not in `loss`.
 #[derive(Debug, Clone, Copy)]
@@ -91,7 +103,8 @@ impl RunLog {
         metrics.append(run)?;
         let events = EventFile::create(dir.path(), run.step)?;
         let progress = Progress::new(run.step, total_steps);
-        Ok(RunLog { dir, env, metrics, events, progress, total_steps, missed: Missed::default() })
+        let (missed, page) = (Missed::default(), None);
+        Ok(RunLog { dir, env, metrics, events, progress, total_steps, missed, page })
     }
 
     /// The run's folder.
@@ -146,10 +159,28 @@ impl RunLog {
         self.expect_page(step, written);
     }
 
+    /// Path of the run's page.
+    pub(super) fn page_path(&self) -> PathBuf {
+        self.dir.file(REPORT)
+    }
+
+    /// Whether the page is old enough to be written within an epoch. One that could not be written waits for the next epoch.
+    pub(super) fn page_is_due(&self) -> bool {
+        let interval = |page: &PageTimes| PAGE_INTERVAL.max(MAX_PAGE_SHARE * page.took);
+        self.page.as_ref().is_some_and(|page| page.written.elapsed() >= interval(page))
+    }
+
+    /// Writes `report.html` of a run of `step` updates.
+    pub(super) fn page(&mut self, step: u64, source: &Source, standing: &Standing) {
+        let start = Instant::now();
+        let written = summary::write_report(&self.dir, &self.env, source, standing);
+        self.page = written.is_ok().then(|| PageTimes { written: Instant::now(), took: start.elapsed() });
+        self.expect_page(step, written);
+    }
+
     /// Writes the pages of a run of `step` updates.
     pub(super) fn pages(&mut self, step: u64, source: &Source, standing: &Standing) {
-        let written = summary::write_report(&self.dir, &self.env, source, standing);
-        self.expect_page(step, written);
+        self.page(step, source, standing);
         // It comes last: where it says what the state says, the report does, too.
         let written = summary::write_csv(&self.dir, standing.history);
         self.expect_page(step, written);

@@ -11,6 +11,7 @@ use crate::error::Result;
 use crate::graph::Role;
 use crate::models::Model;
 use crate::run::metrics::Run;
+use crate::run::run_dir::command_of_this_process;
 use crate::run::state::{Base, Origin, TrainState};
 use crate::show::{show_path, tell};
 use crate::step::{StepConfig, Training, pretrained};
@@ -128,6 +129,8 @@ impl Prepared {
             batch_size: config.batch_size as u64,
             epochs: config.epochs,
             seed: config.seed,
+            data_dir: config.data_dir.as_ref().map(|dir| dir.display().to_string()),
+            command: command_of_this_process(),
         }
     }
 }

@@ -1,10 +1,12 @@
 //! What a run shows of its epochs: a line each, `summary.csv` and `report.html`.
 
+use std::collections::HashSet;
 use std::fs;
 
 use image::codecs::jpeg::JpegEncoder;
 use image::{ExtendedColorType, ImageEncoder};
 
+use super::config::TrainConfig;
 use super::predictions;
 use super::source::Source;
 use crate::device::Device;
@@ -14,11 +16,13 @@ use crate::infer::model_file::ModelFile;
 use crate::infer::predictor::Prepare;
 use crate::report::{Confusion, heat_map};
 use crate::run::metrics::{self, Epoch, summary_csv};
-use crate::run::page::{JudgedPhoto, RunPage};
-use crate::run::run_dir::{Env, RunDir};
-use crate::step::evaluate::{Prediction, count_confusion};
+use crate::run::page::{CategoryRow, Heats, JudgedPhoto, RunPage, Setting};
+use crate::run::run_dir::{Env, RunDir, utc};
+use crate::step::evaluate::{CategoryError, Prediction, count_confusion};
 
 const SUMMARY: &str = "summary.csv";
+/// The page of a run in its folder.
+pub const REPORT: &str = "report.html";
 /// Images shown as the surest mistakes.
 const NUM_MISTAKES: usize = 14;
 /// Images shown as the surest hits.
@@ -50,8 +54,26 @@ pub struct Standing<'a> {
     pub history: &'a [Epoch],
     /// The weights that were evaluated, to show on the report where they saw what they guessed.
     pub model: Option<&'a ModelFile>,
-    /// Such as `finished`.
-    pub status: &'a str,
+    /// Whether it is in progress, or how it ended.
+    pub status: Status<'a>,
+}
+
+/// Whether a run is in progress.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Status<'a> {
+    /// This number of updates of the second number is done.
+    Running(u64, u64),
+    /// It ended in this way, such as `finished`.
+    Ended(&'a str),
+}
+
+impl Status<'_> {
+    fn text(self) -> String {
+        match self {
+            Status::Running(step, total) => format!("running: step {step} of {total} at {}", utc()),
+            Status::Ended(how) => how.to_string(),
+        }
+    }
 }
 
 /// Writes `summary.csv` of a run with these epochs.
@@ -74,17 +96,21 @@ pub fn csv_is_of(dir: &RunDir, history: &[Epoch]) -> bool {
 pub fn write_report(dir: &RunDir, env: &Env, source: &Source, standing: &Standing) -> Result<()> {
     let num_classes = source.categories.len();
     let predictions = predictions::read(dir, &source.val, num_classes)?;
-    let confusion = predictions
-        .as_ref()
-        .map(|all| Confusion::new(source.categories.clone(), &count_confusion(all, num_classes)));
+    let counts = predictions.as_ref().map(|all| count_confusion(all, num_classes));
+    let confusion = counts.as_ref().map(|counts| Confusion::new(source.categories.clone(), counts));
+    let category_errors = counts.map_or(Vec::new(), |counts| category_rows(&counts, &source.categories));
     let predictions = predictions.unwrap_or_default();
-    let mut mistakes = surest(source, predictions.iter().filter(|p| p.guess != p.label), NUM_MISTAKES)?;
-    let mut hits = surest(source, predictions.iter().filter(|p| p.guess == p.label), NUM_HITS)?;
+    let mistakes = surest_first(predictions.iter().filter(|p| p.guess != p.label));
+    let hits = of_different_categories(&surest_first(predictions.iter().filter(|p| p.guess == p.label)));
+    let mut mistakes = judge(source, &mistakes, NUM_MISTAKES)?;
+    let mut hits = judge(source, &hits, NUM_HITS)?;
+    let mut heats = None;
     if let Some(model) = standing.model {
         let shown = mistakes.iter_mut().take(NUM_EXPLAINED).chain(hits.iter_mut().take(NUM_EXPLAINED));
-        if let Err(error) = explain(source, model, shown) {
+        match explain(source, model, shown) {
+            Ok(explained) => heats = Some(explained),
             // The run itself is done and safe; its page has one section less.
-            dir.log(&format!("no Grad-CAM on the report: {error}"))?;
+            Err(error) => dir.log(&format!("no Grad-CAM on the report: {error}"))?,
         }
     }
     let photos = |judged: Vec<Judged>| judged.into_iter().map(|judged| judged.photo).collect::<Vec<_>>();
@@ -93,14 +119,37 @@ pub fn write_report(dir: &RunDir, env: &Env, source: &Source, standing: &Standin
     let name = dir.path().file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let page = RunPage {
         name: &name,
-        status: standing.status,
+        status: &standing.status.text(),
+        is_running: matches!(standing.status, Status::Running(..)),
         records: &records,
         env,
+        settings: &settings(&dir.read_config()?),
+        categories: &source.categories,
         confusion: confusion.as_ref(),
+        category_errors: &category_errors,
         mistakes: &mistakes,
         hits: &hits,
+        heats: heats.as_ref(),
     };
-    dir.write("report.html", page.page().to_html())
+    dir.write(REPORT, page.page().to_html())
+}
+
+/// The settings `config` next to the defaults.
+pub fn settings(config: &TrainConfig) -> Vec<Setting> {
+    let defaults = config.defaults_beside().records();
+    let records = config.records().into_iter();
+    records.map(|(name, value)| Setting { default: defaults[&name].clone(), name, value }).collect()
+}
+
+fn category_rows(counts: &[u32], categories: &[String]) -> Vec<CategoryRow> {
+    let errors = CategoryError::of_each(counts, categories.len()).into_iter().zip(categories);
+    let row = |(error, name): (CategoryError, &String)| CategoryRow {
+        name: name.clone(),
+        images: error.images,
+        error: error.percent(),
+        mistaken_for: error.mistaken_for.map(|(guess, times)| (categories[guess].clone(), times)),
+    };
+    errors.map(row).collect()
 }
 
 /// A prediction and how the page shows it.
@@ -109,14 +158,23 @@ struct Judged {
     photo: JudgedPhoto,
 }
 
-/// The `count` of `predictions` that the model was surest of, the surest first.
-fn surest<'a>(
-    source: &Source,
-    predictions: impl Iterator<Item = &'a Prediction>,
-    count: usize,
-) -> Result<Vec<Judged>> {
+/// The predictions that the model was surest of come first.
+fn surest_first<'a>(predictions: impl Iterator<Item = &'a Prediction>) -> Vec<&'a Prediction> {
     let mut sorted: Vec<&Prediction> = predictions.collect();
     sorted.sort_by(|a, b| b.guess_probability.total_cmp(&a.guess_probability).then(a.index.cmp(&b.index)));
+    sorted
+}
+
+/// The first prediction of each category, and after them the others.
+fn of_different_categories<'a>(predictions: &[&'a Prediction]) -> Vec<&'a Prediction> {
+    let mut seen = HashSet::new();
+    let (mut first, others): (Vec<_>, Vec<_>) = predictions.iter().partition(|p| seen.insert(p.label));
+    first.extend(others);
+    first
+}
+
+/// The first `count` of `predictions`, as the page shows them.
+fn judge(source: &Source, predictions: &[&Prediction], count: usize) -> Result<Vec<Judged>> {
     let judge = |prediction: &&Prediction| {
         let name = |label: u32| source.categories[label as usize].clone();
         let index = prediction.index as usize;
@@ -130,7 +188,7 @@ fn surest<'a>(
         };
         Ok(Judged { prediction: **prediction, photo })
     };
-    sorted.iter().take(count).map(judge).collect()
+    predictions.iter().take(count).map(judge).collect()
 }
 
 /// Adds to each of `judged` where the model saw its guess. On the CPU, whatever trained: it is a handful of images.
@@ -138,7 +196,7 @@ fn explain<'a>(
     source: &Source,
     model: &ModelFile,
     judged: impl Iterator<Item = &'a mut Judged>,
-) -> Result<()> {
+) -> Result<Heats> {
     let mut explainer = Explainer::new(model, Device::Cpu)?;
     let (prepare, size, mut buffer) = (Prepare::new(model), source.val.image_size(), Vec::new());
     for Judged { prediction, photo } in judged {
@@ -147,7 +205,7 @@ fn explain<'a>(
         let heat = heat_map(pixels, size, &explanation.heat(), explanation.extents[1]);
         photo.heat = Some(jpeg(&heat, size)?);
     }
-    Ok(())
+    Ok(Heats { layer: explainer.layer().to_string(), extents: explainer.extents() })
 }
 
 fn jpeg(pixels: &[u8], image_size: usize) -> Result<Vec<u8>> {
@@ -155,6 +213,34 @@ fn jpeg(pixels: &[u8], image_size: usize) -> Result<Vec<u8>> {
     let encoder = JpegEncoder::new_with_quality(&mut bytes, JPEG_QUALITY);
     encoder
         .write_image(pixels, side, side, ExtendedColorType::Rgb8)
-        .map_err(|source| Error::data("report.html", format!("cannot encode a picture: {source}")))?;
+        .map_err(|source| Error::data(REPORT, format!("cannot encode a picture: {source}")))?;
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_surest_hits_are_of_different_categories_while_there_are_any() {
+        let prediction = |(index, label, sure): (u32, u32, f32)| Prediction {
+            index,
+            label,
+            guess: label,
+            guess_probability: sure,
+        };
+        let all = [(0, 2, 0.5), (1, 2, 0.9), (2, 0, 0.3), (3, 2, 0.9), (4, 1, 0.7)].map(prediction);
+        let shown = of_different_categories(&surest_first(all.iter()));
+        assert_eq!(shown.iter().map(|p| p.index).collect::<Vec<_>>(), [1, 4, 2, 3, 0]);
+    }
+
+    #[test]
+    fn settings_stand_next_to_the_defaults_of_their_data_set_and_optimiser() {
+        let config = TrainConfig { epochs: 77, ..TrainConfig::defaults(Some("photos".into())) };
+        let settings = settings(&config);
+        let changed: Vec<_> = settings.iter().filter(|setting| setting.value != setting.default).collect();
+        assert_eq!(changed.iter().map(|setting| setting.name.as_str()).collect::<Vec<_>>(), ["epochs"]);
+        assert_eq!(changed[0].value, "77");
+        assert!(settings.len() > 30, "{}", settings.len());
+    }
 }

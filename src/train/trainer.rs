@@ -14,7 +14,7 @@ use super::resume::{self, OnChange, Resumed};
 use super::schedule::Schedule;
 use super::signal::{OnUsr1, Signals};
 use super::source::Source;
-use super::summary::{self, Standing};
+use super::summary::{self, Standing, Status};
 use crate::batch::{Augment, Loader, LoaderOptions, batches_per_epoch};
 use crate::device::Device;
 use crate::error::{Error, Result};
@@ -165,20 +165,27 @@ impl Trainer {
         let mut loader = self.loader()?;
         if self.state.step == 0 {
             self.save()?;
-        } else if !summary::csv_is_of(self.dir(), &self.state.history) {
+        }
+        if self.state.step > 0 && !summary::csv_is_of(self.dir(), &self.state.history) {
             // The process before this one ended between a state and its pages.
             self.after_epoch()?;
+        } else if !self.is_done() {
+            // The page is there from the start.
+            self.write_pages()?;
         }
+        tell(format_args!("report: {}", self.log.page_path().display()));
         let mut interval = Interval::begin();
         loop {
             if self.epoch_is_complete() {
                 self.skip_rest_of_epoch(&mut loader)?;
                 self.read_results(&mut interval)?;
-                let paused = Instant::now();
+                if interval.steps > 0 {
+                    self.log_interval(&interval)?;
+                }
                 self.end_epoch()?;
                 // An evaluation is not part of a step.
                 self.training.take_busy_time()?;
-                interval.start += paused.elapsed();
+                interval = Interval::begin();
             }
             if self.is_done() {
                 return Ok(());
@@ -187,6 +194,11 @@ impl Trainer {
             if self.state.step.is_multiple_of(self.config.log_interval) {
                 self.read_results(&mut interval)?;
                 self.log_interval(&interval)?;
+                if self.log.page_is_due() {
+                    let status = Status::Running(self.state.step, self.total_steps);
+                    let standing = Standing { history: &self.state.history, model: None, status };
+                    self.log.page(self.state.step, &self.source, &standing);
+                }
                 interval = Interval::begin();
             }
             if let Some(signal) = self.signals.received() {
@@ -443,15 +455,15 @@ impl Trainer {
         if self.is_done() {
             let model = self.model_file()?;
             let best = self.state.best.filter(|_| self.idle_epochs().is_some());
-            let status = best.map_or_else(|| "finished".into(), |best| self.why_it_ended(&best));
-            self.write_report(&status, Some(&model));
+            let how = best.map_or_else(|| "finished".into(), |best| self.why_it_ended(&best));
+            self.write_report(Status::Ended(&how), Some(&model));
         } else {
-            self.write_report("running", None);
+            self.write_report(Status::Running(self.state.step, self.total_steps), None);
         }
         Ok(())
     }
 
-    fn write_report(&mut self, status: &str, model: Option<&ModelFile>) {
+    fn write_report(&mut self, status: Status, model: Option<&ModelFile>) {
         let standing = Standing { history: &self.state.history, model, status };
         self.log.pages(self.state.step, &self.source, &standing);
     }

@@ -5,11 +5,13 @@ mod augment;
 mod bad_data;
 mod bad_files;
 mod bad_flags;
+mod browser;
 mod data;
 mod going_on;
 mod length;
 mod networks;
 mod old_run;
+mod pages;
 mod plan;
 #[cfg(residuum_simt)]
 mod plan_on_kernels;

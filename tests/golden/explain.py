@@ -2,10 +2,11 @@
 
     python tests/golden/explain.py            (PyTorch and torchvision, CPU; seconds)
 
-Networks, weights and images are those of models.py and formula.py, in f64: 2 images of 96 px, stream `explain`. Per
-network and image: the most probable category with its probability, and for it and for category 17 the weighted sum of
-the last feature map's channels, before the negative part is cut off. `torch_f32` is how far PyTorch's own f32 path is
-from that, over the largest magnitude.
+Networks, weights and images are those of models.py and formula.py, in f64: 2 images of 128 px, whose last feature map has
+4 x 4 places, and 2 of 96 px, where it has 3 x 3 and the last one of at least 4 x 4 is explained, both of stream `explain`. Per
+network, size and image: the most probable category with its probability, and for it and for category 17 the weighted sum of
+the map's channels, before the negative part is cut off. `torch_f32` is how far PyTorch's own f32 path is from that, over
+the largest magnitude.
 """
 
 import json
@@ -17,28 +18,44 @@ import formula
 import models
 
 MODELS = ("resnet18", "resnet50", "resnet50_v1", "resnet18_v2")
-SIZE = 96
+SIZES = (128, 96)
+MIN_EXTENT = 4
 BATCH = 2
 OTHER_CATEGORY = 17
 
 
-def last_features(model: torch.nn.Module, model_name: str, x: torch.Tensor) -> torch.Tensor:
-    """The feature map that the global average is taken of, NCHW."""
+def before_last_stage(model: torch.nn.Module, model_name: str, x: torch.Tensor) -> torch.Tensor:
+    """What the last stage reads, NCHW: in form v2 after the norm and the ReLU that it begins with."""
+    x = model.conv1(x)
     if model_name.endswith("v2"):
-        x = torch.nn.functional.max_pool2d(model.conv1(x), 3, 2, 1)
-        x = model.layer4(model.layer3(model.layer2(model.layer1(x))))
-        return torch.relu(model.norm(x))
-    x = model.maxpool(model.relu(model.bn1(model.conv1(x))))
-    return model.layer4(model.layer3(model.layer2(model.layer1(x))))
+        x = torch.nn.functional.max_pool2d(x, 3, 2, 1)
+    else:
+        x = model.maxpool(model.relu(model.bn1(x)))
+    x = model.layer3(model.layer2(model.layer1(x)))
+    return torch.relu(model.layer4[0].bn1(x)) if model_name.endswith("v2") else x
 
 
-def explain(model_name: str, dtype) -> list[dict]:
+def last_stage(model: torch.nn.Module, model_name: str, x: torch.Tensor) -> torch.Tensor:
+    """The feature map that the global average is taken of, NCHW, from what before_last_stage returns."""
+    if not model_name.endswith("v2"):
+        return model.layer4(x)
+    block = model.layer4[0]
+    y = block.conv1(x)
+    for i in range(2, block.depth + 1):
+        y = getattr(block, f"conv{i}")(torch.relu(getattr(block, f"bn{i}")(y)))
+    x = y + block.downsample(x)
+    return torch.relu(model.norm(model.layer4[1:](x)))
+
+
+def explain(model_name: str, size: int, dtype) -> list[dict]:
     model = models.build(model_name, dtype).eval()
-    images = torch.from_numpy(formula.images("explain", BATCH, SIZE)).to(dtype)
+    images = torch.from_numpy(formula.images("explain", BATCH, size)).to(dtype)
     records = []
     for image in images:
-        features = last_features(model, model_name, image[None]).detach().requires_grad_()
-        logits = model.fc(features.mean((2, 3)))[0]
+        early = before_last_stage(model, model_name, image[None]).detach().requires_grad_()
+        late = last_stage(model, model_name, early)
+        features = late if late.shape[-1] >= MIN_EXTENT else early
+        logits = model.fc(late.mean((2, 3)))[0]
         assert torch.allclose(logits, model(image[None])[0])
         best = int(logits.argmax())
         record = {"best": best, "probability": logits.softmax(0)[best].item(), "evidence": {}}
@@ -62,9 +79,12 @@ def spread(got: list[dict], want: list[dict]) -> float:
 def main():
     record = {}
     for model_name in MODELS:
-        truth = explain(model_name, torch.float64)
-        record[model_name] = {"images": truth, "torch_f32": spread(explain(model_name, torch.float32), truth)}
-        print(model_name, record[model_name]["torch_f32"], [image["probability"] for image in truth], flush=True)
+        record[model_name] = {}
+        for size in SIZES:
+            truth = explain(model_name, size, torch.float64)
+            error = spread(explain(model_name, size, torch.float32), truth)
+            record[model_name][str(size)] = {"images": truth, "torch_f32": error}
+            print(model_name, size, error, [image["probability"] for image in truth], flush=True)
     path = Path(__file__).with_suffix(".json")
     path.write_text(json.dumps(record, indent=1) + "\n")
 

@@ -16,6 +16,8 @@ fn run(step: u64) -> Run {
         img_size: 64,
         batch_size: 32,
         epochs: 3,
+        data_dir: None,
+        command: vec![],
         seed: 7,
     }
 }

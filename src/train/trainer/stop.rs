@@ -10,6 +10,7 @@ use crate::error::{Error, Result};
 use crate::show::show_path;
 use crate::step::statistics::{self, Statistics};
 use crate::train::log::Interval;
+use crate::train::summary::Status;
 
 /// `diverged.json`: what is known of an update whose loss was no number, one object.
 #[derive(Debug, Serialize)]
@@ -43,7 +44,7 @@ impl Trainer {
         let step = self.state.step;
         let message = format!("stopped at step {step}; resume with --resume {}", self.dir().path().display());
         self.log.event(step, "interrupted", &message);
-        self.write_report("stopped by a signal", None);
+        self.write_report(Status::Ended("stopped by a signal"), None);
         Err(Error::Interrupted { signal })
     }
 
@@ -64,7 +65,7 @@ impl Trainer {
         );
         self.log.event(self.state.step, "diverged", &message);
         self.keep_divergence(step, what)?;
-        self.write_report("diverged", None);
+        self.write_report(Status::Ended("diverged"), None);
         Err(Error::Diverged { step, message })
     }
 
@@ -98,7 +99,7 @@ impl Trainer {
         let message =
             format!("{what}. The last checkpoint is kept: go on with residuum train --resume {dir}");
         self.log.event(self.state.step, "device failed", &message);
-        self.write_report("stopped by a failure of the GPU", None);
+        self.write_report(Status::Ended("stopped by a failure of the GPU"), None);
         Err(Error::DeviceFailed(message))
     }
 
@@ -116,7 +117,7 @@ impl Trainer {
         };
         let message = format!("{what}. {kept}: {go_on}");
         self.log.event(self.state.step, "data failed", &message);
-        self.write_report("stopped by a failure of its data", None);
+        self.write_report(Status::Ended("stopped by a failure of its data"), None);
         Err(Error::Data { path, message })
     }
 }
