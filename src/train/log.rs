@@ -219,6 +219,7 @@ mod tests {
             progress: Progress::new(0, 10),
             total_steps: 10,
             missed: Missed::default(),
+            page: None,
             dir,
         };
         log.event(3, "something", "happened");
