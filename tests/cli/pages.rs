@@ -135,8 +135,8 @@ fn the_page_of_a_run_is_there_from_the_start_and_follows_it_where_the_reader_is(
     let call =
         "train --data-dir scenes --img-size 32 --batch-size 8 --epochs 2000 --lr 0.01 --log-interval 1";
     let mut child = program.command(call).stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
-    let said = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
-    let path = said.skip_while(|line| !line.starts_with("report: ")).next().expect("the path is told");
+    let mut said = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+    let path = said.find(|line| line.starts_with("report: ")).expect("the path is told");
     let report = program.path(path.trim_start_matches("report: "));
     let first = fs::read_to_string(&report).unwrap();
     assert!(first.contains("running: step 0 of 10000"), "{first}");
@@ -159,6 +159,7 @@ fn the_page_of_a_run_is_there_from_the_start_and_follows_it_where_the_reader_is(
     }
     window.kill().unwrap();
     child.kill().unwrap();
-    (window.wait().unwrap(), child.wait().unwrap());
+    window.wait().unwrap();
+    child.wait().unwrap();
     assert!(followed(&seen, &scrolled), "{seen:?}, scrolled to {scrolled:?}");
 }
