@@ -21,9 +21,9 @@ use memmap2::Mmap;
 use rayon::prelude::*;
 
 use super::files::{FieldHash, first_few};
-use super::progress::Progress;
 use super::{Crop, Dataset, Split, decode, scenes};
 use crate::error::{Error, Result};
+use crate::progress::Progress;
 use crate::show::{show_path, tell};
 
 const MAGIC: &[u8; 8] = b"RSDMPACK";
@@ -106,12 +106,15 @@ impl Pack {
     pub fn from_scenes(options: &scenes::SceneOptions) -> Pack {
         let image_bytes = options.image_size * options.image_size * 3;
         let mut pixels = vec![0; options.num_images * image_bytes];
+        let progress =
+            Progress::start(format!("drawing {} scenes", options.split.name()), options.num_images);
         let images: Vec<PackedImage> = pixels
             .par_chunks_mut(image_bytes)
             .enumerate()
             .map(|(index, pixels)| {
                 let scene = options.scene(index);
                 scene.render(options.image_size, pixels);
+                progress.add(1);
                 let name = format!("{}/{}/{index}", options.split.name(), scene.category_name());
                 PackedImage { name, label: Some(scene.category), slot: index }
             })
@@ -331,7 +334,11 @@ impl<'a> Builder<'a> {
         {
             let map = self.map(&file)?;
             let too_long_to_verify = self.layout.file_bytes() > VERIFY_LIMIT_BYTES;
-            let sound = |chunk| self.layout.chunk_is_sound(&map, chunk);
+            let progress = Progress::start("verifying decoded images", self.layout.num_images);
+            let sound = |chunk| {
+                progress.add(self.layout.images(chunk).len());
+                self.layout.chunk_is_sound(&map, chunk)
+            };
             if map[..HEADER_BYTES] == self.header
                 && (too_long_to_verify || (0..self.layout.num_chunks()).into_par_iter().all(sound))
             {
