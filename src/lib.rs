@@ -59,6 +59,7 @@ mod again;
 pub mod error;
 mod named;
 pub mod prelude;
+mod progress;
 mod regular_file;
 pub mod rng;
 mod show;

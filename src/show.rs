@@ -8,10 +8,12 @@ use std::path::Path;
 use bytesize::ByteSize;
 use indicatif::HumanCount;
 
+use crate::progress;
+
 /// Says `line` on stderr. Whoever read it may be gone, or its disk be full: no message is worth the work in hand.
 pub(crate) fn tell(line: impl Display) {
     // One write: lines of several threads stay whole.
-    let _ = stderr().write_all(format!("{line}\n").as_bytes());
+    let _ = progress::aside(|| stderr().write_all(format!("{line}\n").as_bytes()));
 }
 
 /// `11,227,812`

@@ -5,7 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Modules that everyone may use.
-const COMMON: [&str; 7] = ["error", "named", "regular_file", "tensor", "rng", "show", "transform"];
+const COMMON: [&str; 8] =
+    ["error", "named", "progress", "regular_file", "tensor", "rng", "show", "transform"];
 
 #[test]
 fn modules_import_only_what_the_table_allows() {

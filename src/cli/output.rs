@@ -7,13 +7,14 @@ use std::fmt::Display;
 use std::io::{Write, stdout};
 
 use crate::error::{Error, Result};
+use crate::progress;
 
 /// Prints `text` to stdout.
 ///
 /// # Errors
 /// [`Error::Stdout`] if it cannot be written.
 pub(super) fn print(text: impl Display) -> Result<()> {
-    stdout().write_all(text.to_string().as_bytes()).map_err(Error::Stdout)
+    progress::aside(|| stdout().write_all(text.to_string().as_bytes())).map_err(Error::Stdout)
 }
 
 /// A table of text as CSV, held in memory.

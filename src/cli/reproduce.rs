@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use clap::builder::RangedU64ValueParser;
 
 use super::flags::open_device;
 use crate::error::{Error, Result};
@@ -23,6 +24,9 @@ pub(super) struct ReproduceArgs {
     /// Scale every run down to seconds: shows that all of it runs, and no more
     #[arg(long)]
     quick: bool,
+    /// Runs of each experiment: with --seed, the seed after it, and so on; the page then has their mean and spread
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = RangedU64ValueParser::<u64>::new().range(1..=100))]
+    seeds: u64,
     /// Folder for the page and the run folders; runs that are there are resumed
     #[arg(long, alias = "output-dir", value_name = "DIR", default_value = "reproduction")]
     output: PathBuf,
@@ -58,6 +62,7 @@ impl ReproduceArgs {
             parts,
             data_dir: absolute(self.data_dir),
             quick: self.quick,
+            num_seeds: self.seeds,
             output: absolute(self.output),
             pretrained: self.pretrained.map(absolute),
             common,

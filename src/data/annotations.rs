@@ -16,6 +16,7 @@ use super::objects::Annotation;
 use super::scenes::{self, SceneOptions};
 use super::{Crop, Dataset, Pack, Split, miniplaces};
 use crate::error::{Error, Result};
+use crate::progress::Progress;
 
 /// Polygons of every image of a split, and the classes they belong to.
 #[derive(Debug, Clone, PartialEq)]
@@ -88,8 +89,12 @@ impl Annotations {
     fn of_images(dataset: &Dataset, images: &[&Path], crop: Crop) -> Result<Annotations> {
         let class_names = read_class_names(dataset.root())?;
         let reader = Reader { dataset, num_classes: class_names.len(), crop };
-        let images: Vec<Result<Option<Polygons>>> =
-            images.par_iter().map(|image| reader.read(image)).collect();
+        let progress = Progress::start("reading annotations", images.len());
+        let read = |image: &&Path| {
+            progress.add(1);
+            reader.read(image)
+        };
+        let images: Vec<Result<Option<Polygons>>> = images.par_iter().map(read).collect();
         let num_faults = images.iter().filter(|image| image.is_err()).count();
         let images: Vec<Option<Polygons>> =
             images.into_iter().collect::<Result<_>>().map_err(|error| with_remedy(error, num_faults))?;

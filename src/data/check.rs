@@ -14,9 +14,9 @@ use super::files::{self, FieldHash};
 use super::folder::Folders;
 use super::objects::Annotation;
 use super::open::{absolute, is_class_tree, is_miniplaces, not_a_data_set};
-use super::progress::Progress;
 use super::{Sample, Split, decode, folder, miniplaces};
 use crate::error::{Error, Result};
+use crate::progress::Progress;
 use crate::show::show_path;
 
 /// Something wrong with a data set. Those that stop training come first.
@@ -316,7 +316,7 @@ impl Auditor<'_> {
         }
         let paths: BTreeSet<&PathBuf> = listed.keys().chain(&on_disk).collect();
         let paths: Vec<&PathBuf> = paths.into_iter().collect();
-        let progress = Progress::start("checking images".into(), paths.len());
+        let progress = Progress::start("checking images", paths.len());
         let facts: Vec<Result<ImageFacts>> = paths
             .par_iter()
             .map(|path| {

@@ -16,7 +16,6 @@ pub mod miniplaces;
 pub mod objects;
 mod open;
 pub mod pack;
-mod progress;
 pub mod scenes;
 
 pub use annotations::Annotations;

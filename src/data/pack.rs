@@ -19,6 +19,7 @@ use self::file::PackFile;
 use super::files::{FieldHash, first_few};
 use super::{Crop, Dataset, Split, scenes};
 use crate::error::{Error, Result};
+use crate::progress::Progress;
 use crate::show::show_path;
 
 /// The decoded images of one split: square RGB pixels, labels and names.
@@ -91,12 +92,15 @@ impl Pack {
     pub fn from_scenes(options: &scenes::SceneOptions) -> Pack {
         let image_bytes = options.image_size * options.image_size * 3;
         let mut pixels = vec![0; options.num_images * image_bytes];
+        let progress =
+            Progress::start(format!("drawing {} scenes", options.split.name()), options.num_images);
         let images: Vec<PackedImage> = pixels
             .par_chunks_mut(image_bytes)
             .enumerate()
             .map(|(index, pixels)| {
                 let scene = options.scene(index);
                 scene.render(options.image_size, pixels);
+                progress.add(1);
                 let name = format!("{}/{}/{index}", options.split.name(), scene.category_name());
                 PackedImage { name, label: Some(scene.category), slot: index }
             })

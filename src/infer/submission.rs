@@ -18,6 +18,7 @@ use super::model_file::ModelFile;
 use super::predictor::{Photo, Predictor};
 use crate::data::{Crop, Dataset, Sample, Split, decode_crops};
 use crate::error::{Error, Result};
+use crate::progress::Progress;
 use crate::step::scores;
 
 /// Labels on each line.
@@ -77,6 +78,7 @@ pub fn lines(
     samples: &[&Sample],
 ) -> Result<String> {
     let mut text = String::new();
+    let progress = Progress::start("predicting", samples.len());
     for samples in samples.chunks(PART) {
         let decode = |sample: &&Sample| decode_crops(&data.image_path(sample), crops);
         let photos: Vec<Photo> = samples.par_iter().map(decode).collect::<Result<_>>()?;
@@ -87,6 +89,7 @@ pub fn lines(
             }
             text.push('\n');
         }
+        progress.add(samples.len());
     }
     Ok(text)
 }

@@ -6,8 +6,10 @@ use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, ContentLineStyle, LineStyle};
 use maud::{Markup, Render, html};
 
-/// With more columns than these, a row becomes a card of its own where the page is narrow.
+/// With more columns than these, or more characters in its columns of numbers, a row becomes a card of its own where the page
+/// is narrow.
 const MAX_NARROW_COLUMNS: usize = 4;
+const MAX_NARROW_CHARS: usize = 28;
 
 /// The side a column's text stands on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,6 +100,15 @@ impl Table {
         self.rows.is_empty()
     }
 
+    /// Whether its columns do not fit next to each other on a telephone: numbers are not broken into lines.
+    fn is_wide(&self) -> bool {
+        let chars =
+            |column: usize| self.rows.iter().map(|row| row[column].text.chars().count()).max().unwrap_or(0);
+        let numbers = self.heading.iter().enumerate().filter(|(_, (_, align))| *align == Align::Right);
+        let of_numbers: usize = numbers.map(|(column, _)| chars(column)).sum();
+        self.heading.len() > MAX_NARROW_COLUMNS || of_numbers > MAX_NARROW_CHARS
+    }
+
     /// The table as Markdown.
     pub(super) fn to_markdown(&self) -> String {
         let line = |cells: &mut dyn Iterator<Item = String>| {
@@ -117,7 +128,7 @@ impl Table {
 impl Render for Table {
     fn render(&self) -> Markup {
         let class = |align: &Align| (*align == Align::Right).then_some("num");
-        let cards = self.heading.len() > MAX_NARROW_COLUMNS;
+        let cards = self.is_wide();
         let label = |name: &str| cards.then(|| name.to_string());
         html! {
             div.scroll {
@@ -210,6 +221,13 @@ mod tests {
         let html = table.render().into_string();
         assert!(html.contains("<table class=\"cards\">"), "{html}");
         assert!(html.contains("<td data-label=\"b &lt;c&gt;\">2</td>"), "{html}");
+        let with_number = |number: &str| {
+            let mut table = Table::new([("a", Align::Left), ("b", Align::Right)]);
+            table.row(["a long name that may be broken into lines", number]);
+            table.render().into_string()
+        };
+        assert!(!with_number("63.70 / 33.10").contains("cards"));
+        assert!(with_number("63.70 \u{b1} 0.21 / 33.10 \u{b1} 0.10").contains("cards"));
     }
 
     #[test]

@@ -38,7 +38,7 @@ impl Ticks {
         assert!(low > 0.0 && high.is_finite(), "a logarithmic axis has positive bounds, got {low} to {high}");
         let (first, last) = (low.log10().floor() as i32, high.log10().ceil() as i32);
         let decades = (last - first).max(1) as usize;
-        let digits: &[u32] = if 3 * decades <= count + 1 { &[1, 2, 5] } else { &[1] };
+        let digits: &[u32] = if 3.0 * (high / low).log10() <= (count + 1) as f64 { &[1, 2, 5] } else { &[1] };
         let every = decades.div_ceil(count.max(1));
         let exponents = (first..first + decades as i32 + every as i32).step_by(every);
         let all: Vec<f64> =

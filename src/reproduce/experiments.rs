@@ -238,7 +238,12 @@ impl Experiment {
     }
 
     /// Its settings: the recipe, what differs from it, what all runs share, and, for a quick one, less of everything.
-    pub(super) fn config(&self, options: &Options, pretrained: Option<PathBuf>) -> Result<TrainConfig> {
+    pub(super) fn config(
+        &self,
+        options: &Options,
+        seed: u64,
+        pretrained: Option<PathBuf>,
+    ) -> Result<TrainConfig> {
         let data_dir = (!self.is_pretraining()).then(|| options.data_dir.clone());
         let (path, text) = self.recipe;
         let mut config =
@@ -255,7 +260,7 @@ impl Experiment {
         config = TrainConfig {
             cache_dir: common.cache_dir,
             workers: common.workers,
-            seed: common.seed,
+            seed,
             device: common.device,
             precision: common.precision,
             output: options.output.join("runs"),
@@ -293,6 +298,7 @@ mod tests {
             parts: Part::parse_list(&["all".into()]).unwrap(),
             data_dir: "data".into(),
             quick,
+            num_seeds: 1,
             output: "out".into(),
             pretrained: pretrained.map(Into::into),
             common: TrainConfig { seed: 7, ..TrainConfig::defaults(None) },
@@ -301,7 +307,7 @@ mod tests {
 
     fn config(key: &str, options: &Options) -> TrainConfig {
         let experiment = EXPERIMENTS.iter().find(|experiment| experiment.key == key).unwrap();
-        experiment.config(options, options.pretrained.clone()).unwrap()
+        experiment.config(options, options.common.seed, options.pretrained.clone()).unwrap()
     }
 
     #[test]
@@ -309,7 +315,7 @@ mod tests {
         for quick in [false, true] {
             let options = options(quick, Some("weights.safetensors"));
             for experiment in needed(&options) {
-                let config = experiment.config(&options, options.pretrained.clone()).unwrap();
+                let config = experiment.config(&options, 7, options.pretrained.clone()).unwrap();
                 config.validate().unwrap_or_else(|error| panic!("{}: {error}", experiment.key));
                 let (steps_per_epoch, total) = config.steps(480).unwrap();
                 config.schedule(config.lr_for(480), steps_per_epoch, total).unwrap();

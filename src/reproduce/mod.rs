@@ -32,6 +32,8 @@ pub struct Options {
     pub data_dir: PathBuf,
     /// Every run scaled down to seconds.
     pub quick: bool,
+    /// Runs of each experiment: with the seed of `common`, the one after it, and so on.
+    pub num_seeds: u64,
     /// Folder for the page and, below `runs`, the run folders.
     pub output: PathBuf,
     /// ResNet-50 of ImageNet as safetensors, for the bound.
@@ -69,17 +71,17 @@ pub struct Pages {
 /// What a run fails with; [`Error::Interrupted`] after a signal.
 pub fn reproduce(options: &Options, device: Device) -> Result<Pages> {
     fs::create_dir_all(&options.output).map_err(Error::io("create", &options.output))?;
-    let wanted = experiments::needed(options);
+    let wanted = wanted_runs(options);
     let mut done: Vec<Done> = Vec::new();
-    for (index, experiment) in wanted.iter().enumerate() {
-        let pretrained = match (&options.pretrained, done.iter().find(|run| run.experiment.is_pretraining()))
-        {
+    for (index, &(seed, experiment)) in wanted.iter().enumerate() {
+        let stand_in = |run: &&Done| run.experiment.is_pretraining() && run.config.seed == seed;
+        let pretrained = match (&options.pretrained, done.iter().find(stand_in)) {
             (Some(file), _) => Some(file.clone()),
             (None, run) => run.map(|run| run.dir.best_weights()),
         };
-        let config = experiment.config(options, pretrained)?;
+        let config = experiment.config(options, seed, pretrained)?;
         tell(format_args!(
-            "run {} of {}: {} ({})",
+            "run {} of {}: {} ({}), seed {seed}",
             index + 1,
             wanted.len(),
             experiment.key,
@@ -89,6 +91,13 @@ pub fn reproduce(options: &Options, device: Device) -> Result<Pages> {
         write_pages(options, &done)?;
     }
     write_pages(options, &done)
+}
+
+/// Every run by seed and experiment. All are done with one seed before the next, so that the page is whole early.
+fn wanted_runs(options: &Options) -> Vec<(u64, &'static Experiment)> {
+    let first = options.common.seed;
+    let seeds = first..first.saturating_add(options.num_seeds);
+    seeds.flat_map(|seed| experiments::needed(options).into_iter().map(move |one| (seed, one))).collect()
 }
 
 /// The run of `config`: found done, resumed, or started.

@@ -1,5 +1,7 @@
 //! The page of a reproduction: each table and figure of the paper, its numbers next to ours.
 
+use std::fmt;
+
 use super::experiments::EXPERIMENTS;
 use super::{Done, Gallery, Options, Part, SHOWN_SEED};
 use crate::data::{self, OpenOptions, Split, decode_image};
@@ -38,6 +40,8 @@ const SECTION_5: [&str; 4] = ["resnet50", "masks", "vector", "codes"];
 
 /// What stands where a run is missing.
 const NOT_RUN: &str = "not run";
+/// What stands where there is no number.
+const NONE: &str = "\u{2013}";
 
 /// The page of what is done so far.
 pub(super) fn page(options: &Options, done: &[Done]) -> Result<Page> {
@@ -63,7 +67,7 @@ pub(super) fn page(options: &Options, done: &[Done]) -> Result<Page> {
     let scale = if options.quick { " in miniature: quick runs, not comparable with the paper" } else { "" };
     Ok(Page {
         title: format!("\u{201c}ResNet on MiniPlaces\u{201d} reproduced{scale}"),
-        subtitle: format!("{} of {} runs done", done.len(), super::experiments::needed(options).len()),
+        subtitle: format!("{} of {} runs done", done.len(), super::wanted_runs(options).len()),
         sections,
         ..Page::default()
     })
@@ -75,6 +79,13 @@ fn introduction(options: &Options) -> Vec<String> {
          report of its run. Errors are in percent on the validation images, after the epoch with the lowest top-1 error."
             .to_string(),
     ];
+    if options.num_seeds > 1 {
+        paragraphs.push(format!(
+            "Each experiment is run with {} seeds. Where several are done, a number is their mean with the standard \
+             deviation from run to run, and a curve is their mean over the range from the lowest to the highest.",
+            options.num_seeds
+        ));
+    }
     if options.quick {
         paragraphs.push(
             "These runs are scaled down to seconds: 10 categories, 480 training images, 45 updates, and 32 or 56 \
@@ -90,23 +101,68 @@ fn table(title: &str, table: Table) -> Section {
     Section::new(title, Body::Table(table))
 }
 
-/// `63.7 / 33.1`
+/// `63.70 / 33.10`
 fn errors((top1, top5): Errors) -> String {
     format!("{top1:.2} / {top5:.2}")
+}
+
+/// Mean and, of two numbers or more, sample standard deviation.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Spread {
+    mean: f64,
+    deviation: Option<f64>,
+}
+
+impl Spread {
+    fn of(numbers: &[f64]) -> Spread {
+        let count = numbers.len() as f64;
+        let mean = numbers.iter().sum::<f64>() / count;
+        let squares: f64 = numbers.iter().map(|number| (number - mean).powi(2)).sum();
+        Spread { mean, deviation: (numbers.len() > 1).then(|| (squares / (count - 1.0)).sqrt()) }
+    }
+}
+
+/// `63.70`, or `63.70 ± 0.21` of several runs.
+impl fmt::Display for Spread {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:.2}", self.mean)?;
+        self.deviation.map_or(Ok(()), |deviation| write!(f, " \u{b1} {deviation:.2}"))
+    }
 }
 
 /// The runs there are.
 struct Results<'a>(&'a [Done]);
 
 impl Results<'_> {
+    /// The runs of an experiment, one for each seed.
+    fn all(&self, key: &str) -> Vec<&Done> {
+        self.0.iter().filter(|done| done.experiment.key == key).collect()
+    }
+
+    /// The run of an experiment with the first seed.
     fn find(&self, key: &str) -> Option<&Done> {
         self.0.iter().find(|done| done.experiment.key == key)
     }
 
-    /// Best errors of a run, leading to its report.
+    /// Best top-1 error of each run of an experiment, and the top-5 error of the same epoch.
+    fn best_errors(&self, key: &str) -> Option<[Spread; 2]> {
+        let epochs: Vec<&Epoch> = self.all(key).into_iter().filter_map(best).collect();
+        let of = |y: fn(&Epoch) -> f64| Spread::of(&epochs.iter().map(|epoch| y(epoch)).collect::<Vec<_>>());
+        (!epochs.is_empty()).then(|| [of(|epoch| epoch.eval_err1), of(|epoch| epoch.eval_err5)])
+    }
+
+    /// Best errors of an experiment, leading to the report of its first run.
     fn errors(&self, key: &str) -> Cell {
-        let best = |done: &Done| best(done).map(|epoch| errors((epoch.eval_err1, epoch.eval_err5)));
-        self.linked(key, best)
+        self.linked(key, |_| self.best_errors(key).map(|[top1, top5]| format!("{top1} / {top5}")))
+    }
+
+    /// Ours less the paper's, in percentage points.
+    fn difference(&self, key: &str, paper: Option<Errors>) -> Cell {
+        let both = self.best_errors(key).zip(paper);
+        both.map_or(NONE.to_string(), |([top1, top5], paper)| {
+            format!("{:+.2} / {:+.2}", top1.mean - paper.0, top5.mean - paper.1)
+        })
+        .into()
     }
 
     fn linked(&self, key: &str, show: impl Fn(&Done) -> Option<String>) -> Cell {
@@ -120,6 +176,7 @@ impl Results<'_> {
             ("Network", Align::Left),
             ("Paper", Align::Right),
             ("Ours", Align::Right),
+            ("Difference", Align::Right),
             ("Updates", Align::Right),
             ("Images/s", Align::Right),
         ]);
@@ -127,10 +184,13 @@ impl Results<'_> {
             let of_epochs = |show: fn(&Done, &Epoch) -> String| {
                 self.linked(key, |done| done.records.epochs.last().map(|epoch| show(done, epoch)))
             };
+            let times: Vec<f64> = self.all(key).into_iter().filter_map(mean_epoch_seconds).collect();
+            let ours = (!times.is_empty()).then(|| Spread::of(&times).mean);
             table.row([
                 title_of(key).into(),
                 format!("{seconds:.0} s").into(),
-                self.linked(key, |done| mean_epoch_seconds(done).map(show_seconds)),
+                self.linked(key, |_| ours.map(show_seconds)),
+                ours.map_or(NONE.into(), |ours| format!("{:+.0} %", 100.0 * (ours / seconds - 1.0))).into(),
                 of_epochs(|done, _| {
                     done.config.steps_per_epoch.map_or(String::new(), |steps| show_count(steps as usize))
                 }),
@@ -145,9 +205,11 @@ impl Results<'_> {
             ("Network", Align::Left),
             ("Paper, top-1 / top-5", Align::Right),
             ("Ours, top-1 / top-5", Align::Right),
+            ("Difference", Align::Right),
         ]);
         for (key, paper) in TABLE_2 {
-            table.row([title_of(key).into(), errors(paper).into(), self.errors(key)]);
+            let difference = self.difference(key, Some(paper));
+            table.row([title_of(key).into(), errors(paper).into(), self.errors(key), difference]);
         }
         table
     }
@@ -157,6 +219,7 @@ impl Results<'_> {
             ("Network", Align::Left),
             ("Paper, top-1 / top-5", Align::Right),
             ("Ours, top-1 / top-5", Align::Right),
+            ("Difference", Align::Right),
             ("Remark", Align::Left),
         ]);
         for (key, paper) in TABLE_3 {
@@ -169,8 +232,9 @@ impl Results<'_> {
                 "modern" => "from scratch; meant to beat the bound",
                 _ => "",
             };
-            let paper = paper.map_or("\u{2013}".into(), errors);
-            table.row([title_of(key).into(), paper.into(), self.errors(key), remark.into()]);
+            let difference = self.difference(key, paper);
+            let paper = paper.map_or(NONE.into(), errors);
+            table.row([title_of(key).into(), paper.into(), self.errors(key), difference, remark.into()]);
         }
         table
     }
@@ -189,12 +253,13 @@ impl Results<'_> {
 
     fn figure_3(&self) -> Section {
         let title = "Figure 3: the baseline overfits";
-        let Some(done) = self.find("baseline") else {
+        let runs = self.all("baseline");
+        if runs.is_empty() {
             return Section::new(title, Body::Text(vec![NOT_RUN.into()]));
-        };
+        }
         let series = [
-            curve("training, top-1", done, |epoch| epoch.train_err1),
-            curve("validation, top-1", done, |epoch| epoch.eval_err1),
+            curve("training, top-1", &runs, |epoch| epoch.train_err1),
+            curve("validation, top-1", &runs, |epoch| epoch.eval_err1),
         ];
         let about = "the paper: training towards 0, validation about 75 %";
         Section::new(title, Body::Charts(vec![chart(about, series.into())]))
@@ -205,24 +270,27 @@ impl Results<'_> {
             ("Network", Align::Left),
             ("Paper", Align::Left),
             ("Ours, top-1 / top-5", Align::Right),
+            ("Difference", Align::Right),
             ("Parameters", Align::Right),
         ]);
         for key in SECTION_5 {
-            let paper = match key {
-                "resnet50" => "65.42 / 33.54",
-                "masks" => "a negligible difference",
-                _ => "proposed, not tried",
+            let printed = TABLE_2.iter().find(|(printed, _)| *printed == key).map(|(_, paper)| *paper);
+            let paper = match (printed, key) {
+                (Some(paper), _) => errors(paper),
+                (None, "masks") => "a negligible difference".into(),
+                (None, _) => "proposed, not tried".into(),
             };
+            let difference = self.difference(key, printed);
             let parameters = self
                 .linked(key, |done| done.records.runs.last().map(|run| show_count(run.parameters as usize)));
-            table.row([title_of(key).into(), paper.into(), self.errors(key), parameters]);
+            table.row([title_of(key).into(), paper.into(), self.errors(key), difference, parameters]);
         }
         table
     }
 
     fn section_5_curves(&self) -> Section {
-        let of = |key: &&str| self.find(key).map(|done| curve(key, done, |epoch| epoch.eval_err1));
-        let series = SECTION_5.iter().filter_map(of).collect();
+        let of = |key: &&str| curve(key, &self.all(key), |epoch| epoch.eval_err1);
+        let series = SECTION_5.iter().map(of).filter(|series| !series.points.is_empty()).collect();
         Section::new("Section 5: validation error by epoch", Body::Charts(vec![chart("top-1", series)]))
     }
 
@@ -281,9 +349,20 @@ fn report_of(done: &Done) -> String {
     format!("runs/{}/report.html", folder_of(done))
 }
 
-fn curve(label: &str, done: &Done, y: fn(&Epoch) -> f64) -> Series {
-    let points = done.records.epochs.iter().map(|epoch| ((epoch.epoch + 1) as f64, y(epoch))).collect();
-    Series { label: label.into(), points, band: vec![] }
+/// The mean of `runs` by epoch, and the range from run to run where there are several.
+fn curve(label: &str, runs: &[&Done], y: fn(&Epoch) -> f64) -> Series {
+    let num_epochs = runs.iter().map(|done| done.records.epochs.len()).max().unwrap_or(0);
+    let mut series = Series { label: label.into(), ..Series::default() };
+    for index in 0..num_epochs {
+        let values: Vec<f64> = runs.iter().filter_map(|done| done.records.epochs.get(index)).map(y).collect();
+        let x = (index + 1) as f64;
+        series.points.push((x, Spread::of(&values).mean));
+        if runs.len() > 1 {
+            let bound = |fold: fn(f64, f64) -> f64, from| values.iter().copied().fold(from, fold);
+            series.band.push((x, bound(f64::min, f64::INFINITY), bound(f64::max, f64::NEG_INFINITY)));
+        }
+    }
+    series
 }
 
 fn chart(title: &str, series: Vec<Series>) -> Chart {
@@ -303,4 +382,60 @@ fn figure_4(options: &Options) -> Result<Section> {
         caption: vec!["The original and the paper's eight augmentations".into(), name],
     };
     Ok(Section::new("Figure 4: the augmentations", Body::Figures(vec![figure])))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::run::metrics::Records;
+    use crate::run::run_dir::{Env, RunDir};
+    use crate::train::config::TrainConfig;
+
+    fn done(folder: &std::path::Path, key: &str, seed: u64, errors: &[f64]) -> Done {
+        let epoch = |(epoch, &error): (u64, &f64)| Epoch {
+            epoch,
+            step: 15 * (epoch + 1),
+            samples: 100,
+            lr: 0.1,
+            train_loss: 1.0,
+            train_err1: error,
+            eval_n: 20,
+            eval_loss: 2.0,
+            eval_err1: error,
+            eval_err5: error / 2.0,
+            train_seconds: 150.0,
+            data_wait_seconds: 1.0,
+            img_s: 4.0,
+        };
+        Done {
+            experiment: EXPERIMENTS.iter().find(|experiment| experiment.key == key).unwrap(),
+            dir: RunDir::create(folder, key).unwrap(),
+            config: TrainConfig { seed, ..TrainConfig::defaults(None) },
+            records: Records { epochs: (0..).zip(errors).map(epoch).collect(), ..Records::default() },
+            env: Env::of_this_process("cpu"),
+        }
+    }
+
+    #[test]
+    fn numbers_stand_next_to_the_papers_with_their_difference_and_spread() {
+        let folder = tempfile::tempdir().unwrap();
+        let runs = [
+            done(folder.path(), "resnet18", 0, &[70.0, 64.0]),
+            done(folder.path(), "resnet18", 1, &[62.0, 66.0]),
+            done(folder.path(), "resnet34", 0, &[60.42]),
+        ];
+        let results = Results(&runs);
+        let text = results.table_2().to_string();
+        // 64 and 62: their mean is 63, their standard deviation the root of 2.
+        for part in
+            ["63.00 ± 1.41 / 31.50 ± 0.71", "-0.68 / -1.60", "60.42 / 30.21", "-3.00 / -2.13", NOT_RUN, NONE]
+        {
+            assert!(text.contains(part), "{part} is not in {text}");
+        }
+        assert!(results.table_1().to_string().contains("-50 %"), "{}", results.table_1());
+        let curve = curve("c", &results.all("resnet18"), |epoch| epoch.eval_err1);
+        assert_eq!(curve.points, [(1.0, 66.0), (2.0, 65.0)]);
+        assert_eq!(curve.band, [(1.0, 62.0, 70.0), (2.0, 64.0, 66.0)]);
+        assert_eq!(super::curve("c", &results.all("resnet34"), |epoch| epoch.eval_err1).band, []);
+    }
 }

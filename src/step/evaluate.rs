@@ -13,6 +13,7 @@ use crate::data::pack::Pack;
 use crate::device::Slot;
 use crate::error::{Error, Result};
 use crate::exec::Session;
+use crate::progress::Progress;
 use crate::transform::Affine;
 
 /// The views of an image whose probabilities are averaged.
@@ -210,12 +211,14 @@ impl Evaluator {
         let annotations: Vec<Option<&Annotations>> =
             images.iter().map(|&(_, annotations)| annotations).collect();
         let mut evaluation = Evaluation::of_none(num_images);
+        let progress = Progress::start("evaluating", num_images);
         while let Some(mut batches) = next_of_each(&mut loaders)? {
             if let Some(signal) = stop() {
                 return Err(Error::Interrupted { signal });
             }
             let scores = self.scores(session, &mut batches, &annotations)?;
             evaluation.count(scores, &batches[0]);
+            progress.add(batches[0].indices.len());
             loaders.iter_mut().zip(batches).for_each(|(loader, batch)| loader.recycle(batch));
         }
         assert_eq!(evaluation.num_images, num_images as u64, "an evaluation counts every image once");

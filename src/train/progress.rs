@@ -1,9 +1,9 @@
-//! What a run says while it trains, always on stderr: a bar on a terminal, one line per interval elsewhere.
+//! What a run says while it trains: a bar on a terminal, one line per interval elsewhere.
 
-use indicatif::{ProgressBar, ProgressStyle};
-use std::io::IsTerminal;
+use indicatif::ProgressBar;
 
 use super::summary::epoch_line;
+use crate::progress;
 use crate::run::metrics::{Epoch, Step};
 use crate::show::tell;
 
@@ -16,12 +16,8 @@ pub struct Progress {
 impl Progress {
     /// For a run of `total` updates, `done` of them done.
     pub fn new(done: u64, total: u64) -> Progress {
-        let bar = std::io::stderr().is_terminal().then(|| {
-            let template = "{bar:30} step {pos}/{len}  {msg}  {eta} left";
-            let style = ProgressStyle::with_template(template).expect("the template is well-formed");
-            ProgressBar::new(total).with_style(style).with_position(done)
-        });
-        Progress { bar }
+        let bar = progress::bar("{bar:30} step {pos}/{len}  {msg}  {eta} left", total);
+        Progress { bar: bar.map(|bar| bar.with_position(done)) }
     }
 
     /// One update is done.
@@ -45,11 +41,7 @@ impl Progress {
 
     /// An epoch is evaluated.
     pub fn epoch(&self, row: &Epoch, epochs: u64) {
-        let line = epoch_line(row, epochs);
-        match &self.bar {
-            Some(bar) => bar.println(line),
-            None => tell(line),
-        }
+        tell(epoch_line(row, epochs));
     }
 
     /// The run is over.

@@ -14,6 +14,7 @@ use crate::error::{Error, Result};
 use crate::infer::grad_cam::Explainer;
 use crate::infer::model_file::ModelFile;
 use crate::infer::predictor::Prepare;
+use crate::progress::Progress;
 use crate::report::{Confusion, heat_map};
 use crate::run::metrics::{self, Epoch, summary_csv};
 use crate::run::page::{CategoryRow, Heats, JudgedPhoto, RunPage, Setting};
@@ -199,11 +200,13 @@ fn explain<'a>(
 ) -> Result<Heats> {
     let mut explainer = Explainer::new(model, Device::Cpu)?;
     let (prepare, size, mut buffer) = (Prepare::new(model), source.val.image_size(), Vec::new());
+    let progress = Progress::start("explaining", 2 * NUM_EXPLAINED);
     for Judged { prediction, photo } in judged {
         let pixels = source.val.pixels(prediction.index as usize, &mut buffer)?;
         let explanation = explainer.explain(&prepare.to_image(pixels), Some(prediction.guess as usize))?;
         let heat = heat_map(pixels, size, &explanation.heat(), explanation.extents[1]);
         photo.heat = Some(jpeg(&heat, size)?);
+        progress.add(1);
     }
     Ok(Heats { layer: explainer.layer().to_string(), extents: explainer.extents() })
 }

@@ -70,6 +70,17 @@ fn every_page_can_be_read_at_both_widths_by_day_and_by_night() {
     let names = [run.file_name().unwrap().to_str().unwrap(), "Settings that differ", "momentum"];
     assert_readable(&browser, &program.path("comparison.html"), 60, &names);
 
+    // Every table and figure, after the first of the runs.
+    let call = "reproduce all --quick --seeds 2 --data-dir scenes --output reproduction";
+    let mut child = program.command(call).stderr(Stdio::piped()).spawn().unwrap();
+    let mut said = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+    assert!(said.any(|line| line.starts_with("run 2 of 30: ")), "the first run did not end");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let page = program.path("reproduction/reproduction.html");
+    let words = ["Table 1", "Table 3", "Figure 3", "Figure 4", "Section 5", "Difference", "2 seeds"];
+    assert_readable(&browser, &page, 100, &words);
+
     write_hostile_classes(&program);
     program.succeeds("train --data-dir classes --img-size 32 --batch-size 8 --epochs 1 --output hostile");
     let report = program.path(program.only_run("hostile")).join("report.html");

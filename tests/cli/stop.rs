@@ -45,6 +45,10 @@ fn a_signal_stops_a_run_with_a_checkpoint_from_which_it_goes_on() {
     assert!(program.checkpoint_bytes(&run, "last.safetensors") == expected, "the weights differ");
     let steps: Vec<u64> = program.records(&run).steps.iter().map(|step| step.step).collect();
     assert_eq!(steps, (1..=30).collect::<Vec<u64>>());
+    let page = fs::read_to_string(program.path(&run).join("report.html")).unwrap();
+    for part in [format!("<dt>Command</dt><dd>residuum {LONG_RUN}</dd>"), "Resumed at step".into()] {
+        assert!(page.contains(&part), "{part} is not in {page}");
+    }
 }
 
 #[test]

@@ -15,6 +15,7 @@ use crate::error::{Error, Result};
 use crate::infer::grad_cam::Explainer;
 use crate::infer::model_file::ModelFile;
 use crate::infer::predictor::{BATCH_SIZE, Photo, Predictor, Prepare};
+use crate::progress::Progress;
 use crate::report::{PhotoTile, heat_map, sheet};
 use crate::show::{show_path, tell};
 use crate::step::scores;
@@ -66,6 +67,7 @@ pub(super) fn predict(args: &PredictArgs, file: &ModelFile, device: Device) -> R
     let mut predictor = Predictor::new(file, &crops, args.views.views(), num_photos, device)?;
     let mut printer = Printer::new(args.form(), &categories)?;
     let (mut drawn, mut failures): (Vec<Named>, Vec<Error>) = Default::default();
+    let progress = Progress::start("predicting", num_photos);
     while !photos.is_empty() {
         let part: Vec<PathBuf> = photos.drain(..PART.min(photos.len())).collect();
         let decoded: Vec<Result<Photo>> = part.par_iter().map(|photo| decode_crops(photo, &crops)).collect();
@@ -86,8 +88,10 @@ pub(super) fn predict(args: &PredictArgs, file: &ModelFile, device: Device) -> R
                     failures.push(error);
                 }
             }
+            progress.add(1);
         }
     }
+    drop(progress);
     printer.end()?;
     draw(args, (file, &categories), &drawn, (explained, device))?;
     if num_photos - failures.len() > drawn.len() && (args.output.is_some() || args.explain.is_some()) {
@@ -206,12 +210,14 @@ fn draw(
     }
     if let Some(output) = &args.explain {
         let mut explainer = Explainer::new(file, device)?;
+        let progress = Progress::start("explaining", photos.len());
         let (prepare, crop) = (Prepare::new(file), args.views.crop(file.card.img_size)?);
         let shown = Crop { size: PICTURE_SIZE, resize: PICTURE_SIZE * crop.resize / crop.size };
         let tile = |(photo, _): &Named| {
             let [image, pixels] = decode_crops(photo, &[crop, shown])?.try_into().expect("two crops");
             let explanation = explainer.explain(&prepare.to_image(&image), explained)?;
             let heat = heat_map(&pixels, PICTURE_SIZE, &explanation.heat(), explanation.extents[1]);
+            progress.add(1);
             let (name, share) = (categories[explanation.category], 100.0 * explanation.probability);
             Ok(PhotoTile {
                 pictures: vec![pixels, heat],

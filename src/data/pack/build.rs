@@ -18,9 +18,10 @@ use super::cache::open_lock;
 use super::file::{Header, Origin, PackFile, Record};
 use super::{Pack, PackedImage, Pixels, fingerprint};
 use crate::data::files::{FieldHash, first_few};
-use crate::data::progress::Progress;
+
 use crate::data::{Crop, Dataset, Sample, Split, decode};
 use crate::error::{Error, Result};
+use crate::progress::Progress;
 use crate::show::{show_path, tell};
 
 /// Up to this size every image of a pack is verified whenever it is opened, so that a damaged one is made again at once;

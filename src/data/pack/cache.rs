@@ -10,9 +10,10 @@ use rayon::prelude::*;
 
 use super::build::key_of;
 use super::file::{Origin, PackFile, Record};
-use crate::data::progress::Progress;
+
 use crate::data::{self, Dataset, OpenOptions, Split, decode};
 use crate::error::{Error, Result};
+use crate::progress::Progress;
 
 /// The folder packs are cached in: `RESIDUUM_CACHE`, else `XDG_CACHE_HOME/residuum`, else `~/.cache/residuum`.
 ///

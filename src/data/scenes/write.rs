@@ -9,9 +9,9 @@ use image::codecs::jpeg::JpegEncoder;
 use rayon::prelude::*;
 
 use super::{CATEGORIES, OBJECT_CATEGORIES, Scene, SceneObject};
-use crate::data::progress::Progress;
 use crate::data::{Split, miniplaces};
 use crate::error::{Error, Result};
+use crate::progress::Progress;
 
 const JPEG_QUALITY: u8 = 90;
 
