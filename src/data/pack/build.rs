@@ -18,7 +18,6 @@ use super::cache::open_lock;
 use super::file::{Header, Origin, PackFile, Record};
 use super::{Pack, PackedImage, Pixels, fingerprint};
 use crate::data::files::{FieldHash, first_few};
-
 use crate::data::{Crop, Dataset, Sample, Split, decode};
 use crate::error::{Error, Result};
 use crate::progress::Progress;

@@ -10,7 +10,6 @@ use rayon::prelude::*;
 
 use super::build::key_of;
 use super::file::{Origin, PackFile, Record};
-
 use crate::data::{self, Dataset, OpenOptions, Split, decode};
 use crate::error::{Error, Result};
 use crate::progress::Progress;
