@@ -1,8 +1,8 @@
 //! Signals that ask a run to stop after a checkpoint. A second Ctrl-C or termination ends the process at once; what a
 //! scheduler or a lost terminal announces may come any number of times.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use signal_hook::SigId;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2, SIGXCPU, SIGXFSZ};
@@ -52,6 +52,24 @@ fn notices() -> impl Iterator<Item = i32> {
     NOTICES.into_iter().filter(|&signal| !is_ignored(signal))
 }
 
+/// Whether no [`Signals`] lives, so that a signal ends the process as if there had never been any: a handler that was taken
+/// out again leaves its signal without effect.
+static IDLE: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
+static NUM_LIVING: AtomicUsize = AtomicUsize::new(0);
+
+/// Has signals end the process while [`IDLE`] is set; once for the process.
+fn end_while_idle() -> std::io::Result<()> {
+    static REGISTERED: Mutex<bool> = Mutex::new(false);
+    let mut registered = REGISTERED.lock().unwrap_or_else(PoisonError::into_inner);
+    if !*registered {
+        for signal in [SIGINT, SIGTERM].into_iter().chain(notices()) {
+            signal_hook::flag::register_conditional_default(signal, Arc::clone(&IDLE))?;
+        }
+        *registered = true;
+    }
+    Ok(())
+}
+
 /// Handlers of the signals that stop a run, installed for as long as this lives.
 #[derive(Debug)]
 pub struct Signals {
@@ -66,6 +84,9 @@ impl Signals {
     /// # Errors
     /// [`Error::Io`] if the operating system refuses.
     pub fn install(on_usr1: OnUsr1) -> Result<Signals> {
+        end_while_idle().map_err(Error::io("install handlers of", "signals"))?;
+        NUM_LIVING.fetch_add(1, Ordering::SeqCst);
+        IDLE.store(false, Ordering::SeqCst);
         let mut signals =
             Signals { received: Arc::default(), checkpoint_asked: Arc::default(), handlers: Vec::new() };
         let impatient = Arc::new(AtomicBool::new(false));
@@ -118,6 +139,9 @@ impl Drop for Signals {
         for handler in self.handlers.drain(..) {
             signal_hook::low_level::unregister(handler);
         }
+        if NUM_LIVING.fetch_sub(1, Ordering::SeqCst) == 1 {
+            IDLE.store(true, Ordering::SeqCst);
+        }
     }
 }
 
@@ -167,6 +191,23 @@ mod tests {
             raise(signal).unwrap();
             assert_eq!(signals.received(), Some(signal));
         }
+    }
+
+    #[test]
+    fn between_runs_a_signal_ends_the_process() {
+        use std::os::unix::process::ExitStatusExt;
+        if std::env::var_os(CHILD).is_none() {
+            assert_eq!(in_child("between_runs_a_signal_ends_the_process").signal(), Some(SIGTERM));
+            return;
+        }
+        let both = [Signals::install(OnUsr1::End).unwrap(), Signals::install(OnUsr1::End).unwrap()];
+        drop(both);
+        let again = Signals::install(OnUsr1::End).unwrap();
+        raise(SIGHUP).unwrap();
+        assert_eq!(again.received(), Some(SIGHUP), "a run after another hears signals");
+        drop(again);
+        raise(SIGTERM).unwrap();
+        unreachable!("nobody is there to hear it");
     }
 
     #[test]
