@@ -222,8 +222,8 @@ mod tests {
         assert!(html.contains("<table class=\"cards\">"), "{html}");
         assert!(html.contains("<td data-label=\"b &lt;c&gt;\">2</td>"), "{html}");
         let with_number = |number: &str| {
-            let mut table = Table::new([("a", Align::Left), ("b", Align::Right)]);
-            table.row(["a long name that may be broken into lines", number]);
+            let mut table = Table::new([("a", Align::Left), ("b", Align::Right), ("c", Align::Right)]);
+            table.row(["a long name that may be broken into lines", number, number]);
             table.render().into_string()
         };
         assert!(!with_number("63.70 / 33.10").contains("cards"));
