@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-const DOCUMENTS: [&str; 7] = [
+const DOCUMENTS: [&str; 8] = [
     "README.md",
     "ARCHITECTURE.md",
     "CONTRIBUTING.md",
@@ -12,6 +12,7 @@ const DOCUMENTS: [&str; 7] = [
     "docs/paper.md",
     "docs/augmentation.md",
     "kernels/README.md",
+    "tests/README.md",
 ];
 /// Folders whose files documents may name.
 const ROOTS: [&str; 9] =

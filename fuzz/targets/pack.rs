@@ -1,0 +1,3 @@
+#![no_main]
+
+residuum_fuzz::target!("pack");
