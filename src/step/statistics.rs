@@ -5,6 +5,7 @@ use serde::Serialize;
 use crate::error::Result;
 use crate::exec::Session;
 use crate::graph::Role;
+use crate::tensor::DType;
 
 /// The size of a value's elements.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -74,8 +75,10 @@ pub fn of_results(
         for slot in &step.outputs {
             let Some(name) = plan.kept_name(slot) else { continue };
             let elems = session.read_as_f64(slot)?;
-            // A graph of another precision has values of its own, such as the copies of filters.
-            let other = reference.and_then(|other| {
+            // A graph of another precision has values of its own, such as the copies of filters, and what is no float, such as
+            // the places of largest values, is the same or not.
+            let is_float = matches!(slot.dtype, DType::F32 | DType::Bf16 | DType::F64);
+            let other = reference.filter(|_| is_float).and_then(|other| {
                 let slot = other.plan(index).readable_slot(name).ok()?;
                 Some(other.read_as_f64(&slot))
             });
