@@ -53,7 +53,9 @@ impl Run {
         Run {
             training: Training::new(config.step_config(NUM_CATEGORIES).unwrap(), Device::Cpu).unwrap(),
             loader: Loader::train(Arc::new(Pack::from_scenes(&scenes)), &options, 0, 0).unwrap(),
-            schedule: config.schedule(config.lr.unwrap(), 12, 2 * (WARM_UP_STEPS + COUNTED_STEPS)).unwrap(),
+            schedule: config
+                .schedule(config.lr_for(scenes.num_images), 12, 2 * (WARM_UP_STEPS + COUNTED_STEPS))
+                .unwrap(),
         }
     }
 
