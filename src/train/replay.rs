@@ -21,10 +21,11 @@ use crate::run::state;
 use crate::step::statistics::{self, ResultStatistics, Statistics};
 use crate::step::{PixelSource, StepConfig, TRAIN, Training};
 
-/// Values of a device that are so far from the CPU's, as a share of them, differ.
-const F32_TOLERANCE: f64 = 1e-3;
-/// Those of bf16, whose errors add up over the layers.
-const BF16_TOLERANCE: f64 = 0.1;
+/// Values of a device that are so far from the CPU's, as a share of them, differ. Where rounding moves an activation over 0,
+/// its whole gradient comes or goes; values that have nothing to do with each other are 1.4 apart.
+const F32_TOLERANCE: f64 = 0.01;
+/// Those of bf16, which moves many.
+const BF16_TOLERANCE: f64 = 0.5;
 
 /// What an update came to when it was run once more.
 #[derive(Debug, Clone, Serialize)]

@@ -77,12 +77,12 @@ fn an_update_on_kernels_is_held_to_the_cpu() {
         .succeeds(&format!("train --data-dir scenes --limit-val 2 --epochs 2 --checkpoint-hist 9 {flags}"));
     let replay = format!("replay {} --step 1", program.only_run("runs").display());
     let found = json(&program.succeeds(&format!("{replay} --json")));
-    assert_eq!((found["tolerance"].as_f64(), found["first_different"].as_str()), (Some(0.1), None));
+    assert_eq!((found["tolerance"].as_f64(), found["first_different"].as_str()), (Some(0.5), None));
     let results = found["results"].as_array().unwrap();
     let apart = results.iter().filter(|result| result["difference"].as_f64().is_some_and(|far| far > 0.0));
     assert!(apart.count() > 10, "bf16 rounds");
     let said = program.succeeds(&replay);
-    assert!(said.contains("no value differs from the CPU's by more than 0.1"), "{said}");
+    assert!(said.contains("no value differs from the CPU's by more than 0.5"), "{said}");
     // On the CPU there is nothing to compare with.
     let on_cpu = json(&program.succeeds(&format!("{replay} --json --device cpu")));
     assert!(on_cpu["tolerance"].is_null() && on_cpu["first_not_finite"].is_null());
