@@ -152,13 +152,16 @@ impl Op for AugmentFwd {
 
 /// What these operations are checked by.
 pub(super) fn checks() -> Checks {
-    Checks { cases: vec![], trials: vec![Box::new(trial)] }
+    // Threads of the kernel take one pixel or several, by the number of pixels.
+    let trials = [1, WIDE_PIXELS].map(|multiple| Box::new(move |draw: &mut Draw| trial(draw, multiple)) as _);
+    Checks { cases: vec![], trials: trials.into() }
 }
 
-/// Photos seen through maps that turn and move, with colour, noise, erasing and mixing, and a row of padding.
-fn trial(draw: &mut Draw) -> Trial {
+/// Photos seen through maps that turn and move, with colour, noise, erasing and mixing, and a row of padding; their width is
+/// a multiple of `multiple`.
+fn trial(draw: &mut Draw, multiple: usize) -> Trial {
     let (photos, samples) = (draw.within(1, 4), draw.within(2, 5));
-    let [height, width] = [draw.within(1, 18), draw.within(1, 18)];
+    let [height, width] = [draw.within(1, 18), multiple * draw.within(1, 18 / multiple)];
     let pixels = (0..photos * height * width * 3).map(|_| draw.within(0, 255) as u8).collect();
     let mut rows: Vec<i32> = (0..samples).map(|_| draw.within(0, photos - 1) as i32).collect();
     rows[samples - 1] = -1;
