@@ -153,19 +153,20 @@ impl Op for AugmentFwd {
 /// What these operations are checked by.
 pub(super) fn checks() -> Checks {
     // Threads of the kernel take one pixel or several, by the number of pixels.
-    let trials = [1, WIDE_PIXELS].map(|multiple| Box::new(move |draw: &mut Draw| trial(draw, multiple)) as _);
+    let trials = [false, true].map(|is_wide| Box::new(move |draw: &mut Draw| trial(draw, is_wide)) as _);
     Checks { cases: vec![], trials: trials.into() }
 }
 
-/// Photos seen through maps that turn and move, with colour, noise, erasing and mixing, and a row of padding; their width is
-/// a multiple of `multiple`.
-fn trial(draw: &mut Draw, multiple: usize) -> Trial {
+/// Photos seen through maps that turn and move, with colour, noise, erasing and mixing, and a row of padding; their pixels are
+/// a multiple of what a thread takes, or an odd number.
+fn trial(draw: &mut Draw, is_wide: bool) -> Trial {
     let (photos, samples) = (draw.within(1, 4), draw.within(2, 5));
-    let [height, width] = [draw.within(1, 18), multiple * draw.within(1, 18 / multiple)];
+    let mut extent = || 2 * draw.within(0, 8) + 1;
+    let [height, width] = [extent(), if is_wide { WIDE_PIXELS * draw.within(1, 4) } else { extent() }];
     let pixels = (0..photos * height * width * 3).map(|_| draw.within(0, 255) as u8).collect();
     let mut rows: Vec<i32> = (0..samples).map(|_| draw.within(0, photos - 1) as i32).collect();
     rows[samples - 1] = -1;
-    let params: Vec<SampleParams> = (0..samples)
+    let mut params: Vec<SampleParams> = (0..samples)
         .map(|sample| SampleParams {
             inverse: random_map(draw, height.min(width)),
             colour: Colour::contrast(0.5 + draw.uniform(), 120.0)
@@ -175,6 +176,10 @@ fn trial(draw: &mut Draw, multiple: usize) -> Trial {
             mix: random_mix(draw, samples, [height, width]),
         })
         .collect();
+    // One that is mixed for certain, with itself where there is no other.
+    let everywhere = PixelBox { left: 0, top: 0, right: width as i32, bottom: height as i32 };
+    let partner = draw.within(0, samples - 2) as i32;
+    params[0].mix = Mix { partner, weight: 0.3, inside: everywhere };
     let normalization = Normalization { mean: [0.1, 0.4, 0.7], std: [0.5, 0.2, 0.3] };
     let num_rows = rows.len();
     Trial::new(format!("augment: {photos} photos, {samples} samples of {height}x{width}"), move |graph| {
