@@ -95,10 +95,10 @@ impl Fit {
         left.into_iter().map(|(name, place)| (name, self.file.tensors()[place].shape.clone())).collect()
     }
 
-    /// Fails unless the network's tensors are these, as [`check_names`] has it.
+    /// Fails unless these are the network's tensors, by name and shape; `num_batches_tracked` may be missing.
     ///
     /// # Errors
-    /// [`Error::Checkpoint`] naming the first tensor that differs.
+    /// [`Error::Checkpoint`] naming the first tensor that differs, how many differ, and the flag to change.
     pub fn check(&self, expected: &[(String, Vec<usize>)], last_layer: &str) -> Result<()> {
         let found = self
             .tensors
