@@ -66,10 +66,13 @@ pub const EMA_PREFIX: &str = "ema.";
 const OPTIMISER_PREFIX: &str = "optimiser.";
 const ACCUMULATED_PREFIX: &str = "accumulated.";
 
-/// Plans of a training program: the step, and the forward pass of evaluation.
+/// Plans of a training program: the step, the forward pass of evaluation, and from [`SMALLER`] on the step at each of the
+/// [`StepConfig::smaller_sizes`].
 pub const TRAIN: usize = 0;
 /// See [`TRAIN`].
 pub const EVAL: usize = 1;
+/// See [`TRAIN`].
+pub const SMALLER: usize = 2;
 
 /// The update rule with its constants.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -99,6 +102,9 @@ pub struct StepConfig {
     pub batch_size: usize,
     /// Height and width of the images.
     pub image_size: usize,
+    /// Further sizes that training images may have ([`super::Training::set_image_size`]). They take no data that the device
+    /// holds: where it has some, batches of these sizes carry their pixels.
+    pub smaller_sizes: Vec<usize>,
     /// Type of activations and weights.
     pub float: DType,
     /// The update rule.
@@ -156,6 +162,7 @@ impl StepConfig {
             network: Arc::new(network),
             batch_size,
             image_size,
+            smaller_sizes: Vec::new(),
             float: DType::F32,
             optimiser: Optimiser::Sgd(SgdConfig { momentum: 0.9, nesterov: false, weight_decay: 1e-4 }),
             norm_decay: true,
@@ -173,6 +180,15 @@ impl StepConfig {
             keep_inputs: false,
             keep_results: false,
         }
+    }
+
+    /// The same step on training images of one of the [`StepConfig::smaller_sizes`].
+    fn at_size(&self, image_size: usize) -> StepConfig {
+        let pixels = match self.pixels {
+            PixelSource::Resident { .. } => PixelSource::Batch,
+            other => other,
+        };
+        StepConfig { image_size, pixels, smaller_sizes: Vec::new(), ..self.clone() }
     }
 
     fn is_of_last_layer(&self, name: &str) -> bool {
@@ -237,7 +253,7 @@ pub fn hyper_parameters(optimiser: &Optimiser, lr: f64, update: u64) -> [f32; 4]
     }
 }
 
-/// Plans the training and the evaluation graph of `config` into one arena on a kind of device.
+/// Plans the training graphs and the evaluation graph of `config` into one arena on a kind of device.
 ///
 /// # Errors
 /// [`Error::Graph`] if the images do not fit the network, [`Error::Setting`] if the device has no such precision.
@@ -247,7 +263,10 @@ pub fn program(config: &StepConfig, device: DeviceKind) -> Result<Program> {
     }
     let train = training_graph(config)?;
     let eval = evaluation_graph(config, config.evaluated_prefix())?;
-    plan(&[&train, &eval], device)
+    let at_smaller = |&size: &usize| training_graph(&config.at_size(size));
+    let smaller: Vec<Graph> = config.smaller_sizes.iter().map(at_smaller).collect::<Result<_>>()?;
+    let graphs: Vec<&Graph> = [&train, &eval].into_iter().chain(&smaller).collect();
+    plan(&graphs, device)
 }
 
 /// Forward, loss, backward and update of one batch.

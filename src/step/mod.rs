@@ -14,7 +14,7 @@ pub mod weights;
 
 pub(crate) use graph::inputs;
 pub use graph::{
-    EMA_PREFIX, EVAL, IMAGE_SIZES, Optimiser, PixelSource, StepConfig, TRAIN, Trained, check_image_size,
-    evaluation_graph, hyper_parameters, program, training_graph, values,
+    EMA_PREFIX, EVAL, IMAGE_SIZES, Optimiser, PixelSource, SMALLER, StepConfig, TRAIN, Trained,
+    check_image_size, evaluation_graph, hyper_parameters, program, training_graph, values,
 };
 pub use training::{BatchResult, Training};

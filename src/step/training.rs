@@ -9,8 +9,8 @@ use serde_json::json;
 use super::evaluate::{Evaluation, Evaluator};
 use super::feed::Feed;
 use super::weights::{self, Weights};
-use super::{EVAL, StepConfig, TRAIN, Trained, hyper_parameters, program, values};
-use crate::batch::{Batch, LoaderOptions};
+use super::{EVAL, PixelSource, SMALLER, StepConfig, TRAIN, Trained, hyper_parameters, program, values};
+use crate::batch::{Batch, BatchContents, LoaderOptions};
 use crate::data::annotations::SplitAnnotations;
 use crate::data::pack::Pack;
 use crate::device::{Device, Slot};
@@ -29,7 +29,10 @@ const UPDATES: &str = "updates";
 pub struct Training {
     config: StepConfig,
     session: Session,
-    io: StepIo,
+    /// The step at each size of training images, the full size first.
+    steps: Vec<StepIo>,
+    /// Which of them is next.
+    current: usize,
     evaluator: Evaluator,
     annotations: Option<SplitAnnotations>,
     num_updates: u64,
@@ -38,8 +41,10 @@ pub struct Training {
     copy_time: Duration,
 }
 
-/// The values of the training graph that the host touches.
+/// A plan of the training graph, and its values that the host touches.
 struct StepIo {
+    plan: usize,
+    image_size: usize,
     feed: Feed,
     hyper: Slot,
     hyper_backbone: Option<Slot>,
@@ -64,6 +69,25 @@ pub struct BatchResult {
     pub images: i32,
 }
 
+impl StepIo {
+    /// # Errors
+    /// [`Error::Graph`] if the plan is not of a training graph.
+    fn new(session: &Session, plan: usize, image_size: usize) -> Result<StepIo> {
+        let planned = session.plan(plan);
+        Ok(StepIo {
+            plan,
+            image_size,
+            feed: Feed::new(planned),
+            hyper: planned.slot(values::HYPER)?,
+            hyper_backbone: planned.slot(values::HYPER_BACKBONE).ok(),
+            loss: planned.slot(values::LOSS)?,
+            hits: planned.slot(values::HITS)?,
+            grad_norm: planned.slot(values::GRAD_NORM).ok(),
+            draws: planned.slot(DRAWS).ok(),
+        })
+    }
+}
+
 impl Training {
     /// A network in training on `device`, with the initial values of the configuration's seed.
     ///
@@ -80,22 +104,16 @@ impl Training {
     /// # Errors
     /// [`Error::Graph`] if the session runs another program.
     pub fn in_session(config: StepConfig, session: Session) -> Result<Training> {
-        let plan = session.plan(TRAIN);
-        let io = StepIo {
-            feed: Feed::new(plan),
-            hyper: plan.slot(values::HYPER)?,
-            hyper_backbone: plan.slot(values::HYPER_BACKBONE).ok(),
-            loss: plan.slot(values::LOSS)?,
-            hits: plan.slot(values::HITS)?,
-            grad_norm: plan.slot(values::GRAD_NORM).ok(),
-            draws: plan.slot(DRAWS).ok(),
-        };
+        let smaller = (SMALLER..).zip(config.smaller_sizes.iter().copied());
+        let plans = [(TRAIN, config.image_size)].into_iter().chain(smaller);
+        let steps = plans.map(|(plan, size)| StepIo::new(&session, plan, size)).collect::<Result<_>>()?;
         let evaluator = Evaluator::new(&session, EVAL)?;
         let (num_updates, num_accumulated, copy_time) = (0, 0, Duration::ZERO);
         Ok(Training {
             config,
             session,
-            io,
+            steps,
+            current: 0,
             evaluator,
             annotations: None,
             num_updates,
@@ -107,6 +125,51 @@ impl Training {
     /// Where objects are in the training and validation images, for a network that takes objects in.
     pub fn set_annotations(&mut self, annotations: Option<SplitAnnotations>) {
         self.annotations = annotations;
+    }
+
+    /// Takes training images of `size` from the next step on, the full size or one of [`StepConfig::smaller_sizes`]. A
+    /// training begins with full ones.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] if no step of this size was planned, [`Error::Usage`] between the batches of an update.
+    pub fn set_image_size(&mut self, size: usize) -> Result<()> {
+        if !self.is_between_updates() {
+            return Err(Error::Usage(
+                "an update takes images of one size; change it after the last batch".into(),
+            ));
+        }
+        self.current = self.steps.iter().position(|step| step.image_size == size).ok_or_else(|| {
+            let sizes: Vec<usize> = self.steps.iter().map(|step| step.image_size).collect();
+            Error::setting(
+                "img_size",
+                size,
+                format!("was not planned; training images have one of {sizes:?}"),
+            )
+        })?;
+        Ok(())
+    }
+
+    /// Height and width of the training images of the next step.
+    pub fn image_size(&self) -> usize {
+        self.io().image_size
+    }
+
+    /// The number of the next step's plan in the session.
+    pub fn plan(&self) -> usize {
+        self.io().plan
+    }
+
+    /// What the batches of the next step have to carry.
+    pub fn batch_contents(&self) -> BatchContents {
+        match self.config.pixels {
+            PixelSource::Resident { .. } if self.current > 0 => PixelSource::Batch,
+            source => source,
+        }
+        .contents()
+    }
+
+    fn io(&self) -> &StepIo {
+        &self.steps[self.current]
     }
 
     /// Copies the pixels of both data sets to a device that holds them ([`super::PixelSource::Resident`]).
@@ -136,7 +199,7 @@ impl Training {
     pub fn step(&mut self, batch: &Batch, lr: f64) -> Result<()> {
         let copying = Instant::now();
         let annotations = self.annotations.as_ref().map(|annotations| &*annotations.train);
-        self.io.feed.write(&mut self.session, batch, annotations)?;
+        self.steps[self.current].feed.write(&mut self.session, batch, annotations)?;
         self.copy_time += copying.elapsed();
         self.run(lr)
     }
@@ -153,14 +216,15 @@ impl Training {
     }
 
     fn run(&mut self, lr: f64) -> Result<()> {
-        if let Some(slot) = &self.io.draws {
+        let StepIo { plan, loss, hits, draws, .. } = &self.steps[self.current];
+        if let Some(slot) = draws {
             let batch = self.num_updates * self.config.grad_accum_steps as u64 + self.num_accumulated as u64;
             let seed = self.config.seed;
             self.session.write(slot, &[seed as i32, (seed >> 32) as i32, batch as i32, 0])?;
         }
-        self.session.run_micro_batch(TRAIN)?;
-        self.session.enqueue_readback(&self.io.loss)?;
-        self.session.enqueue_readback(&self.io.hits)?;
+        self.session.run_micro_batch(*plan)?;
+        self.session.enqueue_readback(loss)?;
+        self.session.enqueue_readback(hits)?;
         self.num_accumulated += 1;
         if self.num_accumulated == self.config.grad_accum_steps { self.update(lr) } else { Ok(()) }
     }
@@ -168,14 +232,13 @@ impl Training {
     fn update(&mut self, lr: f64) -> Result<()> {
         self.num_accumulated = 0;
         self.num_updates += 1;
-        let hyper = |lr| hyper_parameters(&self.config.optimiser, lr, self.num_updates);
-        self.session.write(&self.io.hyper, &hyper(lr))?;
-        if let (Some(slot), Trained::TwoRates { backbone_lr_scale }) =
-            (&self.io.hyper_backbone, self.config.trained)
-        {
-            self.session.write(slot, &hyper(lr * backbone_lr_scale))?;
+        let values = |lr| hyper_parameters(&self.config.optimiser, lr, self.num_updates);
+        let StepIo { plan, hyper, hyper_backbone, .. } = &self.steps[self.current];
+        self.session.write(hyper, &values(lr))?;
+        if let (Some(slot), Trained::TwoRates { backbone_lr_scale }) = (hyper_backbone, self.config.trained) {
+            self.session.write(slot, &values(lr * backbone_lr_scale))?;
         }
-        self.session.run_update(TRAIN)
+        self.session.run_update(*plan)
     }
 
     /// Waits for the steps so far and hands what each batch since the last call left behind to `read`, in order. Until
@@ -209,7 +272,7 @@ impl Training {
     /// # Errors
     /// [`Error::Device`] if a step failed.
     pub fn grad_norm(&self) -> Result<Option<f32>> {
-        self.io.grad_norm.map(|slot| Ok(self.session.read::<f32>(&slot)?[0])).transpose()
+        self.io().grad_norm.map(|slot| Ok(self.session.read::<f32>(&slot)?[0])).transpose()
     }
 
     /// Time that the host spent writing batches since the last call.

@@ -49,6 +49,12 @@ settings! {
         form: Variant = Variant::V1_5 => flag("FORM");
         /// Height and width of the images in pixels.
         img_size: usize = 128, scenes 32, range IMAGE_SIZES => flag("PIXELS").alias("train-crop-size");
+        /// Height and width of the training images at first, which then grow to --img-size; evaluation takes full ones.
+        grow_from: Option<usize> = None, range IMAGE_SIZES => flag("PIXELS");
+        /// Pixels by which the training images grow at a time.
+        grow_step: usize = 32, range 1..=1024 => flag("PIXELS");
+        /// Epochs before the first with full images.
+        grow_epochs: Option<u64> = None, shown "such that each size has equally many" => flag("N");
         /// Take in where objects are: a second head for masks, a presence vector, or codes next to the image.
         #[serde(with = "none_or")]
         objects: Option<ObjectsKind> = None => flag("WAY");
@@ -327,6 +333,7 @@ impl TrainConfig {
             network: Arc::new(model.clone()),
             batch_size: self.batch_size,
             image_size: self.img_size,
+            smaller_sizes: self.growth(0).smaller_sizes(),
             float: self.precision.into(),
             optimiser: self.optimiser(),
             norm_decay: self.norm_decay,
@@ -463,6 +470,7 @@ impl TrainConfig {
                 "--sched step with --decay-milestones {milestones:?}: give epochs in rising order, such as 30,60,80"
             )));
         }
+        self.check_growth()?;
         if self.freeze && self.backbone_lr_scale != 1.0 {
             return Err(Error::Usage(
                 "--freeze and --backbone-lr-scale: frozen layers have no rate; leave one out".into(),

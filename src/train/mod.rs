@@ -2,6 +2,7 @@
 
 pub mod capacity;
 pub mod config;
+pub mod growth;
 mod log;
 mod loss_watch;
 pub mod predictions;

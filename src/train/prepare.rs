@@ -2,6 +2,7 @@
 
 use super::capacity;
 use super::config::TrainConfig;
+use super::growth::Growth;
 use super::schedule::{Schedule, Shape};
 use super::setting::OnResume;
 use super::signal::Signals;
@@ -23,6 +24,7 @@ pub(super) struct Prepared {
     pub(super) model: Model,
     pub(super) training: Training,
     pub(super) schedule: Schedule,
+    pub(super) growth: Growth,
     pub(super) steps_per_epoch: u64,
     pub(super) total_steps: u64,
 }
@@ -60,10 +62,14 @@ impl Prepared {
         // The run's folder records the rate itself: another number of images is no reason to change it.
         let lr = *config.lr.insert(config.lr_for(source.train.len()));
         let schedule = config.schedule(lr, steps_per_epoch, total_steps)?;
+        let growth = config.growth(total_steps.div_ceil(steps_per_epoch));
+        if config.grow_from.is_some() {
+            config.grow_epochs = Some(growth.epochs);
+        }
         let model = config.model(source.facts())?;
         let step = StepConfig { keep_results, ..config.step_of(&model, source.facts()) };
         let training = capacity::open(step, &source, device)?;
-        Ok(Prepared { config, source, model, training, schedule, steps_per_epoch, total_steps })
+        Ok(Prepared { config, source, model, training, schedule, growth, steps_per_epoch, total_steps })
     }
 
     /// Takes over the weights that the settings name, if they do, and says what of them.

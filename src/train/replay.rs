@@ -19,7 +19,7 @@ use crate::error::{Error, Result};
 use crate::run::run_dir::RunDir;
 use crate::run::state;
 use crate::step::statistics::{self, ResultStatistics, Statistics};
-use crate::step::{PixelSource, StepConfig, TRAIN, Training};
+use crate::step::{StepConfig, Training};
 
 /// Values of a device that are so far from the CPU's, as a share of them, differ. Where rounding moves an activation over 0,
 /// its whole gradient comes or goes; values that have nothing to do with each other are 1.4 apart.
@@ -78,10 +78,12 @@ impl Replay {
         }
         let resumed = resume::state_at(&state_path, &recorded, &mut run, OnChange::GoOn)?;
         let remarks = resumed.remarks.into_iter().map(|(_, remark)| remark).collect();
+        let size_at = image_sizes(&run, &resumed.state);
         let mut stream = Stream::new(&run, &resumed.state)?;
         for done in resumed.state.step..step {
             let lr = run.schedule.lr(done);
             stream.begin_update()?;
+            stream.take_size(&mut run, size_at(done))?;
             for _ in 0..run.config.grad_accum_steps {
                 let training = &mut run.training;
                 stream.with_next(|batch| training.step(batch, lr))?;
@@ -90,6 +92,7 @@ impl Replay {
             run.training.loss()?;
         }
         stream.begin_update()?;
+        stream.take_size(&mut run, size_at(step))?;
         let mut reference = match kind {
             DeviceKind::Cpu => None,
             _ => Some(Reference::new(&run, &stream, step)?),
@@ -136,7 +139,7 @@ impl Replay {
             if self.results.is_empty() || self.is_quiet() {
                 let other = reference.as_ref().map(|reference| reference.training.session());
                 self.batch = batch;
-                self.results = statistics::of_results(run.training.session(), TRAIN, other)?;
+                self.results = statistics::of_results(run.training.session(), run.training.plan(), other)?;
             }
         }
         self.persistent = statistics::of_persistent(run.training.session())?;
@@ -185,6 +188,13 @@ fn newest_state(dir: &RunDir, step: u64) -> Result<PathBuf> {
     })
 }
 
+/// The size of the training images of each update from `state` on.
+fn image_sizes(run: &Prepared, state: &state::TrainState) -> impl Fn(u64) -> usize + use<> {
+    let (growth, per_epoch, first, epoch) = (run.growth, run.steps_per_epoch, state.step, state.epoch);
+    let begun = state.batch_in_epoch / run.config.grad_accum_steps as u64;
+    move |update| growth.size(epoch + (begun + update - first) / per_epoch)
+}
+
 /// The training batches from a state on, as the trainer takes them.
 struct Stream {
     loader: Loader,
@@ -208,9 +218,7 @@ impl Stream {
         } else {
             (state.epoch + state.batch_in_epoch / batches_per_epoch, state.batch_in_epoch % batches_per_epoch)
         };
-        let options = loader_options(config, run.training.config().pixels);
-        let pack = Arc::clone(&run.source.train);
-        let loader = Loader::train(pack, &options, epoch as u32, batch as usize)?;
+        let loader = loader(run, epoch, batch)?;
         let accum = config.grad_accum_steps as u64;
         Ok(Stream { loader, epoch, batch, batches_per_epoch, accum, runs_on })
     }
@@ -221,6 +229,15 @@ impl Stream {
             while self.batch > 0 {
                 self.with_next(|_| Ok(()))?;
             }
+        }
+        Ok(())
+    }
+
+    /// Turns to training images of `size`, between updates.
+    fn take_size(&mut self, run: &mut Prepared, size: usize) -> Result<()> {
+        if size != run.training.image_size() {
+            run.training.set_image_size(size)?;
+            self.loader = loader(run, self.epoch, self.batch)?;
         }
         Ok(())
     }
@@ -238,8 +255,12 @@ impl Stream {
     }
 }
 
-fn loader_options(config: &TrainConfig, pixels: PixelSource) -> LoaderOptions {
-    LoaderOptions { contents: pixels.contents(), ..config.loader_options(*config.augment) }
+/// The batches that the next step of `run` takes, from batch `batch` of the pass `epoch` on.
+fn loader(run: &Prepared, epoch: u64, batch: u64) -> Result<Loader> {
+    let contents = run.training.batch_contents();
+    let options = LoaderOptions { contents, ..run.config.loader_options(*run.config.augment) };
+    let pack = Arc::clone(run.source.train_at(run.training.image_size()));
+    Loader::train(pack, &options, epoch as u32, batch as usize)
 }
 
 /// The same network in the same state on the CPU, in f32.
@@ -256,7 +277,9 @@ impl Reference {
         let mut training = Training::new(step_config, Device::Cpu)?;
         training.set_annotations(run.source.annotations.clone());
         training.restore(&run.training.state()?, step, Path::new("the run's state"))?;
-        let (pack, options) = (Arc::clone(&run.source.train), loader_options(&config, PixelSource::Host));
+        training.set_image_size(run.training.image_size())?;
+        let pack = Arc::clone(run.source.train_at(run.training.image_size()));
+        let options = config.loader_options(*config.augment);
         let loader = Loader::train(pack, &options, stream.epoch as u32, stream.batch as usize)?;
         Ok(Reference { training, loader })
     }

@@ -23,6 +23,8 @@ pub struct Source {
     pub categories: Vec<String>,
     /// Training images.
     pub train: Arc<Pack>,
+    /// The same at the smaller sizes from which they grow.
+    pub smaller: Vec<Arc<Pack>>,
     /// Validation images.
     pub val: Arc<Pack>,
     /// The objects in them, where the run takes objects in.
@@ -83,6 +85,26 @@ impl Source {
         let crop = Crop::whole(config.img_size);
         let (train, of_train) = read_images(config, dataset.as_ref(), Split::Train, crop, stop)?;
         let (val, of_val) = read_images(config, dataset.as_ref(), Split::Val, crop, stop)?;
+        let at_smaller = |&size: &usize| {
+            let crop = Crop::whole(size);
+            read_images(config, dataset.as_ref(), Split::Train, crop, stop).map(|(pack, _)| pack)
+        };
+        let sizes = config.growth(0).smaller_sizes();
+        let smaller: Vec<Arc<Pack>> = sizes.iter().map(at_smaller).collect::<Result<_>>()?;
+        if let Some((dataset, pack)) =
+            dataset.as_ref().zip(smaller.iter().find(|pack| pack.len() != train.len()))
+        {
+            return Err(Error::data(
+                dataset.root(),
+                format!(
+                    "has {} usable training images at {} pixels and {} at {}: files changed meanwhile; start again",
+                    train.len(),
+                    train.image_size(),
+                    pack.len(),
+                    pack.image_size()
+                ),
+            ));
+        }
         if let Some(dataset) = dataset.as_ref().filter(|_| val.is_empty()) {
             return Err(Error::data(
                 dataset.root(),
@@ -100,10 +122,16 @@ impl Source {
                 None => scene_categories(config)?,
             },
             train,
+            smaller,
             val,
             annotations: annotations.map(|(train, val)| SplitAnnotations { train, val }),
             remarks,
         })
+    }
+
+    /// The training images with this height and width: the full ones if there are no others.
+    pub fn train_at(&self, image_size: usize) -> &Arc<Pack> {
+        self.smaller.iter().find(|pack| pack.image_size() == image_size).unwrap_or(&self.train)
     }
 
     /// What the network has to know of the data.

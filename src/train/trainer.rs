@@ -2,11 +2,12 @@
 
 mod results;
 mod stop;
+mod stream;
 
-use std::sync::Arc;
 use std::time::Instant;
 
 use super::config::TrainConfig;
+use super::growth::Growth;
 use super::log::{Interval, RunLog};
 use super::loss_watch::LossWatch;
 use super::prepare::Prepared;
@@ -15,7 +16,7 @@ use super::schedule::Schedule;
 use super::signal::{OnUsr1, Signals};
 use super::source::Source;
 use super::summary::{self, Standing, Status};
-use crate::batch::{Augment, Loader, LoaderOptions, batches_per_epoch};
+use crate::batch::{Augment, Loader, LoaderOptions};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::exec::Session;
@@ -45,6 +46,7 @@ pub struct Trainer {
     source: Source,
     training: Training,
     schedule: Schedule,
+    growth: Growth,
     steps_per_epoch: u64,
     total_steps: u64,
     state: TrainState,
@@ -113,13 +115,14 @@ impl Trainer {
         for remark in &run.source.remarks {
             log.event(state.step, "data", remark);
         }
-        let Prepared { config, source, training, schedule, steps_per_epoch, total_steps, .. } = run;
+        let Prepared { config, source, training, schedule, growth, steps_per_epoch, total_steps, .. } = run;
         let last_save = Instant::now();
         Ok(Trainer {
             config,
             source,
             training,
             schedule,
+            growth,
             steps_per_epoch,
             total_steps,
             state,
@@ -162,6 +165,7 @@ impl Trainer {
     }
 
     fn train(&mut self) -> Result<()> {
+        self.take_size()?;
         let mut loader = self.loader()?;
         if self.state.step == 0 {
             self.save()?;
@@ -183,6 +187,9 @@ impl Trainer {
                     self.log_interval(&interval)?;
                 }
                 self.end_epoch()?;
+                if !self.is_done() && self.take_size()? {
+                    loader = self.loader()?;
+                }
                 // An evaluation is not part of a step.
                 self.training.take_busy_time()?;
                 interval = Interval::begin();
@@ -237,45 +244,6 @@ impl Trainer {
         self.state.batch_in_epoch >= per_epoch || (begun && self.is_done())
     }
 
-    /// The training stream from where the state stands.
-    fn loader(&mut self) -> Result<Loader> {
-        let options = self.loader_options(*self.config.augment);
-        let (epoch, batch) = if self.config.steps_per_epoch.is_none() && self.epoch_is_complete() {
-            // Only its evaluation is missing: the next batch is the first of the next epoch, and none is left to skip.
-            if !self.is_done() {
-                self.state.batch_in_epoch = self.batches_per_epoch()?;
-            }
-            (self.state.epoch + 1, 0)
-        } else {
-            self.position(0)?
-        };
-        Loader::train(Arc::clone(&self.source.train), &options, epoch as u32, batch as usize)
-    }
-
-    /// The pass over the images, and the batch of it, that was next so many updates of this epoch before the state.
-    fn position(&self, updates_ago: u64) -> Result<(u64, u64)> {
-        let accum = self.config.grad_accum_steps as u64;
-        let back = updates_ago * accum;
-        if self.config.steps_per_epoch.is_none() {
-            // Batches that are too few for an update count as taken at the end of a pass.
-            let updates = self.state.batch_in_epoch / accum;
-            return Ok((self.state.epoch, updates.saturating_sub(updates_ago) * accum));
-        }
-        // Epochs of a given number of steps cut the stream of passes over the images anywhere.
-        let (batches, position) =
-            (self.batches_per_epoch()?, self.state.samples / self.config.batch_size as u64 - back);
-        Ok((position / batches, position % batches))
-    }
-
-    fn loader_options(&self, augment: Augment) -> LoaderOptions {
-        let contents = self.training.config().pixels.contents();
-        LoaderOptions { contents, ..self.config.loader_options(augment) }
-    }
-
-    fn batches_per_epoch(&self) -> Result<u64> {
-        Ok(batches_per_epoch(self.source.train.len(), self.config.batch_size)? as u64)
-    }
-
     /// One update from `grad_accum_steps` batches. Nothing here waits for a GPU.
     fn step(&mut self, loader: &mut Loader, interval: &mut Interval) -> Result<()> {
         let start = Instant::now();
@@ -302,25 +270,10 @@ impl Trainer {
         Ok(())
     }
 
-    /// Drops the batches that are too few for another update, so that every pass over the images starts at its own first
-    /// batch.
-    fn skip_rest_of_epoch(&mut self, loader: &mut Loader) -> Result<()> {
-        if self.config.steps_per_epoch.is_some() {
-            return Ok(());
-        }
-        let batches = self.batches_per_epoch()?;
-        while !self.is_done() && self.state.batch_in_epoch < batches {
-            if let Some(batch) = loader.next()? {
-                loader.recycle(batch);
-            }
-            self.state.batch_in_epoch += 1;
-        }
-        Ok(())
-    }
-
     fn end_epoch(&mut self) -> Result<()> {
         self.check_weights()?;
-        let options = self.loader_options(Augment::NONE);
+        let contents = self.training.config().pixels.contents();
+        let options = LoaderOptions { contents, ..self.config.loader_options(Augment::NONE) };
         let signals = &self.signals;
         let evaluation = self.training.evaluate(&self.source.val, &options, || signals.received());
         let evaluation = match evaluation {

@@ -28,7 +28,7 @@ const fn kind(name: &'static str, flags: &'static str) -> Kind {
 }
 
 /// Every state that training can have, and everything that is kept next to it; those that other tests kill come last.
-pub const KINDS: [Kind; 12] = [
+pub const KINDS: [Kind; 13] = [
     kind("plain", "--model resnet9 --epochs 2"),
     Kind {
         name: "packs removed",
@@ -47,6 +47,7 @@ pub const KINDS: [Kind; 12] = [
         "--model resnet9 --epochs 2 --opt adamw --no-norm-decay --backbone-lr-scale 0.5",
     ),
     kind("stream, clipping", "--model resnet9 --epochs 3 --steps-per-epoch 5 --clip-grad 1"),
+    kind("growing images", "--model resnet9 --epochs 3 --grow-from 8 --grow-step 4"),
     kind("erase, scale", "--model resnet9 --epochs 2 --augment flip,scale,rotate=20,erase"),
 ];
 

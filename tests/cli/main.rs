@@ -8,6 +8,7 @@ mod bad_flags;
 mod browser;
 mod data;
 mod going_on;
+mod growing;
 mod length;
 mod networks;
 mod old_run;
