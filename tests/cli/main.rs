@@ -12,12 +12,15 @@ mod growing;
 mod length;
 mod networks;
 mod old_run;
+mod other_programs;
 mod pages;
 mod plan;
 #[cfg(residuum_simt)]
 mod plan_on_kernels;
 mod predict;
 mod program;
+#[path = "../common/python.rs"]
+mod python;
 mod readers;
 mod recipes;
 mod repeat;

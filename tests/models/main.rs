@@ -5,11 +5,12 @@
 mod common;
 mod explain;
 mod export;
+#[path = "../common/python.rs"]
+mod python;
 mod torch_save;
 mod vgg;
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use common::formula;
 use residuum::batch::Batch;
@@ -95,13 +96,6 @@ fn feed(session: &mut Session, index: usize, stream: &str) {
 
 fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
-}
-
-/// A Python that has these `modules`: the one that `RESIDUUM_TEST_PYTHON` names, else the first of the path.
-fn python_with(modules: &str) -> Option<PathBuf> {
-    let python = std::env::var_os("RESIDUUM_TEST_PYTHON").map_or("python3".into(), PathBuf::from);
-    let output = Command::new(&python).args(["-c", &format!("import {modules}")]).output().ok()?;
-    output.status.success().then_some(python)
 }
 
 fn golden_tensors(name: &str) -> checkpoint::Checkpoint {

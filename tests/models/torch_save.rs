@@ -9,7 +9,8 @@ use residuum::step::evaluate::Evaluator;
 use tempfile::TempDir;
 
 use crate::common::formula;
-use crate::{golden, python_with, relative_l2};
+use crate::python::python_with;
+use crate::{golden, relative_l2};
 
 const BATCH: usize = 4;
 const SIZE: usize = 64;
@@ -30,10 +31,7 @@ fn logits(name: &str, path: &Path) -> Vec<f32> {
 
 #[test]
 fn torchvision_s_own_files_give_the_logits_of_pytorch() {
-    let Some(python) = python_with("torch, torchvision") else {
-        eprintln!("skipped: no Python with torch and torchvision (RESIDUUM_TEST_PYTHON names one)");
-        return;
-    };
+    let Some(python) = python_with("torch, torchvision") else { return };
     for name in ["resnet18", "resnet34", "resnet50"] {
         let folder = TempDir::new().unwrap();
         let mut save = Command::new(&python);
