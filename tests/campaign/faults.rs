@@ -6,6 +6,8 @@ use std::os::unix::fs::FileExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
+use std::thread;
+use std::time::Instant;
 
 use residuum::rng::{Stream, Use};
 
@@ -32,6 +34,10 @@ enum Fault {
     Spoilt(&'static str, Spoil, bool),
     /// The packs of decoded photos are spoilt while they are in use.
     PackInUse(Spoil),
+    /// The clock is wrong by so many seconds from the second process on.
+    Clock(i64),
+    /// What a command writes to a file of this name is there already, and the command is killed while it writes it anew.
+    Rewritten(&'static str, &'static str),
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -64,7 +70,7 @@ impl Spoil {
 }
 
 /// Those that need no rights come first.
-const FAULTS: [Fault; 32] = [
+const FAULTS: [Fault; 39] = [
     Fault::Streams("2>/dev/full"),
     Fault::Limit("-f", [1, 90_000]),
     Fault::Spoilt("checkpoints/last.state.safetensors", Spoil::Turned, false),
@@ -95,9 +101,20 @@ const FAULTS: [Fault; 32] = [
     Fault::Spoilt("summary.csv", Spoil::Removed, true),
     Fault::PackInUse(Spoil::Cut),
     Fault::PackInUse(Spoil::Removed),
+    Fault::Clock(-400 * DAY),
+    Fault::Clock(20_000 * DAY),
+    // To 1970 and a bit, in the year this was written.
+    Fault::Clock(-20_700 * DAY),
+    Fault::Rewritten("predict --output sheet.png scenes/images/val", "sheet.png"),
+    Fault::Rewritten("predict --submission guesses.txt --split val", "guesses.txt"),
+    Fault::Rewritten("eval --confusion matrix.png", "matrix.png"),
+    Fault::Rewritten("export --output model.onnx", "model.onnx"),
     Fault::ReadOnly,
     Fault::Full([2, 160]),
 ];
+
+/// Seconds.
+const DAY: i64 = 86_400;
 
 /// What a campaign of faults came to.
 #[derive(Default)]
@@ -121,7 +138,7 @@ pub fn campaign(num_faults: u32, seed: u64) -> Faults {
         let what = match outcome {
             Ok(true) => finish(&program, kind, &reference),
             Ok(false) => {
-                println!("skipped, since only root can do it: {fault:?}");
+                println!("skipped, since it cannot be done here: {fault:?}");
                 continue;
             }
             Err(what) => Some(what),
@@ -222,6 +239,32 @@ fn happen(fault: Fault, program: &Program, random: &mut Stream) -> Result<bool, 
             }
             Ok(true)
         }
+        Fault::Clock(seconds) => {
+            let run = begun(program, random);
+            let Some(clock) = wrong_clock(program, seconds) else { return Ok(false) };
+            let mut command = program.command(&format!("train --resume {}", run.display()));
+            ends_with_words(command.env("LD_PRELOAD", clock))
+        }
+        Fault::Rewritten(call, name) => {
+            let run = begun(program, random);
+            let (command, rest) = call.split_once(' ').unwrap();
+            let call = format!("{command} --run {} {rest}", run.display());
+            let start = Instant::now();
+            program.succeeds(&call);
+            let duration = start.elapsed();
+            let whole = fs::read(program.path(name)).unwrap();
+            for _ in 0..4 {
+                let mut child =
+                    program.command(&call).stderr(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
+                thread::sleep(duration.mul_f32(random.uniform()));
+                child.kill().unwrap();
+                child.wait().unwrap();
+                if fs::read(program.path(name)).unwrap() != whole {
+                    return Err(format!("a kill left another {name}"));
+                }
+            }
+            Ok(true)
+        }
         Fault::PackInUse(spoil) => {
             let mut child =
                 program.command(&call).stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
@@ -244,6 +287,22 @@ fn begun(program: &Program, random: &mut Stream) -> PathBuf {
     signal(&child, "TERM");
     child.wait().unwrap();
     resumable(program).unwrap()
+}
+
+/// A library that puts the clock wrong for a program which loads it; `None` without a compiler.
+fn wrong_clock(program: &Program, seconds: i64) -> Option<PathBuf> {
+    let (source, library) = (program.path("clock.cpp"), program.path("clock.so"));
+    let text = format!(
+        "#include <sys/syscall.h>\n#include <time.h>\n#include <unistd.h>\n\
+         extern \"C\" int clock_gettime(clockid_t clock, timespec* time) {{\n\
+             const long failed = syscall(SYS_clock_gettime, clock, time);\n\
+             if (failed == 0 && clock == CLOCK_REALTIME) time->tv_sec += {seconds};\n\
+             return static_cast<int>(failed);\n}}\n"
+    );
+    fs::write(&source, text).unwrap();
+    let mut compiler = Command::new("c++");
+    let compiled = compiler.args(["-shared", "-fPIC", "-o"]).arg(&library).arg(&source).status();
+    compiled.is_ok_and(|status| status.success()).then_some(library)
 }
 
 /// The program under a shell that does `prologue` first, with its streams as `redirection` says.

@@ -1,10 +1,10 @@
 //! `residuum data inspect`: one photo with the outlines and names of its objects.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 
+use crate::cli::flags::{check_picture, write_file};
 use crate::data::{self, Annotations, Dataset, OpenOptions, Sample, Split, decode};
 use crate::error::{Error, Result};
 use crate::report::canvas::{Canvas, Color, TextSize};
@@ -36,6 +36,7 @@ pub(super) struct InspectArgs {
 
 impl InspectArgs {
     pub(super) fn run(self) -> Result<()> {
+        check_picture("--output", &self.output)?;
         let options = OpenOptions { allow_missing: true, ..OpenOptions::default() };
         let dataset = data::open(&self.data_dir, &options)?;
         let sample = find(&dataset, &self.image)?;
@@ -47,7 +48,7 @@ impl InspectArgs {
         let category = sample.label.map_or("", |label| &dataset.categories()[label as usize]);
         let title = format!("{}   {category}", show_path(&sample.path));
         let picture = draw(&title, &pixels, size, &annotations);
-        fs::write(&self.output, picture.to_png()).map_err(Error::io("write", &self.output))?;
+        write_file(&self.output, &picture.to_png())?;
         say!("{}: {}", show_path(&sample.path), summary(&annotations));
         say!("drawn in {}", self.output.display());
         Ok(())
