@@ -38,7 +38,7 @@ pub struct LoaderOptions {
     pub seed: u64,
     /// Threads that make batches.
     pub workers: usize,
-    /// Batches made ahead of time.
+    /// Batches made ahead of time, those in the making counted: fewer than `workers` leave threads idle.
     pub prefetch: usize,
 }
 

@@ -189,8 +189,8 @@ named_values!(OptimiserKind Decay Precision);
 /// 64, one seed) the validation loss was up to 70 at 0.05 and 2.8 at 0.0125 in the epochs that were looked at.
 const ENOUGH_PHOTOS: usize = 1600;
 
-/// Batches prepared ahead.
-const PREFETCH: usize = 4;
+/// Batches that wait to be taken while each thread makes one more.
+const READY_BATCHES: usize = 3;
 
 /// What the network has to know of the data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -380,7 +380,7 @@ impl TrainConfig {
             contents: BatchContents::Images,
             seed: self.seed,
             workers: self.workers,
-            prefetch: PREFETCH,
+            prefetch: READY_BATCHES + self.workers,
         }
     }
 

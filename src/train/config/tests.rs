@@ -135,3 +135,11 @@ fn channels_are_three_numbers() {
     let message = command().try_get_matches_from(["train", "--std", "0.5,0.5"]).unwrap_err().to_string();
     assert!(message.contains("--std") && message.contains("three numbers"), "{message}");
 }
+
+#[test]
+fn every_thread_of_the_loader_has_a_batch_to_make() {
+    for workers in [1, 4, 5, 64] {
+        let config = TrainConfig { workers, ..TrainConfig::defaults(None) };
+        assert!(config.loader_options(Augment::NONE).prefetch > workers);
+    }
+}
