@@ -8,7 +8,7 @@ use super::flags::{SettingArgs, open_device};
 use crate::error::{Error, Result};
 use crate::run::run_dir::RunDir;
 use crate::show::tell;
-use crate::train::resume::OnChange;
+use crate::train::resume::{self, OnChange};
 use crate::train::trainer::{Outcome, Trainer};
 
 /// Train a network: on a data set, or on generated scenes if none is given
@@ -34,6 +34,11 @@ impl TrainArgs {
         let trainer = match self.earlier_run()? {
             Some(dir) => {
                 let config = self.settings.over(dir.read_config()?)?;
+                if let Some(outcome) = resume::outcome_without_states(&dir, &config)? {
+                    tell("the run is complete and has only its weights left (--weights-only)");
+                    let _ = print_outcome(&outcome);
+                    return Ok(());
+                }
                 let device = open_device(*config.device)?;
                 let on_change = if self.allow_changed { OnChange::GoOn } else { OnChange::Refuse };
                 Trainer::resume(dir, config, device, on_change)?

@@ -44,11 +44,12 @@ impl VerifyResumeArgs {
             let message = format!("is too few for {} kills; give more", self.kills);
             return Err(Error::setting("max_steps", num_steps, message));
         }
-        // A line of the log and a checkpoint for each update: no setting that decides a result.
+        // A line of the log and a checkpoint for each update, and a state at the end: no setting that decides a result.
         let config = |name: &str| TrainConfig {
             max_steps: Some(num_steps),
             log_interval: 1,
             recovery_interval: 1,
+            weights_only: false,
             output: folder.path().to_path_buf(),
             experiment: Some(name.into()),
             ..config.clone()

@@ -1,6 +1,7 @@
 //! The folder a run leaves behind: where each file lies, and the two that are written once, `config.toml` and
 //! `env.json`.
 
+use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -145,6 +146,17 @@ impl RunDir {
         remove_if_there(&self.before_spike())
     }
 
+    /// Removes every state, so that the run can no longer be resumed. The last one goes last: while it is there, a process
+    /// that was killed in between can do the rest.
+    ///
+    /// # Errors
+    /// [`Error::Io`] naming the file that cannot be removed.
+    pub fn forget_states(&self) -> Result<()> {
+        let (last, others): (Vec<_>, Vec<_>) =
+            self.states().into_iter().partition(|path| *path == self.last_state());
+        others.iter().chain(&last).try_for_each(|path| remove_if_there(path))
+    }
+
     /// Every state that is kept: the last one, that from before a leap of the loss, and those of epochs.
     pub fn states(&self) -> Vec<PathBuf> {
         let entries = fs::read_dir(self.file(CHECKPOINTS)).into_iter().flatten().flatten();
@@ -153,25 +165,27 @@ impl RunDir {
     }
 
     /// Keeps the last state and weights as those after `epoch` epochs, and of those kept before only what belongs to the
-    /// `count` newest. They share the disk's blocks with the last ones where the file system can.
+    /// `count` newest checkpoints. They share the disk's blocks with the last ones where the file system can.
     ///
     /// # Errors
     /// [`Error::Io`] naming the file that cannot be written, or removed.
-    pub fn keep_last(&self, epoch: u64, count: u64) -> Result<()> {
+    pub fn keep_last(&self, epoch: u64, count: usize) -> Result<()> {
         for (last, kind) in [(self.last_state(), STATE), (self.last_weights(), WEIGHTS)] {
             let kept = self.checkpoint(&format!("{EPOCH}{epoch:04}{kind}"));
             remove_if_there(&kept)?;
             link(&last, &kept)?;
         }
         let folder = self.file(CHECKPOINTS);
-        for entry in fs::read_dir(&folder).map_err(Error::io("read", &folder))?.flatten() {
-            let name = entry.file_name();
-            let is_old = |of: u64| of.saturating_add(count) <= epoch;
-            if name.to_str().and_then(epoch_of).is_some_and(is_old) {
-                remove_if_there(&entry.path())?;
+        let entries = fs::read_dir(&folder).map_err(Error::io("read", &folder))?.flatten();
+        let mut kept: BTreeMap<u64, Vec<PathBuf>> = BTreeMap::new();
+        for entry in entries {
+            // Later ones are of a run that has gone back since, and makes them again.
+            if let Some(of) = entry.file_name().to_str().and_then(epoch_of).filter(|of| *of <= epoch) {
+                kept.entry(of).or_default().push(entry.path());
             }
         }
-        Ok(())
+        let num_old = kept.len().saturating_sub(count);
+        kept.values().take(num_old).flatten().try_for_each(|path| remove_if_there(path))
     }
 
     fn checkpoint(&self, name: &str) -> PathBuf {
@@ -405,23 +419,28 @@ mod tests {
     }
 
     #[test]
-    fn the_checkpoints_of_the_newest_epochs_are_kept() {
+    fn the_newest_checkpoints_of_epochs_are_kept_whatever_lies_between_them() {
         let folder = tempfile::tempdir().unwrap();
         let run = RunDir::create(folder.path(), "a").unwrap();
         fs::write(run.best_weights(), "best").unwrap();
         fs::write(run.checkpoint("epoch-mine.safetensors"), "of a user").unwrap();
-        for epoch in [1, 2, 3, 3, 4, 12] {
+        let expected: [(u8, &[u8]); 7] = [
+            (1, &[1]),
+            (2, &[1, 2]),
+            (3, &[1, 2, 3]),
+            (3, &[1, 2, 3]),
+            (12, &[2, 3, 12]),
+            // The run has gone back to an earlier state.
+            (4, &[2, 3, 4, 12]),
+            (12, &[3, 4, 12]),
+        ];
+        for (epoch, expected) in expected {
             for path in [run.last_state(), run.last_weights()] {
                 run.write(&format!("{CHECKPOINTS}/{}", path.file_name().unwrap().to_str().unwrap()), [epoch])
                     .unwrap();
             }
             run.keep_last(u64::from(epoch), 3).unwrap();
-            let states = (1..=epoch).filter(|of| run.checkpoint(&format!("{EPOCH}{of:04}{STATE}")).exists());
-            let expected: &[u8] = if epoch == 12 {
-                &[12]
-            } else {
-                &[1, 2, 3, 4][(epoch as usize).saturating_sub(3)..epoch as usize]
-            };
+            let states = (1..=12).filter(|of| run.checkpoint(&format!("{EPOCH}{of:04}{STATE}")).exists());
             assert_eq!(states.collect::<Vec<u8>>(), expected);
         }
         let read = |name: &str| fs::read(run.checkpoint(name)).ok();
@@ -429,12 +448,19 @@ mod tests {
             for kind in [STATE, WEIGHTS] {
                 let kept = read(&format!("{EPOCH}{epoch:04}{kind}"));
                 // A link to the file, not to its name: later ones do not change it.
-                assert_eq!(kept, (epoch >= 12).then(|| vec![epoch]), "{epoch}{kind}");
+                assert_eq!(kept, (epoch >= 3).then(|| vec![epoch]), "{epoch}{kind}");
             }
         }
         assert!(run.best_weights().exists() && read("epoch-mine.safetensors").is_some());
         run.write(&format!("{CHECKPOINTS}/last.state.safetensors"), [13]).unwrap();
         assert_eq!(read("epoch-0012.state.safetensors"), Some(vec![12]));
+        run.forget_states().unwrap();
+        assert_eq!(run.states(), Vec::<PathBuf>::new());
+        assert!(
+            run.best_weights().exists()
+                && run.last_weights().exists()
+                && read("epoch-0012.safetensors").is_some()
+        );
     }
 
     #[test]

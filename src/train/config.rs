@@ -141,8 +141,12 @@ settings! {
         recovery_interval: u64 = 0, resume Free => flag("N");
         /// Minutes between checkpoints within an epoch; 0 for none.
         checkpoint_minutes: f64 = 10.0, range 0.0.., resume Free => flag("N");
-        /// Newest epochs whose checkpoints are kept besides the last and the best.
+        /// Epochs between checkpoints; the last epoch has one in any case.
+        checkpoint_interval: u64 = 1, range 1.., resume Free => flag("N");
+        /// Newest checkpoints of epochs that are kept besides the last and the best.
         checkpoint_hist: usize = 0, resume Free => flag("N");
+        /// When the run is complete, remove the states that it could be resumed from; weights stay.
+        weights_only: bool = false, resume Free => on();
         /// On SIGUSR1 write a checkpoint and go on, instead of ending.
         checkpoint_on_usr1: bool = false, resume Free => on();
         /// Folder that run folders go into.

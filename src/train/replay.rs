@@ -170,6 +170,9 @@ impl Replay {
 }
 
 /// The newest state of the run in `dir` that has at most `step` updates done.
+///
+/// # Errors
+/// [`Error::Setting`] if there is none, [`Error::Checkpoint`] if the run has lost or removed its states.
 fn newest_state(dir: &RunDir, step: u64) -> Result<PathBuf> {
     let mut steps = Vec::new();
     for path in dir.states() {
@@ -177,6 +180,9 @@ fn newest_state(dir: &RunDir, step: u64) -> Result<PathBuf> {
     }
     steps.sort();
     let earliest = steps.first().map(|(step, _)| *step);
+    if earliest.is_none() {
+        resume::refuse_lost_state(dir)?;
+    }
     let found = steps.into_iter().rfind(|(at, _)| *at <= step);
     found.map(|(_, path)| path).ok_or_else(|| {
         let what = match earliest {

@@ -5,10 +5,47 @@ use std::path::Path;
 use super::config::TrainConfig;
 use super::prepare::Prepared;
 use super::setting::OnResume;
+use super::trainer::Outcome;
 use crate::error::{Error, Result};
-use crate::run::metrics;
+use crate::run::metrics::{self, Event, Records};
 use crate::run::run_dir::RunDir;
-use crate::run::state::{self, Base, Origin, TrainState};
+use crate::run::state::{self, Base, Best, Origin, TrainState};
+use crate::show::show_path;
+
+/// The event of a run that is complete and removes its states.
+pub(super) const WEIGHTS_ONLY: &str = "weights only";
+
+/// What the run in `dir` logged, if it has removed its states because it was complete.
+fn complete_without_states(dir: &RunDir) -> Option<Records> {
+    if dir.last_state().try_exists().unwrap_or(true) {
+        return None;
+    }
+    let records = metrics::read(&dir.metrics()).ok()?;
+    let last_step = records.epochs.last()?.step;
+    let is_it = |event: &Event| event.event == WEIGHTS_ONLY && event.step == last_step;
+    records.events.iter().any(is_it).then_some(records)
+}
+
+/// What the run in `dir` came to, if it is complete, has removed its states and is to be what it is with the settings
+/// `config`, too: the same command may be given again.
+///
+/// # Errors
+/// As [`RunDir::read_config`].
+pub fn outcome_without_states(dir: &RunDir, config: &TrainConfig) -> Result<Option<Outcome>> {
+    let (before, now) = (dir.read_config::<TrainConfig>()?.records(), config.records());
+    let decides = |name: &String| TrainConfig::on_resume(name) != OnResume::Free;
+    if before.keys().any(|name| decides(name) && before[name] != now[name]) {
+        return Ok(None);
+    }
+    let Some(Records { epochs, .. }) = complete_without_states(dir) else { return Ok(None) };
+    let best = epochs.iter().min_by(|a, b| a.eval_err1.total_cmp(&b.eval_err1));
+    let outcome = best.zip(epochs.last()).map(|(best, last)| Outcome {
+        dir: dir.clone(),
+        last: last.clone(),
+        best: Best { epoch: best.epoch, err1: best.eval_err1 },
+    });
+    Ok(outcome)
+}
 
 /// Fails if the state of the run in `dir` is gone: the first is written before the first step.
 ///
@@ -19,6 +56,15 @@ pub(super) fn refuse_lost_state(dir: &RunDir) -> Result<()> {
     // A file that cannot be looked at is reported when it is read.
     if path.try_exists().unwrap_or(true) {
         return Ok(());
+    }
+    if complete_without_states(dir).is_some() {
+        let message = format!(
+            "was removed when the run was complete (--weights-only), so the run cannot go on; eval, predict, export and report \
+             take it as it is, and a new run begins with its weights: residuum train --config {} --pretrained {}",
+            show_path(&dir.file("config.toml")),
+            show_path(&dir.best_weights())
+        );
+        return Err(Error::checkpoint(path, message));
     }
     let behind = match metrics::read(&dir.metrics()) {
         Ok(records) if !records.epochs.is_empty() => format!("{} epochs", records.epochs.len()),

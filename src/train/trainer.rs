@@ -11,7 +11,7 @@ use super::growth::Growth;
 use super::log::{Interval, RunLog};
 use super::loss_watch::LossWatch;
 use super::prepare::Prepared;
-use super::resume::{self, OnChange, Resumed};
+use super::resume::{self, OnChange, Resumed, WEIGHTS_ONLY};
 use super::schedule::Schedule;
 use super::signal::{OnUsr1, Signals};
 use super::source::Source;
@@ -173,8 +173,8 @@ impl Trainer {
         if self.state.step > 0 && !summary::csv_is_of(self.dir(), &self.state.history) {
             // The process before this one ended between a state and its pages.
             self.after_epoch()?;
-        } else if !self.is_done() {
-            // The page is there from the start.
+        } else if !self.is_done() || self.config.weights_only {
+            // The page is there from the start, and says of a run that was complete before that its states are gone.
             self.write_pages()?;
         }
         tell(format_args!("report: {}", self.log.page_path().display()));
@@ -299,15 +299,22 @@ impl Trainer {
             self.model_file()?.write(&self.dir().best_weights())?;
         }
         self.log.predictions(self.state.step, &self.source, &evaluation);
-        self.save()?;
+        if self.epoch_has_checkpoint() {
+            self.save()?;
+        }
         self.after_epoch()
     }
 
-    /// What follows the state of an epoch's end.
+    /// Whether the state at the end of an epoch is written.
+    fn epoch_has_checkpoint(&self) -> bool {
+        self.state.epoch.is_multiple_of(self.config.checkpoint_interval) || self.is_done()
+    }
+
+    /// What follows the end of an epoch.
     fn after_epoch(&mut self) -> Result<()> {
         let (kept, epoch) = (self.config.checkpoint_hist, self.state.epoch);
-        if kept > 0 && self.state.batch_in_epoch == 0 {
-            self.dir().keep_last(epoch, kept as u64)?;
+        if kept > 0 && self.state.batch_in_epoch == 0 && self.epoch_has_checkpoint() {
+            self.dir().keep_last(epoch, kept)?;
         }
         if let Some(best) = self.state.best.filter(|_| self.idle_epochs().is_some()) {
             let message = self.why_it_ended(&best);
@@ -406,6 +413,10 @@ impl Trainer {
     /// Writes the pages of a run that goes on, or is over.
     fn write_pages(&mut self) -> Result<()> {
         if self.is_done() {
+            if self.config.weights_only {
+                let what = "the run is complete: its states are removed, its weights stay (--weights-only)";
+                self.log.event(self.state.step, WEIGHTS_ONLY, what);
+            }
             let model = self.model_file()?;
             let best = self.state.best.filter(|_| self.idle_epochs().is_some());
             let how = best.map_or_else(|| "finished".into(), |best| self.why_it_ended(&best));
@@ -422,6 +433,9 @@ impl Trainer {
     }
 
     fn finish(self) -> Result<Outcome> {
+        if self.config.weights_only {
+            self.dir().forget_states()?;
+        }
         let dir = self.log.finish();
         let none = || Error::Usage("the run has no epoch to report; its last step was done before".into());
         let last = self.state.history.last().cloned().ok_or_else(none)?;

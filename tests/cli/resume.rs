@@ -125,6 +125,12 @@ fn kills_change_no_bit_where_epochs_are_so_many_updates_and_images_are_mixed() {
 }
 
 #[test]
+fn kills_change_no_bit_where_checkpoints_are_rare_and_only_weights_are_left() {
+    let run = RUN.replace("--recovery-interval 3", "--checkpoint-interval 2");
+    kill_and_compare(&format!("{run} --checkpoint-hist 1 --weights-only"), 4);
+}
+
+#[test]
 fn checkpoints_by_the_clock_change_no_bit_and_bound_what_a_kill_costs() {
     let call = RUN.replace("--recovery-interval 3", "--checkpoint-minutes 0");
     let expected = reference(&call);
