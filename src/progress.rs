@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+#[cfg(feature = "fetch")]
+use crate::show::show_bytes;
 use crate::show::tell;
 
 /// A job that is done sooner has no bar.
@@ -15,6 +17,11 @@ const BAR_AFTER: Duration = Duration::from_secs(2);
 /// How often a log, which keeps every line, gets one.
 const LINE_INTERVAL: Duration = Duration::from_secs(5);
 const TEMPLATE: &str = "{msg} [{wide_bar}] {pos}/{len} {per_sec} {eta}";
+/// That of a job which counts bytes, and of one whose end is not known.
+#[cfg(feature = "fetch")]
+const BYTES: &str = "{msg} [{wide_bar}] {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta}";
+#[cfg(feature = "fetch")]
+const BYTES_WITHOUT_END: &str = "{msg} {binary_bytes} {binary_bytes_per_sec}";
 
 /// The bars on the terminal; `None` where stderr is none.
 static BARS: LazyLock<Option<MultiProgress>> =
@@ -47,7 +54,16 @@ pub(crate) fn aside<R>(write: impl FnOnce() -> R) -> R {
 pub(crate) struct Progress {
     what: String,
     bar: ProgressBar,
+    unit: Unit,
     shown: Mutex<Shown>,
+}
+
+/// What a job counts.
+#[derive(Clone, Copy)]
+enum Unit {
+    Things,
+    #[cfg(feature = "fetch")]
+    Bytes,
 }
 
 /// What is to be seen of a job.
@@ -60,11 +76,21 @@ struct Shown {
 impl Progress {
     /// Starts counting to `total`; `what` reads as in "decoding train images".
     pub(crate) fn start(what: impl Into<String>, total: usize) -> Progress {
-        let what = what.into();
+        Progress::with(what.into(), TEMPLATE, total as u64, Unit::Things)
+    }
+
+    /// Starts counting bytes, to `total` where that is known.
+    #[cfg(feature = "fetch")]
+    pub(crate) fn of_bytes(what: impl Into<String>, total: Option<u64>) -> Progress {
+        let template = if total.is_some() { BYTES } else { BYTES_WITHOUT_END };
+        Progress::with(what.into(), template, total.unwrap_or(0), Unit::Bytes)
+    }
+
+    fn with(what: String, template: &str, total: u64, unit: Unit) -> Progress {
         let due = Instant::now() + if BARS.is_some() { BAR_AFTER } else { LINE_INTERVAL };
         // From the start, for its speed is that of the whole job.
-        let bar = hidden_bar(TEMPLATE, total as u64).with_message(what.clone());
-        Progress { what, bar, shown: Mutex::new(Shown { due, has_bar: false }) }
+        let bar = hidden_bar(template, total).with_message(what.clone());
+        Progress { what, bar, unit, shown: Mutex::new(Shown { due, has_bar: false }) }
     }
 
     /// Counts `count` more as done.
@@ -85,7 +111,16 @@ impl Progress {
     }
 
     fn line(&self) -> String {
-        format!("{}: {}/{}", self.what, self.bar.position(), self.bar.length().unwrap_or_default())
+        let (done, total) = (self.bar.position(), self.bar.length().unwrap_or_default());
+        match self.unit {
+            Unit::Things => format!("{}: {done}/{total}", self.what),
+            #[cfg(feature = "fetch")]
+            Unit::Bytes => {
+                let of =
+                    if total > 0 { format!(" of {}", show_bytes(total as usize)) } else { String::new() };
+                format!("{}: {}{of}", self.what, show_bytes(done as usize))
+            }
+        }
     }
 }
 

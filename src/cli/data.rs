@@ -2,6 +2,8 @@
 
 mod check;
 mod clean;
+#[cfg(feature = "fetch")]
+mod fetch;
 mod inspect;
 
 use std::path::PathBuf;
@@ -10,6 +12,8 @@ use clap::{Args, Subcommand};
 
 use check::CheckArgs;
 use clean::CleanArgs;
+#[cfg(feature = "fetch")]
+use fetch::FetchArgs;
 use inspect::InspectArgs;
 
 use crate::data::pack::{self, Pack};
@@ -28,6 +32,8 @@ pub(super) struct DataArgs {
 
 #[derive(Debug, Subcommand)]
 enum DataCommand {
+    #[cfg(feature = "fetch")]
+    Fetch(FetchArgs),
     Scenes(ScenesArgs),
     Pack(PackArgs),
     Check(CheckArgs),
@@ -75,6 +81,8 @@ struct PackArgs {
 impl DataArgs {
     pub(super) fn run(self) -> Result<()> {
         match self.command {
+            #[cfg(feature = "fetch")]
+            DataCommand::Fetch(args) => args.run(),
             DataCommand::Scenes(args) => args.run(),
             DataCommand::Pack(args) => args.run(),
             DataCommand::Check(args) => args.run(),

@@ -9,6 +9,8 @@ pub mod annotations;
 pub mod check;
 mod dataset;
 pub mod decode;
+#[cfg(feature = "fetch")]
+pub mod fetch;
 mod files;
 pub mod folder;
 mod jpeg;

@@ -7,6 +7,8 @@ mod bad_files;
 mod bad_flags;
 mod browser;
 mod data;
+#[cfg(feature = "fetch")]
+mod fetch;
 mod going_on;
 mod growing;
 mod length;
@@ -27,6 +29,8 @@ mod repeat;
 mod replay;
 mod results;
 mod resume;
+#[cfg(feature = "fetch")]
+mod server;
 mod shell;
 mod stop;
 mod use_model;
