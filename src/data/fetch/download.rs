@@ -19,6 +19,9 @@ use crate::show::{show_bytes, show_seconds, show_text, tell};
 
 /// The wait before a second try; each is twice the one before, and none longer than the time-out.
 const FIRST_WAIT: Duration = Duration::from_secs(1);
+/// Endings of the names of what is not yet, and what is, downloaded as a whole.
+pub(super) const PART: &str = "part";
+pub(super) const WHOLE: &str = "whole";
 /// From this size on it is told, and the room for it.
 const TOLD_BYTES: u64 = 1 << 20;
 const POLL: Duration = Duration::from_millis(50);
@@ -157,7 +160,7 @@ impl Part {
     fn of(folder: &Path, url: &str) -> Part {
         let stem = &sha256_hex(url.as_bytes())[..12];
         let file = |kind: &str| folder.join(format!("{stem}.{kind}"));
-        Part { path: file("part"), note: file("json"), whole: file("whole") }
+        Part { path: file(PART), note: file("json"), whole: file(WHOLE) }
     }
 
     fn len(&self) -> u64 {

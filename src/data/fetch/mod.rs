@@ -97,7 +97,7 @@ pub fn fetch(options: &Options, stop: Stop) -> Result<Fetched> {
             "--output {output}: is there already, and nothing is overwritten; name another folder, or remove it"
         )));
     }
-    let work = Work::open(output)?;
+    let mut work = Work::open(output)?;
     let downloads = Downloads {
         client: Client::new(*timeout),
         folder: work.folder.clone(),
@@ -112,7 +112,7 @@ pub fn fetch(options: &Options, stop: Stop) -> Result<Fetched> {
     };
     let lists = missing_lists(&archive.contents, &options.lists, &downloads)?;
     check_room(&work.folder, archive.contents.num_bytes)?;
-    let unpacked = work.fresh_folder("unpacked")?;
+    let unpacked = work.empty_folder()?;
     archive::unpack(&archive.path, &unpacked, stop)?;
     let root = root_in(&unpacked, &archive.path)?;
     for (name, path) in lists {
@@ -125,7 +125,8 @@ pub fn fetch(options: &Options, stop: Stop) -> Result<Fetched> {
     fs::write(&wanted.remembered, format!("{}  {}\n", archive.sha256, archive.name))
         .map_err(Error::io("write", &wanted.remembered))?;
     fs::rename(&root, output).map_err(Error::io("rename", &root))?;
-    work.remove()?;
+    work.is_done = true;
+    drop(work);
     let dataset = open(output, &OpenOptions { allow_missing: true, ..OpenOptions::default() })?;
     Ok(Fetched { dataset, sha256: archive.sha256, sha256_file: wanted.remembered })
 }
@@ -263,6 +264,7 @@ fn root_in(unpacked: &Path, archive: &Path) -> Result<PathBuf> {
 /// The folder next to the wanted one in which a fetch works, for one process at a time.
 struct Work {
     folder: PathBuf,
+    is_done: bool,
     /// Closed, and thereby unlocked, at the end.
     _lock: File,
 }
@@ -279,22 +281,35 @@ impl Work {
                 show_path(&folder)
             ))),
             // A file system without locks: the guard is missing, the fetch is not.
-            Ok(()) | Err(TryLockError::Error(_)) => Ok(Work { folder, _lock: lock }),
+            Ok(()) | Err(TryLockError::Error(_)) => Ok(Work { folder, is_done: false, _lock: lock }),
         }
     }
 
-    /// An empty folder called `name`.
-    fn fresh_folder(&self, name: &str) -> Result<PathBuf> {
-        let folder = self.folder.join(name);
+    fn unpacked(&self) -> PathBuf {
+        self.folder.join("unpacked")
+    }
+
+    /// An empty folder to unpack into.
+    fn empty_folder(&self) -> Result<PathBuf> {
+        let folder = self.unpacked();
         if folder.exists() {
             fs::remove_dir_all(&folder).map_err(Error::io("remove", &folder))?;
         }
         fs::create_dir(&folder).map_err(Error::io("create", &folder))?;
         Ok(folder)
     }
+}
 
-    fn remove(self) -> Result<()> {
-        fs::remove_dir_all(&self.folder).map_err(Error::io("remove", &self.folder))
+impl Drop for Work {
+    /// Leaves what was downloaded, for the next call; where there is none, or no more use for it, nothing.
+    fn drop(&mut self) {
+        let entries = fs::read_dir(&self.folder).into_iter().flatten().flatten();
+        let is_downloaded = |path: PathBuf| {
+            path.extension().is_some_and(|kind| kind == download::PART || kind == download::WHOLE)
+        };
+        let keeps = !self.is_done && entries.map(|entry| entry.path()).any(is_downloaded);
+        // What cannot be removed does no harm: the next call does it, or says why not.
+        let _ = fs::remove_dir_all(if keeps { self.unpacked() } else { self.folder.clone() });
     }
 }
 
