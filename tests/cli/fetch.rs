@@ -135,11 +135,12 @@ fn an_archive_that_is_here_is_taken_and_stays() {
 
     program.fails("data fetch --archive none.tgz --output b", 1, &["none.tgz"]);
     program.fails(
-        "data fetch --archive mine.tgz --lists cache --output b",
+        "data fetch --archive mine.tgz --lists scenes/images --output b",
         2,
-        &["--lists cache", "categories.txt"],
+        &["--lists scenes/images", "categories.txt"],
     );
     program.fails("data fetch --archive mine.tgz --url http://x --output b", 2, &["--archive", "--url"]);
+    program.fails("data fetch --lists none --output b", 2, &["--lists none: is no folder"]);
     program.fails("data fetch --url ftp://x/y.tar.gz", 2, &["http:// or https://"]);
     program.fails("data fetch --sha256 12", 2, &["64 hexadecimal digits"]);
     program.fails("data fetch --timeout 0", 2, &["seconds from 0.01"]);

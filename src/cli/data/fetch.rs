@@ -13,7 +13,7 @@ use crate::train::signal::{OnUsr1, Signals};
 
 /// Download MiniPlaces and unpack it into a folder that --data-dir takes; given again, go on where it stopped
 ///
-/// Proxies are those of HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY. What is not plain files and folders below the archive's
+/// Proxies are those of HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY, and must allow CONNECT. What is not plain files and folders below the archive's
 /// own is refused before anything of it is written.
 #[derive(Debug, Args)]
 pub(super) struct FetchArgs {

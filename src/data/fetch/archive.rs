@@ -34,7 +34,8 @@ pub(super) struct Contents {
     pub(super) num_bytes: u64,
     /// The files that lie in no folder, or in the one folder that holds everything.
     pub(super) top_files: Vec<PathBuf>,
-    /// Whether object annotations are among them.
+    /// Whether photos, and object annotations, are among them.
+    pub(super) has_images: bool,
     pub(super) has_objects: bool,
 }
 
@@ -42,13 +43,15 @@ pub(super) struct Contents {
 ///
 /// # Errors
 /// [`Error::Data`] naming the entry that is no plain file or folder, lies elsewhere than in the archive's folder or is too
-/// large, or after which the archive is cut short or damaged; [`Error::Interrupted`] after a signal.
+/// large, or after which the archive is cut short or damaged, or if there are no photos; [`Error::Interrupted`] after a signal.
 pub(super) fn check(path: &Path, stop: Stop) -> Result<Contents> {
     let mut contents = Contents::default();
     each_entry(path, "checking", stop, |name, size, _| {
         let Some(size) = size else { return Ok(()) };
         contents.num_files += 1;
-        contents.has_objects |= name.components().take(2).any(|part| part.as_os_str() == "objects");
+        let is_in = |folder: &str| name.components().take(2).any(|part| part.as_os_str() == folder);
+        contents.has_images |= is_in("images");
+        contents.has_objects |= is_in("objects");
         contents.num_bytes += size.next_multiple_of(BLOCK_BYTES);
         let what = match () {
             () if size > MAX_FILE_BYTES => format!("{} in one file", show_bytes(size as usize)),
@@ -63,7 +66,10 @@ pub(super) fn check(path: &Path, stop: Stop) -> Result<Contents> {
         };
         Err(format!("holds {what}, which is no data set of photos"))
     })?;
-    Ok(contents)
+    match contents.has_images {
+        true => Ok(contents),
+        false => Err(Error::data(path, "has no folder images, so it is no MiniPlaces")),
+    }
 }
 
 /// Writes what is in the archive at `path`, which [`check`] has passed, into `folder`.

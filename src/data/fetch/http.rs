@@ -106,7 +106,10 @@ fn transfer(
     if let Some(GoOn { bytes, validator }) = from {
         request = request.header("Range", format!("bytes={bytes}-")).header("If-Range", validator);
     }
-    let response = request.call().map_err(|error| show_text(&error.to_string()))?;
+    let response = request.call().map_err(|error| match error {
+        ureq::Error::Io(error) => show_text(&error.to_string()),
+        other => show_text(&other.to_string()),
+    })?;
     let headers = response.headers();
     let head = Head {
         status: response.status().as_u16(),

@@ -97,6 +97,12 @@ pub fn fetch(options: &Options, stop: Stop) -> Result<Fetched> {
             "--output {output}: is there already, and nothing is overwritten; name another folder, or remove it"
         )));
     }
+    if !is_address(&options.lists) && !Path::new(&options.lists).is_dir() {
+        let lists = show_text(&options.lists);
+        return Err(Error::Usage(format!(
+            "--lists {lists}: is no folder, and no address of http:// or https://"
+        )));
+    }
     let mut work = Work::open(output)?;
     let downloads = Downloads {
         client: Client::new(*timeout),
@@ -258,7 +264,7 @@ fn root_in(unpacked: &Path, archive: &Path) -> Result<PathBuf> {
     let folders = entries.flatten().map(|entry| entry.path());
     let root =
         std::iter::once(unpacked.to_path_buf()).chain(folders).find(|path| path.join("images").is_dir());
-    root.ok_or_else(|| Error::data(archive, "has no folder images, so it is no MiniPlaces"))
+    root.ok_or_else(|| Error::data(archive, "has its folder images at an unknown place"))
 }
 
 /// The folder next to the wanted one in which a fetch works, for one process at a time.
