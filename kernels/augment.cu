@@ -12,6 +12,7 @@
 // Requires  pixels aligned to 4 bytes, y to 16; rows below M; partners below N; H*W below 2^31; width 4 only if H*W is a
 //           multiple of 4; grid.y = N
 // Reference AugmentFwd in src/ops/augment.rs, SampleParams in src/transform/mod.rs
+#include "augment.cuh"
 #include "elementwise.cuh"
 
 struct AugmentArgs {
@@ -27,24 +28,8 @@ struct AugmentArgs {
     float offset[3];
 };
 
-// What happens to one sample: a row of `params`.
-FOR_RUST struct SampleParams {
-    float inverse_x[3], inverse_y[3];
-    float colour[3][4];
-    float noise_probability;
-    uint32_t noise_key[2], noise_epoch, noise_sample;
-    int32_t erased_left, erased_top, erased_right, erased_bottom;
-    int32_t partner;
-    float weight;
-    int32_t left, top, right, bottom;
-};
-
 // Pixels of a thread where the image can be cut into such groups.
 FOR_RUST constexpr uint32_t kWidePixels = 4;
-
-static __device__ __forceinline__ float place(const float (&row)[3], float x, float y) {
-    return __fadd_rn(__fadd_rn(__fmul_rn(row[0], x), __fmul_rn(row[1], y)), row[2]);
-}
 
 // The colour of a photo at (x, y), in 0..255.
 static __device__ __forceinline__ void bilinear(const uint8_t* photo, int height, int width, float x, float y,
