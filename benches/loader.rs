@@ -11,7 +11,7 @@ use residuum::batch::{BatchContents, Loader, LoaderOptions, Normalization};
 use residuum::data::{self, OpenOptions, Pack, Split, scenes};
 use tempfile::TempDir;
 
-const POLICIES: [&str; 10] = [
+const POLICIES: [&str; 14] = [
     "none",
     "flip",
     "flip,shift",
@@ -22,6 +22,10 @@ const POLICIES: [&str; 10] = [
     "paper",
     "compose",
     "modern",
+    "resized-crop,flip",
+    "resized-crop,flip,trivial-augment",
+    "resized-crop,flip,rand-augment",
+    "flip,trivial-augment",
 ];
 const NUM_RUNS: usize = 5;
 const BATCH_SIZE: usize = 64;
@@ -31,14 +35,14 @@ fn main() {
     let seconds = argument("--seconds").map_or(1.0, |text| text.parse().expect("--seconds takes a number"));
     let folder = TempDir::new().expect("a temporary folder");
     let pack = Arc::new(scene_pack(folder.path(), image_size));
-    println!("policy               contents   images/s ({image_size} px, one worker)");
+    println!("policy                             contents   images/s ({image_size} px, one worker)");
     for policy in POLICIES {
         for contents in [BatchContents::Images, BatchContents::Pixels, BatchContents::Indices] {
             let mut rates: Vec<f64> = (0..NUM_RUNS)
                 .map(|_| rate(&pack, policy, contents, Duration::from_secs_f64(seconds)))
                 .collect();
             rates.sort_by(f64::total_cmp);
-            println!("{policy:<20} {:<8} {:>9.0}", format!("{contents:?}"), rates[NUM_RUNS / 2]);
+            println!("{policy:<34} {:<8} {:>9.0}", format!("{contents:?}"), rates[NUM_RUNS / 2]);
         }
     }
 }

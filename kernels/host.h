@@ -132,6 +132,7 @@ static inline float max(float a, float b) { return fmaxf(a, b); }
 static inline float rsqrtf(float value) { return 1.0f / sqrtf(value); }
 static inline float __fadd_rn(float a, float b) { return a + b; }
 static inline float __fmul_rn(float a, float b) { return a * b; }
+static inline float __fdiv_rn(float a, float b) { return a / b; }
 static inline float __fmaf_rn(float a, float b, float c) { return fmaf(a, b, c); }
 
 template <class T>

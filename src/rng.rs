@@ -30,6 +30,10 @@ pub enum Use {
     Dropout = 7,
     /// The box that one augmented sample loses.
     Erase = 8,
+    /// The operation that TrivialAugment draws for one sample.
+    TrivialAugment = 9,
+    /// Those of RandAugment.
+    RandAugment = 10,
 }
 
 /// Four random words for one counter under one key: ten rounds of Philox4x32.

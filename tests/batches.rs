@@ -56,7 +56,9 @@ fn batches_do_not_depend_on_the_number_of_threads() {
 #[test]
 fn every_policy_gives_the_same_batches_on_any_number_of_threads() {
     let pack = scene_pack(23);
-    for policy in ["paper", "compose", "modern", "drop,mixup,cutmix@0.5"] {
+    for policy in
+        ["paper", "compose", "modern", "drop,mixup,cutmix@0.5", "modern,trivial-augment", "rand-augment"]
+    {
         for contents in [BatchContents::Images, BatchContents::Pixels, BatchContents::Indices] {
             let options =
                 |workers| LoaderOptions { augment: policy.parse().unwrap(), contents, ..options(5, workers) };

@@ -23,6 +23,8 @@ fn a_running_loader_allocates_nothing() {
         ("modern", BatchContents::Images),
         ("modern", BatchContents::Pixels),
         ("paper,cutmix", BatchContents::Indices),
+        ("flip,trivial-augment", BatchContents::Images),
+        ("resized-crop,rand-augment", BatchContents::Pixels),
     ] {
         let options = LoaderOptions {
             batch_size: 8,

@@ -35,6 +35,7 @@ fn losses(pixels: PixelSource, contents: BatchContents, kind: ObjectsKind) -> Ve
     let config = StepConfig {
         pixels,
         largest_annotation: annotations.capacity(1),
+        has_steps: true,
         seed: 1,
         ..StepConfig::new(model, BATCH, SIZE)
     };
@@ -48,7 +49,7 @@ fn losses(pixels: PixelSource, contents: BatchContents, kind: ObjectsKind) -> Ve
     }
     let options = LoaderOptions {
         batch_size: BATCH,
-        augment: "compose".parse().unwrap(),
+        augment: "compose,trivial-augment,rand-augment".parse().unwrap(),
         normalization: Normalization::default(),
         contents,
         seed: 5,

@@ -5,7 +5,7 @@
 
 use super::policy::{Augment, Choice, KINDS, Kind, Setting};
 use crate::rng::{Stream, Use};
-use crate::transform::{Affine, Colour, Mix, Noise, PixelBox, SampleParams};
+use crate::transform::{Affine, AutoSteps, Colour, Mix, Noise, PixelBox, SampleParams};
 
 /// Side of the images for which a shift is given in pixels.
 const SHIFT_SIZE: f32 = 128.0;
@@ -18,6 +18,16 @@ const ERASED_ASPECT: [f32; 2] = [0.3, 3.3];
 /// Random numbers that each kind takes, besides the one that decides whether it happens.
 const DRAWS_PER_KIND: usize = 4;
 
+/// What happens to one sample.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Drawn {
+    /// Where it is seen, its colours, and what follows.
+    pub params: SampleParams,
+    /// The operations on its bytes, where the policy may have some. The map of `params` then goes through them, for what
+    /// else is to be seen through it; the bytes start from the steps' own.
+    pub steps: Option<AutoSteps>,
+}
+
 impl Augment {
     /// Draws what happens to image `index` in `epoch`, `image_size` pixels a side, apart from mixing.
     ///
@@ -29,18 +39,26 @@ impl Augment {
         epoch: u32,
         index: u32,
         mean_grey: impl FnOnce() -> f32,
-    ) -> SampleParams {
+    ) -> Drawn {
         let draws = Draws::new(self, &mut Stream::new(seed, epoch, index, Use::Augment));
         let noise = draws.get(Kind::Drop).map(|(share, _)| Noise::new(share, seed, epoch, index));
-        SampleParams {
-            inverse: draws.inverse(image_size),
+        let steps = self.has_steps().then(|| draws.steps(image_size, seed, epoch, index));
+        let inverse = |steps: AutoSteps| steps.whole_inverse([image_size; 2]);
+        let params = SampleParams {
+            inverse: steps.map_or_else(|| draws.inverse(image_size), inverse),
             colour: draws.colour(mean_grey),
             noise: noise.unwrap_or(Noise::NONE),
             erased: draws.get(Kind::Erase).map_or(PixelBox::NONE, |(most_area, _)| {
                 erased(&mut Stream::new(seed, epoch, index, Use::Erase), image_size, most_area)
             }),
             mix: Mix::NONE,
-        }
+        };
+        Drawn { params, steps }
+    }
+
+    /// Whether samples may get operations on their bytes.
+    pub fn has_steps(&self) -> bool {
+        self.get(Kind::Trivial).is_some() || self.get(Kind::Rand).is_some()
     }
 
     /// Whether batches may be mixed.
@@ -74,7 +92,7 @@ impl Augment {
 }
 
 /// The random numbers of one sample.
-struct Draws<'a> {
+pub(super) struct Draws<'a> {
     augment: &'a Augment,
     chosen: Option<Kind>,
     gates: [f32; KINDS.len()],
@@ -102,12 +120,12 @@ impl Draws<'_> {
     }
 
     /// Strength and random numbers of a kind that happens.
-    fn get(&self, kind: Kind) -> Option<(f32, [f32; DRAWS_PER_KIND])> {
+    pub(super) fn get(&self, kind: Kind) -> Option<(f32, [f32; DRAWS_PER_KIND])> {
         self.setting(kind).map(|(setting, numbers)| (setting.strength, numbers))
     }
 
     /// Setting and random numbers of a kind that happens.
-    fn setting(&self, kind: Kind) -> Option<(Setting, [f32; DRAWS_PER_KIND])> {
+    pub(super) fn setting(&self, kind: Kind) -> Option<(Setting, [f32; DRAWS_PER_KIND])> {
         let setting = self.augment.get(kind)?;
         let is_chosen = self.augment.choice == Choice::All || self.chosen == Some(kind);
         let happens = is_chosen && self.gates[kind as usize] < setting.probability;
@@ -120,7 +138,7 @@ impl Draws<'_> {
     }
 
     /// Boxes first, then mirrored, turned, slanted, moved.
-    fn inverse(&self, image_size: usize) -> Affine {
+    pub(super) fn inverse(&self, image_size: usize) -> Affine {
         let mut inverse = Affine::IDENTITY;
         // The first pixel of a box, so that every pixel lies between centres of the image's pixels: no edge turns dark.
         let crop = |[u, v]: [f32; 2], shares: [f32; 2]| {
@@ -229,7 +247,7 @@ mod tests {
     }
 
     fn draw(policy: &str, size: usize, index: u32) -> SampleParams {
-        parse(policy).draw(size, 9, 2, index, || 100.0)
+        parse(policy).draw(size, 9, 2, index, || 100.0).params
     }
 
     #[test]

@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use crate::transform::{Affine, Image, Mix, NUM_CHANNELS, Normalization, SampleParams};
+use crate::transform::{Affine, AutoSteps, Image, Mix, NUM_CHANNELS, Normalization, SampleParams};
 
 /// Samples and normalises images; holds the normalised value of each byte per channel.
 #[derive(Debug, Clone)]
@@ -38,6 +38,25 @@ impl Collator {
             }
             None => self.resample(image, params, out),
         }
+    }
+
+    /// [`Collator::sample`] with operations on the bytes between; `room` holds them meanwhile.
+    ///
+    /// # Panics
+    /// As [`Collator::sample`].
+    pub fn sample_through(
+        &self,
+        pixels: &[u8],
+        image_size: usize,
+        (params, steps): (&SampleParams, &AutoSteps),
+        room: &mut [Vec<[u8; NUM_CHANNELS]>; 2],
+        out: &mut [f32],
+    ) {
+        let image = Image::new(pixels, image_size, image_size);
+        room.iter_mut().for_each(|bytes| bytes.resize(image.pixels().len(), [0; NUM_CHANNELS]));
+        let [bytes, spare] = room;
+        steps.run(params, image, bytes, spare);
+        self.sample(bytes.as_flattened(), image_size, &params.without_bytes(), out);
     }
 
     fn normalised(&self, pixel: [u8; NUM_CHANNELS]) -> [f32; NUM_CHANNELS] {

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::augment::Drawn;
 use super::collate::{self, Collator};
 use super::policy::Augment;
 use super::prefetch::Prefetcher;
 use super::shuffle::shuffle;
 use crate::data::Pack;
 use crate::error::{Error, Result};
-use crate::transform::{Image, Mix, NUM_CHANNELS, Normalization, SampleParams};
+use crate::transform::{AutoSteps, Image, Mix, NUM_CHANNELS, Normalization, SampleParams};
 
 /// In what form a batch carries its images.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -69,6 +70,8 @@ pub struct Batch {
     pub rows: Vec<i32>,
     /// What happens to each row's image; [`SampleParams::NONE`] in padding.
     pub params: Vec<SampleParams>,
+    /// The operations on each row's bytes, where the policy may have some; else empty.
+    pub steps: Vec<AutoSteps>,
     /// Categories, one per row; -1 in padding and for images without a label.
     pub labels: Vec<i32>,
     /// Categories of what shows through: those of the partners where the batch is mixed, else `labels` again.
@@ -218,12 +221,14 @@ struct BatchMaker {
     collator: Arc<Collator>,
     /// Of the image in hand, where it has to be read.
     pixels: Vec<u8>,
+    /// Of the image in hand, while operations change them.
+    room: [Vec<[u8; NUM_CHANNELS]>; 2],
 }
 
 impl BatchMaker {
     fn new(pack: Arc<Pack>, options: &LoaderOptions) -> BatchMaker {
         let collator = Arc::new(Collator::new(options.normalization));
-        BatchMaker { pack, options: options.clone(), collator, pixels: Vec::new() }
+        BatchMaker { pack, options: options.clone(), collator, pixels: Vec::new(), room: Default::default() }
     }
 
     /// As many batches as go round, with all the memory they need.
@@ -236,6 +241,7 @@ impl BatchMaker {
             pixels: Vec::with_capacity(elems_if(contents == BatchContents::Pixels)),
             rows: Vec::with_capacity(batch_size),
             params: Vec::with_capacity(batch_size),
+            steps: Vec::with_capacity(if self.options.augment.has_steps() { batch_size } else { 0 }),
             labels: Vec::with_capacity(batch_size),
             partner_labels: Vec::with_capacity(batch_size),
             weights: Vec::with_capacity(batch_size),
@@ -253,9 +259,10 @@ impl BatchMaker {
         let mix = augment.draw_mix(size, *seed, batch.epoch, batch.index_in_epoch as u32);
         let last = batch.indices.len() as i32 - 1;
         batch.params.clear();
+        batch.steps.clear();
         for (&index, row) in batch.indices.iter().zip(0..) {
             let mut read = Ok(());
-            let own =
+            let Drawn { params, steps } =
                 augment.draw(size, *seed, batch.epoch, index, || match pack.pixels(index as usize, pixels) {
                     Ok(pixels) => Image::new(pixels, size, size).mean_grey(),
                     Err(error) => {
@@ -265,7 +272,8 @@ impl BatchMaker {
                 });
             read?;
             let mix = if mix.is_none() { Mix::NONE } else { Mix { partner: last - row, ..mix } };
-            batch.params.push(SampleParams { mix, ..own });
+            batch.params.push(SampleParams { mix, ..params });
+            batch.steps.extend(steps);
         }
         Ok(())
     }
@@ -311,8 +319,15 @@ impl BatchMaker {
         let image_elems = size * size * NUM_CHANNELS;
         batch.images.resize(self.options.batch_size * image_elems, 0.0);
         let mut rows = batch.images.chunks_exact_mut(image_elems);
-        for ((&index, params), row) in batch.indices.iter().zip(&batch.params).zip(&mut rows) {
-            self.collator.sample(self.pack.pixels(index as usize, &mut self.pixels)?, size, params, row);
+        for (i, ((&index, params), row)) in batch.indices.iter().zip(&batch.params).zip(&mut rows).enumerate()
+        {
+            let pixels = self.pack.pixels(index as usize, &mut self.pixels)?;
+            match batch.steps.get(i) {
+                Some(steps) => {
+                    self.collator.sample_through(pixels, size, (params, steps), &mut self.room, row);
+                }
+                None => self.collator.sample(pixels, size, params, row),
+            }
         }
         rows.for_each(|padding| padding.fill(0.0));
         let mut rest = batch.images.as_mut_slice();

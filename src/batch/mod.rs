@@ -5,12 +5,15 @@
 //! and the image alone, so neither the number of threads nor the step a run resumes from changes a bit of any batch.
 
 mod augment;
+mod auto;
 pub mod collate;
 mod loader;
 mod policy;
 mod prefetch;
 pub mod shuffle;
 
+pub use augment::Drawn;
+pub use auto::MagnitudeSpace;
 pub use loader::{Batch, BatchContents, Loader, LoaderOptions, batches_per_epoch};
 pub use policy::Augment;
 pub use shuffle::batch_indices;

@@ -3,7 +3,9 @@
 use std::fmt;
 use std::str::FromStr;
 
+use super::auto::NUM_MAGNITUDE_BINS;
 use crate::error::{Error, Result, nearest};
+use crate::transform::MAX_AUTO_STEPS;
 
 /// One augmentation. Draws are taken in this order; new kinds go to the end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,6 +25,8 @@ pub(super) enum Kind {
     Cutmix,
     Erase,
     Scale,
+    Trivial,
+    Rand,
 }
 
 /// What `--augment` knows of a kind.
@@ -35,40 +39,100 @@ pub(super) struct Spec {
     probability: f32,
 }
 
-/// The number after `name=`, or the two of `name=from..to`.
+/// The number after `name=`, or two of them.
 struct Strength {
-    /// The default of the lower of two numbers; none where there is one.
-    from: Option<f32>,
+    first: Option<First>,
+    number: Number,
+}
+
+/// The first of two numbers.
+struct First {
+    number: Number,
+    /// What stands between the two: `..` where they are the ends of a range.
+    separator: &'static str,
+}
+
+struct Number {
     default: f32,
     least: f32,
     most: f32,
     unit: &'static str,
+    is_whole: bool,
 }
 
 impl Strength {
     /// As [`Augment`] reads it.
     fn show(&self, from: f32, strength: f32) -> String {
-        if self.from.is_some() { format!("{from}..{strength}") } else { strength.to_string() }
+        match &self.first {
+            Some(first) => format!("{from}{}{strength}", first.separator),
+            None => strength.to_string(),
+        }
     }
 
     fn shown_default(&self) -> String {
-        self.show(self.from.unwrap_or(self.default), self.default)
+        self.show(self.default_from(), self.number.default)
     }
+
+    fn default_from(&self) -> f32 {
+        self.first.as_ref().map_or(self.number.default, |first| first.number.default)
+    }
+
+    /// Units and ranges; two ends of a range have the same.
+    fn about(&self) -> String {
+        let other = self.first.as_ref().filter(|first| first.separator != RANGE);
+        let numbers = other.map(|first| &first.number).into_iter().chain([&self.number]);
+        numbers.map(|number| format!("; {}, {} to {}", number.unit, number.least, number.most)).collect()
+    }
+}
+
+impl Number {
+    /// Reads it from `text`, a part of `item`.
+    fn parse(&self, item: &str, text: &str) -> Result<f32> {
+        let what = format!("strength ({})", self.unit);
+        let value = in_range(item, text, &what, [self.least, self.most], self.default)?;
+        if self.is_whole && value.fract() != 0.0 {
+            return Err(usage(format!("`{item}`: the {what} must be a whole number")));
+        }
+        Ok(value)
+    }
+}
+
+/// A number of `item` that must be in a range.
+fn in_range(item: &str, text: &str, what: &str, [least, most]: [f32; 2], default: f32) -> Result<f32> {
+    let value = text.trim().parse::<f32>().ok().filter(|value| (least..=most).contains(value));
+    value.ok_or_else(|| {
+        usage(format!("`{item}`: the {what} must be from {least} to {most}; the default is {default}"))
+    })
 }
 
 const fn spec(kind: Kind, name: &'static str, about: &'static str, strength: Strength) -> Spec {
     Spec { kind, name, about, strength: Some(strength), probability: 1.0 }
 }
 
-const fn strength(default: f32, [least, most]: [f32; 2], unit: &'static str) -> Strength {
-    Strength { from: None, default, least, most, unit }
+const fn number(default: f32, [least, most]: [f32; 2], unit: &'static str) -> Number {
+    Number { default, least, most, unit, is_whole: false }
 }
 
+const fn whole(default: f32, range: [f32; 2], unit: &'static str) -> Number {
+    Number { is_whole: true, ..number(default, range, unit) }
+}
+
+const fn strength(default: f32, range: [f32; 2], unit: &'static str) -> Strength {
+    Strength { first: None, number: number(default, range, unit) }
+}
+
+const fn two(first: Number, separator: &'static str, number: Number) -> Strength {
+    Strength { first: Some(First { number: first, separator }), number }
+}
+
+/// Between the ends of a range.
+const RANGE: &str = "..";
+const SIZES: &str = "size of the photo, in crops";
 const FACTOR: &str = "most change";
 const ALPHA: &str = "Beta's parameters";
 
 /// Every kind, in the order of [`Kind`].
-pub(super) const KINDS: [Spec; 14] = [
+pub(super) const KINDS: [Spec; 16] = [
     Spec {
         kind: Kind::Flip,
         name: "flip",
@@ -111,16 +175,30 @@ pub(super) const KINDS: [Spec; 14] = [
             strength(0.33, [0.02, 1.0], "largest share of area"),
         )
     },
+    spec(
+        Kind::Scale,
+        "scale",
+        "the photo enlarged, a crop of it",
+        two(number(1.14, [1.0, 4.0], SIZES), RANGE, number(2.14, [1.0, 4.0], SIZES)),
+    ),
     Spec {
-        kind: Kind::Scale,
-        name: "scale",
-        about: "the photo enlarged, a crop of it",
-        strength: Some(Strength {
-            from: Some(1.14),
-            ..strength(2.14, [1.0, 4.0], "size of the photo, in crops")
-        }),
+        kind: Kind::Trivial,
+        name: "trivial-augment",
+        about: "TrivialAugment (wide): one operation of 14, at any magnitude",
+        strength: None,
         probability: 1.0,
     },
+    spec(
+        Kind::Rand,
+        "rand-augment",
+        "RandAugment: operations of the same 14, all at one magnitude",
+        two(
+            // The one that is left is TrivialAugment's.
+            whole(2.0, [1.0, (MAX_AUTO_STEPS - 1) as f32], "num_ops"),
+            "x",
+            whole(9.0, [0.0, (NUM_MAGNITUDE_BINS - 1) as f32], "magnitude"),
+        ),
+    ),
 ];
 
 /// Names for whole policies: what each stands for, and whether a sample gets one of it or all.
@@ -146,7 +224,7 @@ pub(super) enum Choice {
 /// A kind that is on.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Setting {
-    /// The lower of two strengths; `strength` itself where there is one.
+    /// The first of two strengths; `strength` itself where there is one.
     pub(super) from: f32,
     pub(super) strength: f32,
     pub(super) probability: f32,
@@ -190,11 +268,8 @@ impl Augment {
                 .strength
                 .as_ref()
                 .map_or(spec.name.to_string(), |s| format!("{}={}", spec.name, s.shown_default()));
-            let unit = spec
-                .strength
-                .as_ref()
-                .map_or(String::new(), |s| format!("; {}, {} to {}", s.unit, s.least, s.most));
-            text += &format!("  {name:<18} {}{unit}\n", spec.about);
+            let units = spec.strength.as_ref().map_or(String::new(), Strength::about);
+            text += &format!("  {name:<18} {}{units}\n", spec.about);
         }
         text + "\n`@P` after a name makes it happen with probability P: 0.5 for flip and erase, else 1 where none is given."
     }
@@ -232,47 +307,39 @@ impl Augment {
         let (name, strength) = rest.split_once('=').map_or((rest, None), |(name, s)| (name, Some(s)));
         let name = name.trim();
         let spec = KINDS.iter().find(|spec| spec.name == name).ok_or_else(|| unknown(name))?;
-        let (least, most, default, unit) = match &spec.strength {
-            Some(known) => (known.least, known.most, known.default, known.unit),
-            None if strength.is_some() => {
+        let (from, strength) = match (strength, &spec.strength) {
+            (None, None) => (0.0, 0.0),
+            (None, Some(known)) => (known.default_from(), known.number.default),
+            (Some(_), None) => {
                 return Err(usage(format!(
                     "`{item}`: {name} has no strength; set how often it happens with `{name}@0.5`"
                 )));
             }
-            None => (0.0, 0.0, 0.0, ""),
-        };
-        let number = |text: &str, what: &str, [least, most]: [f32; 2], default: f32| {
-            let value = text.trim().parse::<f32>().ok().filter(|value| (least..=most).contains(value));
-            value.ok_or_else(|| {
-                usage(format!(
-                    "`{item}`: the {what} must be from {least} to {most}; the default is {default}"
-                ))
-            })
-        };
-        let strength_of = |text: &str| number(text, &format!("strength ({unit})"), [least, most], default);
-        let of_two = spec.strength.as_ref().and_then(|known| known.from);
-        let (from, strength) = match (strength, of_two) {
-            (None, from) => (from.unwrap_or(default), default),
-            (Some(text), None) => strength_of(text).map(|strength| (strength, strength))?,
-            (Some(text), Some(from)) => {
-                let (low, high) = text.split_once("..").ok_or_else(|| {
-                    usage(format!("`{item}`: {name} takes two numbers, as in `{name}={from}..{default}`"))
+            (Some(text), Some(Strength { first: None, number })) => {
+                number.parse(item, text).map(|strength| (strength, strength))?
+            }
+            (
+                Some(text),
+                Some(known @ Strength { first: Some(First { number: first, separator }), number }),
+            ) => {
+                let (low, high) = text.split_once(separator).ok_or_else(|| {
+                    usage(format!(
+                        "`{item}`: {name} takes two numbers, as in `{name}={}`",
+                        known.shown_default()
+                    ))
                 })?;
-                let (low, high) = (strength_of(low)?, strength_of(high)?);
-                if low > high {
+                let (low, high) = (first.parse(item, low)?, number.parse(item, high)?);
+                if *separator == RANGE && low > high {
                     return Err(usage(format!("`{item}`: {low} is more than {high}; turn them round")));
                 }
                 (low, high)
             }
         };
-        let setting = Setting {
-            from,
-            strength,
-            probability: match probability {
-                Some(text) => number(text, "probability", [0.0, 1.0], spec.probability)?,
-                None => spec.probability,
-            },
+        let probability = match probability {
+            Some(text) => in_range(item, text, "probability", [0.0, 1.0], spec.probability)?,
+            None => spec.probability,
         };
+        let setting = Setting { from, strength, probability };
         self.settings[spec.kind as usize] = Some(setting);
         Ok(())
     }
@@ -357,6 +424,8 @@ mod tests {
             "paper,rotate=30,saturation",
             "modern,erase=0.2@0.1",
             "scale=1..1.5@0.5,flip",
+            "resized-crop,flip,trivial-augment",
+            "modern,rand-augment=3x12@0.5",
         ] {
             let augment = parse(text);
             assert_eq!(parse(&augment.to_string()), augment, "{text} as {augment}");
@@ -370,6 +439,8 @@ mod tests {
             ("erase=0.33@0.5,flip", "flip,erase"),
             ("scale=1.14..2.14", "scale"),
             ("scale=1.14..2", "scale=1.14..2"),
+            ("rand-augment=2x9,flip", "flip,rand-augment"),
+            (" rand-augment = 1 x 30 ", "rand-augment=1x30"),
             ("paper,crop=0.7", "paper,crop=0.7"),
             (
                 "flip@1,crop,shift,rotate,shear,brightness,contrast,drop",
@@ -409,6 +480,12 @@ mod tests {
             ("scale=2..1.5", ["2 is more than 1.5", "turn them round", ""]),
             ("scale=0.5..2", ["size of the photo", "from 1 to 4", ""]),
             ("mixup=0", ["Beta", "0.05 to 10", ""]),
+            ("trivialaugment", ["`trivialaugment`", "perhaps `trivial-augment`", ""]),
+            ("trivial-augment=9", ["no strength", "trivial-augment@0.5", ""]),
+            ("rand-augment=9", ["two numbers", "rand-augment=2x9", ""]),
+            ("rand-augment=9x2", ["num_ops", "from 1 to 8; the default is 2", ""]),
+            ("rand-augment=2x31", ["magnitude", "from 0 to 30; the default is 9", ""]),
+            ("rand-augment=2x8.5", ["`rand-augment=2x8.5`", "magnitude", "whole number"]),
         ] {
             let error = text.parse::<Augment>().unwrap_err();
             let message = error.to_string();

@@ -7,6 +7,7 @@ mod adam;
 mod adaptive_avg_pool;
 mod add;
 mod augment;
+mod auto_augment;
 mod avg_pool;
 mod batch_norm;
 mod bias;
@@ -55,6 +56,7 @@ operations! {
     adaptive_avg_pool: AdaptiveAvgPool, AdaptiveAvgPoolBwd, adaptive_avg_pool;
     add: Add, add;
     augment: AugmentFwd, augment;
+    auto_augment: AutoAugment, auto_augment;
     avg_pool: GlobalAvgPool, GlobalAvgPoolBwd, global_avg_pool;
     batch_norm: BatchNormBwd, BatchNormInference, BatchNormInferenceBwd, BatchNormTrain, BnConfig, batch_norm;
     bias: AddBias, AddBiasBwd, add_bias;

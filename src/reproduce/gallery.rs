@@ -1,6 +1,6 @@
 //! Figure 4: what augmentations make of a photo, as one picture.
 
-use crate::batch::Augment;
+use crate::batch::{Augment, Drawn};
 use crate::report::canvas::{Canvas, Color, TextSize};
 use crate::transform::{Image, Mix, Normalization, SampleParams};
 
@@ -53,7 +53,15 @@ struct Tile {
 }
 
 impl Tile {
-    fn new(caption: impl Into<String>, photo: Image<'_>, params: &SampleParams) -> Tile {
+    fn new(caption: impl Into<String>, photo: Image<'_>, drawn: &Drawn) -> Tile {
+        let Some(steps) = &drawn.steps else { return Tile::sampled(caption, photo, &drawn.params) };
+        let [mut bytes, mut spare] = [(); 2].map(|()| vec![[0; 3]; photo.pixels().len()]);
+        steps.run(&drawn.params, photo, &mut bytes, &mut spare);
+        let changed = Image::new(bytes.as_flattened(), photo.height(), photo.width());
+        Tile::sampled(caption, changed, &drawn.params.without_bytes())
+    }
+
+    fn sampled(caption: impl Into<String>, photo: Image<'_>, params: &SampleParams) -> Tile {
         let mut row = vec![[0.0; 3]; photo.width()];
         let mut pixels = Vec::with_capacity(photo.pixels().len() * 3);
         for y in 0..photo.height() {
@@ -65,7 +73,7 @@ impl Tile {
     }
 
     fn original(photo: Image<'_>) -> Tile {
-        Tile::new("original", photo, &SampleParams::NONE)
+        Tile::sampled("original", photo, &SampleParams::NONE)
     }
 }
 
@@ -74,8 +82,8 @@ fn figure_4(photo: Image<'_>, seed: u64) -> Vec<Tile> {
     let policy = |text: &str| text.parse::<Augment>().expect("the paper's policy and its names are known");
     let mut tiles = vec![Tile::original(photo)];
     for name in policy("paper").names() {
-        let params = policy(&format!("{name}@1")).draw(photo.width(), seed, 0, 0, || photo.mean_grey());
-        tiles.push(Tile::new(name, photo, &params));
+        let drawn = policy(&format!("{name}@1")).draw(photo.width(), seed, 0, 0, || photo.mean_grey());
+        tiles.push(Tile::new(name, photo, &drawn));
     }
     tiles
 }

@@ -7,7 +7,7 @@ use crate::device::Slot;
 use crate::error::Result;
 use crate::exec::Session;
 use crate::plan::Plan;
-use crate::transform::SampleParams;
+use crate::transform::{AutoSteps, SampleParams};
 
 /// The inputs of one plan, with room to gather the annotations of a batch.
 #[derive(Debug)]
@@ -16,6 +16,7 @@ pub struct Feed {
     pixels: Option<Slot>,
     rows: Option<Slot>,
     params: Option<Slot>,
+    steps: Option<Slot>,
     labels: Option<Slot>,
     partners: Option<Slot>,
     weights: Option<Slot>,
@@ -46,6 +47,7 @@ impl Feed {
             pixels,
             rows,
             params: slot(values::PARAMS),
+            steps: slot(values::STEPS),
             labels: slot(values::LABELS),
             partners: slot(values::PARTNERS),
             weights: slot(values::WEIGHTS),
@@ -75,6 +77,7 @@ impl Feed {
         write(session, &self.pixels, &batch.pixels)?;
         write(session, &self.rows, &batch.rows)?;
         write(session, &self.params, SampleParams::as_floats(&batch.params))?;
+        write(session, &self.steps, AutoSteps::as_floats(&batch.steps))?;
         write(session, &self.labels, &batch.labels)?;
         write(session, &self.partners, &batch.partner_labels)?;
         write(session, &self.weights, &batch.weights)?;

@@ -13,11 +13,11 @@ use crate::graph::{Graph, Init, Phase, Role, ValueId};
 use crate::models::{Inputs, Network, Objects, is_of_layer};
 use crate::ops::{
     Accumulate, Adam, AdamConfig, AugmentFwd, Clear, ClipNorm, Ema, Mix, Mode, Rasterise, Sgd, SgdConfig,
-    Targets, augment, cast, fill, rasterise, softmax_xent,
+    Targets, augment, auto_augment, cast, fill, rasterise, softmax_xent,
 };
 use crate::plan::{Program, plan};
 use crate::tensor::{DType, Shape};
-use crate::transform::{Normalization, SampleParams};
+use crate::transform::{AutoSteps, Normalization, SampleParams};
 
 /// Names of the values that the host writes and reads.
 pub mod values {
@@ -33,6 +33,8 @@ pub mod values {
     pub const ROWS: &str = "rows";
     /// What happens to each sample: [`crate::transform::SampleParams`].
     pub const PARAMS: &str = "params";
+    /// Operations on each sample's bytes: [`crate::transform::AutoSteps`].
+    pub const STEPS: &str = "steps";
     /// Corners of the polygons of a batch.
     pub const POINTS: &str = "points";
     /// Their objects: sample, class, first point, number of points.
@@ -129,6 +131,8 @@ pub struct StepConfig {
     pub largest_annotation: Capacity,
     /// Training images are mixed in pairs.
     pub mixes: bool,
+    /// Training images get operations on their bytes, where the device prepares them.
+    pub has_steps: bool,
     /// Run the fused graph; the textbook graph otherwise.
     pub fuse: bool,
     /// Seed of the initial values and of random numbers within a step.
@@ -175,6 +179,7 @@ impl StepConfig {
             normalization: Normalization::default(),
             largest_annotation: Capacity { points: 1, objects: 1 },
             mixes: false,
+            has_steps: false,
             fuse: true,
             seed: 0,
             keep_inputs: false,
@@ -358,9 +363,13 @@ pub(crate) fn inputs(graph: &mut Graph, config: &StepConfig, mode: Mode) -> Resu
     };
     let images = match (pixels, params) {
         (Some(pixels), Some(params)) => {
-            let rows = graph.input(values::ROWS, [batch_size], DType::I32);
+            let mut operands = [pixels, graph.input(values::ROWS, [batch_size], DType::I32), params];
+            if mode == Mode::Train && config.has_steps {
+                let steps = graph.input(values::STEPS, [batch_size, AutoSteps::NUM_ELEMS], DType::F32);
+                operands = auto_augment(graph, "photos", operands, steps)?;
+            }
             let op = AugmentFwd { normalization: config.normalization, dtype };
-            augment(graph, values::IMAGES, [pixels, rows, params], op)?
+            augment(graph, values::IMAGES, operands, op)?
         }
         _ => {
             let images = graph.input(values::IMAGES, Shape::new(&images_of(batch_size)), DType::F32);

@@ -354,6 +354,7 @@ impl TrainConfig {
             normalization: self.normalization(),
             largest_annotation: facts.largest_annotation,
             mixes: self.augment.mixes(),
+            has_steps: self.augment.has_steps(),
             fuse: self.fuse,
             seed: self.seed,
             keep_inputs: false,

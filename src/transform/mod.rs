@@ -4,9 +4,11 @@
 //! from output pixel to source pixel, so that an image is resampled once however much happens to it: one bilinear
 //! sample, everything outside the image black. Colour is one matrix, noise a function of the pixel's number, and a box is
 //! erased last.
+//! Where operations on bytes come between, [`AutoSteps`] says which.
 //! What may happen to a sample is decided elsewhere (`batch::augment`); the kernel `augment` computes the same.
 
 mod affine;
+mod auto;
 mod colour;
 mod image;
 mod mix;
@@ -17,6 +19,7 @@ mod pixel_box;
 use bytemuck::{Pod, Zeroable};
 
 pub use affine::Affine;
+pub use auto::{AutoOp, AutoStep, AutoSteps, MAX_AUTO_STEPS};
 pub use colour::Colour;
 pub use image::Image;
 pub use mix::Mix;

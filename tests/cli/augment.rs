@@ -51,6 +51,11 @@ fn a_policy_is_shown_in_several_draws() {
     let (modern, none) = (picture(&program, "modern.png"), picture(&program, "none.png"));
     assert_eq!(modern.dimensions(), none.dimensions());
     assert_ne!(modern, none);
+    program.succeeds("augment --image photo.png --output trivial.png --augment trivial-augment");
+    program
+        .succeeds("augment --image photo.png --output rand.png --augment trivial-augment,rand-augment=3x20");
+    assert_ne!(picture(&program, "trivial.png"), none);
+    assert_ne!(picture(&program, "trivial.png"), picture(&program, "rand.png"));
 }
 
 #[test]

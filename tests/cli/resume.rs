@@ -18,7 +18,7 @@ const RUN: &str = "train --data-dir scenes --img-size 32 --batch-size 5 --limit-
 const RICH_FLAGS: &str = "--opt adamw --clip-grad 1 --grad-accum-steps 3 --model-ema --model-ema-decay 0.9";
 /// Epochs that cut the stream of passes over eight batches at other places, and batches that are mixed.
 const STREAM_RUN: &str = "train --data-dir scenes --img-size 32 --batch-size 5 --limit-train 40 --epochs 3 --lr 0.01 \
-                          --augment modern --steps-per-epoch 5 --backbone-lr-scale 0.5 --recovery-interval 3 \
+                          --augment modern,trivial-augment,rand-augment --steps-per-epoch 5 --backbone-lr-scale 0.5 --recovery-interval 3 \
                           --log-interval 1 --seed 5";
 const FILES: [&str; 2] = ["last.safetensors", "best.safetensors"];
 

@@ -14,7 +14,7 @@ const SMALL: &str = "train --data-dir scenes --model resnet9 --img-size 16 --bat
 
 /// Everything a state can hold and a device can be asked for.
 const RICH: &str = "--precision bf16 --opt adamw --clip-grad 1 --grad-accum-steps 2 --model-ema --model-ema-decay 0.9 \
-                    --augment modern --recovery-interval 1";
+                    --augment modern,rand-augment=3x12 --recovery-interval 1";
 
 /// Runs `call` on the software GPU to a successful end at which nothing is objected to; what it printed.
 #[track_caller]

@@ -9,7 +9,7 @@ use crate::program::Program;
 fn no_step_waits_for_the_step_before() {
     let Some(gpu) = software_gpu() else { return };
     let program = Program::with_scenes();
-    for flags in ["", "--grad-accum-steps 2 --augment modern"] {
+    for flags in ["", "--grad-accum-steps 2 --augment modern,trivial-augment"] {
         let [few, many] = [4, 9].map(|steps| {
             let call = format!(
                 "train --data-dir scenes --model resnet9 --img-size 16 --batch-size 2 --limit-val 2 --lr 0.001 \
