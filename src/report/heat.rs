@@ -15,6 +15,9 @@ const COLORS: [[f32; 3]; 5] = [
 /// How much of the photo is left where the value is 0, and where it is 1.
 const PHOTO_SHARE: (f32, f32) = (0.6, 0.5);
 
+/// What the least and the most mean on a map of the evidence for a category.
+pub const EVIDENCE: [&str; 2] = ["nothing, or against it", "the most"];
+
 /// The square photo `pixels` (HWC u8, `size` pixels a side) under the map `values` (0..=1, row by row of `columns`), which
 /// is stretched over it.
 ///
@@ -44,6 +47,14 @@ pub fn heat_scale(low: &str, high: &str) -> Markup {
     html! {
         p.scale { (low) " " i style={ "background:linear-gradient(90deg," (colors) ")" } {} " " (high) }
     }
+}
+
+/// The colours of a heat map from low to high, HWC u8, `width` by `height` pixels.
+pub(super) fn heat_strip(width: u32, height: u32) -> Vec<u8> {
+    let last = width.saturating_sub(1).max(1) as f32;
+    let row: Vec<u8> =
+        (0..width).flat_map(|x| color_of(x as f32 / last).map(|channel| channel.round() as u8)).collect();
+    row.repeat(height as usize)
 }
 
 fn color_of(value: f32) -> [f32; 3] {

@@ -17,7 +17,7 @@ mod ticks;
 
 pub use budget::Budget;
 pub use confusion::Confusion;
-pub use heat::{heat_map, heat_scale};
+pub use heat::{EVIDENCE, heat_map, heat_scale};
 pub use page::{Body, Figure, Page, Section, Tile};
 pub use plot::{Chart, MAX_LINES, Series, YAxis};
 pub use sheet::{PhotoTile, sheet};

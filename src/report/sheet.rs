@@ -1,6 +1,7 @@
 //! A sheet of photos, each with a title and bars below it.
 
 use super::canvas::{Canvas, Color, TextSize};
+use super::heat::heat_strip;
 
 const PAPER: Color = [255; 3];
 const INK: Color = [28, 30, 33];
@@ -14,6 +15,9 @@ const LINE: u32 = 20;
 /// A bar with its label above it.
 const BAR_ROW: u32 = 28;
 const BAR_HEIGHT: u32 = 5;
+/// What the colours of a heat map stand for.
+const SCALE_WIDTH: u32 = 128;
+const SCALE_HEIGHT: u32 = 9;
 const MAX_COLUMNS: usize = 4;
 /// Tiles are at least so wide, for the names.
 const MIN_TILE_WIDTH: u32 = 256;
@@ -27,6 +31,8 @@ pub struct PhotoTile {
     pub title: String,
     /// A softer line below the title; may be empty.
     pub note: String,
+    /// What the colours of a heat map among the pictures stand for, from low to high.
+    pub scale: Option<[&'static str; 2]>,
     /// Names with shares in 0..=1, one below the other.
     pub bars: Vec<(String, f32)>,
 }
@@ -41,7 +47,9 @@ pub fn sheet(tiles: &[PhotoTile], picture_size: usize) -> Canvas {
     let (pictures, bars) = (most(|tile| tile.pictures.len()), most(|tile| tile.bars.len()));
     let side = picture_size as u32;
     let tile_width = (pictures * (side + GAP) - GAP).max(MIN_TILE_WIDTH);
-    let text_height = LINE * (1 + most(|tile| usize::from(!tile.note.is_empty())));
+    let text_height = LINE
+        * (1 + most(|tile| usize::from(!tile.note.is_empty()))
+            + most(|tile| usize::from(tile.scale.is_some())));
     let tile_height = side + GAP + text_height + bars * BAR_ROW;
     let columns = (tiles.len() as f64).sqrt().ceil().min(MAX_COLUMNS as f64) as u32;
     let rows = (tiles.len() as u32).div_ceil(columns);
@@ -70,6 +78,14 @@ fn draw_tile(
     let below = top + side + GAP;
     canvas.text(point(left, below), &shortened(&tile.title, width), TextSize::Large, INK);
     canvas.text(point(left, below + LINE), &shortened(&tile.note, width), TextSize::Large, SOFT);
+    if let Some([low, high]) = tile.scale {
+        let line = top + side + GAP + LINE * (1 + u32::from(!tile.note.is_empty()));
+        let strip = left + TextSize::Large.width(low) + GAP;
+        canvas.text(point(left, line), low, TextSize::Large, SOFT);
+        let middle = line + (TextSize::Large.height() - SCALE_HEIGHT) / 2;
+        canvas.image(point(strip, middle), &heat_strip(SCALE_WIDTH, SCALE_HEIGHT), SCALE_WIDTH as usize, 1);
+        canvas.text(point(strip + SCALE_WIDTH + GAP, line), high, TextSize::Large, SOFT);
+    }
     for (index, (label, share)) in (0..).zip(&tile.bars) {
         let row = below + text_height + index * BAR_ROW;
         let percent = format!("{:.1} %", 100.0 * share);
@@ -130,6 +146,18 @@ mod tests {
         let (width, height) = sheet(&vec![tile; 17], 300).size();
         assert_eq!(width, MARGIN + 4 * (2 * 300 + GAP + MARGIN));
         assert_eq!(height, MARGIN + 5 * (300 + GAP + LINE + MARGIN));
+    }
+
+    #[test]
+    fn a_scale_stands_below_its_heat_map() {
+        let pictures = vec![vec![255; 64 * 64 * 3]; 2];
+        let tile = PhotoTile { pictures, scale: Some(["low", "high"]), ..PhotoTile::default() };
+        let image = decoded(&sheet(&[tile], 64));
+        let rows = image.rows().filter(|row| {
+            let row: Vec<u8> = row.clone().flat_map(|pixel| pixel.0).collect();
+            row.windows(3 * SCALE_WIDTH as usize).any(|part| part == heat_strip(SCALE_WIDTH, 1))
+        });
+        assert_eq!(rows.count() as u32, SCALE_HEIGHT);
     }
 
     #[test]

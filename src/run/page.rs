@@ -2,7 +2,7 @@
 //! can be made again at any time.
 
 use crate::report::{
-    Align, Body, Budget, Chart, Confusion, Figure, Page, Section, Series, Table, Tile, YAxis,
+    Align, Body, Budget, Chart, Confusion, EVIDENCE, Figure, Page, Section, Series, Table, Tile, YAxis,
 };
 use crate::run::metrics::{Epoch, Records, Run, Step};
 use crate::run::run_dir::Env;
@@ -156,7 +156,7 @@ impl RunPage<'_> {
         Body::Heats {
             figures: judged.filter_map(JudgedPhoto::photo_and_heat).collect(),
             note,
-            ends: ["nothing, or against it".into(), "the most".into()],
+            ends: EVIDENCE.map(String::from),
         }
     }
 

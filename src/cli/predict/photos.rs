@@ -16,7 +16,7 @@ use crate::infer::grad_cam::Explainer;
 use crate::infer::model_file::ModelFile;
 use crate::infer::predictor::{BATCH_SIZE, Photo, Predictor, Prepare};
 use crate::progress::Progress;
-use crate::report::{PhotoTile, heat_map, sheet};
+use crate::report::{EVIDENCE, PhotoTile, heat_map, sheet};
 use crate::show::{show_path, tell};
 use crate::step::scores;
 
@@ -223,6 +223,7 @@ fn draw(
                 pictures: vec![pixels, heat],
                 title: format!("{name} {share:.1} %"),
                 note: show_path(photo),
+                scale: Some(EVIDENCE),
                 bars: vec![],
             })
         };
