@@ -28,7 +28,7 @@ const fn kind(name: &'static str, flags: &'static str) -> Kind {
 }
 
 /// Every state that training can have, and everything that is kept next to it; those that other tests kill come last.
-pub const KINDS: [Kind; 13] = [
+pub const KINDS: [Kind; 15] = [
     kind("plain", "--model resnet9 --epochs 2"),
     Kind {
         name: "packs removed",
@@ -48,6 +48,11 @@ pub const KINDS: [Kind; 13] = [
     ),
     kind("stream, clipping", "--model resnet9 --epochs 3 --steps-per-epoch 5 --clip-grad 1"),
     kind("growing images", "--model resnet9 --epochs 3 --grow-from 8 --grow-step 4"),
+    kind(
+        "weights only",
+        "--model resnet9 --epochs 4 --checkpoint-interval 2 --checkpoint-hist 1 --weights-only",
+    ),
+    kind("operations on bytes", "--model resnet9 --epochs 2 --augment flip,trivial-augment,rand-augment"),
     kind("erase, scale", "--model resnet9 --epochs 2 --augment flip,scale,rotate=20,erase"),
 ];
 
