@@ -1,7 +1,7 @@
 //! What the host writes before a step: the parts of a batch that the planned graph takes.
 
 use super::values;
-use crate::batch::Batch;
+use crate::batch::{Batch, BatchContents};
 use crate::data::annotations::Annotations;
 use crate::device::Slot;
 use crate::error::Result;
@@ -53,6 +53,15 @@ impl Feed {
             weights: slot(values::WEIGHTS),
             polygons,
             presence: slot(values::PRESENCE).map(|slot| (slot, vec![0.0; slot.shape.num_elems()])),
+        }
+    }
+
+    /// What batches have to carry.
+    pub fn contents(&self) -> BatchContents {
+        match (&self.images, &self.pixels) {
+            (Some(_), _) => BatchContents::Images,
+            (None, Some(_)) => BatchContents::Pixels,
+            (None, None) => BatchContents::Indices,
         }
     }
 

@@ -9,7 +9,7 @@ use serde_json::json;
 use super::evaluate::{Evaluation, Evaluator};
 use super::feed::Feed;
 use super::weights::{self, Weights};
-use super::{EVAL, PixelSource, SMALLER, StepConfig, TRAIN, Trained, hyper_parameters, program, values};
+use super::{EVAL, SMALLER, StepConfig, TRAIN, Trained, hyper_parameters, program, values};
 use crate::batch::{Batch, BatchContents, LoaderOptions};
 use crate::data::annotations::SplitAnnotations;
 use crate::data::pack::Pack;
@@ -161,11 +161,7 @@ impl Training {
 
     /// What the batches of the next step have to carry.
     pub fn batch_contents(&self) -> BatchContents {
-        match self.config.pixels {
-            PixelSource::Resident { .. } if self.current > 0 => PixelSource::Batch,
-            source => source,
-        }
-        .contents()
+        self.io().feed.contents()
     }
 
     fn io(&self) -> &StepIo {

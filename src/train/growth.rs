@@ -30,8 +30,7 @@ impl Growth {
 
     /// The epochs of a run of `num_epochs` that are before the first with full images, if each size has equally many.
     pub fn equal_share(&self, num_epochs: u64) -> u64 {
-        let smaller = self.smaller_sizes().len() as u64;
-        num_epochs * smaller / (smaller + 1)
+        num_epochs * self.num_smaller() / (self.num_smaller() + 1)
     }
 
     /// The size of the training images of `epoch`, counted from 0.
@@ -39,8 +38,11 @@ impl Growth {
         if epoch >= self.epochs {
             return self.to;
         }
-        let sizes = self.to.saturating_sub(self.from).div_ceil(self.step) as u64;
-        self.from + (epoch * sizes / self.epochs) as usize * self.step
+        self.from + (epoch * self.num_smaller() / self.epochs) as usize * self.step
+    }
+
+    fn num_smaller(&self) -> u64 {
+        self.to.saturating_sub(self.from).div_ceil(self.step) as u64
     }
 }
 

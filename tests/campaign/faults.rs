@@ -2,12 +2,10 @@
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
-use std::thread;
-use std::time::Instant;
 
 use residuum::rng::{Stream, Use};
 
@@ -249,14 +247,19 @@ fn happen(fault: Fault, program: &Program, random: &mut Stream) -> Result<bool, 
             let run = begun(program, random);
             let (command, rest) = call.split_once(' ').unwrap();
             let call = format!("{command} --run {} {rest}", run.display());
-            let start = Instant::now();
             program.succeeds(&call);
-            let duration = start.elapsed();
             let whole = fs::read(program.path(name)).unwrap();
             for _ in 0..4 {
                 let mut child =
                     program.command(&call).stderr(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
-                thread::sleep(duration.mul_f32(random.uniform()));
+                // As soon as a file changes, and without a pause, which would be longer than the writing.
+                let files = || {
+                    let written =
+                        [name, &format!("{name}.tmp")].map(|file| fs::metadata(program.path(file)).ok());
+                    written.map(|file| file.map(|file| (file.ino(), file.len())))
+                };
+                let before = files();
+                while files() == before && child.try_wait().unwrap().is_none() {}
                 child.kill().unwrap();
                 child.wait().unwrap();
                 if fs::read(program.path(name)).unwrap() != whole {

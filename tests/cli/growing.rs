@@ -84,6 +84,8 @@ fn a_device_that_holds_the_photos_takes_smaller_ones_batch_by_batch() {
     program.succeeds(&format!("{call} --device cpu --output cpu"));
     let [simt, cpu] = ["simt", "cpu"].map(|name| losses(&program, &program.only_run(name)));
     assert_eq!(simt.len(), 2);
+    let events = program.records(&program.only_run("simt")).events;
+    assert!(events.iter().any(|event| event.message.contains("images of 8 x 8")), "{events:?}");
     // A batch norm over two photos makes much of the rounding of the first update.
     for (step, tolerance) in [1e-4, 2e-3].into_iter().enumerate() {
         assert!((simt[step] - cpu[step]).abs() < tolerance, "step {step}: {} and {}", simt[step], cpu[step]);

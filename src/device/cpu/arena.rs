@@ -124,4 +124,26 @@ mod tests {
             assert!(unsafe { arena.slice::<f32>(&slot) }.iter().all(|elem| elem.to_bits() == 0));
         }
     }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn the_system_is_asked_for_huge_pages() {
+        use std::fs;
+        if !fs::exists("/sys/kernel/mm/transparent_hugepage").unwrap() {
+            println!("skipped: this system has no huge pages");
+            return;
+        }
+        let arena = Arena::new(8 * HUGE_PAGE_BYTES).unwrap();
+        let start = arena.start.as_ptr().addr();
+        // Of each mapping a line with its addresses, then lines of what is known of it.
+        let maps = fs::read_to_string("/proc/self/smaps").unwrap();
+        let range_of = |line: &str| {
+            let (first, last) = line.split_once(' ')?.0.split_once('-')?;
+            Some(usize::from_str_radix(first, 16).ok()?..usize::from_str_radix(last, 16).ok()?)
+        };
+        let mut lines =
+            maps.lines().skip_while(|line| !range_of(line).is_some_and(|range| range.contains(&start)));
+        let flags = lines.find(|line| line.starts_with("VmFlags:")).expect("a mapping holds the arena");
+        assert!(flags.split(' ').any(|flag| flag == "hg"), "{flags}");
+    }
 }
