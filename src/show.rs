@@ -21,6 +21,15 @@ pub(crate) fn show_count(count: usize) -> String {
     HumanCount(count as u64).to_string()
 }
 
+/// Images a second: `84.6` or, where tenths say nothing, `35,621`
+pub(crate) fn show_rate(images_per_second: f64) -> String {
+    if images_per_second < 999.95 {
+        format!("{images_per_second:.1}")
+    } else {
+        show_count(images_per_second.round() as usize)
+    }
+}
+
 /// `1.50 GiB`
 pub(crate) fn show_bytes(bytes: usize) -> String {
     format!("{:.2}", ByteSize(bytes as u64))
@@ -75,6 +84,12 @@ fn escaped(text: &str, max_bytes: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn rates_have_tenths_until_they_say_nothing() {
+        let shown = [84.62, 999.94, 999.95, 35_621.08].map(show_rate);
+        assert_eq!(shown, ["84.6", "999.9", "1,000", "35,621"]);
+    }
 
     #[test]
     fn text_of_others_neither_controls_the_terminal_nor_fills_it() {

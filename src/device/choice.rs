@@ -54,6 +54,18 @@ impl Device {
         }
     }
 
+    /// The device in words, as in `cpu (2 threads)` or `cuda:0 (NVIDIA H200)`.
+    pub fn describe(self) -> String {
+        match self {
+            Device::Cpu => format!("cpu ({} threads)", rayon::current_num_threads()),
+            Device::Cuda(ordinal) => match Driver::start().and_then(|driver| driver.gpu(ordinal)) {
+                Ok(gpu) => format!("{self} ({})", gpu.name),
+                Err(_) => self.to_string(),
+            },
+            Device::Simt => self.to_string(),
+        }
+    }
+
     /// Looks whether it is there.
     ///
     /// # Errors
@@ -171,6 +183,12 @@ mod tests {
             let error = wrong.parse::<DeviceChoice>().unwrap_err();
             assert_eq!(error.exit_code(), 2, "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_device_is_described_even_where_it_is_not_there() {
+        assert!(Device::Cpu.describe().starts_with("cpu ("));
+        assert_eq!(Device::Cuda(4096).describe(), "cuda:4096");
     }
 
     #[test]

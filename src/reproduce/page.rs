@@ -8,7 +8,7 @@ use crate::data::{self, OpenOptions, Split, decode_image};
 use crate::error::Result;
 use crate::report::{Align, Body, Cell, Chart, Figure, Page, Section, Series, Table, YAxis};
 use crate::run::metrics::Epoch;
-use crate::show::{show_count, show_seconds};
+use crate::show::{show_count, show_rate, show_seconds};
 use crate::transform::Image;
 
 /// Height and width of the photo of figure 4.
@@ -194,7 +194,7 @@ impl Results<'_> {
                 of_epochs(|done, _| {
                     done.config.steps_per_epoch.map_or(String::new(), |steps| show_count(steps as usize))
                 }),
-                of_epochs(|_, epoch| format!("{:.1}", epoch.img_s)),
+                of_epochs(|_, epoch| show_rate(epoch.img_s)),
             ]);
         }
         table

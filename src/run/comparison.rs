@@ -4,7 +4,7 @@ use crate::report::{Align, Body, Cell, Chart, MAX_LINES, Page, Section, Series, 
 use crate::run::metrics::{Epoch, Records};
 use crate::run::page::{Setting, best_epoch, percent};
 use crate::run::run_dir::Env;
-use crate::show::{show_count, show_seconds};
+use crate::show::{show_count, show_rate, show_seconds};
 
 /// Settings that say where a run lies, which differ in every run and decide nothing.
 const OF_PLACE: [&str; 2] = ["output", "experiment"];
@@ -96,7 +96,7 @@ fn results(runs: &[ComparedRun]) -> Table {
             of(last, |epoch| percent(epoch.eval_err1)).into(),
             of(last, |epoch| format!("{:.3}", epoch.eval_loss)).into(),
             show_seconds(seconds).into(),
-            last.map_or(String::new(), |_| format!("{:.1}", images / seconds)).into(),
+            last.map_or(String::new(), |_| show_rate(images / seconds)).into(),
             run.env.device.clone().into(),
         ]);
     }

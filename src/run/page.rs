@@ -6,7 +6,7 @@ use crate::report::{
 };
 use crate::run::metrics::{Epoch, Records, Run, Step};
 use crate::run::run_dir::Env;
-use crate::show::{show_bytes, show_count, show_seconds};
+use crate::show::{show_bytes, show_count, show_rate, show_seconds};
 
 /// Lines over steps have at most this number of points; each then stands for several steps, with their spread drawn behind
 /// it.
@@ -219,7 +219,7 @@ impl RunPage<'_> {
         if seconds > 0.0 {
             let images: f64 = epochs.iter().map(|epoch| epoch.img_s * epoch.train_seconds).sum();
             let waiting: f64 = epochs.iter().map(|epoch| epoch.data_wait_seconds).sum();
-            tile("Training speed", format!("{:.1} img/s", images / seconds), show_seconds(seconds));
+            tile("Training speed", format!("{} img/s", show_rate(images / seconds)), show_seconds(seconds));
             tile("Waiting for data", percent(100.0 * waiting / seconds), "of the training time".into());
         }
         tiles
@@ -291,7 +291,7 @@ impl RunPage<'_> {
                 percent(epoch.train_err1),
                 if epoch.lr == 0.0 { "0".to_string() } else { format!("{:.2e}", epoch.lr) },
                 show_seconds(epoch.train_seconds),
-                format!("{:.1}", epoch.img_s),
+                show_rate(epoch.img_s),
                 percent(100.0 * epoch.data_wait_seconds / epoch.train_seconds),
             ]);
         }

@@ -7,7 +7,7 @@ use super::schedule::{Schedule, Shape};
 use super::setting::OnResume;
 use super::signal::Signals;
 use super::source::Source;
-use crate::device::{Device, DeviceKind};
+use crate::device::Device;
 use crate::error::Result;
 use crate::graph::Role;
 use crate::models::Model;
@@ -20,6 +20,7 @@ use crate::step::{StepConfig, Training, pretrained};
 /// Settings, data and the network in training, with its initial values.
 pub(super) struct Prepared {
     pub(super) config: TrainConfig,
+    device: Device,
     pub(super) source: Source,
     pub(super) model: Model,
     pub(super) training: Training,
@@ -69,7 +70,17 @@ impl Prepared {
         let model = config.model(source.facts())?;
         let step = StepConfig { keep_results, ..config.step_of(&model, source.facts()) };
         let training = capacity::open(step, &source, device)?;
-        Ok(Prepared { config, source, model, training, schedule, growth, steps_per_epoch, total_steps })
+        Ok(Prepared {
+            config,
+            device,
+            source,
+            model,
+            training,
+            schedule,
+            growth,
+            steps_per_epoch,
+            total_steps,
+        })
     }
 
     /// Takes over the weights that the settings name, if they do, and says what of them.
@@ -123,11 +134,7 @@ impl Prepared {
             step: state.step,
             model: state.model.clone(),
             data: source.format.clone(),
-            device: match session.device() {
-                DeviceKind::Cpu => format!("cpu ({} threads)", rayon::current_num_threads()),
-                DeviceKind::Cuda => format!("cuda ({})", config.device),
-                DeviceKind::Simt => "simt".into(),
-            },
+            device: self.device.describe(),
             parameters: (parameter_bytes / size_of::<f32>()) as u64,
             train_images: source.train.len() as u64,
             val_images: source.val.len() as u64,

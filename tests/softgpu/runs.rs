@@ -89,6 +89,8 @@ fn either_of_two_gpus_gives_the_same_bits_and_a_third_is_an_error() {
     );
     let first = weights(&program, "first");
     assert!(weights(&program, "second") == first && weights(&program, "third") == first);
+    let env = std::fs::read_to_string(program.only_run("second").join("env.json")).unwrap();
+    assert!(env.contains("\"device\": \"cuda:1 ("), "{env}");
 
     let call = format!("{call} --device cuda:2");
     let (output, _) = gpu.output(&mut program.command(&call), &[]);
