@@ -5,8 +5,8 @@
 use std::time::Instant;
 
 use residuum::device::cpu::conv::{
-    Conv2dDims, conv2d_dgrad, conv2d_fprop, conv2d_wgrad, dgrad_workspace_elems, fprop_workspace_elems,
-    wgrad_workspace_elems,
+    Conv2dDims, Finish, conv2d_dgrad, conv2d_fprop, conv2d_wgrad, dgrad_workspace_elems,
+    fprop_workspace_elems, wgrad_workspace_elems,
 };
 use residuum::models::{Model, Options};
 use residuum::ops::Conv2dFprop;
@@ -84,7 +84,7 @@ fn time_passes(d: &Conv2dDims) -> [f64; 3] {
     let elems = [fprop_workspace_elems(d), dgrad_workspace_elems(d), wgrad_workspace_elems(d)];
     let workspace = aligned(elems.into_iter().max().unwrap_or(0), 0);
     [
-        least_time_s(|| conv2d_fprop(d, x, w, None, y, workspace)),
+        least_time_s(|| conv2d_fprop(d, x, w, Finish::None, y, workspace)),
         least_time_s(|| conv2d_dgrad(d, dy, w, false, dx, workspace)),
         least_time_s(|| conv2d_wgrad(d, x, dy, dw, workspace)),
     ]

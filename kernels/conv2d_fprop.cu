@@ -1,5 +1,6 @@
 // conv2d_fprop: y = cross-correlation of x with w, as implicit GEMM
-// Math      y[n,p,q,k] = sum_rsc x[n, p*stride_h-pad_h+r, q*stride_w-pad_w+s, c] * w[k,r,s,c]
+// Math      y[n,p,q,k] = sum_rsc x[n, p*stride_h-pad_h+r, q*stride_w-pad_w+s, c] * w[k,r,s,c]; in inference with the batch
+//           norm that follows, act((y - running_mean[k]) / sqrt(running_var[k] + eps) * gamma[k] + beta[k] [+ addend])
 // Layout    x NHWC, w KRSC, y NPQK, all f32 or all bf16; f32 accumulation
 // GEMM      gemm_m = N*P*Q, gemm_n = K, gemm_k = R*S*C
 // Mapping   conv2d_tap_gemm.cuh on CUDA cores, conv2d_tap_mma.cuh on tensor cores
@@ -8,7 +9,7 @@
 //           tile64x64: layers of few tiles
 // Requires  per row of VARIANTS in src/ops/conv2d/variants.rs; the rows without a tile take anything
 // Numerics  one ascending sum over gemm_k per output, no atomics, repeatable
-// Reference Conv2dFprop::cpu in src/ops/conv2d
+// Reference Conv2dFprop::cpu and Conv2dBatchNorm::cpu in src/ops/conv2d
 #include "conv2d_tap_gemm.cuh"
 #include "conv2d_tap_mma.cuh"
 

@@ -156,10 +156,11 @@ static __device__ __forceinline__ void multiply(const Buffer& rows, const Buffer
     }
 }
 
-template <class T>
+// Stores `finish(column of this thread, its sum, the addend)`.
+template <class T, class Finish>
 static __device__ __forceinline__ void write(const Conv2dArgs& a, const TapPlane& plane, int32_t row_first,
                                              int32_t num_rows, int32_t col_first,
-                                             const float (&acc)[kPerThread][kPerThread]) {
+                                             const float (&acc)[kPerThread][kPerThread], const Finish& finish) {
     const int64_t out_elems = static_cast<int64_t>(a.batch) * a.out_h * a.out_w * a.out_c;
     T* out = static_cast<T*>(a.out) + blockIdx.z * out_elems;
     const T* addend = static_cast<const T*>(a.addend);
@@ -171,7 +172,7 @@ static __device__ __forceinline__ void write(const Conv2dArgs& a, const TapPlane
             const int32_t col = col_first + j;
             if (col >= a.out_c) break;
             const float before = addend == nullptr ? 0.0f : static_cast<float>(addend[offset + col]);
-            out[offset + col] = static_cast<T>(before + acc[i][j]);
+            out[offset + col] = static_cast<T>(finish(j, acc[i][j], before));
         }
     }
 }
@@ -213,7 +214,9 @@ static __device__ void run(const Conv2dArgs& a) {
         multiply(source_tile[buffer], weight_tile[buffer], row, col, acc);
         buffer ^= 1;
     }
-    write<T>(a, plane, row_first + row, num_rows, col_first + col, acc);
+    finish_sums<kPass, kPerThread>(a, col_first + col, [&](const auto& finish) {
+        write<T>(a, plane, row_first + row, num_rows, col_first + col, acc, finish);
+    });
 }
 
 }  // namespace tap_gemm

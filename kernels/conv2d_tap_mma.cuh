@@ -9,7 +9,7 @@
 //           8 channels of the source, elements of the source in as many rows as the filter has and 8 more; below 2^30:
 //           pixels in either image, positions of gemm_k
 // Numerics  each output is one sum over gemm_k, 16 positions at a time in ascending order, rounded to bf16 once, after
-//           the addend; no atomics, repeatable
+//           batch norm and addend; no atomics, repeatable
 #pragma once
 
 #include "conv2d_taps.cuh"
@@ -152,9 +152,9 @@ struct Gather {
     }
 };
 
-// Rounds the results, eight neighbouring channels to a store. They pass through shared memory, because the lanes of a
-// fragment hold only two.
-template <class T>
+// Finishes and rounds the sums, eight neighbouring channels to a store. They pass through shared memory, because the lanes of
+// a fragment hold only two.
+template <class T, Pass kPass>
 static __device__ __forceinline__ void write(const Conv2dArgs& a, const TapPlane& plane, int32_t row_first,
                                              int32_t num_rows, int32_t col_first, const typename T::Acc& acc) {
     constexpr int kPitch = T::kCols + mma_tile::kResultPad;
@@ -166,21 +166,23 @@ static __device__ __forceinline__ void write(const Conv2dArgs& a, const TapPlane
     __syncthreads();
     const int chunk_col = static_cast<int>(threadIdx.x) % kChunks * kChunkElems;
     if (col_first + chunk_col >= a.out_c) return;
-    const bf16* addend = static_cast<const bf16*>(a.addend);
-    for (int row = static_cast<int>(threadIdx.x) / kChunks; row < T::kRows; row += T::kThreads / kChunks) {
-        if (row_first + row >= num_rows) return;
-        const int64_t to = out_offset(a, plane, row_first + row) + col_first + chunk_col;
-        const float* result = results + row * kPitch + chunk_col;
-        const Vec<float, 4> halves[2] = {load_vec<4>(result), load_vec<4>(result + 4)};
-        Vec<bf16, kChunkElems> before = {};
-        if (addend != nullptr) before = load_vec<kChunkElems>(addend + to);
-        Vec<bf16, kChunkElems> chunk;
+    finish_sums<kPass, kChunkElems>(a, col_first + chunk_col, [&](const auto& finish) {
+        const bf16* addend = static_cast<const bf16*>(a.addend);
+        for (int row = static_cast<int>(threadIdx.x) / kChunks; row < T::kRows; row += T::kThreads / kChunks) {
+            if (row_first + row >= num_rows) return;
+            const int64_t to = out_offset(a, plane, row_first + row) + col_first + chunk_col;
+            const float* result = results + row * kPitch + chunk_col;
+            const Vec<float, 4> halves[2] = {load_vec<4>(result), load_vec<4>(result + 4)};
+            Vec<bf16, kChunkElems> before = {};
+            if (addend != nullptr) before = load_vec<kChunkElems>(addend + to);
+            Vec<bf16, kChunkElems> chunk;
 #pragma unroll
-        for (int i = 0; i < kChunkElems; i++) {
-            chunk[i] = bf16(static_cast<float>(before[i]) + halves[i / 4][i % 4]);
+            for (int i = 0; i < kChunkElems; i++) {
+                chunk[i] = bf16(finish(i, halves[i / 4][i % 4], static_cast<float>(before[i])));
+            }
+            store_vec(static_cast<bf16*>(a.out) + to, chunk);
         }
-        store_vec(static_cast<bf16*>(a.out) + to, chunk);
-    }
+    });
 }
 
 template <class T, Pass kPass>
@@ -196,7 +198,7 @@ static __device__ __forceinline__ void run(const Conv2dArgs& a) {
     const int32_t num_k_tiles = ceil_div(plane.num_taps() * a.src_c, kDepth);
     mma_tile::multiply<T, typename SourceGather<T>::Lines, typename WeightGather<T, kPass>::Lines>(gather, num_k_tiles,
                                                                                                    acc);
-    write<T>(a, plane, row_first, num_rows, col_first, acc);
+    write<T, kPass>(a, plane, row_first, num_rows, col_first, acc);
 }
 
 }  // namespace tap_mma

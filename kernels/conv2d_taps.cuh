@@ -23,6 +23,36 @@ struct Conv2dArgs {
     int32_t stride_h, stride_w;
     int32_t pad_h, pad_w;
     int32_t k_per_split;  // gemm_k positions per blockIdx.z, whose results lie one after the other in out
+    // The batch norm that follows an fprop in inference, each of out_c channels; null for none.
+    const float* gamma;
+    const float* beta;
+    const float* running_mean;
+    const float* running_var;
+    float eps;
+    int32_t relu;  // of what the batch norm and the addend give
+};
+
+// The batch norm that follows an fprop, for kCount channels from `col`; channels behind the last repeat it.
+template <int kCount>
+struct ChannelNorm {
+    float mean[kCount], scale[kCount], beta[kCount];
+    bool relu;
+
+    __device__ __forceinline__ ChannelNorm(const Conv2dArgs& a, int32_t col) : relu(a.relu != 0) {
+#pragma unroll
+        for (int i = 0; i < kCount; i++) {
+            const int32_t channel = min(col + i, a.out_c - 1);
+            mean[i] = a.running_mean[channel];
+            scale[i] = a.gamma[channel] * (1.0f / sqrtf(a.running_var[channel] + a.eps));
+            beta[i] = a.beta[channel];
+        }
+    }
+
+    // As batch_norm_fwd.cu has it.
+    __device__ __forceinline__ float operator()(int i, float sum, float addend) const {
+        const float y = (sum - mean[i]) * scale[i] + beta[i] + addend;
+        return relu && y <= 0.0f ? 0.0f : y;
+    }
 };
 
 enum class Pass { kFprop, kDgrad };
@@ -56,6 +86,15 @@ struct TapPlane {
     // Whether the positions of the class are all positions, in order.
     __device__ __forceinline__ bool is_dense() const { return h.out_step == 1 && w.out_step == 1; }
 };
+
+// Calls `write(finish)` with what makes a result of a sum and the addend, in channels `col` to `col + kCount - 1`.
+template <Pass kPass, int kCount, class Write>
+static __device__ __forceinline__ void finish_sums(const Conv2dArgs& a, int32_t col, const Write& write) {
+    if constexpr (kPass == Pass::kFprop) {
+        if (a.gamma != nullptr) return write(ChannelNorm<kCount>(a, col));
+    }
+    write([](int, float sum, float addend) { return addend + sum; });
+}
 
 template <Pass kPass>
 static __device__ __forceinline__ TapPlane tap_plane(const Conv2dArgs& a, int32_t output_class) {

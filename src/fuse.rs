@@ -8,7 +8,8 @@ use std::sync::Arc;
 use crate::error::Result;
 use crate::graph::{Graph, Node, Op, Phase, Role, ValueId};
 use crate::ops::{
-    Add, BatchNormBwd, BatchNormInference, BatchNormTrain, Cast, CastTensors, Conv2dDgrad, Relu, ReluBwd,
+    Add, BatchNormBwd, BatchNormInference, BatchNormTrain, Cast, CastTensors, Conv2dBatchNorm, Conv2dDgrad,
+    Conv2dFprop, Relu, ReluBwd,
 };
 use crate::tensor::DType;
 
@@ -17,6 +18,9 @@ use crate::tensor::DType;
 pub enum Rewrite {
     /// Batch norm, then an optional residual add, then ReLU: one pass that normalises, adds and clips.
     BatchNormRelu,
+    /// Convolution, then a batch norm by running statistics with what [`Rewrite::BatchNormRelu`] merged into it: the convolution
+    /// normalises, adds and clips as it stores. What needs the sums, such as a gradient, keeps them apart.
+    ConvBatchNorm,
     /// ReLU backward, then batch norm backward: the mask is applied while the sums are taken, and the masked gradient is
     /// written only where the shortcut needs it.
     BatchNormReluBwd,
@@ -29,8 +33,13 @@ pub enum Rewrite {
 
 impl Rewrite {
     /// Every rewrite, in the order in which they run.
-    pub const ALL: [Rewrite; 4] =
-        [Rewrite::BatchNormRelu, Rewrite::BatchNormReluBwd, Rewrite::DgradSum, Rewrite::ParameterCasts];
+    pub const ALL: [Rewrite; 5] = [
+        Rewrite::BatchNormRelu,
+        Rewrite::ConvBatchNorm,
+        Rewrite::BatchNormReluBwd,
+        Rewrite::DgradSum,
+        Rewrite::ParameterCasts,
+    ];
 }
 
 /// The graph after `rewrites`.
@@ -43,6 +52,7 @@ pub fn fuse(graph: &Graph, rewrites: &[Rewrite]) -> Result<Graph> {
         let mut editor = Editor::new(&graph);
         match rewrite {
             Rewrite::BatchNormRelu => editor.batch_norm_relu(),
+            Rewrite::ConvBatchNorm => editor.conv_batch_norm(),
             Rewrite::BatchNormReluBwd => editor.batch_norm_relu_bwd(),
             Rewrite::DgradSum => editor.dgrad_sum(),
             Rewrite::ParameterCasts => editor.parameter_casts(&graph),
@@ -100,6 +110,24 @@ impl Editor {
                 }
                 break;
             }
+        }
+    }
+
+    fn conv_batch_norm(&mut self) {
+        for index in 0..self.nodes.len() {
+            let Some(norm) = self.nodes[index].clone() else { continue };
+            let Some(&norm_op) = norm.op_as::<BatchNormInference>() else { continue };
+            let Some(conv_index) = self.only_maker(norm.inputs[0]) else { continue };
+            let Some(conv) = self.nodes[conv_index].clone() else { continue };
+            let Some(&Conv2dFprop { window }) = conv.op_as() else { continue };
+            self.nodes[index] = Some(Node {
+                op: Arc::new(Conv2dBatchNorm { window, norm: norm_op }),
+                inputs: conv.inputs.into_iter().chain(norm.inputs.into_iter().skip(1)).collect(),
+                outputs: norm.outputs,
+                name: conv.name,
+                phase: norm.phase,
+            });
+            self.nodes[conv_index] = None;
         }
     }
 

@@ -51,6 +51,8 @@ fn every_rewrite_finds_all_its_places_in_a_residual_network() {
         assert_eq!(count(&all, "add_fwd"), 0, "{name}: residual adds and gradient sums are all taken in");
         let evaluation = fuse(&evaluation_graph(&step_config(name), "").unwrap(), &Rewrite::ALL).unwrap();
         assert_eq!(count(&evaluation, "relu_fwd") + count(&evaluation, "add_fwd"), 0, "{name}");
+        assert_eq!(count(&evaluation, "conv2d_batch_norm"), norms, "{name}");
+        assert_eq!(count(&evaluation, "batch_norm_inference_fwd"), 0, "{name}");
     }
 }
 

@@ -1,7 +1,7 @@
 //! The fully connected layer: y = x w^T + b. It runs on the convolution's engine and kernels, as a 1x1 convolution of
 //! 1x1 images. It computes in f32 whatever the type of the activations: the last layer is small.
 
-use crate::device::cpu::conv::{self, Conv2dDims};
+use crate::device::cpu::conv::{self, Conv2dDims, Finish};
 use crate::device::cpu::{CpuArgs, Real, vectorized};
 use crate::device::kernels::common::WARP_THREADS;
 use crate::device::kernels::conv2d_tap_gemm::{TILE, TILE_K};
@@ -137,9 +137,9 @@ impl Op for LinearFprop {
         let (rows, features) = extents(args.input_shape(0));
         let dims = dims(rows, features, args.output_shape(0).last());
         if args.input_dtype(0) == DType::F32 {
-            let bias = Some(args.input(2));
+            let finish = Finish::Bias(args.input(2));
             let (x, w, y) = (args.input(0), args.input(1), args.output(0));
-            return conv::conv2d_fprop(&dims, x, w, bias, y, args.workspace::<f32>());
+            return conv::conv2d_fprop(&dims, x, w, finish, y, args.workspace::<f32>());
         }
         fn run<T: Real>(dims: &Conv2dDims, args: &CpuArgs<'_>) {
             let (y, bias) = (args.output::<T>(0), args.input::<T>(2));
@@ -156,7 +156,8 @@ impl Op for LinearFprop {
         let dims = dims(rows, features, args.outputs[0].shape.last());
         let split = fprop_split(&dims);
         let parts = args.workspace();
-        let operands = Operands { src: args.input(0), weights: args.input(1), addend: 0, out: parts };
+        let operands =
+            Operands { src: args.input(0), weights: args.input(1), addend: 0, out: parts, norm: None };
         let grid = [num_tiles(dims.n, dims.k), 1, split.parts];
         let arguments = Conv2dArgs::fprop(&dims, operands, split.depth)?;
         kernels::LINEAR_FPROP_F32.launch(launcher, grid, &arguments)?;
@@ -213,8 +214,8 @@ impl Op for LinearDgrad {
         only_f32(self.name(), args.inputs[0].dtype)?;
         let (rows, classes) = extents(args.inputs[0].shape);
         let dims = dims(rows, args.outputs[0].shape.last(), classes);
-        let operands =
-            Operands { src: args.input(0), weights: args.input(1), addend: 0, out: args.output(0) };
+        let (src, weights, out) = (args.input(0), args.input(1), args.output(0));
+        let operands = Operands { src, weights, addend: 0, out, norm: None };
         let arguments = Conv2dArgs::dgrad(&dims, operands)?;
         kernels::LINEAR_DGRAD_F32.launch(launcher, [num_tiles(dims.n, dims.c), 1, 1], &arguments)
     }

@@ -63,7 +63,7 @@ operations! {
     cast: Cast, CastTensors, cast;
     clip: ClipNorm;
     concat: Concat, SliceChannels, concat;
-    conv2d: Conv2dConfig, Conv2dDgrad, Conv2dFprop, Conv2dWgrad, Window, conv2d, conv2d_with;
+    conv2d: Conv2dBatchNorm, Conv2dConfig, Conv2dDgrad, Conv2dFprop, Conv2dWgrad, Window, conv2d, conv2d_with;
     dropout: DRAWS, Dropout, dropout;
     ema: Ema;
     flatten: Flatten, FlattenBwd, flatten;

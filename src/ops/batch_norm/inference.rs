@@ -22,6 +22,23 @@ pub struct BatchNormInference {
     pub residual: bool,
 }
 
+impl BatchNormInference {
+    /// Normalises `y` by the operands from number `first` on: gamma, beta, mean, variance and, if there is one, the residual.
+    pub(in crate::ops) fn normalize_in_place<T: Real>(&self, args: &CpuArgs<'_>, first: usize, y: &mut [T]) {
+        let operand = |index| args.input::<T>(first + index);
+        let normalize = Normalize {
+            x: None,
+            residual: self.residual.then(|| operand(4)),
+            mean: operand(2),
+            spread: Spread::Var(operand(3), T::from_f64(f64::from(self.eps))),
+            gamma: operand(0),
+            beta: operand(1),
+            relu: self.relu,
+        };
+        normalize.write(Blocks::new(args.output_shape(0)), y);
+    }
+}
+
 impl Op for BatchNormInference {
     fn name(&self) -> &'static str {
         "batch_norm_inference_fwd"
@@ -58,16 +75,7 @@ impl Op for BatchNormInference {
 
     fn cpu(&self, args: &CpuArgs<'_>) {
         fn run<T: Real>(op: &BatchNormInference, args: &CpuArgs<'_>) {
-            let normalize = Normalize {
-                x: None,
-                residual: op.residual.then(|| args.input::<T>(5)),
-                mean: args.input::<T>(3),
-                spread: Spread::Var(args.input::<T>(4), T::from_f64(f64::from(op.eps))),
-                gamma: args.input::<T>(1),
-                beta: args.input::<T>(2),
-                relu: op.relu,
-            };
-            normalize.write(Blocks::new(args.input_shape(0)), args.output_over_input::<T>(0, 0));
+            op.normalize_in_place(args, 1, args.output_over_input::<T>(0, 0));
         }
         dispatch_real!(args.input_dtype(0), run(self, args));
     }

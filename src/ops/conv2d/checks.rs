@@ -1,14 +1,15 @@
 //! What convolutions are checked by: uses of the operations, and every kernel by itself.
 
-use super::launch::launch_variant;
+use super::launch::{Stored, launch_variant};
 use super::variants::{Pass, VARIANTS, Variant, wgrad_workspace_bytes};
-use super::{Conv2dDgrad, Conv2dFprop, Conv2dWgrad, Window, conv2d_with};
+use super::{Conv2dBatchNorm, Conv2dDgrad, Conv2dFprop, Conv2dWgrad, Window, conv2d_with};
 use crate::device::cpu::CpuArgs;
 use crate::device::cpu::conv::Conv2dDims;
 use crate::device::{DeviceKind, LaunchArgs, Launcher};
 use crate::error::Result;
-use crate::graph::{Cost, InPlace, InferResult, Op, ValueType};
-use crate::ops::checks::{Case, Checks, Draw, DrawTrial, MOST_MACS, Trial, input};
+use crate::graph::{Cost, Graph, InPlace, InferResult, Op, ValueId, ValueType};
+use crate::ops::batch_norm::BatchNormInference;
+use crate::ops::checks::{Case, Checks, Draw, DrawTrial, MOST_MACS, Trial, in_f32, input, state};
 
 /// What these operations are checked by.
 pub(in crate::ops) fn checks() -> Checks {
@@ -63,10 +64,13 @@ fn trial(draw: &mut Draw) -> Trial {
             continue;
         }
         let filter = [k, r, s, c];
+        let norm = draw_norm(draw);
         return Trial::new(format!("conv2d: {x:?}, filter {filter:?}, {window:?}"), move |graph| {
             let (image, dy) = (input(graph, "x", x), input(graph, "dy", [n, p, q, k]));
             let (w, sum) = (input(graph, "w", filter), input(graph, "sum", x));
             graph.apply("fprop", Conv2dFprop { window }, &[image, w])?;
+            let operands = norm_operands(graph, &[image, w], [n, p, q, k], norm);
+            graph.apply("fprop_norm", Conv2dBatchNorm { window, norm }, &operands)?;
             let dgrad = Conv2dDgrad { window, x: x.into(), accumulate: false };
             graph.apply("dgrad", dgrad, &[dy, w])?;
             graph.apply("dgrad_sum", Conv2dDgrad { accumulate: true, ..dgrad }, &[dy, w, sum])?;
@@ -75,6 +79,26 @@ fn trial(draw: &mut Draw) -> Trial {
         })
         .of_products();
     }
+}
+
+/// A batch norm that a convolution takes in.
+fn draw_norm(draw: &mut Draw) -> BatchNormInference {
+    BatchNormInference { eps: 1e-5, relu: draw.coin(), residual: draw.coin() }
+}
+
+/// The operands of a convolution and of the batch norm that it takes in.
+fn norm_operands(
+    graph: &mut Graph,
+    conv: &[ValueId],
+    y: [usize; 4],
+    norm: BatchNormInference,
+) -> Vec<ValueId> {
+    let channels = [y[3]];
+    let mut operands = conv.to_vec();
+    operands.extend(["gamma", "beta"].map(|name| in_f32(graph, name, channels)));
+    operands.extend(["running_mean", "running_var"].map(|name| state(graph, name, channels)));
+    operands.extend(norm.residual.then(|| input(graph, "residual", y)));
+    operands
 }
 
 /// One kernel on a problem that it takes, whichever the operation would choose: more than one tile each way now and then,
@@ -108,7 +132,7 @@ fn kernel_trial(variant: &'static Variant, draw: &mut Draw) -> Trial {
             continue;
         }
         let dims = window.dims(x, filter);
-        let accumulate = draw.coin();
+        let (accumulate, norm) = (draw.coin(), draw_norm(draw));
         if variant.macs(&dims) > most_macs {
             continue;
         }
@@ -118,8 +142,16 @@ fn kernel_trial(variant: &'static Variant, draw: &mut Draw) -> Trial {
             let y = [dims.n, dims.p(), dims.q(), dims.k];
             match variant.pass() {
                 Pass::Fprop => {
-                    let operands = [input(graph, "x", x), input(graph, "w", filter)];
-                    graph.apply(name, ByKernel { op: Conv2dFprop { window }, dims, variant }, &operands)
+                    let mut operands = vec![input(graph, "x", x), input(graph, "w", filter)];
+                    if !accumulate {
+                        let (op, stored) = (Conv2dFprop { window }, Stored::Sums);
+                        return graph
+                            .apply(name, ByKernel { op, stored, dims, variant }, &operands)
+                            .map(|_| ());
+                    }
+                    let op = Conv2dBatchNorm { window, norm };
+                    operands = norm_operands(graph, &operands, y, norm);
+                    graph.apply(name, ByKernel { op, stored: op.stored(), dims, variant }, &operands)
                 }
                 Pass::Dgrad => {
                     let op = Conv2dDgrad { window, x: x.into(), accumulate };
@@ -127,12 +159,12 @@ fn kernel_trial(variant: &'static Variant, draw: &mut Draw) -> Trial {
                     if accumulate {
                         operands.push(input(graph, "sum", x));
                     }
-                    graph.apply(name, ByKernel { op, dims, variant }, &operands)
+                    graph.apply(name, ByKernel { op, stored: Stored::Sums, dims, variant }, &operands)
                 }
                 Pass::Wgrad => {
                     let op = Conv2dWgrad { window, w: filter.into() };
                     let operands = [input(graph, "x", x), input(graph, "dy", y)];
-                    graph.apply(name, ByKernel { op, dims, variant }, &operands)
+                    graph.apply(name, ByKernel { op, stored: Stored::Sums, dims, variant }, &operands)
                 }
             }
             .map(|_| ())
@@ -146,6 +178,7 @@ fn kernel_trial(variant: &'static Variant, draw: &mut Draw) -> Trial {
 #[derive(Debug)]
 struct ByKernel<O> {
     op: O,
+    stored: Stored,
     dims: Conv2dDims,
     variant: &'static Variant,
 }
@@ -182,6 +215,6 @@ impl<O: Op> Op for ByKernel<O> {
     }
 
     fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
-        launch_variant(self.variant, &self.dims, args, launcher)
+        launch_variant(self.variant, &self.dims, self.stored, args, launcher)
     }
 }

@@ -7,7 +7,7 @@ use devices::{Watch, on_each_device};
 use half::bf16;
 use proptest::prelude::*;
 
-use super::launch::launch_variant;
+use super::launch::{Stored, launch_variant};
 use super::variants::{Pass, VARIANTS, Variant, wgrad_workspace_bytes};
 use crate::device::cpu::conv::{
     Conv2dDims, conv2d_dgrad_reference, conv2d_fprop_reference, conv2d_wgrad_reference,
@@ -86,7 +86,7 @@ fn computed(
     device
         .run((0, 0, 0), &mut |launcher| {
             launcher.bind(&args, &[]);
-            launch_variant(variant, dims, &args, launcher)
+            launch_variant(variant, dims, Stored::Sums, &args, launcher)
         })
         .unwrap();
     let mut bytes = vec![0; out.num_bytes()];

@@ -15,6 +15,46 @@ pub(crate) struct Operands {
     pub weights: u64,
     pub addend: u64,
     pub out: u64,
+    pub norm: Option<NormOperands>,
+}
+
+/// The batch norm that follows an fprop: addresses, and its settings.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct NormOperands {
+    gamma: u64,
+    beta: u64,
+    running_mean: u64,
+    running_var: u64,
+    eps: f32,
+    relu: bool,
+}
+
+/// What a convolution stores.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Stored {
+    /// Its sums, added to operand 2 where there is one.
+    Sums,
+    /// The batch norm of its sums by operands 2 to 5, added to operand 6 where there is one.
+    Normalized {
+        /// Added to the variance.
+        eps: f32,
+        /// Whether a ReLU follows.
+        relu: bool,
+    },
+}
+
+impl Stored {
+    fn operands(self, args: &LaunchArgs<'_>) -> Operands {
+        let (addend, norm) = match self {
+            Stored::Sums => (2, None),
+            Stored::Normalized { eps, relu } => {
+                let [gamma, beta, running_mean, running_var] = [2, 3, 4, 5].map(|index| args.input(index));
+                (6, Some(NormOperands { gamma, beta, running_mean, running_var, eps, relu }))
+            }
+        };
+        let (src, weights, out) = (args.input(0), args.input(1), args.output(0));
+        Operands { src, weights, addend: args.optional_input(addend), out, norm }
+    }
 }
 
 /// Positions that kernels count in an int32_t: tiles reach beyond the last, and taps beyond the border.
@@ -79,7 +119,8 @@ impl Conv2dArgs {
         k_per_split: usize,
     ) -> Result<Conv2dArgs> {
         checked(dims)?;
-        let Operands { src, weights, addend, out } = operands;
+        let Operands { src, weights, addend, out, norm } = operands;
+        let norm = norm.unwrap_or_default();
         Ok(Conv2dArgs {
             src,
             weights,
@@ -99,6 +140,12 @@ impl Conv2dArgs {
             pad_h: dims.pad_h as i32,
             pad_w: dims.pad_w as i32,
             k_per_split: k_per_split as i32,
+            gamma: norm.gamma,
+            beta: norm.beta,
+            running_mean: norm.running_mean,
+            running_var: norm.running_var,
+            eps: norm.eps,
+            relu: norm.relu.into(),
         })
     }
 }
@@ -129,34 +176,36 @@ impl Conv2dWgradArgs {
     }
 }
 
-/// Launches a pass: fprop (x, w) -> y, dgrad (dy, w [, sum]) -> dx, wgrad (x, dy) -> dw.
+/// Launches a pass: fprop (x, w [, batch norm]) -> y, dgrad (dy, w [, sum]) -> dx, wgrad (x, dy) -> dw.
 pub(super) fn launch(
     pass: Pass,
     dims: &Conv2dDims,
+    stored: Stored,
     args: &LaunchArgs<'_>,
     launcher: &mut dyn Launcher,
 ) -> Result<()> {
-    launch_variant(choose(pass, args.inputs[0].dtype, dims)?, dims, args, launcher)
+    launch_variant(choose(pass, args.inputs[0].dtype, dims)?, dims, stored, args, launcher)
 }
 
 /// Launches a pass by a kernel that takes it.
 pub(super) fn launch_variant(
     variant: &Variant,
     dims: &Conv2dDims,
+    stored: Stored,
     args: &LaunchArgs<'_>,
     launcher: &mut dyn Launcher,
 ) -> Result<()> {
     let gemm = Gemm::new(variant.pass(), dims);
     let grid = [variant.num_tiles(&gemm), gemm.classes, 1];
-    let (first, second, out) = (args.input(0), args.input(1), args.output(0));
-    let operands = Operands { src: first, weights: second, addend: args.optional_input(2), out };
+    let operands = stored.operands(args);
     let (entry, arguments) = match variant.entry {
         PassEntry::Fprop(entry) => (entry, Conv2dArgs::fprop(dims, operands, gemm.depth)?),
         PassEntry::Dgrad(entry) => (entry, Conv2dArgs::dgrad(dims, operands)?),
         PassEntry::Wgrad(entry) => {
             let split = wgrad_split(variant, dims);
+            let Operands { src: x, weights: dy, out, .. } = operands;
             let parts = if split.parts == 1 { out } else { args.workspace() };
-            let arguments = Conv2dWgradArgs::new(dims, [first, second, parts], split)?;
+            let arguments = Conv2dWgradArgs::new(dims, [x, dy, parts], split)?;
             let grid = [variant.num_tiles(&gemm), split.parts, 1];
             entry.launch_with_shared(launcher, grid, variant.shared_bytes(), &arguments)?;
             return if split.parts == 1 { Ok(()) } else { add_parts(dims, [parts, out], split, launcher) };
@@ -203,7 +252,7 @@ mod tests {
         let variant = VARIANTS.iter().find(|variant| variant.kernel().name == kernel).unwrap();
         let slot = Slot { offset_bytes: 0, shape: Shape::from([1]), dtype: DType::F32 };
         let args = LaunchArgs { arena_address: 0, inputs: &[slot; 2], outputs: &[slot], workspace: slot };
-        launch_variant(variant, dims, &args, &mut Nowhere).map_err(|error| error.to_string())
+        launch_variant(variant, dims, Stored::Sums, &args, &mut Nowhere).map_err(|error| error.to_string())
     }
 
     #[test]

@@ -3,18 +3,21 @@
 //! Vocabulary: x is NHWC, w is KRSC, y is NPQK. `y[n,p,q,k] = sum_rsc x[n, p*stride_h-pad_h+r, q*stride_w-pad_w+s, c] *
 //! w[k,r,s,c]`. Convolutions here have no bias; batch norm follows them and would take it out again.
 
+mod batch_norm;
 mod checks;
 #[cfg(test)]
 mod kernel_tests;
 mod launch;
 mod variants;
 
+pub use batch_norm::Conv2dBatchNorm;
 pub(super) use checks::checks;
 pub(super) use launch::Operands;
+use launch::Stored;
 pub(super) use variants::Split;
 use variants::{Pass, choose, wgrad_workspace_bytes};
 
-use crate::device::cpu::conv::{self, Conv2dDims};
+use crate::device::cpu::conv::{self, Conv2dDims, Finish};
 use crate::device::cpu::{CpuArgs, Real};
 use crate::device::{DeviceKind, LaunchArgs, Launcher};
 use crate::error::Result;
@@ -211,7 +214,7 @@ impl Op for Conv2dFprop {
                 &dims,
                 args.input(0),
                 args.input(1),
-                None,
+                Finish::None,
                 args.output(0),
                 args.workspace::<f32>(),
             );
@@ -224,7 +227,7 @@ impl Op for Conv2dFprop {
 
     fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
         let dims = self.window.dims(args.inputs[0].shape.nhwc(), args.inputs[1].shape.nhwc());
-        launch::launch(Pass::Fprop, &dims, args, launcher)
+        launch::launch(Pass::Fprop, &dims, Stored::Sums, args, launcher)
     }
 }
 
@@ -287,7 +290,7 @@ impl Op for Conv2dDgrad {
 
     fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
         let dims = self.window.dims(self.x.nhwc(), args.inputs[1].shape.nhwc());
-        launch::launch(Pass::Dgrad, &dims, args, launcher)
+        launch::launch(Pass::Dgrad, &dims, Stored::Sums, args, launcher)
     }
 }
 
@@ -340,7 +343,7 @@ impl Op for Conv2dWgrad {
 
     fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
         let dims = self.window.dims(args.inputs[0].shape.nhwc(), self.w.nhwc());
-        launch::launch(Pass::Wgrad, &dims, args, launcher)
+        launch::launch(Pass::Wgrad, &dims, Stored::Sums, args, launcher)
     }
 }
 

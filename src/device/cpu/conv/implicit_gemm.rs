@@ -12,6 +12,7 @@ use pulp::{Arch, Simd, WithSimd};
 
 use super::Conv2dDims;
 use super::axis::Axis;
+use super::finish::{Finish, PanelNorm};
 use super::microkernel::{GatherTile, MAX_ROWS, PANEL, Start, TapRows, rows_per_tile};
 use super::pack::{Columns, Filters, pad_image, padded_elems};
 use super::parallel::{SharedMut, balanced_part, for_each_task};
@@ -34,6 +35,11 @@ pub fn fprop_workspace_elems(d: &Conv2dDims) -> usize {
     d.k.next_multiple_of(PANEL) * (d.r * d.s * d.c + 1) + run + padded
 }
 
+/// Elements of workspace [`conv2d_fprop`] needs to finish by a batch norm.
+pub fn fprop_norm_workspace_elems(d: &Conv2dDims) -> usize {
+    fprop_workspace_elems(d) + 2 * d.k.next_multiple_of(PANEL)
+}
+
 /// Elements of workspace [`conv2d_dgrad`] needs.
 pub fn dgrad_workspace_elems(d: &Conv2dDims) -> usize {
     d.c.next_multiple_of(PANEL) * d.r * d.s * d.k + d.k
@@ -45,10 +51,11 @@ pub(super) fn merges_taps(d: &Conv2dDims) -> bool {
     d.s > 1 && d.c < 16
 }
 
-/// y = cross-correlation of x with w, plus `bias` per output channel; y is overwritten.
+/// y = cross-correlation of x with w, finished as `finish` says; y is overwritten.
 ///
-/// x is NHWC, w KRSC, y NPQK. `workspace` holds at least [`fprop_workspace_elems`], of any content. Nothing is
-/// allocated; the result does not depend on the number of threads.
+/// x is NHWC, w KRSC, y NPQK. `workspace` holds at least [`fprop_workspace_elems`], with a batch norm
+/// [`fprop_norm_workspace_elems`], of any content. Nothing is allocated; the result does not depend on the number of
+/// threads, and has the bits of a batch norm that runs after the convolution.
 ///
 /// # Panics
 /// If a slice does not have the length `d` implies.
@@ -56,7 +63,7 @@ pub fn conv2d_fprop(
     d: &Conv2dDims,
     x: &[f32],
     w: &[f32],
-    bias: Option<&[f32]>,
+    finish: Finish<'_>,
     y: &mut [f32],
     workspace: &mut [f32],
 ) {
@@ -64,13 +71,22 @@ pub fn conv2d_fprop(
     let rows = Axis::fprop(d.h, d.p(), d.r, d.stride_h, d.pad_h);
     let cols = Axis::fprop(d.w, d.q(), d.s, d.stride_w, d.pad_w);
     let (panels, workspace) = workspace.split_at_mut(d.k.next_multiple_of(PANEL) * d.r * d.s * d.c);
-    let (bias_row, workspace) = workspace.split_at_mut(d.k.next_multiple_of(PANEL));
-    if let Some(bias) = bias {
-        assert_eq!(bias.len(), d.k, "bias of {d:?}");
-        bias_row[..d.k].copy_from_slice(bias);
-        bias_row[d.k..].fill(0.0);
+    let (row, mut workspace) = workspace.split_at_mut(d.k.next_multiple_of(PANEL));
+    let (mut start, mut norm) = (FirstRound::Zero, None);
+    match finish {
+        Finish::None => {}
+        Finish::Bias(bias) => {
+            assert_eq!(bias.len(), d.k, "bias of {d:?}");
+            row[..d.k].copy_from_slice(bias);
+            row[d.k..].fill(0.0);
+            start = FirstRound::Bias(row);
+        }
+        Finish::Norm(finish) => {
+            let (rows, rest) = workspace.split_at_mut(2 * row.len());
+            norm = Some(PanelNorm::new(d, &finish, row, rows));
+            workspace = rest;
+        }
     }
-    let start = if bias.is_some() { FirstRound::Bias(bias_row) } else { FirstRound::Zero };
     let filters = Filters { d, columns: Columns::Filters, w };
     let out = Output { elems: SharedMut::new(y), h: d.p(), w: d.q(), c: d.k };
     if merges_taps(d) {
@@ -82,12 +98,12 @@ pub fn conv2d_fprop(
         let cols = Axis { taps: 1, ..Axis::fprop(padded_w, d.q(), d.s, d.stride_w, 0) };
         zeros.fill(0.0);
         let input = Input { elems: padded, pixel_elems: d.c, run: d.s * d.c, zeros };
-        Gemm::new(rows, cols, input, filters, start, out).compute(panels);
+        Gemm { norm, ..Gemm::new(rows, cols, input, filters, start, out) }.compute(panels);
     } else {
         let zeros = &mut workspace[..d.c];
         zeros.fill(0.0);
         let input = Input { elems: x, pixel_elems: d.c, run: d.c, zeros };
-        Gemm::new(rows, cols, input, filters, start, out).compute(panels);
+        Gemm { norm, ..Gemm::new(rows, cols, input, filters, start, out) }.compute(panels);
     }
 }
 
@@ -163,6 +179,7 @@ struct Gemm<'a> {
     input: Input<'a>,
     filters: Filters<'a>,
     start: FirstRound<'a>,
+    norm: Option<PanelNorm<'a>>,
     out: Output,
     /// Whether consecutive pixels of a tile are of consecutive images instead of consecutive positions. Small
     /// maps want that: their tiles then skip the many taps that are padding at one position.
@@ -197,7 +214,20 @@ impl<'a> Gemm<'a> {
         let batch_inner = positions <= SMALL_MAP_PIXELS && n >= MAX_ROWS / 2 && rows.taps * cols.taps > 1;
         let segment_pixels = if batch_inner { n } else { n * positions };
         let tiles_per_segment = segment_pixels.div_ceil(rows_per_tile());
-        Gemm { n, rows, cols, input, filters, start, out, batch_inner, segment_pixels, tiles_per_segment }
+        let norm = None;
+        Gemm {
+            n,
+            rows,
+            cols,
+            input,
+            filters,
+            start,
+            norm,
+            out,
+            batch_inner,
+            segment_pixels,
+            tiles_per_segment,
+        }
     }
 
     /// Elements of one tap of one panel.
@@ -346,16 +376,25 @@ impl WithSimd for Task<'_> {
         let num_taps = gemm.rows.taps * gemm.cols.taps;
         for tile in self.tiles {
             let pixels = gemm.tile_pixels(tile);
-            for round in 0..num_taps.div_ceil(TAPS_PER_ROUND).max(1) {
+            let num_rounds = num_taps.div_ceil(TAPS_PER_ROUND).max(1);
+            for round in 0..num_rounds {
                 let first_tap = round * TAPS_PER_ROUND;
                 let taps = gemm.tap_rows(&pixels, first_tap..num_taps.min(first_tap + TAPS_PER_ROUND));
                 for (i, panel) in self.panels.clone().enumerate() {
                     let packed = &self.packed[i * gemm.panel_elems()..(i + 1) * gemm.panel_elems()];
-                    gemm.compute_tile(simd, &pixels, &taps, packed, panel * PANEL, round == 0);
+                    let part = Part { is_first: round == 0, is_last: round + 1 == num_rounds };
+                    gemm.compute_tile(simd, &pixels, &taps, packed, panel * PANEL, part);
                 }
             }
         }
     }
+}
+
+/// Which of the rounds of taps it is.
+#[derive(Clone, Copy)]
+struct Part {
+    is_first: bool,
+    is_last: bool,
 }
 
 impl Gemm<'_> {
@@ -368,11 +407,11 @@ impl Gemm<'_> {
         taps: &[TapRows],
         packed: &[f32],
         first_column: usize,
-        is_first_round: bool,
+        part: Part,
     ) {
         let width = PANEL.min(self.out.c - first_column);
         let start = match self.start {
-            _ if !is_first_round => Start::Output,
+            _ if !part.is_first => Start::Output,
             FirstRound::Zero => Start::Zero,
             FirstRound::Bias(bias) => Start::Row(bias[first_column..first_column + PANEL].as_ptr()),
             FirstRound::Accumulate => Start::Output,
@@ -398,6 +437,21 @@ impl Gemm<'_> {
         // elements for each tap, the bias slice a whole panel, and the output rows are PANEL columns of the output
         // that this task alone has, or rows of the buffer.
         unsafe { tile.run(simd, pixels.len()) };
+        if let Some(norm) = self.norm.as_ref().filter(|_| part.is_last) {
+            for (&out, pixel) in out.iter().zip(pixels) {
+                // SAFETY: as above, and nothing else holds the row.
+                let row = unsafe { &mut *out.cast::<[f32; PANEL]>() };
+                let mut padded = [0.0; PANEL];
+                let residual = norm.residual.map(|residual| {
+                    let from = &residual[pixel.out + first_column..][..width];
+                    from.first_chunk().unwrap_or_else(|| {
+                        padded[..width].copy_from_slice(from);
+                        &padded
+                    })
+                });
+                norm.finish(row, first_column, residual);
+            }
+        }
         if width < PANEL {
             for (i, pixel) in pixels.iter().enumerate() {
                 let to = pixel.out + first_column;

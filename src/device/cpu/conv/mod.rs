@@ -7,6 +7,7 @@
 
 mod axis;
 mod dims;
+mod finish;
 mod implicit_gemm;
 mod microkernel;
 mod pack;
@@ -17,6 +18,9 @@ mod tests;
 mod wgrad;
 
 pub use dims::Conv2dDims;
-pub use implicit_gemm::{conv2d_dgrad, conv2d_fprop, dgrad_workspace_elems, fprop_workspace_elems};
+pub use finish::{Finish, FinishNorm};
+pub use implicit_gemm::{
+    conv2d_dgrad, conv2d_fprop, dgrad_workspace_elems, fprop_norm_workspace_elems, fprop_workspace_elems,
+};
 pub use reference::{conv2d_dgrad_reference, conv2d_fprop_reference, conv2d_wgrad_reference};
 pub use wgrad::{conv2d_wgrad, wgrad_workspace_elems};

@@ -32,6 +32,28 @@ fn assert_close(pass: &str, d: &Conv2dDims, got: &[f32], want: &[f64], scale: &[
     }
 }
 
+/// Holds an fprop that is finished by a batch norm to the bits of the two apart.
+fn check_norm(d: &Conv2dDims, x: &[f32], w: &[f32]) {
+    let [gamma, beta, mean, shifted] = [5, 6, 7, 8].map(|sample| random(d.k, sample));
+    let var: Vec<f32> = shifted.iter().map(|v| v + 1.5).collect();
+    let (residual, eps) = (random(d.y_elems(), 9), 1e-5);
+    let mut sums = poisoned(d.y_elems());
+    conv2d_fprop(d, x, w, Finish::None, &mut sums, &mut poisoned(fprop_workspace_elems(d)));
+    for (relu, residual) in [(false, None), (true, None), (true, Some(&*residual))] {
+        let norm = FinishNorm { gamma: &gamma, beta: &beta, mean: &mean, var: &var, eps, residual, relu };
+        let mut y = poisoned(d.y_elems());
+        let mut workspace = poisoned(fprop_norm_workspace_elems(d));
+        conv2d_fprop(d, x, w, Finish::Norm(norm), &mut y, &mut workspace);
+        for (i, (&y, &sum)) in y.iter().zip(&sums).enumerate() {
+            let k = i % d.k;
+            let mut want = (sum - mean[k]) * (gamma[k] * (1.0 / (var[k] + eps).sqrt())) + beta[k];
+            want += residual.map_or(0.0, |residual| residual[i]);
+            let want = if relu && want <= 0.0 { 0.0 } else { want };
+            assert_eq!(y, want, "[{i}] of {d:?}, relu {relu}, residual {}", residual.is_some());
+        }
+    }
+}
+
 /// Holds all passes of one convolution to the reference.
 fn check(d: &Conv2dDims) {
     let (x, w, dy) = (random(d.x_elems(), 1), random(d.w_elems(), 2), random(d.y_elems(), 3));
@@ -44,16 +66,17 @@ fn check(d: &Conv2dDims) {
 
     let (mut want, scale) = reference(conv2d_fprop_reference, &x, &w, d.y_elems());
     let mut y = poisoned(d.y_elems());
-    conv2d_fprop(d, &x, &w, None, &mut y, &mut poisoned(fprop_workspace_elems(d)));
+    conv2d_fprop(d, &x, &w, Finish::None, &mut y, &mut poisoned(fprop_workspace_elems(d)));
     assert_close("fprop", d, &y, &want, &scale);
 
     let bias = random(d.k, 4);
     let mut y = poisoned(d.y_elems());
-    conv2d_fprop(d, &x, &w, Some(&bias), &mut y, &mut poisoned(fprop_workspace_elems(d)));
+    conv2d_fprop(d, &x, &w, Finish::Bias(&bias), &mut y, &mut poisoned(fprop_workspace_elems(d)));
     want.iter_mut().zip(bias.iter().cycle()).for_each(|(want, &bias)| *want += f64::from(bias));
     let with_bias: Vec<f64> =
         scale.iter().zip(bias.iter().cycle()).map(|(s, b)| s + f64::from(b.abs())).collect();
     assert_close("fprop with bias", d, &y, &want, &with_bias);
+    check_norm(d, &x, &w);
 
     let (mut want, mut scale) =
         reference(|d, dy, w, dx| conv2d_dgrad_reference(d, dy, w, false, dx), &dy, &w, d.x_elems());
@@ -179,7 +202,7 @@ fn results_have_the_same_bits_for_any_number_of_threads() {
         let (mut y, mut dx, mut dw) = (poisoned(d.y_elems()), poisoned(d.x_elems()), poisoned(d.w_elems()));
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a thread pool");
         pool.install(|| {
-            conv2d_fprop(d, &x, &w, None, &mut y, &mut poisoned(fprop_workspace_elems(d)));
+            conv2d_fprop(d, &x, &w, Finish::None, &mut y, &mut poisoned(fprop_workspace_elems(d)));
             conv2d_dgrad(d, &dy, &w, false, &mut dx, &mut poisoned(dgrad_workspace_elems(d)));
             conv2d_wgrad(d, &x, &dy, &mut dw, &mut poisoned(wgrad_workspace_elems(d)));
         });
