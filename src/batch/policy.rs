@@ -287,6 +287,16 @@ impl FromStr for Augment {
         let mut augment = Augment::NONE;
         for (position, item) in text.split(',').map(str::trim).enumerate() {
             match policy(item) {
+                _ if item.is_empty() => {
+                    return Err(usage(format!(
+                        "--augment `{text}` has an empty item; take out the comma, or give none"
+                    )));
+                }
+                _ if item == "none" => {
+                    return Err(usage(format!(
+                        "--augment `{text}`: none stands alone; take it out of the list"
+                    )));
+                }
                 Some(policy) if position == 0 => augment = policy,
                 Some(_) => {
                     return Err(usage(format!(
@@ -467,9 +477,9 @@ mod tests {
     fn what_is_not_understood_is_named_with_what_is() {
         for (text, parts) in [
             ("flop", ["`flop`", "perhaps `flip`", "resized-crop"]),
-            ("", ["``", "none, paper", "as in"]),
-            ("flip,none", ["`none`", "flip, crop", ""]),
-            ("flip,,shift", ["``", "cutmix", ""]),
+            ("", ["``", "an empty item", "none"]),
+            ("flip,none", ["`flip,none`", "none stands alone", ""]),
+            ("flip,,shift", ["`flip,,shift`", "an empty item", "comma"]),
             ("flip=0.3", ["flip@0.5", "no strength", ""]),
             ("flip@1.5", ["`flip@1.5`", "probability", "from 0 to 1; the default is 0.5"]),
             ("rotate=400", ["`rotate=400`", "degrees", "from 0 to 180; the default is 90"]),

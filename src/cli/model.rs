@@ -11,8 +11,12 @@ use crate::infer::model_file::{CardOverrides, ModelFile};
 use crate::models::{self, Variant};
 use crate::run::run_dir::RunDir;
 use crate::show::tell;
+use crate::step::IMAGE_SIZES;
 use crate::step::evaluate::Views;
 use crate::train::config::TrainConfig;
+
+/// The most pixels that the shorter side of a photo is scaled to: four times the largest network's.
+const MOST_RESIZE: usize = 4 * *IMAGE_SIZES.end() as usize;
 
 /// Where a model comes from.
 #[derive(Debug, Args)]
@@ -60,17 +64,29 @@ impl ViewArgs {
     /// How photos are cut for a model that takes images of this size.
     pub(super) fn crops(&self, image_size: usize) -> Result<Vec<Crop>> {
         let sizes = if self.tta_sizes.is_empty() { &[image_size][..] } else { &self.tta_sizes };
+        let range = *IMAGE_SIZES.start() as usize..=*IMAGE_SIZES.end() as usize;
+        if let Some(&size) = self.tta_sizes.iter().find(|size| !range.contains(size)) {
+            let message =
+                format!("each must be from {} to {}, as in 112,128,160", range.start(), range.end());
+            return Err(Error::setting("tta_sizes", size, message));
+        }
         sizes.iter().map(|&size| self.crop(size)).collect()
     }
 
     /// How a photo is cut to this size.
     pub(super) fn crop(&self, size: usize) -> Result<Crop> {
         match (self.crop_pct, self.val_resize_size) {
-            (Some(share), _) if share > 0.0 && share <= 1.0 => {
-                Ok(Crop { size, resize: (size as f64 / share).round() as usize })
-            }
             (Some(share), _) => {
-                Err(Error::setting("crop_pct", share, "must be above 0 and at most 1, as in 0.875"))
+                let resize = size as f64 / share;
+                if !(size as f64..=MOST_RESIZE as f64).contains(&resize) {
+                    let least = size as f64 / MOST_RESIZE as f64;
+                    let message = format!("must be at least {least:.3} and at most 1, as in 0.875");
+                    return Err(Error::setting("crop_pct", share, message));
+                }
+                Ok(Crop { size, resize: resize.round() as usize })
+            }
+            (None, Some(resize)) if resize > MOST_RESIZE => {
+                Err(Error::setting("val_resize_size", resize, format!("must be at most {MOST_RESIZE}")))
             }
             (None, Some(resize)) if resize < size => {
                 Err(Error::setting("val_resize_size", resize, format!("must be at least --img-size, {size}")))

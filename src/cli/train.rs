@@ -80,13 +80,17 @@ impl TrainArgs {
     }
 }
 
+fn show_epochs(epochs: u64) -> String {
+    if epochs == 1 { "1 epoch".into() } else { format!("{epochs} epochs") }
+}
+
 fn print_outcome(outcome: &Outcome) -> Result<()> {
     say!(
-        "top-1 error {:.2} %, top-5 error {:.2} % on {} images after {} epochs (best top-1 {:.2} %, epoch {})",
+        "top-1 error {:.2} %, top-5 error {:.2} % on {} images after {} (best top-1 {:.2} %, epoch {})",
         outcome.last.eval_err1,
         outcome.last.eval_err5,
         outcome.last.eval_n,
-        outcome.last.epoch + 1,
+        show_epochs(outcome.last.epoch + 1),
         outcome.best.err1,
         outcome.best.epoch + 1
     );

@@ -39,14 +39,14 @@ impl VerifyResumeArgs {
     pub(super) fn run(self) -> Result<()> {
         let folder = TempDir::new().map_err(Error::io("make a folder in", env::temp_dir()))?;
         let config = self.settings.read(None)?;
-        let num_steps = config.max_steps.unwrap_or(NUM_STEPS);
-        if num_steps <= self.kills {
+        let most_steps = config.max_steps.unwrap_or(NUM_STEPS);
+        if most_steps <= self.kills {
             let message = format!("is too few for {} kills; give more", self.kills);
-            return Err(Error::setting("max_steps", num_steps, message));
+            return Err(Error::setting("max_steps", most_steps, message));
         }
         // A line of the log and a checkpoint for each update, and a state at the end: no setting that decides a result.
         let config = |name: &str| TrainConfig {
-            max_steps: Some(num_steps),
+            max_steps: Some(most_steps),
             log_interval: 1,
             recovery_interval: 1,
             weights_only: false,
@@ -54,8 +54,15 @@ impl VerifyResumeArgs {
             experiment: Some(name.into()),
             ..config.clone()
         };
-        tell(format_args!("a run of {num_steps} updates"));
+        tell(format_args!("a run of at most {most_steps} updates"));
         let whole = Run::begin(folder.path(), &config("whole"))?.finish()?;
+        let num_steps = last_step(&whole);
+        if num_steps <= self.kills {
+            return Err(Error::Usage(format!(
+                "a run of {num_steps} updates is too short for {} kills; give more --epochs or smaller batches",
+                self.kills
+            )));
+        }
         let mut run = Run::begin(folder.path(), &config("killed"))?;
         let mut killed_at = Vec::new();
         for kill in 1..=self.kills {
@@ -72,6 +79,12 @@ impl VerifyResumeArgs {
         );
         Ok(())
     }
+}
+
+/// The last update that the run in `dir` has logged.
+fn last_step(dir: &RunDir) -> u64 {
+    let records = metrics::read(&dir.metrics()).ok();
+    records.and_then(|records| records.steps.last().map(|step| step.step)).unwrap_or(0)
 }
 
 /// A run of this program in another process.
@@ -110,8 +123,10 @@ impl Run {
         while self.last_step() < num_steps {
             match self.child.try_wait().map_err(Error::io("wait for", "the run"))? {
                 Some(status) if status.success() => {
-                    let message = "is over before the run can be killed; give more";
-                    return Err(Error::setting("max_steps", self.last_step(), message));
+                    return Err(Error::Usage(format!(
+                        "the run was over before it could be killed after {num_steps} updates; give it more to do: larger \
+                         batches or images"
+                    )));
                 }
                 Some(_) => return Err(self.failed()),
                 None => {}
@@ -123,8 +138,7 @@ impl Run {
     }
 
     fn last_step(&self) -> u64 {
-        let records = self.dir().and_then(|dir| metrics::read(&dir.file("metrics.jsonl")));
-        records.ok().and_then(|records| records.steps.last().map(|step| step.step)).unwrap_or(0)
+        self.dir().map_or(0, |dir| last_step(&dir))
     }
 
     /// Waits for the end of the run.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use clap::builder::PossibleValuesParser;
 
+use super::growth::GROW_STEP;
 use super::recipe::Recipe;
 use super::schedule::{Decay, Schedule, Shape};
 use super::setting::{ANY, SettingFlags, Subset, above, flag, off, on, settings};
@@ -52,7 +53,7 @@ settings! {
         /// Height and width of the training images at first, which then grow to --img-size; evaluation takes full ones.
         grow_from: Option<usize> = None, range IMAGE_SIZES => flag("PIXELS");
         /// Pixels by which the training images grow at a time.
-        grow_step: usize = 32, range 1..=1024 => flag("PIXELS");
+        grow_step: usize = GROW_STEP, range 1..=1024 => flag("PIXELS");
         /// Epochs before the first with full images.
         grow_epochs: Option<u64> = None, shown "such that each size has equally many" => flag("N");
         /// Take in where objects are: a second head for masks, a presence vector, or codes next to the image.

@@ -9,6 +9,9 @@
 use super::config::TrainConfig;
 use crate::error::{Error, Result};
 
+/// Pixels between two sizes where the settings do not say.
+pub(super) const GROW_STEP: usize = 32;
+
 /// The heights and widths of a run's training images.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Growth {
@@ -41,6 +44,16 @@ impl Growth {
         self.from + (epoch * self.num_smaller() / self.epochs) as usize * self.step
     }
 
+    /// What to say of sizes that no epoch before the last size has, if there are any.
+    pub fn remark(&self) -> Option<String> {
+        let skipped = self.num_smaller().checked_sub(self.epochs).filter(|&skipped| skipped > 0)?;
+        let (num, epochs) = (self.num_smaller(), self.epochs);
+        Some(format!(
+            "growing: {skipped} of {num} smaller sizes have no epoch, because {epochs} come before the first with full images; \
+             give more --epochs or --grow-epochs, or a larger --grow-step"
+        ))
+    }
+
     fn num_smaller(&self) -> u64 {
         self.to.saturating_sub(self.from).div_ceil(self.step) as u64
     }
@@ -57,9 +70,11 @@ impl TrainConfig {
     /// Fails on settings that make no growth.
     pub(super) fn check_growth(&self) -> Result<()> {
         let Some(from) = self.grow_from else {
+            let needed = "needs --grow-from, the first size";
             return match self.grow_epochs {
-                Some(epochs) => {
-                    Err(Error::setting("grow_epochs", epochs, "needs --grow-from, the first size"))
+                Some(epochs) => Err(Error::setting("grow_epochs", epochs, needed)),
+                None if self.grow_step != GROW_STEP => {
+                    Err(Error::setting("grow_step", self.grow_step, needed))
                 }
                 None => Ok(()),
             };
@@ -100,6 +115,17 @@ mod tests {
         assert_eq!(share(7), [64, 64, 96, 96, 128, 128, 128]);
         assert_eq!(share(2), [64, 128]);
         assert_eq!(share(1), [128]);
+    }
+
+    #[test]
+    fn sizes_without_an_epoch_are_told() {
+        let growth = |epochs| Growth { from: 64, to: 128, step: 16, epochs };
+        assert_eq!(growth(4).remark(), None);
+        let remark = growth(3).remark().unwrap();
+        assert!(
+            remark.contains("1 of 4 smaller sizes have no epoch") && remark.contains("--epochs"),
+            "{remark}"
+        );
     }
 
     #[test]

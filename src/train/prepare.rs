@@ -66,6 +66,7 @@ impl Prepared {
         let growth = config.growth(total_steps.div_ceil(steps_per_epoch));
         if config.grow_from.is_some() {
             config.grow_epochs = Some(growth.epochs);
+            growth.remark().iter().for_each(tell);
         }
         let model = config.model(source.facts())?;
         let step = StepConfig { keep_results, ..config.step_of(&model, source.facts()) };

@@ -158,9 +158,11 @@ fn a_connection_that_is_torn_or_stalls_is_gone_on_with() {
             if request.count < 2 { reply.broken_after(third, end) } else { reply }
         });
         let start = Instant::now();
-        program.succeeds(&call(&server, &[ARCHIVE]));
+        let output = program.command(&call(&server, &[ARCHIVE])).output().unwrap();
         assert_fetched(&program);
         assert!(start.elapsed() < Duration::from_secs(5), "it waited for what stalls");
+        let said = texts(&output).1;
+        assert_eq!(said.contains("--timeout"), matches!(end, End::Stall(_)), "{said}");
         let requests = server.requests(ARCHIVE);
         let asked: Vec<Option<usize>> = requests.iter().map(Request::from).collect();
         assert_eq!(asked, [None, Some(third), Some(2 * third)], "{end:?}");

@@ -97,6 +97,7 @@ fn sizes_that_make_no_growth_are_refused() {
     let program = Program::with_scenes();
     let objects = "--model resnet18 --objects vector";
     for (flags, parts) in [
+        ("--grow-step 8", ["--grow-step 8", "needs --grow-from"]),
         ("--grow-from 24", ["--grow-from 24", "below --img-size 24"]),
         ("--grow-from 4", ["grow-from", "from 8 to 1024"]),
         ("--grow-epochs 2", ["--grow-epochs 2", "needs --grow-from"]),

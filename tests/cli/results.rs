@@ -266,7 +266,10 @@ fn the_middle_of_a_photo_is_shown_where_that_is_asked_for() {
         ("--crop-pct 1.5", vec!["--crop-pct 1.5", "at most 1"]),
         ("--val-resize-size 16", vec!["--val-resize-size 16", "at least", "32"]),
         ("--val-resize-size 64 --crop-pct 0.5", vec!["--val-resize-size", "--crop-pct"]),
-        ("--tta-sizes 32,7", vec!["7"]),
+        ("--crop-pct 0.001", vec!["--crop-pct 0.001", "at least 0.008"]),
+        ("--val-resize-size 5000", vec!["--val-resize-size 5000", "at most 4096"]),
+        ("--tta-sizes 32,7", vec!["--tta-sizes 7", "from 8 to 1024"]),
+        ("--tta-sizes 5000", vec!["--tta-sizes 5000", "from 8 to 1024"]),
     ] {
         program.fails(&format!("predict {run} large.png {flags}"), 2, &parts);
     }

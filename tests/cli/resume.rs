@@ -106,6 +106,8 @@ fn the_program_proves_on_the_spot_that_a_resumed_run_ends_in_the_same_bits() {
     assert!(said.contains("of 18 updates and resumed") && said.contains("the same, bit by bit"), "{said}");
     assert!(!program.path("runs").exists(), "what it made is gone");
     program.fails(&format!("{verify} --max-steps 2"), 2, &["--max-steps 2", "too few for 2 kills"]);
+    let short = "verify-resume --data-dir scenes --img-size 32 --batch-size 8 --epochs 1 --steps-per-epoch 2";
+    program.fails(short, 2, &["a run of 2 updates is too short for 2 kills", "--epochs"]);
     program.fails("verify-resume --data-dir none", 2, &["did not end as it should", "none"]);
 }
 
@@ -153,5 +155,9 @@ fn a_run_goes_on_from_another_folder() {
     let run = program.trains("--max-steps 1");
     let mut command = program.command("train --resume .");
     let output = command.current_dir(program.path(&run)).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.contains("the run is complete after update 1"), "{said}");
+    let output = command.args(["--max-steps", "2"]).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("going on after update 1 of 2, in epoch 2"), "{said}");
 }

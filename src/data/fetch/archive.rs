@@ -128,7 +128,7 @@ fn each_entry(
     if packed.read_exact(&mut begins).is_err() || begins != [0x1f, 0x8b] {
         return Err(Error::data(
             path,
-            "is no archive in .tar.gz; it may be a page that a server sent instead",
+            "is no archive in .tar.gz; it may be another kind of archive, or a page that a server sent instead",
         ));
     }
     packed.seek_relative(-2).map_err(Error::io("read", path))?;

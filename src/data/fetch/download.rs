@@ -111,9 +111,10 @@ impl Downloads<'_> {
         };
         if let Some(total) = total {
             let free = check_room(&self.folder, total.saturating_sub(begin))?;
-            if begin == 0 && total >= TOLD_BYTES {
-                let [total, free] = [total, free].map(|bytes| show_bytes(bytes as usize));
-                tell(format_args!("{}: {total}; {free} are free", show_text(url)));
+            if total >= TOLD_BYTES {
+                let [total, free, done] = [total, free, begin].map(|bytes| show_bytes(bytes as usize));
+                let from = if begin == 0 { String::new() } else { format!(", of which {done} are here") };
+                tell(format_args!("{}: {total}{from}; {free} are free", show_text(url)));
             }
         }
         let progress = Progress::of_bytes(format!("fetching {}", name_of(url)), total);

@@ -94,6 +94,15 @@ impl Client {
     }
 }
 
+/// Why there is no answer, or no more of it, in words.
+fn reason(error: &ureq::Error) -> String {
+    match error {
+        ureq::Error::Timeout(_) => "the server sent nothing for as long as --timeout allows".into(),
+        ureq::Error::Io(error) => show_text(&error.to_string()),
+        other => show_text(&other.to_string()),
+    }
+}
+
 /// Sends what the server answers; an error is the reason why there is no more of it.
 fn transfer(
     agent: &Agent,
@@ -106,10 +115,7 @@ fn transfer(
     if let Some(GoOn { bytes, validator }) = from {
         request = request.header("Range", format!("bytes={bytes}-")).header("If-Range", validator);
     }
-    let response = request.call().map_err(|error| match error {
-        ureq::Error::Io(error) => show_text(&error.to_string()),
-        other => show_text(&other.to_string()),
-    })?;
+    let response = request.call().map_err(|error| reason(&error))?;
     let headers = response.headers();
     let head = Head {
         status: response.status().as_u16(),
@@ -124,7 +130,10 @@ fn transfer(
     let mut body = response.into_body().into_reader();
     loop {
         let mut chunk = vec![0; CHUNK_BYTES];
-        let num_bytes = body.read(&mut chunk).map_err(|error| show_text(&error.to_string()))?;
+        let num_bytes = body.read(&mut chunk).map_err(|error| {
+            let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
+            inner.map_or_else(|| show_text(&error.to_string()), reason)
+        })?;
         chunk.truncate(num_bytes);
         let event = if num_bytes == 0 { Event::End } else { Event::Bytes(chunk) };
         if sender.send(Ok(event)).is_err() || num_bytes == 0 {
