@@ -14,7 +14,7 @@ use crate::graph::{
 use crate::ops::checks::{Case, Checks, Draw, MOST_MACS, Trial, in_f32};
 use crate::ops::conv2d::{Operands, Split};
 use crate::ops::dispatch_real;
-use crate::ops::launch::only_f32;
+use crate::ops::launch::{TotalGrid, only_f32};
 use crate::tensor::{DType, Layout, Shape};
 
 /// `(x [N, features], w [classes, features], b [classes]) -> y [N, classes]`.
@@ -287,9 +287,15 @@ impl Op for LinearWgrad {
         let arguments = Conv2dWgradArgs::new(&dims, [x, dy, args.output(0)], whole)?;
         let grid = [num_tiles(dims.k, dims.c), 1, 1];
         kernels::LINEAR_WGRAD_F32.launch(launcher, grid, &arguments)?;
-        let db = LinearDbArgs { dy, db: args.output(1), num_rows: rows as u64, num_classes: dims.k as u64 };
-        let grid = dims.k.div_ceil(WARP_THREADS);
-        kernels::LINEAR_WGRAD_DB_F32.launch(launcher, grid, &db)
+        let totals = TotalGrid::new(dims.k, rows, WARP_THREADS);
+        let db = LinearDbArgs {
+            dy,
+            db: args.output(1),
+            num_classes: dims.k as u64,
+            num_rows: rows as u32,
+            columns: totals.columns as u32,
+        };
+        kernels::LINEAR_WGRAD_DB_F32.launch(launcher, totals.blocks, &db)
     }
 }
 
