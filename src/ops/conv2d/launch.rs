@@ -1,6 +1,7 @@
 //! Arguments of the convolution kernels, and their launches.
 
-use super::variants::{Gemm, Pass, PassEntry, Split, Variant, choose, wgrad_split};
+use super::split::{Split, wgrad_split};
+use super::variants::{Gemm, Pass, PassEntry, Variant, choose};
 use crate::device::cpu::conv::Conv2dDims;
 use crate::device::kernels::mma_tile::{CHUNK_ELEMS, DEPTH};
 use crate::device::kernels::totals::TOTAL_THREADS;
