@@ -2,14 +2,15 @@
 // Math      dbias[c] = sum_m dy[m,c]
 // Layout    dy: M rows of C channels; partials f32 [row block][C]; dbias f32 [C]
 // Mapping   partials: block -> block_rows rows of a channel tile (channels.cuh)
-//           total: block -> 8 channels, 32 threads a channel
+//           total: the blocks' sums as in totals.cuh, a column a channel
 // Cost      1 flop per element of dy; DRAM floor = bytes(dy)
 // Numerics  a thread adds in f32, at most block_rows / 32 rows; blocks are added in f64. The order depends on the shape
 //           alone, no atomics: the same bits every run
 // Requires  dy aligned to 16 bytes; is_wide only if C is a multiple of 16 / sizeof(T); grid =
-//           (ceil(M / block_rows), channel tiles) for the first kernel, ceil(C / 8) for the second
+//           (ceil(M / block_rows), channel tiles) for the first kernel, ceil(C / columns) for the second
 // Reference AddBiasBwd in src/ops/bias.rs
 #include "channels.cuh"
+#include "totals.cuh"
 
 struct AddBiasBwdPartialsArgs {
     const void* dy;
@@ -20,7 +21,8 @@ struct AddBiasBwdPartialsArgs {
 struct AddBiasBwdTotalArgs {
     const float* partials;
     float* dbias;
-    uint32_t num_blocks, channels;
+    uint32_t num_blocks, columns;
+    uint64_t channels;
 };
 
 template <class T, bool kIsWide>
@@ -59,13 +61,11 @@ KERNEL(add_bias_bwd_partials_f32, AddBiasBwdPartialsArgs, 256) { add_bias_bwd_pa
 KERNEL(add_bias_bwd_partials_bf16, AddBiasBwdPartialsArgs, 256) { add_bias_bwd_partials<bf16>(args); }
 
 KERNEL(add_bias_bwd_total, AddBiasBwdTotalArgs, 256) {
-    const uint32_t channel = blockIdx.x * kTotalColumns + threadIdx.x % kTotalColumns;
-    const uint32_t first = threadIdx.x / kTotalColumns;
-    const bool is_inside = channel < args.channels;
-    double sum = 0.0;
-    for (uint64_t block = first; is_inside && block < args.num_blocks; block += kTotalRows) {
-        sum += args.partials[block * args.channels + channel];
-    }
-    const double total = sum_column(sum);
-    if (first == 0 && is_inside) args.dbias[channel] = static_cast<float>(total);
+    const TotalTile tile(args.columns);
+    const bool is_inside = tile.column < args.channels;
+    const auto load = [&](uint32_t block) { return args.partials[block * args.channels + tile.column]; };
+    double sums[1] = {};
+    tile.for_each_addend(is_inside ? args.num_blocks : 0, load, [&](uint32_t, float partial) { sums[0] += partial; });
+    tile.add_rows(sums);
+    if (tile.row == 0 && is_inside) args.dbias[tile.column] = static_cast<float>(sums[0]);
 }

@@ -5,14 +5,15 @@
 // Layout    dy, x, y (null: no ReLU): M rows of C channels; partials f32 [row block][sum dz, sum dz*(x-mean)][C]; the
 //           rest f32 [C]
 // Mapping   partials: block -> block_rows rows of a channel tile (channels.cuh)
-//           finalize: block -> 8 channels, 32 threads a channel
+//           finalize: the blocks' sums as in totals.cuh, a column a channel
 // Cost      5 flop per element of x; DRAM floor = bytes(dy) + bytes(x) + bytes(y)
 // Numerics  a thread adds in f32, at most block_rows / 32 rows; blocks are added in f64. The order depends on the shape
 //           alone, no atomics: the same bits every run
 // Requires  dy, x and y aligned to 16 bytes; is_wide only if C is a multiple of 16 / sizeof(T); grid =
-//           (ceil(M / block_rows), channel tiles) for the first kernel, ceil(C / 8) for the second
+//           (ceil(M / block_rows), channel tiles) for the first kernel, ceil(C / columns) for the second
 // Reference sums in src/ops/batch_norm/bwd.rs
 #include "channels.cuh"
+#include "totals.cuh"
 
 struct BatchNormBwdPartialsArgs {
     const void* dy;
@@ -29,8 +30,7 @@ struct BatchNormBwdFinalizeArgs {
     const float* running_var;
     float* dgamma;
     float* dbeta;
-    uint64_t num_blocks;
-    uint32_t channels;
+    uint32_t num_blocks, channels, columns;
     float eps;
 };
 
@@ -86,19 +86,22 @@ KERNEL(batch_norm_bwd_partials_f32, BatchNormBwdPartialsArgs, 256) { batch_norm_
 KERNEL(batch_norm_bwd_partials_bf16, BatchNormBwdPartialsArgs, 256) { batch_norm_bwd_partials<bf16>(args); }
 
 KERNEL(batch_norm_bwd_finalize, BatchNormBwdFinalizeArgs, 256) {
-    const uint32_t channel = blockIdx.x * kTotalColumns + threadIdx.x % kTotalColumns;
-    const uint32_t first = threadIdx.x / kTotalColumns;
-    const bool is_inside = channel < args.channels;
+    const TotalTile tile(args.columns);
+    const bool is_inside = tile.column < args.channels;
+    const float spread = is_inside ? (args.save_rstd ? args.save_rstd : args.running_var)[tile.column] : 0.0f;
+    const auto load = [&](uint32_t block) {
+        const float* partial = args.partials + uint64_t{2} * block * args.channels + tile.column;
+        return Vec<float, 2>{partial[0], partial[args.channels]};
+    };
     double sums[2] = {};
-    for (uint64_t block = first; is_inside && block < args.num_blocks; block += kTotalRows) {
-        const float* partial = args.partials + block * 2 * args.channels + channel;
+    tile.for_each_addend(is_inside ? args.num_blocks : 0, load, [&](uint32_t, const Vec<float, 2>& partial) {
         sums[0] += partial[0];
-        sums[1] += partial[args.channels];
-    }
-    const double sum_dz = sum_column(sums[0]);
-    const double sum_dz_centred = sum_column(sums[1]);
-    if (first != 0 || !is_inside) return;
-    const float rstd = args.save_rstd ? args.save_rstd[channel] : 1.0f / sqrtf(args.running_var[channel] + args.eps);
-    args.dgamma[channel] = static_cast<float>(sum_dz_centred * rstd);
-    args.dbeta[channel] = static_cast<float>(sum_dz);
+        sums[1] += partial[1];
+    });
+    tile.add_rows(sums);
+    if (tile.row != 0 || !is_inside) return;
+    const float rstd = args.save_rstd ? spread : 1.0f / sqrtf(spread + args.eps);
+    const uint64_t channel = tile.column;
+    args.dgamma[channel] = static_cast<float>(sums[1] * rstd);
+    args.dbeta[channel] = static_cast<float>(sums[0]);
 }

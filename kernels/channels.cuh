@@ -68,25 +68,3 @@ static __device__ void sum_rows(float (&values)[N][Tile::kWidth], float (&totals
         for (int w = 1; w < kWarps; w++) totals[n] += partials[n][w][threadIdx.x];
     }
 }
-
-// The second step of such sums: blocks of 256 threads of which 8 side by side take neighbouring channels (a 32-byte
-// sector of partial sums) and 32 one below another share the row blocks.
-//
-// Channels that a block of the second step takes.
-FOR_RUST constexpr int kTotalColumns = 8;
-constexpr int kTotalRows = 32;
-
-// Sum of `value` over the threads of a column, in each of them. Every thread of the block must call it.
-// Order: halves are added, 128 threads to 128, then 64 to 64, down to one row.
-static __device__ __forceinline__ double sum_column(double value) {
-    __shared__ double values[kTotalColumns * kTotalRows];
-    __syncthreads();  // the sum before this one may still be read
-    values[threadIdx.x] = value;
-#pragma unroll
-    for (uint32_t half = kTotalColumns * kTotalRows / 2; half >= kTotalColumns; half /= 2) {
-        __syncthreads();
-        if (threadIdx.x < half) values[threadIdx.x] += values[threadIdx.x + half];
-    }
-    __syncthreads();
-    return values[threadIdx.x % kTotalColumns];
-}

@@ -8,7 +8,7 @@
 //           once out and in
 // Tuned for tile128x128: N256 32x32 C128 K128 3x3 s1: 9 tiles times 29 splits; tile64x128 and tile64x64: 64 filters
 // Requires  per row of VARIANTS in src/ops/conv2d/variants.rs; the rows without a tile take anything
-// Numerics  each part one ascending sum over pixels, then the parts in their order; the split depends on the shape alone;
+// Numerics  each part one ascending sum over pixels, then the parts as in totals.cuh; the split depends on the shape alone;
 //           no atomics, repeatable
 // Reference Conv2dWgrad::cpu in src/ops/conv2d
 #include "conv2d_wgrad_gemm.cuh"
@@ -20,4 +20,4 @@ KERNEL(conv2d_wgrad_bf16, Conv2dWgradArgs, 256) { wgrad_gemm::run<bf16>(args); }
 KERNEL(conv2d_wgrad_tile128x128_bf16, Conv2dWgradArgs, 128) { wgrad_mma::run<mma_tile::Tile128x128>(args); }
 KERNEL(conv2d_wgrad_tile64x128_bf16, Conv2dWgradArgs, 128) { wgrad_mma::run<mma_tile::Tile64x128>(args); }
 KERNEL(conv2d_wgrad_tile64x64_bf16, Conv2dWgradArgs, 128) { wgrad_mma::run<mma_tile::Tile64x64>(args); }
-KERNEL(conv2d_wgrad_split_sum, SplitSumArgs, 256) { split_sum(args); }
+KERNEL(conv2d_wgrad_split_sum, SplitSumArgs, 256) { split_sum<false>(args); }

@@ -7,8 +7,8 @@
 //           grid = (row tiles * column tiles, splits); shared: 3 stages of 128 bytes per row and column of the tile
 // Requires  C and K multiples of 8, 16-byte aligned tensors; fewer than 2^30 pixels in either image and filter columns, which
 //           are counted in int32_t
-// Numerics  each part is one sum over pixels, 16 at a time in ascending order; the parts are added in their order by
-//           `split_sum`; no atomics, repeatable
+// Numerics  each part is one sum over pixels, 16 at a time in ascending order; the parts are added by `split_sum` in a
+//           fixed order; no atomics, repeatable
 #pragma once
 
 #include "conv2d_wgrad_args.cuh"

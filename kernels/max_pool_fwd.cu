@@ -4,11 +4,12 @@
 //           window as the largest, as in PyTorch
 // Layout    x NHWC, y and argmax (u8) NPQC
 // Mapping   grid-stride loop over (n,p,q, vector of channels): 16 bytes of channels a thread, or one channel where C is
-//           not a multiple of that
+//           not a multiple of that. The 3x3 kernels are for windows of 3x3 pixels two apart, those of ResNets
 // Cost      kernel_h*kernel_w flop per element of y; DRAM floor = bytes(x) + bytes(y) + bytes(argmax). A flop is a
 //           comparison; windows that overlap meet in the cache
 // Numerics  exact
-// Requires  x, y and argmax aligned to 16 bytes; is_wide only if C is a multiple of 16 / sizeof(T); fewer than 2^32
+// Requires  x, y and argmax aligned to 16 bytes; is_wide only if C is a multiple of 16 / sizeof(T), as it
+//           must be for the 3x3 kernels; fewer than 2^32
 //           elements; windows of at most 256 taps, padding at most half of a window; grid.x >= 1
 // Reference MaxTile in src/ops/max_pool.rs
 #include "pool.cuh"
@@ -17,60 +18,69 @@ struct MaxPoolFwdArgs {
     const void* x;
     void* y;
     uint8_t* argmax;
-    uint64_t num_windows;
+    uint64_t num_vecs;  // of y and argmax
     PoolGeometry geometry;
 };
 
-template <class T, int kWidth>
-static __device__ void largest_of_windows(const MaxPoolFwdArgs& a) {
+template <class T, int kWidth, class Window>
+static __device__ __forceinline__ void largest_of_windows(const MaxPoolFwdArgs& a, const Window& window) {
     const PoolGeometry& g = a.geometry;
     const uint32_t vecs = g.channels / kWidth;
-    const uint64_t num_vecs = a.num_windows * vecs;
-    for (uint64_t i = grid_thread(); i < num_vecs; i += grid_threads()) {
-        const uint32_t window = static_cast<uint32_t>(i) / vecs;
-        const uint32_t channel = (static_cast<uint32_t>(i) - window * vecs) * kWidth;
-        const uint32_t q = window % g.out_width, np = window / g.out_width;
-        const uint32_t p = np % g.out_height, n = np / g.out_height;
-        const Range rows = taps_within(p * g.stride_h, g.pad_h, g.kernel_h, g.height);
-        const Range columns = taps_within(q * g.stride_w, g.pad_w, g.kernel_w, g.width);
-        Vec<T, kWidth> largest;
-        Vec<uint8_t, kWidth> argmax;
+    for (uint64_t i = grid_thread(); i < a.num_vecs; i += grid_threads()) {
+        const PoolPlace at = place_of<kWidth>(static_cast<uint32_t>(i), g.out_height, g.out_width, vecs);
+        const uint32_t top = at.row * window.stride_h, left = at.column * window.stride_w;
+        const T* image = static_cast<const T*>(a.x) + uint64_t{at.image} * g.height * g.width * g.channels + at.channel;
+        // Padding stands for the nearest pixel of the image, which the window has, too: that changes neither the largest
+        // value nor the tap that is named, and a load without a condition need not wait for it.
+        const auto padded_row = [&](uint32_t r) { return min(max(top + r, g.pad_h), g.pad_h + g.height - 1); };
+        const auto padded_column = [&](uint32_t s) { return min(max(left + s, g.pad_w), g.pad_w + g.width - 1); };
+        const auto tap = [&](uint32_t r, uint32_t s) {
+            return (padded_row(r) - top) * window.kernel_w + padded_column(s) - left;
+        };
+        float largest[kWidth];
+        uint32_t taps[kWidth];
 #pragma unroll
         for (int k = 0; k < kWidth; k++) {
-            largest[k] = T(-INFINITY);
-            argmax[k] = static_cast<uint8_t>(rows.first * g.kernel_w + columns.first);
+            largest[k] = -INFINITY;
+            taps[k] = tap(0, 0);
         }
-        for (uint32_t r = rows.first; r < rows.end; r++) {
-#pragma unroll 1  // unrolled by the compiler it spills on sm_90a
-            for (uint32_t s = columns.first; s < columns.end; s++) {
-                const uint32_t h = p * g.stride_h + r - g.pad_h, w = q * g.stride_w + s - g.pad_w;
-                const uint64_t pixel = (uint64_t{n} * g.height + h) * g.width + w;
-                const T* from = static_cast<const T*>(a.x) + pixel * g.channels + channel;
-                const Vec<T, kWidth> x = load_vec<kWidth>(from);
+#pragma unroll Window::kUnroll
+        for (uint32_t r = 0; r < window.kernel_h; r++) {
+#pragma unroll Window::kUnroll
+            for (uint32_t s = 0; s < window.kernel_w; s++) {
+                const uint32_t h = padded_row(r) - g.pad_h, w = padded_column(s) - g.pad_w;
+                const Vec<T, kWidth> x = load_vec<kWidth>(image + (uint64_t{h} * g.width + w) * g.channels);
 #pragma unroll
                 for (int k = 0; k < kWidth; k++) {
                     const float value = float(x[k]);
-                    if (value > float(largest[k]) || value != value) {
-                        largest[k] = x[k];
-                        argmax[k] = static_cast<uint8_t>(r * g.kernel_w + s);
-                    }
+                    const bool wins = value > largest[k] || value != value;
+                    largest[k] = wins ? value : largest[k];
+                    taps[k] = wins ? tap(r, s) : taps[k];
                 }
             }
         }
-        const uint64_t to = uint64_t{window} * g.channels + channel;
-        store_vec(static_cast<T*>(a.y) + to, largest);
-        store_vec(a.argmax + to, argmax);
+        Vec<T, kWidth> y;
+        Vec<uint8_t, kWidth> argmax;
+#pragma unroll
+        for (int k = 0; k < kWidth; k++) {
+            y[k] = T(largest[k]);
+            argmax[k] = static_cast<uint8_t>(taps[k]);
+        }
+        store_vec(static_cast<T*>(a.y) + i * kWidth, y);
+        store_vec(a.argmax + i * kWidth, argmax);
     }
 }
 
 template <class T>
 static __device__ void max_pool_fwd(const MaxPoolFwdArgs& a) {
     if (a.geometry.is_wide) {
-        largest_of_windows<T, kVecElems<T>>(a);
+        largest_of_windows<T, kVecElems<T>>(a, AnyWindow(a.geometry));
     } else {
-        largest_of_windows<T, 1>(a);
+        largest_of_windows<T, 1>(a, AnyWindow(a.geometry));
     }
 }
 
 KERNEL(max_pool_fwd_f32, MaxPoolFwdArgs, 256) { max_pool_fwd<float>(args); }
 KERNEL(max_pool_fwd_bf16, MaxPoolFwdArgs, 256) { max_pool_fwd<bf16>(args); }
+KERNEL(max_pool_fwd_3x3_f32, MaxPoolFwdArgs, 256) { largest_of_windows<float, kVecElems<float>>(args, Window3x3()); }
+KERNEL(max_pool_fwd_3x3_bf16, MaxPoolFwdArgs, 256) { largest_of_windows<bf16, kVecElems<bf16>>(args, Window3x3()); }

@@ -8,18 +8,40 @@
 struct PoolGeometry {
     uint32_t channels, height, width, out_height, out_width;
     uint32_t kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w;
-    uint32_t is_wide;
+    uint32_t is_wide;  // a thread takes 16 bytes of channels, not one channel
 };
+
+// A window as the arguments say.
+struct AnyWindow {
+    static constexpr int kUnroll = 1;
+    uint32_t kernel_h, kernel_w, stride_h, stride_w;
+
+    __device__ __forceinline__ explicit AnyWindow(const PoolGeometry& g)
+        : kernel_h(g.kernel_h), kernel_w(g.kernel_w), stride_h(g.stride_h), stride_w(g.stride_w) {}
+};
+
+// The window of ResNets, known to the compiler: it unrolls the loops over taps, and their loads are under way together.
+struct Window3x3 {
+    static constexpr int kUnroll = 3;
+    static constexpr uint32_t kernel_h = 3, kernel_w = 3, stride_h = 2, stride_w = 2;
+};
+
+// Where an element of a matrix of images is, of which a thread takes kWidth channels.
+struct PoolPlace {
+    uint32_t image, row, column, channel;
+};
+
+// The place of the i-th vector of images of rows x columns x (vecs vectors of channels).
+template <int kWidth>
+static __device__ __forceinline__ PoolPlace place_of(uint32_t i, uint32_t rows, uint32_t columns, uint32_t vecs) {
+    const uint32_t pixel = i / vecs, image_row = pixel / columns, image = image_row / rows;
+    return {image, image_row - image * rows, pixel - image_row * columns, (i - pixel * vecs) * kWidth};
+}
 
 // Positions along one axis, the end not among them.
 struct Range {
     uint32_t first, end;
 };
-
-// The taps within an image of `extent` pixels of the window that starts at padded position `start`.
-static __device__ __forceinline__ Range taps_within(uint32_t start, uint32_t pad, uint32_t kernel, uint32_t extent) {
-    return {pad > start ? pad - start : 0, min(kernel, extent + pad - start)};
-}
 
 // The windows that cover padded position `position`.
 static __device__ __forceinline__ Range windows_over(uint32_t position, uint32_t kernel, uint32_t stride, uint32_t count) {

@@ -2,7 +2,6 @@
 //! one, and so do those of networks older than batch norm.
 
 use crate::device::cpu::{CpuArgs, Real, for_each_chunk, vectorized};
-use crate::device::kernels::channels::TOTAL_COLUMNS;
 use crate::device::kernels::{self, AddBiasBwdPartialsArgs, AddBiasBwdTotalArgs, AddBiasFwdArgs};
 use crate::device::{DeviceKind, LaunchArgs, Launcher};
 use crate::error::Result;
@@ -156,13 +155,15 @@ impl Op for AddBiasBwd {
             is_wide: grid.is_wide.into(),
         };
         kernels::add_bias_bwd_partials(dy.dtype)?.launch(launcher, grid.grid(), &arguments)?;
+        let totals = grid.totals();
         let arguments = AddBiasBwdTotalArgs {
             partials: arguments.partials,
             dbias: args.output(0),
             num_blocks: grid.num_blocks() as u32,
-            channels: arguments.channels,
+            columns: totals.columns as u32,
+            channels: grid.channels as u64,
         };
-        kernels::ADD_BIAS_BWD_TOTAL.launch(launcher, grid.channels.div_ceil(TOTAL_COLUMNS), &arguments)
+        kernels::ADD_BIAS_BWD_TOTAL.launch(launcher, totals.blocks, &arguments)
     }
 }
 
@@ -195,7 +196,7 @@ pub(super) fn checks() -> Checks {
 }
 
 fn trial(draw: &mut Draw) -> Trial {
-    let shape = draw.image(1);
+    let shape = draw.image_to_sum(1);
     Trial::new(format!("bias: {shape:?}"), move |graph| {
         let (x, dy) = (input(graph, "x", shape), input(graph, "dy", shape));
         let bias = in_f32(graph, "bias", [shape[3]]);

@@ -208,6 +208,14 @@ impl Draw {
         }
     }
 
+    /// [`Draw::image`], or an image of so many rows that blocks of 32 leave more than 64 sums of each channel.
+    pub fn image_to_sum(&mut self, least_rows: usize) -> [usize; 4] {
+        match self.within(0, 3) {
+            0 => [1, self.within(50, 70), self.within(50, 70), self.pick(&[1, 3, 5])],
+            _ => self.image(least_rows),
+        }
+    }
+
     /// Sizes of the tensors of an update: a few or more than a launch takes, most of them tiny, some around a chunk and
     /// some that end anywhere in one.
     pub fn tensor_sizes(&mut self) -> Vec<usize> {

@@ -2,7 +2,9 @@
 
 use crate::device::Slot;
 use crate::device::kernels::channels::{CHANNEL_THREADS, NARROW_COLUMNS, WIDE_COLUMNS};
+use crate::device::kernels::common::WARP_THREADS;
 use crate::device::kernels::elementwise::ACCESS_BYTES;
+use crate::device::kernels::totals::{TOTAL_THREADS, TOTAL_TURNS};
 use crate::device::kernels::{Grid, loop_grid};
 use crate::error::{Error, Result};
 use crate::tensor::{DType, Shape};
@@ -91,6 +93,16 @@ impl ChannelGrid {
         self.rows.div_ceil(self.block_rows)
     }
 
+    /// Rows of the last block, which may have fewer than the others.
+    pub fn last_rows(&self) -> usize {
+        self.rows - (self.num_blocks() - 1) * self.block_rows
+    }
+
+    /// How the blocks' partial sums are added up for each channel.
+    pub fn totals(&self) -> TotalGrid {
+        TotalGrid::new(self.channels, self.num_blocks(), WARP_THREADS)
+    }
+
     /// Blocks along the rows and the channels.
     pub fn grid(&self) -> [usize; 3] {
         [self.num_blocks(), self.tiles, 1]
@@ -109,6 +121,25 @@ impl ChannelGrid {
         below(SIGNED, self.rows, "rows of channels")?;
         below(SIGNED, self.channels, "channels")?;
         Ok(self)
+    }
+}
+
+/// How the blocks of kernels/totals.cuh add up sums of many addends each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct TotalGrid {
+    /// Neighbouring sums that a block takes.
+    pub columns: usize,
+    /// Blocks.
+    pub blocks: usize,
+}
+
+impl TotalGrid {
+    /// As many columns as leave a thread [`TOTAL_TURNS`] of the `addends` of each of `sums`: two at least, or blocks would
+    /// read the same memory, and `most` at most, so that few sums have several blocks.
+    pub fn new(sums: usize, addends: usize, most: usize) -> TotalGrid {
+        let wanted = (TOTAL_THREADS * TOTAL_TURNS / addends.max(1)).clamp(2, most);
+        let columns = 1 << wanted.ilog2();
+        TotalGrid { columns, blocks: sums.div_ceil(columns) }
     }
 }
 
@@ -138,6 +169,31 @@ mod tests {
                     assert!(blocks * grid.block_rows >= rows && (blocks - 1) * grid.block_rows < rows);
                     assert!(tiles * tile >= channels && (tiles - 1) * tile < channels);
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn few_sums_of_many_addends_have_many_threads() {
+        let grid = |sums, addends| {
+            let TotalGrid { columns, blocks } = TotalGrid::new(sums, addends, 32);
+            (columns, blocks)
+        };
+        assert_eq!(grid(64, 1024), (2, 32));
+        assert_eq!(grid(128, 256), (8, 16));
+        assert_eq!(grid(256, 64), (32, 8));
+        assert_eq!(grid(2048, 16), (32, 64));
+        assert_eq!(grid(5, 1), (32, 1));
+        assert_eq!(grid(3, 1_000_000), (2, 2));
+    }
+
+    #[test]
+    fn a_thread_has_few_of_the_partial_sums_of_any_matrix() {
+        for (rows, channels) in [(77, 50), (524_288, 64), (131_072, 256), (4_000_000, 3), (9, 2048)] {
+            for dtype in [DType::F32, DType::Bf16] {
+                let grid = ChannelGrid::sums([rows, channels].into(), dtype);
+                assert!((grid.num_blocks() - 1) * grid.block_rows + grid.last_rows() == rows);
+                assert!(grid.num_blocks() * grid.totals().columns <= TOTAL_THREADS * TOTAL_TURNS);
             }
         }
     }

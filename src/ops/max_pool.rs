@@ -4,7 +4,7 @@
 use crate::device::cpu::{
     ChannelTile, CpuArgs, Real, for_each_channel_tile, for_each_chunk, for_each_chunk_pair, lanes, lanes_mut,
 };
-use crate::device::kernels::{self, Grid, MaxPoolBwdArgs, MaxPoolFwdArgs, PoolGeometry};
+use crate::device::kernels::{self, MaxPoolBwdArgs, MaxPoolFwdArgs, PoolGeometry};
 use crate::device::{LaunchArgs, Launcher, Slot};
 use crate::error::Result;
 use crate::graph::{Backward, Cost, Graph, InferResult, Onnx, OnnxNode, Op, ValueId, ValueType};
@@ -136,14 +136,18 @@ impl Op for MaxPool {
 
     fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
         let (x, y) = (&args.inputs[0], &args.outputs[0]);
+        let geometry = geometry(self.0, x, y)?;
+        let [n, p, q, _] = y.shape.nhwc();
         let arguments = MaxPoolFwdArgs {
             x: args.address(x),
             y: args.address(y),
             argmax: args.output(1),
-            num_windows: (y.shape.num_elems() / y.shape.last().max(1)) as u64,
-            geometry: geometry(self.0, x, y)?,
+            num_vecs: num_vecs(&geometry, x.dtype, n * p * q),
+            geometry,
         };
-        kernels::max_pool_fwd(x.dtype)?.launch(launcher, grid(&arguments.geometry, y), &arguments)
+        let is_3x3 = is_3x3(&geometry);
+        let kernel = if is_3x3 { kernels::max_pool_fwd_3x3 } else { kernels::max_pool_fwd };
+        kernel(x.dtype)?.launch(launcher, kernels::thread_grid(arguments.num_vecs as usize), &arguments)
     }
 }
 
@@ -235,14 +239,21 @@ impl Op for MaxPoolBwd {
 
     fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
         let (dy, dx) = (&args.inputs[0], &args.outputs[0]);
+        let geometry = geometry(self.window, dx, dy)?;
+        let [n, h, w, _] = dx.shape.nhwc();
+        let PoolWindow { stride_h, stride_w, pad_h, pad_w, .. } = self.window;
+        let is_3x3 = is_3x3(&geometry);
+        let pixels =
+            if is_3x3 { (h + pad_h).div_ceil(stride_h) * (w + pad_w).div_ceil(stride_w) } else { h * w };
         let arguments = MaxPoolBwdArgs {
             dy: args.address(dy),
             argmax: args.input(1),
             dx: args.address(dx),
-            num_pixels: (dx.shape.num_elems() / dx.shape.last().max(1)) as u64,
-            geometry: geometry(self.window, dx, dy)?,
+            num_vecs: num_vecs(&geometry, dx.dtype, n * pixels),
+            geometry,
         };
-        kernels::max_pool_bwd(dx.dtype)?.launch(launcher, grid(&arguments.geometry, dx), &arguments)
+        let kernel = if is_3x3 { kernels::max_pool_bwd_3x3 } else { kernels::max_pool_bwd };
+        kernel(dx.dtype)?.launch(launcher, kernels::thread_grid(arguments.num_vecs as usize), &arguments)
     }
 }
 
@@ -314,10 +325,16 @@ fn geometry(window: PoolWindow, image: &Slot, result: &Slot) -> Result<PoolGeome
     })
 }
 
-/// A thread for each vector, or each element, of `written`.
-fn grid(geometry: &PoolGeometry, written: &Slot) -> Grid {
-    let elems_per_turn = if geometry.is_wide == 1 { vec_elems(written.dtype) } else { 1 };
-    kernels::loop_grid(written.shape.num_elems(), elems_per_turn)
+/// Whether the kernels for windows of 3x3 pixels two apart take it.
+fn is_3x3(geometry: &PoolGeometry) -> bool {
+    let PoolGeometry { kernel_h, kernel_w, stride_h, stride_w, is_wide, .. } = *geometry;
+    is_wide == 1 && [kernel_h, kernel_w, stride_h, stride_w] == [3, 3, 2, 2]
+}
+
+/// Vectors of channels, or single channels, of so many pixels, windows or blocks of pixels: a thread takes one.
+fn num_vecs(geometry: &PoolGeometry, dtype: DType, pixels: usize) -> u64 {
+    let width = if geometry.is_wide == 1 { vec_elems(dtype) } else { 1 };
+    (pixels * (geometry.channels as usize / width)) as u64
 }
 
 /// What these operations are checked by.
@@ -329,6 +346,9 @@ pub(super) fn checks() -> Checks {
         Case::new("max_pool_3x3_stride_2_pad_1_of_whole_vectors", &[&[3, 7, 5, 16]], |graph, x| {
             max_pool(graph, "pool", x[0], PoolWindow::square(3, 2, 1))
         }),
+        Case::new("max_pool_5x5_stride_1_pad_2_of_whole_vectors", &[&[2, 6, 7, 8]], |graph, x| {
+            max_pool(graph, "pool", x[0], PoolWindow::square(5, 1, 2))
+        }),
         Case::new("max_pool_2x3_stride_3x1_pad_0x1_leaving_a_row_out", &[&[2, 6, 5, 3]], |graph, x| {
             let window =
                 PoolWindow { kernel_h: 2, kernel_w: 3, stride_h: 3, stride_w: 1, pad_h: 0, pad_w: 1 };
@@ -339,15 +359,12 @@ pub(super) fn checks() -> Checks {
 }
 
 fn trial(draw: &mut Draw) -> Trial {
-    let [kernel_h, kernel_w] = [draw.within(1, 5), draw.within(1, 5)];
-    let window = PoolWindow {
-        kernel_h,
-        kernel_w,
-        stride_h: draw.within(1, 4),
-        stride_w: draw.within(1, 4),
-        pad_h: draw.within(0, kernel_h / 2),
-        pad_w: draw.within(0, kernel_w / 2),
-    };
+    // Windows of 3x3 with stride 2 have kernels of their own.
+    let is_3x3 = draw.coin();
+    let [kernel_h, kernel_w] = if is_3x3 { [3, 3] } else { [draw.within(1, 5), draw.within(1, 5)] };
+    let [stride_h, stride_w] = if is_3x3 { [2, 2] } else { [draw.within(1, 4), draw.within(1, 4)] };
+    let (pad_h, pad_w) = (draw.within(0, kernel_h / 2), draw.within(0, kernel_w / 2));
+    let window = PoolWindow { kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w };
     let [n, h, w, c] = draw.image(1);
     let shape = [n, h.max(kernel_h), w.max(kernel_w), c];
     Trial::new(format!("max pool: {shape:?}, {window:?}"), move |graph| {

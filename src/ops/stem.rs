@@ -16,7 +16,7 @@ use crate::device::{LaunchArgs, Launcher};
 use crate::error::Result;
 use crate::graph::{Backward, Graph, InferResult, Op, ValueId, ValueType};
 use crate::ops::checks::{Case, Checks, Draw, Trial, in_f32, input};
-use crate::ops::launch::{UNSIGNED, below, only_f32};
+use crate::ops::launch::{UNSIGNED, below, only_f32, vec_grid};
 use crate::ops::{CHUNK_ELEMS, dispatch_real, one_input};
 use crate::tensor::DType;
 
@@ -128,11 +128,7 @@ impl Op for SpaceToDepth {
             columns: columns as u32,
             depth: depth as u32,
         };
-        kernels::space_to_depth(x.dtype)?.launch(
-            launcher,
-            kernels::loop_grid(y.shape.num_elems(), 1),
-            &arguments,
-        )
+        kernels::space_to_depth(x.dtype)?.launch(launcher, vec_grid(y), &arguments)
     }
 }
 

@@ -1,6 +1,5 @@
 //! The kernels of batch norm: statistics and sums through partial results in the workspace, then passes over the rows.
 
-use crate::device::kernels::channels::TOTAL_COLUMNS;
 use crate::device::kernels::{
     self, BatchNormBwdArgs, BatchNormBwdFinalizeArgs, BatchNormBwdPartialsArgs, BatchNormFinalizeArgs,
     BatchNormFwdArgs, BatchNormInferenceBwdArgs, BatchNormPartialsArgs,
@@ -43,6 +42,7 @@ pub(super) fn statistics(
         is_wide: grid.is_wide.into(),
     };
     kernels::batch_norm_partials(x.dtype)?.launch(launcher, grid.grid(), &arguments)?;
+    let totals = grid.totals();
     let arguments = BatchNormFinalizeArgs {
         partials: arguments.partials,
         running_mean: args.input(3),
@@ -53,10 +53,12 @@ pub(super) fn statistics(
         rows: arguments.rows,
         channels: arguments.channels,
         block_rows: arguments.block_rows,
+        last_rows: grid.last_rows() as u32,
+        columns: totals.columns as u32,
         eps,
         bn_momentum,
     };
-    kernels::BATCH_NORM_FINALIZE.launch(launcher, total_blocks(&grid), &arguments)
+    kernels::BATCH_NORM_FINALIZE.launch(launcher, totals.blocks, &arguments)
 }
 
 /// y, result 0, from x, gamma, beta and perhaps a residual, operands 0, 1, 2 and 5.
@@ -110,17 +112,19 @@ pub(super) fn backward_sums(
         is_wide: grid.is_wide.into(),
     };
     kernels::batch_norm_bwd_partials(x.dtype)?.launch(launcher, grid.grid(), &arguments)?;
+    let totals = grid.totals();
     let arguments = BatchNormBwdFinalizeArgs {
         partials: arguments.partials,
         save_rstd: norm.save_rstd,
         running_var: norm.running_var,
         dgamma: args.output(1),
         dbeta: args.output(2),
-        num_blocks: grid.num_blocks() as u64,
+        num_blocks: grid.num_blocks() as u32,
         channels: arguments.channels,
+        columns: totals.columns as u32,
         eps: norm.eps,
     };
-    kernels::BATCH_NORM_BWD_FINALIZE.launch(launcher, total_blocks(&grid), &arguments)
+    kernels::BATCH_NORM_BWD_FINALIZE.launch(launcher, totals.blocks, &arguments)
 }
 
 /// dx and perhaps dz, results 0 and 3, once dgamma and dbeta, results 1 and 2, are there.
@@ -162,11 +166,6 @@ pub(super) fn scaled_gradient(args: &LaunchArgs<'_>, launcher: &mut dyn Launcher
         eps,
     };
     kernels::batch_norm_inference_bwd(dy.dtype)?.launch(launcher, grid.grid(), &arguments)
-}
-
-/// Blocks of the second step.
-fn total_blocks(grid: &ChannelGrid) -> usize {
-    grid.channels.div_ceil(TOTAL_COLUMNS)
 }
 
 /// A [`Norm`] as kernels take it: one of the spreads is null.

@@ -276,7 +276,7 @@ pub(super) fn checks() -> Checks {
 }
 
 fn fwd_trial(draw: &mut Draw) -> Trial {
-    let (shape, (relu, residual)) = (draw.image(LEAST_ROWS), form(draw));
+    let (shape, (relu, residual)) = (draw.image_to_sum(LEAST_ROWS), form(draw));
     Trial::new(format!("batch norm: {shape:?}, relu {relu}, residual {residual}"), move |graph| {
         let c = shape[3];
         let forms = |graph: &mut Graph, name: &str| {
@@ -301,7 +301,7 @@ fn fwd_trial(draw: &mut Draw) -> Trial {
 }
 
 fn bwd_trial(draw: &mut Draw) -> Trial {
-    let (shape, (relu, residual)) = (draw.image(LEAST_ROWS), form(draw));
+    let (shape, (relu, residual)) = (draw.image_to_sum(LEAST_ROWS), form(draw));
     Trial::new(format!("batch norm bwd: {shape:?}, relu {relu}, residual {residual}"), move |graph| {
         let c = shape[3];
         let [dy, x, mask] = ["dy", "x", "mask"].map(|name| input(graph, name, shape));

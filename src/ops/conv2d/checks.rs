@@ -1,7 +1,8 @@
 //! What convolutions are checked by: uses of the operations, and every kernel by itself.
 
 use super::launch::{Stored, launch_variant};
-use super::variants::{Pass, VARIANTS, Variant, wgrad_workspace_bytes};
+use super::split::wgrad_workspace_bytes;
+use super::variants::{Pass, VARIANTS, Variant};
 use super::{Conv2dBatchNorm, Conv2dDgrad, Conv2dFprop, Conv2dWgrad, Window, conv2d_with};
 use crate::device::cpu::CpuArgs;
 use crate::device::cpu::conv::Conv2dDims;

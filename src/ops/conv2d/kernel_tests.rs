@@ -8,7 +8,8 @@ use half::bf16;
 use proptest::prelude::*;
 
 use super::launch::{Stored, launch_variant};
-use super::variants::{Pass, VARIANTS, Variant, wgrad_workspace_bytes};
+use super::split::wgrad_workspace_bytes;
+use super::variants::{Pass, VARIANTS, Variant};
 use crate::device::cpu::conv::{
     Conv2dDims, conv2d_dgrad_reference, conv2d_fprop_reference, conv2d_wgrad_reference,
 };

@@ -1,12 +1,15 @@
 //! Arguments of the convolution kernels, and their launches.
 
-use super::variants::{Gemm, Pass, PassEntry, Split, Variant, choose, wgrad_split};
+use super::split::{Split, wgrad_split};
+use super::variants::{Gemm, Pass, PassEntry, Variant, choose};
 use crate::device::cpu::conv::Conv2dDims;
 use crate::device::kernels::mma_tile::{CHUNK_ELEMS, DEPTH};
+use crate::device::kernels::totals::TOTAL_THREADS;
 use crate::device::kernels::{self, Conv2dArgs, Conv2dWgradArgs, SplitSumArgs};
 use crate::device::{LaunchArgs, Launcher};
 use crate::error::Result;
-use crate::ops::launch::{SIGNED, below};
+use crate::ops::launch::{SIGNED, TotalGrid, below, vec_elems};
+use crate::tensor::DType;
 
 /// Addresses of an fprop's or dgrad's operands; 0 for no addend.
 #[derive(Debug, Clone, Copy)]
@@ -224,15 +227,29 @@ fn add_parts(
     split: Split,
     launcher: &mut dyn Launcher,
 ) -> Result<()> {
-    let sum = SplitSumArgs {
-        parts,
-        addend: 0,
-        out: dw,
-        num_elems: dims.w_elems() as u64,
-        num_splits: split.parts as u64,
-        addend_elems: 1,
-    };
-    kernels::CONV2D_WGRAD_SPLIT_SUM.launch(launcher, kernels::thread_grid(dims.w_elems()), &sum)
+    let (sum, blocks) = SplitSumArgs::new(parts, split.parts, dw, dims.w_elems());
+    kernels::CONV2D_WGRAD_SPLIT_SUM.launch(launcher, blocks, &sum)
+}
+
+impl SplitSumArgs {
+    /// The sum of `num_splits` parts of `num_elems` elements from `parts` on to `out`, and its blocks.
+    pub(crate) fn new(parts: u64, num_splits: usize, out: u64, num_elems: usize) -> (SplitSumArgs, usize) {
+        let width = vec_elems(DType::F32);
+        let is_wide = num_elems.is_multiple_of(width);
+        let columns = if is_wide { num_elems / width } else { num_elems };
+        let TotalGrid { columns, blocks } = TotalGrid::new(columns, num_splits, TOTAL_THREADS);
+        let args = SplitSumArgs {
+            parts,
+            addend: 0,
+            out,
+            num_elems: num_elems as u64,
+            num_splits: num_splits as u64,
+            addend_elems: 1,
+            columns: columns as u32,
+            is_wide: is_wide.into(),
+        };
+        (args, blocks)
+    }
 }
 
 #[cfg(test)]
@@ -240,7 +257,7 @@ mod tests {
     use super::*;
     use crate::device::{Nowhere, Slot};
     use crate::ops::conv2d::variants::VARIANTS;
-    use crate::tensor::{DType, Shape};
+    use crate::tensor::Shape;
 
     /// A 3x3 convolution of images of 32x32 pixels.
     fn dims(n: usize, channels: usize) -> Conv2dDims {

@@ -8,14 +8,16 @@ mod checks;
 #[cfg(test)]
 mod kernel_tests;
 mod launch;
+mod split;
 mod variants;
 
 pub use batch_norm::Conv2dBatchNorm;
 pub(super) use checks::checks;
 pub(super) use launch::Operands;
 use launch::Stored;
-pub(super) use variants::Split;
-use variants::{Pass, choose, wgrad_workspace_bytes};
+pub(super) use split::Split;
+use split::wgrad_workspace_bytes;
+use variants::{Pass, choose};
 
 use crate::device::cpu::conv::{self, Conv2dDims, Finish};
 use crate::device::cpu::{CpuArgs, Real};

@@ -12,10 +12,10 @@ use crate::error::{Error, Result};
 use crate::tensor::DType;
 
 /// Blocks that fill a large GPU: two for each of a good hundred multiprocessors.
-const FULL_GPU_BLOCKS: usize = 256;
+pub(super) const FULL_GPU_BLOCKS: usize = 256;
 
-/// Fewest pixels of a wgrad's part: below that, writing and adding parts costs more than reading the pixels.
-const LEAST_PIXELS_PER_SPLIT: usize = 512;
+/// Elements of the largest tile.
+const LARGEST_TILE: usize = 128 * 128;
 
 /// The three computations of a convolution.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -163,6 +163,16 @@ impl Variant {
         (busy * self.tile_rows * self.tile_cols) as f64 / self.rate
     }
 
+    /// Time of a pixel of a block's tile in a wgrad, in that of a 128x128 tile.
+    pub(super) fn tile_work(&self) -> f64 {
+        (self.tile_rows * self.tile_cols) as f64 / (LARGEST_TILE as f64 * self.rate)
+    }
+
+    /// Blocks of a wgrad that keep a multiprocessor busy: one large tile nearly does, a small one waits more.
+    pub(super) fn busy_blocks(&self) -> f64 {
+        if self.tile_rows * self.tile_cols < LARGEST_TILE { 1.6 } else { 1.1 }
+    }
+
     pub(super) fn shared_bytes(&self) -> u32 {
         match self.unit {
             Unit::CudaCores => 0,
@@ -187,38 +197,6 @@ pub(super) fn choose(pass: Pass, dtype: DType, dims: &Conv2dDims) -> Result<&'st
         .ok_or_else(|| {
             Error::Device(format!("no kernel of a convolution computes in {dtype}; run it on the CPU"))
         })
-}
-
-/// A reduction divided among blocks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Split {
-    /// Positions of each part but the last, which may have fewer.
-    pub depth: usize,
-    /// Number of parts.
-    pub parts: usize,
-}
-
-impl Split {
-    /// Divides `depth` positions so that with `tiles` tiles a GPU is full, in multiples of `step` and at least `least`.
-    pub(crate) fn new(depth: usize, tiles: usize, step: usize, least: usize) -> Split {
-        let wanted = FULL_GPU_BLOCKS.div_ceil(tiles).min(depth / least).max(1);
-        let part = depth.div_ceil(wanted).next_multiple_of(step);
-        Split { depth: part, parts: depth.div_ceil(part) }
-    }
-}
-
-/// How a wgrad's pixels are divided.
-pub(super) fn wgrad_split(variant: &Variant, dims: &Conv2dDims) -> Split {
-    let gemm = Gemm::new(Pass::Wgrad, dims);
-    Split::new(gemm.depth, variant.num_tiles(&gemm), DEPTH, LEAST_PIXELS_PER_SPLIT)
-}
-
-/// Scratch bytes of a wgrad: its parts, if there are several.
-pub(super) fn wgrad_workspace_bytes(variant: &Variant, dims: &Conv2dDims) -> usize {
-    match wgrad_split(variant, dims).parts {
-        1 => 0,
-        parts => parts * dims.w_elems() * DType::F32.size_bytes(),
-    }
 }
 
 #[cfg(test)]
@@ -276,18 +254,5 @@ mod tests {
         let wgrad = |dims| choose(Pass::Wgrad, DType::Bf16, &dims).unwrap().kernel().name;
         assert_eq!(wgrad(dims(256, 32, 128, 128, 3, 1)), "conv2d_wgrad_tile128x128_bf16");
         assert_eq!(wgrad(dims(256, 32, 64, 64, 3, 1)), "conv2d_wgrad_tile64x128_bf16");
-    }
-
-    #[test]
-    fn splits_cover_the_reduction_without_an_empty_part() {
-        for depth in [1, 63, 64, 511, 513, 1000, 4096, 100_000, 262_144] {
-            for tiles in [1, 3, 36, 255, 256, 1000] {
-                let split = Split::new(depth, tiles, DEPTH, LEAST_PIXELS_PER_SPLIT);
-                assert!(split.depth.is_multiple_of(DEPTH));
-                assert!(split.parts * split.depth >= depth && (split.parts - 1) * split.depth < depth);
-                assert!(tiles < 256 || split.parts == 1);
-            }
-        }
-        assert_eq!(Split::new(262_144, 9, 64, 512).parts, 29);
     }
 }
