@@ -29,7 +29,7 @@ pub(in crate::ops) fn checks() -> Checks {
             conv2d_with(graph, "conv", x[0], x[1], Window::square(2, 3))
         }),
     ];
-    let mut trials: Vec<DrawTrial> = vec![Box::new(trial)];
+    let mut trials: Vec<DrawTrial> = vec![Box::new(trial), Box::new(norm_trial)];
     trials
         .extend(VARIANTS.iter().map(|variant| -> DrawTrial { Box::new(|draw| kernel_trial(variant, draw)) }));
     Checks { cases, trials }
@@ -65,13 +65,10 @@ fn trial(draw: &mut Draw) -> Trial {
             continue;
         }
         let filter = [k, r, s, c];
-        let norm = draw_norm(draw);
         return Trial::new(format!("conv2d: {x:?}, filter {filter:?}, {window:?}"), move |graph| {
             let (image, dy) = (input(graph, "x", x), input(graph, "dy", [n, p, q, k]));
             let (w, sum) = (input(graph, "w", filter), input(graph, "sum", x));
             graph.apply("fprop", Conv2dFprop { window }, &[image, w])?;
-            let operands = norm_operands(graph, &[image, w], [n, p, q, k], norm);
-            graph.apply("fprop_norm", Conv2dBatchNorm { window, norm }, &operands)?;
             let dgrad = Conv2dDgrad { window, x: x.into(), accumulate: false };
             graph.apply("dgrad", dgrad, &[dy, w])?;
             graph.apply("dgrad_sum", Conv2dDgrad { accumulate: true, ..dgrad }, &[dy, w, sum])?;
@@ -79,6 +76,23 @@ fn trial(draw: &mut Draw) -> Trial {
             Ok(())
         })
         .of_products();
+    }
+}
+
+fn norm_trial(draw: &mut Draw) -> Trial {
+    loop {
+        let (x, k, norm) = (draw.image(1), draw.channels(), draw_norm(draw));
+        let (window, filter) = (Window::square(draw.within(1, 2), 1), [k, 3, 3, x[3]]);
+        let dims = window.dims(x, filter);
+        if dims.y_elems() * 9 * x[3] > MOST_MACS {
+            continue;
+        }
+        let title = format!("conv2d and {norm:?}: {x:?}, filter {filter:?}, {window:?}");
+        return Trial::new(title, move |graph| {
+            let conv = [input(graph, "x", x), input(graph, "w", filter)];
+            let operands = norm_operands(graph, &conv, [dims.n, dims.p(), dims.q(), k], norm);
+            graph.apply("y", Conv2dBatchNorm { window, norm }, &operands).map(|_| ())
+        });
     }
 }
 
@@ -134,25 +148,25 @@ fn kernel_trial(variant: &'static Variant, draw: &mut Draw) -> Trial {
         }
         let dims = window.dims(x, filter);
         let (accumulate, norm) = (draw.coin(), draw_norm(draw));
+        let normalizes = accumulate && variant.pass() == Pass::Fprop;
         if variant.macs(&dims) > most_macs {
             continue;
         }
         let name = variant.kernel().name;
         let title = format!("{name}: {x:?}, filter {filter:?}, {window:?}");
-        return Trial::new(title, move |graph| {
+        let trial = Trial::new(title, move |graph| {
             let y = [dims.n, dims.p(), dims.q(), dims.k];
             match variant.pass() {
-                Pass::Fprop => {
-                    let mut operands = vec![input(graph, "x", x), input(graph, "w", filter)];
-                    if !accumulate {
-                        let (op, stored) = (Conv2dFprop { window }, Stored::Sums);
-                        return graph
-                            .apply(name, ByKernel { op, stored, dims, variant }, &operands)
-                            .map(|_| ());
-                    }
+                Pass::Fprop if normalizes => {
                     let op = Conv2dBatchNorm { window, norm };
-                    operands = norm_operands(graph, &operands, y, norm);
+                    let conv = [input(graph, "x", x), input(graph, "w", filter)];
+                    let operands = norm_operands(graph, &conv, y, norm);
                     graph.apply(name, ByKernel { op, stored: op.stored(), dims, variant }, &operands)
+                }
+                Pass::Fprop => {
+                    let op = Conv2dFprop { window };
+                    let operands = [input(graph, "x", x), input(graph, "w", filter)];
+                    graph.apply(name, ByKernel { op, stored: Stored::Sums, dims, variant }, &operands)
                 }
                 Pass::Dgrad => {
                     let op = Conv2dDgrad { window, x: x.into(), accumulate };
@@ -170,8 +184,8 @@ fn kernel_trial(variant: &'static Variant, draw: &mut Draw) -> Trial {
             }
             .map(|_| ())
         })
-        .of_products()
         .only_in(variant.dtype);
+        return if normalizes { trial } else { trial.of_products() };
     }
 }
 
