@@ -26,9 +26,15 @@ pub struct ComparedRun {
 
 /// The page that compares `runs`, in this order.
 pub fn page(runs: &[ComparedRun]) -> Page {
-    let mut sections = vec![Section::new("Results", Body::Table(results(runs)))];
     let data: Vec<String> = runs.iter().map(evaluated_on).collect();
-    if data.windows(2).any(|pair| pair[0] != pair[1]) {
+    let is_same_data = data.windows(2).all(|pair| pair[0] == pair[1]);
+    let mut table = results(runs);
+    // Of errors on other images, none is the least.
+    if let Some(index) = best(runs).filter(|_| is_same_data) {
+        table.mark(index);
+    }
+    let mut sections = vec![Section::new("Results", Body::Table(table))];
+    if !is_same_data {
         let said = runs.iter().zip(&data).map(|(run, data)| format!("{}: {data}", run.name));
         let text = format!("The errors are not of the same images. {}.", said.collect::<Vec<_>>().join("; "));
         sections.push(Section::new("Not the same data", Body::Text(vec![text])));
@@ -62,7 +68,15 @@ fn command(run: &ComparedRun) -> &[String] {
     first.unwrap_or(&run.env.command)
 }
 
-/// A row for each run; that of the least error is set off.
+/// The run of the least error, of several.
+fn best(runs: &[ComparedRun]) -> Option<usize> {
+    let best_error =
+        |run: &ComparedRun| best_epoch(&run.records.epochs).map(|index| run.records.epochs[index].eval_err1);
+    let errors = runs.iter().enumerate().filter_map(|(index, run)| Some((index, best_error(run)?)));
+    errors.min_by(|a, b| a.1.total_cmp(&b.1)).map(|(index, _)| index).filter(|_| runs.len() > 1)
+}
+
+/// A row for each run.
 fn results(runs: &[ComparedRun]) -> Table {
     let mut table = Table::new([
         ("Run", Align::Left),
@@ -99,10 +113,6 @@ fn results(runs: &[ComparedRun]) -> Table {
             last.map_or(String::new(), |_| show_rate(images / seconds)).into(),
             run.env.device.clone().into(),
         ]);
-    }
-    let errors = runs.iter().enumerate().filter_map(|(index, run)| Some((index, best_of(run)?.eval_err1)));
-    if let Some((index, _)) = errors.min_by(|a, b| a.1.total_cmp(&b.1)).filter(|_| runs.len() > 1) {
-        table.mark(index);
     }
     table
 }
@@ -229,7 +239,7 @@ mod tests {
     fn errors_on_other_images_are_told_apart() {
         let html = page(&[run("a", &[50.0], "0.1", 20), run("b", &[60.0], "0.1", 21)]).to_html();
         assert!(html.contains("b: 21 validation images of miniplaces"), "{html}");
-        assert!(!html.contains("Settings that differ"), "{html}");
+        assert!(!html.contains("Settings that differ") && !html.contains("class=\"marked\""), "{html}");
     }
 
     #[test]
