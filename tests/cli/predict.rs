@@ -175,5 +175,5 @@ fn real_photos_train() {
         root.display()
     );
     let said = program.succeeds(&call);
-    assert!(said.contains("top-1 error") && said.contains("after 1 epochs"), "{said}");
+    assert!(said.contains("top-1 error") && said.contains("after 1 epoch "), "{said}");
 }
