@@ -284,25 +284,14 @@ impl FromStr for Augment {
         if text.trim() == "none" {
             return Ok(Augment::NONE);
         }
+        let refuse = |what: &str| Err(usage(format!("--augment `{text}`: {what}")));
         let mut augment = Augment::NONE;
         for (position, item) in text.split(',').map(str::trim).enumerate() {
             match policy(item) {
-                _ if item.is_empty() => {
-                    return Err(usage(format!(
-                        "--augment `{text}` has an empty item; take out the comma, or give none"
-                    )));
-                }
-                _ if item == "none" => {
-                    return Err(usage(format!(
-                        "--augment `{text}`: none stands alone; take it out of the list"
-                    )));
-                }
+                _ if item.is_empty() => return refuse("an empty item; take out the comma, or give none"),
+                _ if item == "none" => return refuse("none stands alone; take it out of the list"),
                 Some(policy) if position == 0 => augment = policy,
-                Some(_) => {
-                    return Err(usage(format!(
-                        "`{item}` must be the first of the list, other items change it"
-                    )));
-                }
+                Some(_) => return refuse(&format!("`{item}` must come first, other items change it")),
                 None => augment.add(item)?,
             }
         }
