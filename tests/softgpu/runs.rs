@@ -89,7 +89,7 @@ fn either_of_two_gpus_gives_the_same_bits_and_a_third_is_an_error() {
     );
     let first = weights(&program, "first");
     assert!(weights(&program, "second") == first && weights(&program, "third") == first);
-    let env = std::fs::read_to_string(program.only_run("second").join("env.json")).unwrap();
+    let env = std::fs::read_to_string(program.path(program.only_run("second").join("env.json"))).unwrap();
     assert!(env.contains("\"device\": \"cuda:1 ("), "{env}");
 
     let call = format!("{call} --device cuda:2");
@@ -168,8 +168,9 @@ fn gradient_errors(got: &Path, expected: &Path) -> Vec<f64> {
 fn the_first_loss_and_its_gradients_are_those_of_the_cpu() {
     let Some(gpu) = software_gpu() else { return };
     let program = Program::with_scenes();
+    // With this seed no maximum and no ReLU is so near to a tie that rounding decides where a gradient goes.
     let call = "train --data-dir scenes --model resnet9 --img-size 16 --batch-size 16 --limit-val 4 --lr 0.001 --max-steps 1 \
-                --log-interval 1 --precision f32";
+                --log-interval 1 --precision f32 --seed 1";
     succeeds(gpu, &program, &format!("{call} --device cuda --output fused"), &[]);
     let split = [("SOFTGPU_SPLIT_FMA", "1")];
     succeeds(gpu, &program, &format!("{call} --device cuda --output split"), &split);
