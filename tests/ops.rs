@@ -9,7 +9,8 @@ use residuum::check::random;
 use residuum::device::cpu::Real;
 use residuum::graph::{Graph, Init, ValueId, ValueType};
 use residuum::ops::{
-    self, BatchNormBwd, BatchNormInference, BatchNormTrain, BnConfig, Mode, PoolWindow, ReluBwd, add, relu,
+    self, BatchNormBwd, BatchNormInference, BatchNormTrain, BnConfig, Conv2dBatchNorm, Mode, PoolWindow,
+    ReluBwd, Window, add, conv2d_with, relu,
 };
 use residuum::rng::{Stream, Use};
 use residuum::tensor::{DType, Layout, Shape};
@@ -185,6 +186,45 @@ fn fused_forward_is_the_chain(mode: Mode) {
 fn fused_batch_norm_is_batch_norm_then_add_then_relu() {
     fused_forward_is_the_chain(Mode::Train);
     fused_forward_is_the_chain(Mode::Eval);
+}
+
+/// Runs a convolution that takes in its batch norm, and the two apart, and compares values.
+fn a_convolution_takes_in_its_batch_norm<T: Real>(dtype: DType) {
+    let (shape, filter, window) = ([2, 5, 7, 3], [21, 3, 3, 3], Window::square(2, 1));
+    let y = [2, 3, 4, 21];
+    for (relu, residual) in [(false, false), (true, false), (true, true)] {
+        let norm = BatchNormInference { eps: 1e-5, relu, residual };
+        let mut graph = Graph::new(dtype);
+        let [x, w] = [("x", shape), ("w", filter)].map(|(name, shape)| graph.input(name, shape, dtype));
+        let mut after: Vec<ValueId> =
+            ["gamma", "beta", "mean", "var"].map(|name| graph.input(name, [y[3]], dtype)).into();
+        after.extend(residual.then(|| graph.input("residual", y, dtype)));
+        let sums = conv2d_with(&mut graph, "sums", x, w, window).unwrap();
+        let apart = graph.apply_one("apart", norm, &[&[sums], &after[..]].concat()).unwrap();
+        let op = Conv2dBatchNorm { window, norm };
+        let together = graph.apply_one("together", op, &[&[x, w], &after[..]].concat()).unwrap();
+        keep(&mut graph, &[apart, together]);
+        let mut runner = Runner::new(&graph);
+        for (name, len, seed) in
+            [("x", 2 * 5 * 7 * 3, 1), ("w", 21 * 27, 2), ("gamma", 21, 3), ("beta", 21, 4), ("mean", 21, 5)]
+        {
+            runner.write_real::<T>(name, &normal(len, seed));
+        }
+        runner.write_real::<T>("var", &[1.5; 21]);
+        if residual {
+            runner.write_real::<T>("residual", &normal(y.iter().product(), 6));
+        }
+        runner.run();
+        let apart = runner.read::<T>("apart");
+        assert!(apart.iter().any(|&v| v > T::ONE) && apart.contains(&T::ZERO) == relu);
+        assert!(runner.read::<T>("together") == apart, "{dtype}, {norm:?}");
+    }
+}
+
+#[test]
+fn a_convolution_with_its_batch_norm_is_the_two_apart() {
+    a_convolution_takes_in_its_batch_norm::<f32>(DType::F32);
+    a_convolution_takes_in_its_batch_norm::<f64>(DType::F64);
 }
 
 /// With `reuse`, x and dy come from nodes and die here, so that dx and dz are written over them.

@@ -11,8 +11,8 @@ use crate::infer::model_file::{CardOverrides, ModelFile};
 use crate::models::{self, Variant};
 use crate::run::run_dir::RunDir;
 use crate::show::tell;
-use crate::step::IMAGE_SIZES;
 use crate::step::evaluate::Views;
+use crate::step::{IMAGE_SIZES, check_image_size};
 use crate::train::config::TrainConfig;
 
 /// The most pixels that the shorter side of a photo is scaled to: four times the largest network's.
@@ -64,12 +64,7 @@ impl ViewArgs {
     /// How photos are cut for a model that takes images of this size.
     pub(super) fn crops(&self, image_size: usize) -> Result<Vec<Crop>> {
         let sizes = if self.tta_sizes.is_empty() { &[image_size][..] } else { &self.tta_sizes };
-        let range = *IMAGE_SIZES.start() as usize..=*IMAGE_SIZES.end() as usize;
-        if let Some(&size) = self.tta_sizes.iter().find(|size| !range.contains(size)) {
-            let message =
-                format!("each must be from {} to {}, as in 112,128,160", range.start(), range.end());
-            return Err(Error::setting("tta_sizes", size, message));
-        }
+        self.tta_sizes.iter().try_for_each(|&size| check_image_size("tta_sizes", size))?;
         sizes.iter().map(|&size| self.crop(size)).collect()
     }
 

@@ -145,7 +145,7 @@ impl ModelFile {
         largest_annotation: Capacity,
     ) -> Result<Session> {
         let graph = |&image_size: &usize| {
-            check_image_size(image_size)?;
+            check_image_size("img_size", image_size)?;
             let step = StepConfig { largest_annotation, image_size, ..self.step_config(batch_size)? };
             evaluation_graph(&step, "")
         };
@@ -161,7 +161,7 @@ impl ModelFile {
     /// # Errors
     /// [`Error::Usage`] if its name or form are unknown, or its images have a size that no network takes.
     pub fn step_config(&self, batch_size: usize) -> Result<StepConfig> {
-        check_image_size(self.card.img_size)?;
+        check_image_size("img_size", self.card.img_size)?;
         let normalization = self.card.normalization();
         Ok(StepConfig { normalization, ..StepConfig::new(self.model()?, batch_size, self.card.img_size) })
     }
@@ -223,7 +223,7 @@ fn model_of(card: &ModelCard) -> Result<Model> {
 
 /// Names and shapes of the tensors of the model that a card describes.
 fn shapes_of(card: &ModelCard) -> Result<Vec<(String, Vec<usize>)>> {
-    check_image_size(card.img_size)?;
+    check_image_size("img_size", card.img_size)?;
     let graph = evaluation_graph(&StepConfig::new(model_of(card)?, 1, card.img_size), "")?;
     Ok(weights::model_shapes(&graph))
 }

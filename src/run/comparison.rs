@@ -68,11 +68,14 @@ fn command(run: &ComparedRun) -> &[String] {
     first.unwrap_or(&run.env.command)
 }
 
+/// The epoch of a run's least error.
+fn best_of(run: &ComparedRun) -> Option<&Epoch> {
+    best_epoch(&run.records.epochs).map(|index| &run.records.epochs[index])
+}
+
 /// The run of the least error, of several.
 fn best(runs: &[ComparedRun]) -> Option<usize> {
-    let best_error =
-        |run: &ComparedRun| best_epoch(&run.records.epochs).map(|index| run.records.epochs[index].eval_err1);
-    let errors = runs.iter().enumerate().filter_map(|(index, run)| Some((index, best_error(run)?)));
+    let errors = runs.iter().enumerate().filter_map(|(index, run)| Some((index, best_of(run)?.eval_err1)));
     errors.min_by(|a, b| a.1.total_cmp(&b.1)).map(|(index, _)| index).filter(|_| runs.len() > 1)
 }
 
@@ -91,8 +94,6 @@ fn results(runs: &[ComparedRun]) -> Table {
         ("img/s", Align::Right),
         ("Device", Align::Left),
     ]);
-    let best_of =
-        |run: &ComparedRun| best_epoch(&run.records.epochs).map(|index| run.records.epochs[index].clone());
     for run in runs {
         let (epochs, line) = (&run.records.epochs, run.records.runs.last());
         let (best, last) = (best_of(run), epochs.last());
@@ -105,8 +106,8 @@ fn results(runs: &[ComparedRun]) -> Table {
             line.map_or(String::new(), |line| line.model.clone()).into(),
             line.map_or(String::new(), |line| show_count(line.parameters as usize)).into(),
             epochs.len().to_string().into(),
-            of(best.as_ref(), |epoch| percent(epoch.eval_err1)).into(),
-            of(best.as_ref(), |epoch| percent(epoch.eval_err5)).into(),
+            of(best, |epoch| percent(epoch.eval_err1)).into(),
+            of(best, |epoch| percent(epoch.eval_err5)).into(),
             of(last, |epoch| percent(epoch.eval_err1)).into(),
             of(last, |epoch| format!("{:.3}", epoch.eval_loss)).into(),
             show_seconds(seconds).into(),

@@ -80,6 +80,11 @@ impl TrainState {
         let idle = self.epoch.saturating_sub(self.best?.epoch + 1);
         (self.batch_in_epoch == 0 && idle >= patience).then_some(idle)
     }
+
+    /// Whether a run of `total_steps` that has this `patience` ends here.
+    pub fn is_over(&self, total_steps: u64, patience: Option<u64>) -> bool {
+        self.step >= total_steps || patience.is_some_and(|patience| self.idle_epochs(patience).is_some())
+    }
 }
 
 /// What a state belongs to: with other settings or images, a run would not go on but become another.

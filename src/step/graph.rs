@@ -147,16 +147,16 @@ pub struct StepConfig {
 /// Heights and widths of images that networks are meant for.
 pub const IMAGE_SIZES: RangeInclusive<u32> = 8..=1024;
 
-/// Fails on a height and width of images that is not in [`IMAGE_SIZES`].
+/// Fails on a height and width of images, given as `setting`, that is not in [`IMAGE_SIZES`].
 ///
 /// # Errors
 /// [`Error::Setting`] with the range.
-pub fn check_image_size(size: usize) -> Result<()> {
+pub fn check_image_size(setting: &'static str, size: usize) -> Result<()> {
     let (least, most) = (*IMAGE_SIZES.start() as usize, *IMAGE_SIZES.end() as usize);
     if (least..=most).contains(&size) {
         return Ok(());
     }
-    Err(Error::setting("img_size", size, format!("must be from {least} to {most}")))
+    Err(Error::setting(setting, size, format!("must be from {least} to {most}")))
 }
 
 impl StepConfig {

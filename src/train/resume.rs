@@ -155,6 +155,29 @@ pub(super) fn state_at(
     Ok(Resumed { state, remarks })
 }
 
+/// Fails if the run is complete and would, without training on, be given settings that decided its results.
+///
+/// # Errors
+/// [`Error::Usage`] naming such a setting.
+pub(super) fn refuse_change_of_complete(
+    state: &TrainState,
+    recorded: &TrainConfig,
+    run: &Prepared,
+) -> Result<()> {
+    if !state.is_over(run.total_steps, run.config.patience) {
+        return Ok(());
+    }
+    let (before, now) = (recorded.records(), run.config.records());
+    let kept = |name: &&String| TrainConfig::on_resume(name) == OnResume::Kept;
+    match before.keys().filter(kept).find(|&name| before[name] != now[name]) {
+        Some(name) => Err(Error::Usage(format!(
+            "the run is complete after update {}, so `{name}` stays {}: it made these weights; --epochs trains on",
+            state.step, before[name]
+        ))),
+        None => Ok(()),
+    }
+}
+
 /// Images of a batch before.
 fn batch_size_of(recorded: &TrainConfig, origin: Option<&Origin>) -> u64 {
     let settings = origin.map(|origin| &origin.settings);

@@ -13,7 +13,6 @@ use super::loss_watch::LossWatch;
 use super::prepare::Prepared;
 use super::resume::{self, OnChange, Resumed, WEIGHTS_ONLY};
 use super::schedule::Schedule;
-use super::setting::OnResume;
 use super::signal::{OnUsr1, Signals};
 use super::source::Source;
 use super::summary::{self, Standing, Status};
@@ -92,8 +91,9 @@ impl Trainer {
         let signals = Signals::install(OnUsr1::of(config.checkpoint_on_usr1))?;
         let mut run = Prepared::new(config, device, &signals)?;
         let Resumed { state, remarks } = resume::state_at(&dir.last_state(), &recorded, &mut run, on_change)?;
+        resume::refuse_change_of_complete(&state, &recorded, &run)?;
         let mut trainer = Trainer::assemble(run, dir, state, signals)?;
-        trainer.say_where(&recorded)?;
+        trainer.say_where();
         if !remarks.is_empty() || trainer.config != recorded {
             trainer.change(&recorded, &remarks)?;
         }
@@ -101,31 +101,20 @@ impl Trainer {
     }
 
     /// Says where the run goes on, or that it does not.
-    ///
-    /// # Errors
-    /// [`Error::Usage`] if it is complete and would, without training on, be given settings that decided its results.
-    fn say_where(&self, recorded: &TrainConfig) -> Result<()> {
-        let step = self.state.step;
-        if !self.is_done() {
-            let (total, epoch) = (self.total_steps, self.state.epoch + 1);
-            tell(format_args!("going on after update {step} of {total}, in epoch {epoch}"));
-            return Ok(());
-        }
-        let (before, now) = (recorded.records(), self.config.records());
-        let kept = |name: &&String| TrainConfig::on_resume(name) == OnResume::Kept;
-        if let Some(name) = before.keys().filter(kept).find(|&name| before[name] != now[name]) {
-            return Err(Error::Usage(format!(
-                "the run is complete after update {step}, so `{name}` stays {}: it made these weights; --epochs trains on",
-                before[name]
-            )));
-        }
+    fn say_where(&self) {
+        let (step, total) = (self.state.step, self.total_steps);
         match self.idle_epochs() {
             Some(idle) => tell(format_args!(
                 "the run ended after update {step}, {idle} epochs without a lower error; a larger --patience goes on"
             )),
-            None => tell(format_args!("the run is complete after update {step}; more --epochs go on")),
+            None if self.is_done() => {
+                tell(format_args!("the run is complete after update {step}; more --epochs go on"))
+            }
+            None => {
+                let epoch = self.state.epoch + 1;
+                tell(format_args!("going on after update {step} of {total}, in epoch {epoch}"))
+            }
         }
-        Ok(())
     }
 
     /// Says what has changed, and makes it the run's own. The folder is written to only now, under the lock of its log.
@@ -252,7 +241,7 @@ impl Trainer {
     }
 
     fn is_done(&self) -> bool {
-        self.state.step >= self.total_steps || self.idle_epochs().is_some()
+        self.state.is_over(self.total_steps, self.config.patience)
     }
 
     /// Epochs without a better one, where they are so many that the run ends before its last step.

@@ -162,6 +162,7 @@ fn a_connection_that_is_torn_or_stalls_is_gone_on_with() {
         assert_fetched(&program);
         assert!(start.elapsed() < Duration::from_secs(5), "it waited for what stalls");
         let said = texts(&output).1;
+        assert!(output.status.success(), "{said}");
         assert_eq!(said.contains("--timeout"), matches!(end, End::Stall(_)), "{said}");
         let requests = server.requests(ARCHIVE);
         let asked: Vec<Option<usize>> = requests.iter().map(Request::from).collect();
