@@ -247,7 +247,10 @@ esac
 scratch=$(mktemp -d)
 export scratch
 trap 'rm -rf "$scratch"' EXIT
-cp -r "$here"/{bin,tests,benches} "$scratch" && gunzip "$scratch"/{bin,tests,benches}/*.gz || exit 1
+tar -xJf "$here/programs.tar.xz" -C "$scratch" || {
+    echo "run.sh: $here/programs.tar.xz cannot be unpacked; that takes tar and xz" >&2
+    exit 1
+}
 : >"$out/log.txt"
 : >"$out/summary.txt"
 rm -f "$out"/*.jsonl "$out/ratios.txt"
