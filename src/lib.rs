@@ -76,6 +76,7 @@ pub mod autodiff;
 pub mod fuse;
 pub mod models;
 pub mod plan;
+pub mod profile;
 
 pub mod device;
 pub mod exec;
