@@ -16,6 +16,7 @@ mod man;
 mod model;
 mod plan;
 mod predict;
+mod profile;
 mod replay;
 mod report;
 mod reproduce;
@@ -56,6 +57,7 @@ enum Command {
     Report(report::ReportArgs),
     Reproduce(reproduce::ReproduceArgs),
     Plan(plan::PlanArgs),
+    Profile(Box<profile::ProfileArgs>),
     Replay(replay::ReplayArgs),
     VerifyResume(Box<verify_resume::VerifyResumeArgs>),
     Data(data::DataArgs),
@@ -81,6 +83,7 @@ impl Cli {
             Command::Report(args) => args.run(),
             Command::Reproduce(args) => args.run(),
             Command::Plan(args) => args.run(),
+            Command::Profile(args) => args.run(),
             Command::Replay(args) => args.run(),
             Command::VerifyResume(args) => args.run(),
             Command::Data(args) => args.run(),

@@ -5,6 +5,7 @@
 //! emulator answers.
 
 mod choice;
+pub mod counts;
 pub mod cpu;
 pub mod cuda;
 pub mod kernels;
@@ -122,6 +123,37 @@ pub(crate) struct Nowhere;
 impl Launcher for Nowhere {
     fn launch(&mut self, _: &'static Kernel, _: [u32; 3], _: [u32; 3], _: u32, _: &[u8]) -> Result<()> {
         Ok(())
+    }
+}
+
+/// Passes on one launch of those it is given, by its number.
+pub(crate) struct Only<'a> {
+    /// Runs the launch.
+    pub launcher: &'a mut dyn Launcher,
+    /// Launches before it that are left out.
+    pub skipped: usize,
+    /// Launches so far.
+    pub seen: usize,
+}
+
+impl Launcher for Only<'_> {
+    fn bind(&mut self, args: &LaunchArgs<'_>, mutates: &[usize]) {
+        self.launcher.bind(args, mutates);
+    }
+
+    fn launch(
+        &mut self,
+        kernel: &'static Kernel,
+        grid: [u32; 3],
+        block: [u32; 3],
+        shared_bytes: u32,
+        arguments: &[u8],
+    ) -> Result<()> {
+        self.seen += 1;
+        if self.seen - 1 != self.skipped {
+            return Ok(());
+        }
+        self.launcher.launch(kernel, grid, block, shared_bytes, arguments)
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use half::bf16;
 
 use crate::device::cpu::{Arena, BorrowFlags, CpuArgs, Element};
-use crate::device::{Device, DeviceKind, KernelDevice, LaunchArgs, Launcher, Slot};
+use crate::device::{Device, DeviceKind, KernelDevice, LaunchArgs, Launcher, Only, Slot};
 use crate::error::{Error, Result};
 use crate::plan::{Access, Plan, Program, Step};
 use crate::tensor::DType;
@@ -144,6 +144,36 @@ impl Session {
             *time += self.timed(index, step..step + 1)?;
         }
         Ok(())
+    }
+
+    /// [`Session::run_timed`] by launch, on a device that runs kernels: `launches` has the number of launches of each step,
+    /// `times` an entry a launch.
+    ///
+    /// # Errors
+    /// As [`Session::run_micro_batch`].
+    ///
+    /// # Panics
+    /// If the device runs no kernels, or there are other numbers of steps or launches.
+    pub fn run_timed_by_launch(
+        &mut self,
+        index: usize,
+        launches: &[usize],
+        times: &mut [Duration],
+    ) -> Result<()> {
+        let steps = &self.program.plans[index].steps;
+        assert_eq!(launches.len(), steps.len(), "a number of launches a step");
+        assert_eq!(launches.iter().sum::<usize>(), times.len(), "one time a launch");
+        let Backend::Kernels { device, arena_address } = &mut self.backend else {
+            panic!("the CPU launches nothing")
+        };
+        self.last_run = Some(index);
+        let of_step = |(step, &count): (usize, &usize)| (0..count).map(move |skipped| (step, skipped));
+        let lists: Vec<(usize, usize)> = launches.iter().enumerate().flat_map(of_step).collect();
+        let mut record = |list: usize, launcher: &mut dyn Launcher| {
+            let (step, skipped) = lists[list];
+            launch(&steps[step], *arena_address, &mut Only { launcher, skipped, seen: 0 })
+        };
+        device.run_timed(&mut record, times)
     }
 
     /// Adds to each of `times` the time of a run of step `step` of plan `index`. All of plan `between` runs before each,

@@ -2,7 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::error::{Error, Result};
+
 /// Constants of a GPU, printed with every prediction.
+///
+/// Sizes and counts are the maker's. Rates are those that kernels reach: those of the H200 are fitted to measurements
+/// ([`super`]), the others follow from the maker's by the same shares and are not measured.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Gpu {
     /// Name in `--gpu`.
@@ -27,7 +32,7 @@ pub struct Gpu {
     pub l2_mib: f64,
     /// A round trip to memory in clocks.
     pub latency_clocks: f64,
-    /// From the end of a launch to the start of the next in a captured list, in microseconds.
+    /// What a launch of a captured list takes besides its work, in microseconds: blocks start and end.
     pub launch_gap_us: f64,
     /// Registers of a multiprocessor.
     pub registers_per_sm: u32,
@@ -37,4 +42,96 @@ pub struct Gpu {
     pub blocks_per_sm: u32,
     /// Shared memory of a multiprocessor in KiB, to be divided among its blocks.
     pub shared_kib_per_sm: u32,
+    /// Shared memory and L1 of a multiprocessor together, in KiB.
+    pub l1_kib_per_sm: u32,
+}
+
+/// What a block takes of shared memory besides its own, in bytes.
+const RESERVED_SHARED_BYTES: u32 = 1024;
+/// Registers are given to warps in units of so many.
+const REGISTER_UNIT: u32 = 256;
+
+impl Gpu {
+    /// Names that [`Gpu::named`] knows.
+    pub const NAMES: [&'static str; 4] = ["h100", "h200", "a100", "rtx4090"];
+
+    /// The GPU called `name` in `--gpu`.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] listing the known names.
+    pub fn named(name: &str) -> Result<Gpu> {
+        let hopper = Gpu {
+            name: name.to_string(),
+            arch: "sm_90a".into(),
+            num_sms: 132,
+            clock_ghz: 1.75,
+            tensor_flops_per_clock: 2560.0,
+            issue_per_clock: 4.0,
+            shared_bytes_per_clock: 112.0,
+            l2_gb_per_s: 9700.0,
+            dram_gb_per_s: 2930.0,
+            l2_mib: 50.0,
+            latency_clocks: 1380.0,
+            launch_gap_us: 2.8,
+            registers_per_sm: 65536,
+            threads_per_sm: 2048,
+            blocks_per_sm: 32,
+            shared_kib_per_sm: 228,
+            l1_kib_per_sm: 256,
+        };
+        match name {
+            "h100" => Ok(hopper),
+            "h200" => Ok(Gpu { dram_gb_per_s: 4200.0, ..hopper }),
+            "a100" => Ok(Gpu {
+                arch: "sm_80".into(),
+                num_sms: 108,
+                clock_ghz: 1.41,
+                tensor_flops_per_clock: 1840.0,
+                l2_gb_per_s: 6400.0,
+                dram_gb_per_s: 1780.0,
+                l2_mib: 40.0,
+                shared_kib_per_sm: 164,
+                l1_kib_per_sm: 192,
+                ..hopper
+            }),
+            "rtx4090" => Ok(Gpu {
+                arch: "sm_89".into(),
+                num_sms: 128,
+                clock_ghz: 2.52,
+                tensor_flops_per_clock: 480.0,
+                l2_gb_per_s: 5000.0,
+                dram_gb_per_s: 880.0,
+                l2_mib: 72.0,
+                threads_per_sm: 1536,
+                blocks_per_sm: 24,
+                shared_kib_per_sm: 100,
+                l1_kib_per_sm: 128,
+                ..hopper
+            }),
+            _ => Err(Error::Usage(format!("--gpu {name}: known are {}", Gpu::NAMES.join(", ")))),
+        }
+    }
+
+    /// The one whose name the driver's name of a GPU holds, as in `NVIDIA H200`.
+    pub fn like(name: &str) -> Option<Gpu> {
+        let name: String = name.to_lowercase().split_whitespace().collect();
+        Gpu::NAMES.iter().find(|known| name.contains(*known)).and_then(|known| Gpu::named(known).ok())
+    }
+
+    /// Blocks that a multiprocessor holds at once: by threads, registers (32 where they are not known) and shared memory.
+    pub fn resident_blocks(&self, block_threads: u32, registers: Option<u32>, shared_bytes: u32) -> u32 {
+        let warps = block_threads.div_ceil(32);
+        let of_a_warp = (registers.unwrap_or(32) * 32).next_multiple_of(REGISTER_UNIT);
+        let by_registers = self.registers_per_sm / (warps * of_a_warp);
+        let by_shared = (self.shared_kib_per_sm << 10) / (shared_bytes + RESERVED_SHARED_BYTES);
+        let by_threads = self.threads_per_sm / (warps * 32);
+        self.blocks_per_sm.min(by_threads).min(by_registers).min(by_shared).max(1)
+    }
+
+    /// L1 that a block has to itself, in bytes, next to as many of its kind as fit.
+    pub fn l1_bytes_of_block(&self, block_threads: u32, registers: Option<u32>, shared_bytes: u32) -> usize {
+        let blocks = self.resident_blocks(block_threads, registers, shared_bytes);
+        let left = (self.l1_kib_per_sm << 10).saturating_sub(blocks * (shared_bytes + RESERVED_SHARED_BYTES));
+        (left / blocks) as usize
+    }
 }

@@ -5,12 +5,23 @@
 //! whose constants [`Gpu`] lists and every output prints. Times measured on a device stand next to it.
 
 mod gpu;
+mod measure;
+#[cfg(residuum_simt)]
+mod predict;
+#[cfg(residuum_simt)]
+mod steps;
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::device::counts::Counts;
 pub use gpu::Gpu;
+pub use measure::{measure, operations, random_batch};
+#[cfg(residuum_simt)]
+pub use steps::count;
 
+use crate::graph::Phase;
 use crate::named::named;
+use crate::plan::Step;
 
 /// Version of the JSON that a [`Profile`] is written as.
 pub const FORMAT: u32 = 1;
@@ -122,40 +133,6 @@ pub struct GpuLaunch {
     pub predicted_seconds: f64,
 }
 
-/// What all blocks of a launch do, from those that were run.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Counts {
-    /// Blocks that the emulator ran; the counts are scaled to all.
-    pub sampled_blocks: u32,
-    /// Products of 16x8x16 on the tensor cores, by warps.
-    pub tensor_instructions: u64,
-    /// Loads, stores and copies to and from global memory, by warps.
-    pub global_requests: u64,
-    /// 32-byte sectors that they touch.
-    pub global_sectors: u64,
-    /// The fewest sectors that hold as many bytes as they ask for.
-    pub ideal_sectors: u64,
-    /// Bytes from L2 to the multiprocessors: the sectors read, but for those that L1 is modelled to hold.
-    pub l2_bytes: u64,
-    /// Bytes of the sectors written.
-    pub written_bytes: u64,
-    /// 128-byte phases of shared memory.
-    pub shared_phases: u64,
-    /// The fewest phases that move as many bytes.
-    pub ideal_phases: u64,
-    /// Round trips to memory that one thread waits for in turn, the most of any.
-    pub round_trips: u64,
-    /// Barriers of a block, the most of any.
-    pub barriers: u64,
-}
-
-impl Counts {
-    /// Phases beyond those that the bytes alone need.
-    pub fn bank_conflicts(&self) -> u64 {
-        self.shared_phases - self.ideal_phases
-    }
-}
-
 /// Seconds that a launch would take if one unit alone bounded it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct UnitSeconds {
@@ -202,5 +179,52 @@ named! {
         Dram = "DRAM",
         /// Round trips to memory, one after another.
         Latency = "latency",
+    }
+}
+
+impl Launch {
+    /// A launch of `step`, its first or a later one.
+    fn of(step: &Step, is_first: bool) -> Launch {
+        let of_first = |amount: u64| if is_first { amount } else { 0 };
+        Launch {
+            layer: step.name.clone(),
+            operation: step.op.name().to_string(),
+            phase: phase_name(step.phase).to_string(),
+            flops: of_first(step.cost.flops),
+            compulsory_bytes: of_first(step.cost.bytes),
+            gpu: None,
+            measured_seconds: None,
+        }
+    }
+}
+
+fn phase_name(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Forward => "forward",
+        Phase::Backward => "backward",
+        Phase::Update => "update",
+    }
+}
+
+impl Profile {
+    /// The profile of these launches, with its sums.
+    pub fn new(version: String, setting: Setting, gpu: Option<Gpu>, launches: Vec<Launch>) -> Profile {
+        let on_gpu = || launches.iter().filter_map(|launch| launch.gpu.as_ref());
+        let predicted_seconds: f64 = on_gpu().map(|launch| launch.predicted_seconds).sum();
+        let totals = Totals {
+            launches: launches.len(),
+            flops: launches.iter().map(|launch| launch.flops).sum(),
+            dram_bytes: on_gpu().map(|launch| launch.dram_bytes).sum(),
+            l2_bytes: on_gpu().map(|launch| launch.counts.l2_bytes).sum(),
+            bank_conflicts: on_gpu().map(|launch| launch.counts.bank_conflicts()).sum(),
+            predicted_seconds,
+            predicted_images_per_second: if predicted_seconds > 0.0 {
+                setting.batch_size as f64 / predicted_seconds
+            } else {
+                0.0
+            },
+            measured_seconds: launches.iter().map(|launch| launch.measured_seconds).sum(),
+        };
+        Profile { format: FORMAT, version, setting, gpu, totals, launches }
     }
 }

@@ -9,6 +9,7 @@ use corosensei::{Coroutine, CoroutineResult, Yielder};
 
 use super::abi::{MAX_DYNAMIC_SHARED_BYTES, ThreadState, WarpCall, call_name, kind};
 use super::checker::{Checker, thread_idx};
+use super::counter::Counter;
 use super::finding::{Finding, Place};
 use super::order::Order;
 use super::shadow::Access;
@@ -61,13 +62,24 @@ pub struct Runner {
     block: Box<Block>,
 }
 
+/// What is told of what the threads do.
+#[expect(clippy::large_enum_variant, reason = "one a runner, and moved twice a launch")]
+pub enum Watcher {
+    /// Nothing is.
+    Nobody,
+    /// Judges every access.
+    Judge(Checker),
+    /// Counts them.
+    Count(Counter),
+}
+
 /// What the hooks reach of the running block.
 pub struct Block {
     threads: Vec<Thread>,
     warp_intervals: Vec<Cell<u16>>,
     current: Cell<usize>,
     block_dim: Cell<[u32; 3]>,
-    pub checker: RefCell<Option<Checker>>,
+    watcher: RefCell<Watcher>,
     /// The first thing wrong, with the thread to blame.
     wrong: RefCell<Option<(usize, Place, String)>>,
 }
@@ -101,7 +113,7 @@ impl Runner {
                 warp_intervals: Vec::new(),
                 current: Cell::new(0),
                 block_dim: Cell::new([1; 3]),
-                checker: RefCell::new(None),
+                watcher: RefCell::new(Watcher::Nobody),
                 wrong: RefCell::new(None),
             }),
         }
@@ -112,13 +124,13 @@ impl Runner {
         (self.shared.as_ptr() as usize).next_multiple_of(1024)
     }
 
-    /// From here on accesses are judged, until [`Runner::take_checker`].
-    pub fn set_checker(&mut self, checker: Checker) {
-        *self.block.checker.get_mut() = Some(checker);
+    /// From here on `watcher` is told what the threads do, until [`Runner::take_watcher`].
+    pub fn set_watcher(&mut self, watcher: Watcher) {
+        *self.block.watcher.get_mut() = watcher;
     }
 
-    pub fn take_checker(&mut self) -> Option<Checker> {
-        self.block.checker.get_mut().take()
+    pub fn take_watcher(&mut self) -> Watcher {
+        std::mem::replace(self.block.watcher.get_mut(), Watcher::Nobody)
     }
 
     /// Runs the block at `block_idx` to its end.
@@ -191,7 +203,7 @@ impl Runner {
         block.threads.truncate(num_threads);
         block.warp_intervals.clear();
         block.warp_intervals.resize(num_threads.div_ceil(WARP_THREADS), Cell::new(0));
-        if let Some(checker) = block.checker.get_mut() {
+        if let Watcher::Judge(checker) = block.watcher.get_mut() {
             checker.begin_block();
         }
         self.ready.clear();
@@ -235,11 +247,15 @@ impl Block {
     fn switch_to(&self, thread: usize) {
         self.current.set(thread);
         self.threads[thread].wait.set(Wait::Turn);
-        if let Some(checker) = &mut *self.checker.borrow_mut() {
-            checker.now.thread = thread as u16;
-            checker.now.warp_interval = self.warp_intervals[thread / WARP_THREADS].get();
-            let (limit, base) = self.threads[thread].stack.get();
-            checker.stack = Range { start: limit, end: base };
+        match &mut *self.watcher.borrow_mut() {
+            Watcher::Nobody => {}
+            Watcher::Judge(checker) => {
+                checker.now.thread = thread as u16;
+                checker.now.warp_interval = self.warp_intervals[thread / WARP_THREADS].get();
+                let (limit, base) = self.threads[thread].stack.get();
+                checker.stack = Range { start: limit, end: base };
+            }
+            Watcher::Count(counter) => counter.switch_to(thread),
         }
     }
 
@@ -286,27 +302,35 @@ impl Block {
     }
 
     fn check_matrix_row(&self, address: usize, place: Place) {
-        let verdict = match &mut *self.checker.borrow_mut() {
-            None => Ok(()),
-            Some(checker) if !checker.is_shared(address) => {
+        let verdict = match &mut *self.watcher.borrow_mut() {
+            Watcher::Nobody => Ok(()),
+            Watcher::Count(counter) => {
+                counter.matrix_row(address, place);
+                Ok(())
+            }
+            Watcher::Judge(checker) if !checker.is_shared(address) => {
                 Err("ldmatrix reads a row that is not in shared memory".into())
             }
-            Some(_) if !address.is_multiple_of(16) => {
+            Watcher::Judge(_) if !address.is_multiple_of(16) => {
                 Err(format!("ldmatrix reads a row at address {address:#x}, which is not a multiple of 16"))
             }
-            Some(checker) => checker.access(address, 16, Access::Read),
+            Watcher::Judge(checker) => checker.access(address, 16, Access::Read),
         };
         if let Err(what) = verdict {
             self.fail(place, what);
         }
     }
 
-    /// Judges an access of the running thread.
+    /// Judges or counts an access of the running thread.
     #[inline]
     pub fn access(&self, address: usize, num_bytes: usize, access: Access, place: Place) {
-        let verdict = match &mut *self.checker.borrow_mut() {
-            None => Ok(()),
-            Some(checker) => checker.access(address, num_bytes, access),
+        let verdict = match &mut *self.watcher.borrow_mut() {
+            Watcher::Nobody => Ok(()),
+            Watcher::Judge(checker) => checker.access(address, num_bytes, access),
+            Watcher::Count(counter) => {
+                counter.access(address, num_bytes, access, place);
+                Ok(())
+            }
         };
         if let Err(what) = verdict {
             self.fail(place, what);
@@ -323,13 +347,21 @@ impl Block {
                 self.fail(place, what);
             }
         }
-        if !from.is_null() {
-            self.access(from as usize, num_bytes, Access::Read, place);
+        if let Watcher::Count(counter) = &mut *self.watcher.borrow_mut() {
+            counter.copy(to as usize, from as usize, num_bytes, place);
+        } else {
+            self.judge_copy(to as usize, from as usize, num_bytes, place);
         }
-        self.access(to as usize, num_bytes, Access::CopyStart, place);
         let thread = &self.threads[self.current.get()];
         let group = thread.num_groups.get();
         thread.copies.borrow_mut().push(PendingCopy { to, from, num_bytes, group, place });
+    }
+
+    fn judge_copy(&self, to: usize, from: usize, num_bytes: usize, place: Place) {
+        if from != 0 {
+            self.access(from, num_bytes, Access::Read, place);
+        }
+        self.access(to, num_bytes, Access::CopyStart, place);
     }
 
     /// The running thread closes a group of copies.
@@ -344,6 +376,11 @@ impl Block {
         let arrived = thread.num_groups.get().saturating_sub(num_pending);
         let mut copies = thread.copies.take();
         let count = copies.partition_point(|copy| copy.group < arrived);
+        if let Watcher::Count(counter) = &mut *self.watcher.borrow_mut()
+            && count > 0
+        {
+            counter.wait(num_pending);
+        }
         for copy in copies.drain(..count) {
             let PendingCopy { to, from, num_bytes, place, .. } = copy;
             self.access(to as usize, num_bytes, Access::CopyEnd, place);
@@ -378,8 +415,10 @@ impl Block {
         match first {
             Wait::Exited if all_alike => {}
             Wait::Barrier(_) if all_alike => {
-                if let Some(checker) = &mut *self.checker.borrow_mut() {
-                    checker.now.interval += 1;
+                match &mut *self.watcher.borrow_mut() {
+                    Watcher::Nobody => {}
+                    Watcher::Judge(checker) => checker.now.interval += 1,
+                    Watcher::Count(counter) => counter.meet_barrier(),
                 }
                 self.warp_intervals.iter().for_each(|interval| interval.set(0));
                 ready.extend(0..self.threads.len() as u16);
@@ -429,6 +468,10 @@ impl Block {
             if leader.0 == kind::SYNCWARP {
                 let interval = &self.warp_intervals[warp];
                 interval.set(interval.get().wrapping_add(1));
+            } else if leader.0 == kind::MMA_M16N8K16_BF16
+                && let Watcher::Count(counter) = &mut *self.watcher.borrow_mut()
+            {
+                counter.multiply();
             }
             done |= mask;
         }

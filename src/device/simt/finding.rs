@@ -34,6 +34,15 @@ pub struct Finding {
 unsafe impl Send for Finding {}
 
 impl Place {
+    /// A number that is another for every other place.
+    pub fn site(&self) -> usize {
+        match self {
+            Place::Line(file, line) => (*file as usize).rotate_left(20) ^ *line as usize,
+            Place::Code(address) => *address,
+            Place::Unknown => 0,
+        }
+    }
+
     /// Whether both are the same source line.
     pub fn same_line(&self, other: &Place) -> bool {
         matches!((self, other), (Place::Line(file, line), Place::Line(other_file, other_line))

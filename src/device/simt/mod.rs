@@ -10,6 +10,8 @@
 mod abi;
 mod block;
 mod checker;
+mod counter;
+mod counting;
 mod finding;
 mod hooks;
 mod memory;
@@ -26,11 +28,13 @@ use std::time::{Duration, Instant};
 use rayon::prelude::*;
 
 pub use abi::{ArgsLayout, HostKernel, Member};
+pub use counter::Footprint;
+pub use counting::{CountedLaunch, CountingDevice};
 
 use super::{DeviceKind, Kernel, KernelDevice, LaunchArgs, Launcher, Record, RecordList, Slot};
 use crate::error::{Error, Result};
 use abi::MAX_DYNAMIC_SHARED_BYTES;
-use block::{Launch, Runner};
+use block::{Launch, Runner, Watcher};
 use checker::{Checker, Extent};
 use finding::Finding;
 use memory::{CHECKED_VIEWS, Memory};
@@ -175,12 +179,14 @@ impl SimtDevice {
         RUNNER.with_borrow_mut(|runner| {
             let shared = runner.dynamic_shared();
             checker.begin_launch(shared..shared + shared_bytes as usize, block_dim);
-            runner.set_checker(checker);
+            runner.set_watcher(Watcher::Judge(checker));
             let result = self.block_order.iter().try_for_each(|&linear| {
                 // SAFETY: a kernel of the table with the size of arguments it declares; accesses are judged.
                 unsafe { runner.run(&launch, block_idx(linear, grid_dim)) }
             });
-            self.checker = runner.take_checker();
+            if let Watcher::Judge(checker) = runner.take_watcher() {
+                self.checker = Some(checker);
+            }
             Ok(result)
         })
     }

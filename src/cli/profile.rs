@@ -1,0 +1,107 @@
+//! `residuum profile`: a training step taken apart, launch by launch.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use clap::builder::PossibleValuesParser;
+
+use super::flags::SettingArgs;
+use crate::device::{Device, DeviceChoice, DeviceKind};
+use crate::error::Result;
+use crate::profile::{self, Gpu, Profile, Setting};
+use crate::show::tell;
+use crate::step::{PixelSource, StepConfig, TRAIN, Training, program};
+use crate::train::config::TrainConfig;
+
+/// Show what each launch of a training step asks of a GPU, and how long it takes
+#[derive(Debug, Args)]
+pub(super) struct ProfileArgs {
+    #[command(flatten)]
+    settings: SettingArgs,
+    /// The GPU that times are predicted for [default: the one that is measured, else h100]
+    #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(Gpu::NAMES))]
+    gpu: Option<String>,
+    /// Run N blocks of each launch on the emulator and scale what they do to all
+    #[arg(long, value_name = "N", default_value_t = 6, value_parser = clap::value_parser!(u32).range(1..=65536))]
+    blocks: u32,
+    /// Print the profile as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Categories of the data set, which is not needed: those of MiniPlaces.
+const CATEGORIES: usize = 100;
+
+impl ProfileArgs {
+    pub(super) fn run(self) -> Result<()> {
+        let config = self.settings.read(Some(PathBuf::new()))?;
+        config.validate()?;
+        let profile = self.profile(&config)?;
+        if self.json {
+            say!("{}", serde_json::to_string_pretty(&profile).expect("numbers and text"));
+        }
+        Ok(())
+    }
+
+    fn profile(&self, config: &TrainConfig) -> Result<Profile> {
+        let num_classes = config.categories.unwrap_or(CATEGORIES);
+        let mut step = StepConfig { keep_inputs: true, ..config.step_config(num_classes)? };
+        let device = measured(*config.device)?;
+        let kind = device.map_or(DeviceKind::Cuda, Device::kind);
+        let setting = Setting {
+            model: config.model.clone(),
+            img_size: config.img_size,
+            batch_size: config.batch_size,
+            precision: config.precision.to_string(),
+            device: device.map_or_else(|| "none".into(), Device::describe),
+        };
+        if kind == DeviceKind::Cpu {
+            let mut training = Training::new(step.clone(), Device::Cpu)?;
+            let mut operations = profile::operations(&training);
+            let batch = profile::random_batch(&step, num_classes);
+            profile::measure(&mut training, &batch, &mut operations)?;
+            return Ok(Profile::new(super::version(), setting, None, operations));
+        }
+        step.pixels = PixelSource::Batch;
+        let batch = profile::random_batch(&step, num_classes);
+        let gpu = match &self.gpu {
+            Some(name) => Gpu::named(name)?,
+            None => Gpu::like(&setting.device).unwrap_or(Gpu::named(Gpu::NAMES[0])?),
+        };
+        let mut launches = counted(&step, &batch, &gpu, self.blocks)?;
+        if let Some(device) = device {
+            profile::measure(&mut Training::new(step, device)?, &batch, &mut launches)?;
+        }
+        Ok(Profile::new(super::version(), setting, Some(gpu), launches))
+    }
+}
+
+/// The device to measure on; none for the emulator, whose times say nothing, and where `auto` finds no GPU.
+fn measured(choice: DeviceChoice) -> Result<Option<Device>> {
+    let (device, remark) = choice.open()?;
+    Ok(match device {
+        Device::Simt => None,
+        Device::Cpu if choice == DeviceChoice::Auto => {
+            if let Some(remark) = remark {
+                tell(format_args!("no time is measured: {}", remark.trim_start_matches("device: the CPU ")));
+            }
+            None
+        }
+        device => Some(device),
+    })
+}
+
+#[cfg(residuum_simt)]
+fn counted(
+    step: &StepConfig,
+    batch: &crate::batch::Batch,
+    gpu: &Gpu,
+    sampled_blocks: u32,
+) -> Result<Vec<profile::Launch>> {
+    profile::count(&program(step, DeviceKind::Cuda)?, TRAIN, batch, gpu, sampled_blocks)
+}
+
+#[cfg(not(residuum_simt))]
+fn counted(_: &StepConfig, _: &crate::batch::Batch, _: &Gpu, _: u32) -> Result<Vec<profile::Launch>> {
+    Err(crate::error::Error::Device(crate::device::NO_EMULATOR.into()))
+}

@@ -1,0 +1,103 @@
+//! From the plan of a step to its launches.
+
+use super::predict::{L2, Work};
+use super::{Gpu, GpuLaunch, Launch};
+use crate::batch::Batch;
+use crate::device::kernels::RESOURCES;
+use crate::device::simt::{CountedLaunch, CountingDevice};
+use crate::device::{Kernel, LaunchArgs, Launcher};
+use crate::error::Result;
+use crate::plan::Program;
+use crate::step::values;
+use crate::transform::{AutoSteps, SampleParams};
+
+/// Counts what each launch of plan `index` of `program` asks of `gpu`, running up to `sampled_blocks` blocks of each on the
+/// emulator, and predicts its time. Of `batch` the kernels find what they take addresses from; pixels are zeros.
+///
+/// # Errors
+/// [`crate::Error::DoesNotFit`] if the system reserves no address space for the arena, [`crate::Error::Device`] if a kernel
+/// fails.
+pub fn count(
+    program: &Program,
+    index: usize,
+    batch: &Batch,
+    gpu: &Gpu,
+    sampled_blocks: u32,
+) -> Result<Vec<Launch>> {
+    let l1_share = |kernel: &Kernel, dynamic_bytes: u32| {
+        let taken = Taken::of(kernel, &gpu.arch, dynamic_bytes);
+        gpu.l1_bytes_of_block(kernel.block_threads, taken.registers, taken.shared_bytes)
+    };
+    let mut device = CountingDevice::new(program.peak_bytes, sampled_blocks, &l1_share)?;
+    for (name, bytes) in [
+        (values::ROWS, bytemuck::cast_slice(&batch.rows)),
+        (values::PARAMS, bytemuck::cast_slice(SampleParams::as_floats(&batch.params))),
+        (values::STEPS, bytemuck::cast_slice(AutoSteps::as_floats(&batch.steps))),
+        (values::LABELS, bytemuck::cast_slice(&batch.labels)),
+    ] {
+        if let Ok(slot) = program.plans[index].slot(name) {
+            device.upload(slot.offset_bytes, bytes);
+        }
+    }
+    let mut l2 = L2::of(gpu);
+    let mut launches = Vec::new();
+    for step in &program.plans[index].steps {
+        let (inputs, outputs, workspace) = (&step.inputs, &step.outputs, step.workspace);
+        let args = LaunchArgs { arena_address: device.arena_address(), inputs, outputs, workspace };
+        device.bind(&args, step.op.mutates());
+        step.op.launch(&args, &mut device)?;
+        for (i, counted) in device.take_launches().into_iter().enumerate() {
+            let mut launch = Launch::of(step, i == 0);
+            launch.gpu = Some(predict(&counted, gpu, &mut l2, launch.flops));
+            launches.push(launch);
+        }
+    }
+    Ok(launches)
+}
+
+/// What a kernel takes of a multiprocessor.
+struct Taken {
+    registers: Option<u32>,
+    shared_bytes: u32,
+}
+
+impl Taken {
+    fn of(kernel: &Kernel, arch: &str, dynamic_bytes: u32) -> Taken {
+        let resources = RESOURCES.iter().find(|entry| entry.kernel == kernel.name && entry.arch == arch);
+        Taken {
+            registers: resources.map(|entry| entry.registers),
+            shared_bytes: dynamic_bytes + resources.map_or(0, |entry| entry.shared_bytes),
+        }
+    }
+}
+
+fn predict(counted: &CountedLaunch, gpu: &Gpu, l2: &mut L2, flops: u64) -> GpuLaunch {
+    let CountedLaunch { kernel, grid, block_threads, counts, touched, .. } = counted;
+    let Taken { registers, shared_bytes } = Taken::of(kernel, &gpu.arch, counted.shared_bytes);
+    let blocks_per_sm = gpu.resident_blocks(*block_threads, registers, shared_bytes);
+    let operands = touched
+        .iter()
+        .map(|footprint| (footprint.slot.offset_bytes, footprint.read_bytes, footprint.written_bytes));
+    let dram_bytes = l2.launch(operands);
+    let num_blocks = grid.iter().map(|&blocks| u64::from(blocks)).product();
+    // Without tensor cores a warp's multiply-add is 64 of the operations.
+    let instructions = if counts.tensor_instructions == 0 { flops / 64 } else { 0 };
+    let work = Work { counts, num_blocks, blocks_per_sm, instructions, dram_bytes };
+    let unit_seconds = work.unit_seconds(gpu);
+    GpuLaunch {
+        kernel: kernel.name.to_string(),
+        grid: *grid,
+        block_threads: *block_threads,
+        registers,
+        shared_bytes,
+        blocks_per_sm,
+        waves: work.waves(gpu),
+        loop_instructions: None,
+        loop_tensor_instructions: None,
+        counts: *counts,
+        dram_bytes,
+        unit_seconds,
+        bound: unit_seconds.longest(),
+        predicted_seconds: unit_seconds.together() + gpu.launch_gap_us * 1e-6,
+    }
+}
