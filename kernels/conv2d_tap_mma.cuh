@@ -165,6 +165,9 @@ static __device__ __forceinline__ void write(const Conv2dArgs& a, const TapPlane
     });
     __syncthreads();
     const int chunk_col = static_cast<int>(threadIdx.x) % kChunks * kChunkElems;
+    // A phase of shared memory serves eight lanes here, whose chunks span its banks twice: half of them read the other half
+    // of their chunk first.
+    const int first_half = static_cast<int>(threadIdx.x) / 4 % 2 * 4;
     if (col_first + chunk_col >= a.out_c) return;
     finish_sums<kPass, kChunkElems>(a, col_first + chunk_col, [&](const auto& finish) {
         const bf16* addend = static_cast<const bf16*>(a.addend);
@@ -172,13 +175,14 @@ static __device__ __forceinline__ void write(const Conv2dArgs& a, const TapPlane
             if (row_first + row >= num_rows) return;
             const int64_t to = out_offset(a, plane, row_first + row) + col_first + chunk_col;
             const float* result = results + row * kPitch + chunk_col;
-            const Vec<float, 4> halves[2] = {load_vec<4>(result), load_vec<4>(result + 4)};
+            const Vec<float, 4> halves[2] = {load_vec<4>(result + first_half), load_vec<4>(result + (4 - first_half))};
             Vec<bf16, kChunkElems> before = {};
             if (addend != nullptr) before = load_vec<kChunkElems>(addend + to);
             Vec<bf16, kChunkElems> chunk;
 #pragma unroll
             for (int i = 0; i < kChunkElems; i++) {
-                chunk[i] = bf16(finish(i, halves[i / 4][i % 4], static_cast<float>(before[i])));
+                const float sum = (i < 4) == (first_half == 0) ? halves[0][i % 4] : halves[1][i % 4];
+                chunk[i] = bf16(finish(i, sum, static_cast<float>(before[i])));
             }
             store_vec(static_cast<bf16*>(a.out) + to, chunk);
         }
