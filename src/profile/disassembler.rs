@@ -83,11 +83,8 @@ fn find(variable: &dyn Fn(&str) -> Option<String>) -> Option<PathBuf> {
 /// [`Error::Device`] with what the program said, and how to get another.
 fn disassemble(path: &Path, image: &[u8]) -> Result<HashMap<String, KernelCode>> {
     let failed = |reason: String| {
-        Error::Device(format!(
-            "{}: {reason} ({}; unset NVDISASM if it names a wrong one)",
-            show_path(path),
-            Disassembler::REMEDY
-        ))
+        let remedy = Disassembler::REMEDY;
+        Error::Device(format!("{}: {reason}; unset NVDISASM if that names it, or {remedy}", show_path(path)))
     };
     let mut file =
         tempfile::NamedTempFile::new().map_err(Error::io("create a file in", std::env::temp_dir()))?;
@@ -96,7 +93,7 @@ fn disassemble(path: &Path, image: &[u8]) -> Result<HashMap<String, KernelCode>>
     let output = output.map_err(|error| failed(format!("cannot be run: {error}")))?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
-        return Err(failed(format!("fails with {}: {}", output.status, show_text(said.trim()))));
+        return Err(failed(format!("fails with {} and says `{}`", output.status, show_text(said.trim()))));
     }
     KernelCode::of_listing(&output.stdout).map_err(|reason| failed(show_text(&reason)))
 }
@@ -150,7 +147,7 @@ mod tests {
             ("/not/there", "/not/there: cannot be run: No such file"),
             ("false", "false: fails with exit status: 1"),
             ("echo", "echo: its output is no listing"),
-            ("ls", "ls: fails with exit status: 2: ls: "),
+            ("ls", "and says `ls: "),
         ] {
             let message = fails(program);
             assert!(message.contains(words) && message.contains(Disassembler::REMEDY), "{message}");
