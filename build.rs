@@ -22,6 +22,8 @@ mod host;
 mod jobs;
 #[path = "build/nvcc.rs"]
 mod nvcc;
+#[path = "build/places.rs"]
+mod places;
 #[path = "build/ptxas.rs"]
 mod ptxas;
 #[path = "build/source.rs"]

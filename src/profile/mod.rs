@@ -4,18 +4,22 @@
 //! assembler; inner loops from a disassembler, where there is one. What caches hold and how long a launch takes is a model,
 //! whose constants [`Gpu`] lists and every output prints. Times measured on a device stand next to it.
 
+mod disassembler;
 mod gpu;
 mod measure;
 #[cfg(residuum_simt)]
 mod predict;
+mod sass;
 #[cfg(residuum_simt)]
 mod steps;
 
 use serde::{Deserialize, Serialize};
 
 pub use crate::device::counts::Counts;
+pub use disassembler::Disassembler;
 pub use gpu::Gpu;
 pub use measure::{measure, operations, random_batch};
+pub use sass::{KernelCode, Loop};
 #[cfg(residuum_simt)]
 pub use steps::count;
 
