@@ -5,6 +5,7 @@
 //! `run::page`. The page needs no network and no script: its style and its SVG are in the one file, and it
 //! follows the reader's light or dark setting. What belongs on it implements maud's `Render`, which escapes all text.
 
+mod axes;
 mod budget;
 pub mod canvas;
 mod confusion;
