@@ -5,10 +5,14 @@
 //! whose constants [`Gpu`] lists and every output prints. Times measured on a device stand next to it.
 
 mod gpu;
+mod read;
+mod sums;
+mod words;
 
 use serde::{Deserialize, Serialize};
 
 pub use gpu::Gpu;
+pub use sums::{Layers, Sum};
 
 use crate::named::named;
 
@@ -204,3 +208,6 @@ named! {
         Latency = "latency",
     }
 }
+
+#[cfg(test)]
+mod tests;
