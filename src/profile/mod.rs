@@ -4,6 +4,7 @@
 //! assembler; inner loops from a disassembler, where there is one. What caches hold and how long a launch takes is a model,
 //! whose constants [`Gpu`] lists and every output prints. Times measured on a device stand next to it.
 
+mod compare;
 mod gpu;
 mod read;
 mod sums;
@@ -11,6 +12,7 @@ mod words;
 
 use serde::{Deserialize, Serialize};
 
+pub use compare::{Change, Comparison, Measure, Which};
 pub use gpu::Gpu;
 pub use sums::{Layers, Sum};
 

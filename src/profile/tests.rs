@@ -1,5 +1,6 @@
 //! Made-up profiles, and what they sum to.
 
+mod compare;
 mod read;
 
 use super::*;
