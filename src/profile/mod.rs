@@ -6,8 +6,11 @@
 
 mod compare;
 mod gpu;
+mod page;
 mod read;
 mod sums;
+mod table;
+mod trace;
 mod words;
 
 use serde::{Deserialize, Serialize};

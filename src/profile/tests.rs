@@ -2,6 +2,7 @@
 
 mod compare;
 mod read;
+mod shown;
 
 use super::*;
 
