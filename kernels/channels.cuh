@@ -46,7 +46,9 @@ struct ChannelTile {
 template <class Tile, int N>
 static __device__ void sum_rows(float (&values)[N][Tile::kWidth], float (&totals)[N]) {
     constexpr int kWarps = Tile::kThreads / kWarpThreads;
-    __shared__ float partials[N][kWarps][Tile::kChannels];
+    // A thread's channels lie apart, and 32 neighbouring channels in 32 banks.
+    constexpr int kPitch = Tile::kColumns + (Tile::kWidth > 4 ? 4 : 0);
+    __shared__ float partials[N][kWarps][Tile::kWidth * kPitch];
     const int warp = static_cast<int>(threadIdx.x) / kWarpThreads;
     const int lane = static_cast<int>(threadIdx.x) % kWarpThreads;
 #pragma unroll
@@ -57,14 +59,15 @@ static __device__ void sum_rows(float (&values)[N][Tile::kWidth], float (&totals
             for (int distance = kWarpThreads / 2; distance >= Tile::kColumns; distance /= 2) {
                 values[n][i] += __shfl_xor_sync(0xffffffffu, values[n][i], distance);
             }
-            if (lane < Tile::kColumns) partials[n][warp][lane * Tile::kWidth + i] = values[n][i];
+            if (lane < Tile::kColumns) partials[n][warp][i * kPitch + lane] = values[n][i];
         }
     }
     __syncthreads();
     if (threadIdx.x >= Tile::kChannels) return;
+    const int at = static_cast<int>(threadIdx.x) % Tile::kWidth * kPitch + static_cast<int>(threadIdx.x) / Tile::kWidth;
 #pragma unroll
     for (int n = 0; n < N; n++) {
-        totals[n] = partials[n][0][threadIdx.x];
-        for (int w = 1; w < kWarps; w++) totals[n] += partials[n][w][threadIdx.x];
+        totals[n] = partials[n][0][at];
+        for (int w = 1; w < kWarps; w++) totals[n] += partials[n][w][at];
     }
 }

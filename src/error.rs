@@ -43,6 +43,9 @@ pub enum Error {
     /// The operating system refused; `action` reads as in "cannot {action} {path}".
     #[error("cannot {action} {}: {source}", show_path(path))]
     Io { action: &'static str, path: PathBuf, source: io::Error },
+    /// A profile that counts more somewhere than the one it was compared with.
+    #[error("counts are worse than in {}; the tables say where", show_path(path))]
+    Worse { path: PathBuf },
     /// What a command found out cannot be printed.
     #[error("cannot write to stdout: {0}")]
     Stdout(io::Error),
@@ -107,7 +110,11 @@ impl Error {
         match self {
             // As of a process that SIGPIPE ended.
             Error::Stdout(_) if self.is_broken_pipe() => 141,
-            Error::Stdout(_) | Error::Graph { .. } | Error::Checkpoint { .. } | Error::Io { .. } => 1,
+            Error::Stdout(_)
+            | Error::Graph { .. }
+            | Error::Checkpoint { .. }
+            | Error::Io { .. }
+            | Error::Worse { .. } => 1,
             Error::Usage(_) | Error::Setting { .. } => 2,
             Error::Device(_) => 3,
             Error::Data { .. } | Error::Unreadable { .. } => 4,

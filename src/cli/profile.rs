@@ -5,10 +5,11 @@ use std::path::PathBuf;
 use clap::Args;
 use clap::builder::PossibleValuesParser;
 
-use super::flags::SettingArgs;
+use super::flags::{SettingArgs, check_output, write_file};
+use super::output;
 use crate::device::{Device, DeviceChoice, DeviceKind};
-use crate::error::Result;
-use crate::profile::{self, Gpu, Profile, Setting};
+use crate::error::{Error, Result};
+use crate::profile::{self, Comparison, Gpu, Profile, Setting};
 use crate::show::tell;
 use crate::step::{PixelSource, StepConfig, TRAIN, Training, program};
 use crate::train::config::TrainConfig;
@@ -24,9 +25,21 @@ pub(super) struct ProfileArgs {
     /// Run N blocks of each launch on the emulator and scale what they do to all
     #[arg(long, value_name = "N", default_value_t = 6, value_parser = clap::value_parser!(u32).range(1..=65536))]
     blocks: u32,
+    /// Show the N launches that take longest
+    #[arg(long, value_name = "N", default_value_t = 12)]
+    top: usize,
     /// Print the profile as JSON
-    #[arg(long)]
+    #[arg(long, conflicts_with = "top")]
     json: bool,
+    /// Also write a page with all launches and a roofline to FILE
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+    /// Also write a trace for ui.perfetto.dev or chrome://tracing to FILE
+    #[arg(long, value_name = "FILE")]
+    trace: Option<PathBuf>,
+    /// Also say what is worse and what better than in this profile, written with --json; exit code 1 where a count got worse
+    #[arg(long, value_name = "FILE")]
+    compare: Option<PathBuf>,
 }
 
 /// Categories of the data set, which is not needed: those of MiniPlaces.
@@ -36,11 +49,32 @@ impl ProfileArgs {
     pub(super) fn run(self) -> Result<()> {
         let config = self.settings.read(Some(PathBuf::new()))?;
         config.validate()?;
-        let profile = self.profile(&config)?;
-        if self.json {
-            say!("{}", serde_json::to_string_pretty(&profile).expect("numbers and text"));
+        for (flag, path) in [("--html", &self.html), ("--trace", &self.trace)] {
+            path.as_deref().map_or(Ok(()), |path| check_output(flag, path))?;
         }
-        Ok(())
+        let old =
+            self.compare.as_deref().map(|path| Ok::<_, Error>((path, Profile::read(path)?))).transpose()?;
+        let profile = self.profile(&config)?;
+        if let Some(path) = &self.html {
+            write_file(path, profile.html().as_bytes())?;
+        }
+        if let Some(path) = &self.trace {
+            write_file(path, profile.trace().as_bytes())?;
+        }
+        if self.json {
+            say!("{}", serde_json::to_string(&profile).expect("numbers and text"));
+        } else {
+            output::print(profile.text(self.top))?;
+        }
+        let Some((path, old)) = old else { return Ok(()) };
+        let comparison = Comparison::of(&old, &profile)?;
+        // Next to JSON, which programs read.
+        if self.json {
+            tell(&comparison);
+        } else {
+            output::print(format_args!("\n{comparison}"))?;
+        }
+        if comparison.worse() { Err(Error::Worse { path: path.to_path_buf() }) } else { Ok(()) }
     }
 
     fn profile(&self, config: &TrainConfig) -> Result<Profile> {
@@ -103,5 +137,5 @@ fn counted(
 
 #[cfg(not(residuum_simt))]
 fn counted(_: &StepConfig, _: &crate::batch::Batch, _: &Gpu, _: u32) -> Result<Vec<profile::Launch>> {
-    Err(crate::error::Error::Device(crate::device::NO_EMULATOR.into()))
+    Err(Error::Device(crate::device::NO_EMULATOR.into()))
 }

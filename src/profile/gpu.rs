@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 /// Constants of a GPU, printed with every prediction.
 ///
 /// Sizes and counts are the maker's. Rates are those that kernels reach: those of the H200 are fitted to measurements
-/// ([`super`]), the others follow from the maker's by the same shares and are not measured.
+/// ([`super`]), the others are the maker's by the same shares, or published (L2 of the RTX 4090), and not measured here.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Gpu {
     /// Name in `--gpu`.
@@ -67,12 +67,12 @@ impl Gpu {
             clock_ghz: 1.75,
             tensor_flops_per_clock: 2560.0,
             issue_per_clock: 4.0,
-            shared_bytes_per_clock: 112.0,
-            l2_gb_per_s: 9700.0,
+            shared_bytes_per_clock: 108.0,
+            l2_gb_per_s: 6200.0,
             dram_gb_per_s: 2930.0,
             l2_mib: 50.0,
-            latency_clocks: 1380.0,
-            launch_gap_us: 2.8,
+            latency_clocks: 1950.0,
+            launch_gap_us: 1.5,
             registers_per_sm: 65536,
             threads_per_sm: 2048,
             blocks_per_sm: 32,
@@ -87,7 +87,7 @@ impl Gpu {
                 num_sms: 108,
                 clock_ghz: 1.41,
                 tensor_flops_per_clock: 1840.0,
-                l2_gb_per_s: 6400.0,
+                l2_gb_per_s: 4100.0,
                 dram_gb_per_s: 1780.0,
                 l2_mib: 40.0,
                 shared_kib_per_sm: 164,

@@ -4,24 +4,33 @@
 //! assembler; inner loops from a disassembler, where there is one. What caches hold and how long a launch takes is a model,
 //! whose constants [`Gpu`] lists and every output prints. Times measured on a device stand next to it.
 
+mod compare;
 mod disassembler;
 mod gpu;
 mod measure;
+mod page;
 #[cfg(residuum_simt)]
 mod predict;
+mod read;
 mod sass;
 #[cfg(residuum_simt)]
 mod steps;
+mod sums;
+mod table;
+mod trace;
+mod words;
 
 use serde::{Deserialize, Serialize};
 
 pub use crate::device::counts::Counts;
+pub use compare::{Change, Comparison, Measure, Which};
 pub use disassembler::Disassembler;
 pub use gpu::Gpu;
 pub use measure::{measure, operations, random_batch};
 pub use sass::{KernelCode, Loop};
 #[cfg(residuum_simt)]
 pub use steps::count;
+pub use sums::{Layers, Sum};
 
 use crate::graph::Phase;
 use crate::named::named;
@@ -213,22 +222,10 @@ fn phase_name(phase: Phase) -> &'static str {
 impl Profile {
     /// The profile of these launches, with its sums.
     pub fn new(version: String, setting: Setting, gpu: Option<Gpu>, launches: Vec<Launch>) -> Profile {
-        let on_gpu = || launches.iter().filter_map(|launch| launch.gpu.as_ref());
-        let predicted_seconds: f64 = on_gpu().map(|launch| launch.predicted_seconds).sum();
-        let totals = Totals {
-            launches: launches.len(),
-            flops: launches.iter().map(|launch| launch.flops).sum(),
-            dram_bytes: on_gpu().map(|launch| launch.dram_bytes).sum(),
-            l2_bytes: on_gpu().map(|launch| launch.counts.l2_bytes).sum(),
-            bank_conflicts: on_gpu().map(|launch| launch.counts.bank_conflicts()).sum(),
-            predicted_seconds,
-            predicted_images_per_second: if predicted_seconds > 0.0 {
-                setting.batch_size as f64 / predicted_seconds
-            } else {
-                0.0
-            },
-            measured_seconds: launches.iter().map(|launch| launch.measured_seconds).sum(),
-        };
+        let totals = Totals::of(&launches, setting.batch_size);
         Profile { format: FORMAT, version, setting, gpu, totals, launches }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,7 @@
 //! How long a GPU would take for a launch, and what it would move to and from its memory: a model.
 //!
 //! A unit of the multiprocessors is as busy as that of the one with the most blocks. Units overlap in part: a launch takes
-//! the root of the sum of the squares of their times, which is the longest where one stands out, and launches follow one
+//! the cube root of the sum of the cubes of their times, which is the longest where one stands out, and launches follow one
 //! another with a gap. This form and the rates of an H200 are fitted to 448 launches of ResNet-18 and ResNet-50 measured
 //! there by Nsight Compute (`benches/runs/2026-11-26-h200-speed/`): a launch is off by 12 % on average, weighted by the root
 //! of its time. L2 is taken to hold what was touched last, up to its size; what is written goes to memory once.
@@ -65,7 +65,7 @@ impl UnitSeconds {
 
     /// Of all together, as they overlap.
     pub fn together(&self) -> f64 {
-        self.all().into_iter().map(|(_, seconds)| seconds * seconds).sum::<f64>().sqrt()
+        self.all().into_iter().map(|(_, seconds)| seconds.powi(3)).sum::<f64>().cbrt()
     }
 }
 

@@ -1,9 +1,12 @@
 //! From the plan of a step to its launches.
 
+use super::disassembler::Disassembler;
 use super::predict::{L2, Work};
+use super::sass::KernelCode;
 use super::{Gpu, GpuLaunch, Launch};
 use crate::batch::Batch;
 use crate::device::kernels::RESOURCES;
+use crate::device::kernels::common::WARP_THREADS;
 use crate::device::simt::{CountedLaunch, CountingDevice};
 use crate::device::{Kernel, LaunchArgs, Launcher};
 use crate::error::Result;
@@ -39,16 +42,26 @@ pub fn count(
             device.upload(slot.offset_bytes, bytes);
         }
     }
-    let mut l2 = L2::of(gpu);
-    let mut launches = Vec::new();
+    let mut counted = Vec::new();
     for step in &program.plans[index].steps {
         let (inputs, outputs, workspace) = (&step.inputs, &step.outputs, step.workspace);
         let args = LaunchArgs { arena_address: device.arena_address(), inputs, outputs, workspace };
         device.bind(&args, step.op.mutates());
         step.op.launch(&args, &mut device)?;
-        for (i, counted) in device.take_launches().into_iter().enumerate() {
+        counted.push(device.take_launches());
+    }
+    let mut disassembler = Disassembler::find();
+    if let Some(disassembler) = &mut disassembler {
+        let kernels: Vec<&Kernel> = counted.iter().flatten().map(|launch| launch.kernel).collect();
+        disassembler.read(&kernels, &gpu.arch);
+    }
+    let mut l2 = L2::of(gpu);
+    let mut launches = Vec::new();
+    for (step, counted) in program.plans[index].steps.iter().zip(&counted) {
+        for (i, counted) in counted.iter().enumerate() {
             let mut launch = Launch::of(step, i == 0);
-            launch.gpu = Some(predict(&counted, gpu, &mut l2, launch.flops));
+            let code = disassembler.as_mut().and_then(|program| program.code(counted.kernel, &gpu.arch));
+            launch.gpu = Some(predict(counted, gpu, code, &mut l2, launch.flops));
             launches.push(launch);
         }
     }
@@ -71,7 +84,13 @@ impl Taken {
     }
 }
 
-fn predict(counted: &CountedLaunch, gpu: &Gpu, l2: &mut L2, flops: u64) -> GpuLaunch {
+fn predict(
+    counted: &CountedLaunch,
+    gpu: &Gpu,
+    code: Option<&KernelCode>,
+    l2: &mut L2,
+    flops: u64,
+) -> GpuLaunch {
     let CountedLaunch { kernel, grid, block_threads, counts, touched, .. } = counted;
     let Taken { registers, shared_bytes } = Taken::of(kernel, &gpu.arch, counted.shared_bytes);
     let blocks_per_sm = gpu.resident_blocks(*block_threads, registers, shared_bytes);
@@ -80,8 +99,18 @@ fn predict(counted: &CountedLaunch, gpu: &Gpu, l2: &mut L2, flops: u64) -> GpuLa
         .map(|footprint| (footprint.slot.offset_bytes, footprint.read_bytes, footprint.written_bytes));
     let dram_bytes = l2.launch(operands);
     let num_blocks = grid.iter().map(|&blocks| u64::from(blocks)).product();
-    // Without tensor cores a warp's multiply-add is 64 of the operations.
-    let instructions = if counts.tensor_instructions == 0 { flops / 64 } else { 0 };
+    let num_warps = num_blocks * u64::from(block_threads.div_ceil(WARP_THREADS as u32));
+    let instructions = match code {
+        Some(code) => {
+            let by_warp = |amount: u64| amount.div_ceil(num_warps);
+            num_warps
+                * code.warp_instructions(by_warp(counts.tensor_instructions), by_warp(counts.global_requests))
+        }
+        // Of an operation without tensor cores the multiply-adds at least: a warp's is 64 of its operations.
+        None if counts.tensor_instructions == 0 => flops / 64,
+        None => 0,
+    };
+    let main_loop = code.and_then(KernelCode::main_loop);
     let work = Work { counts, num_blocks, blocks_per_sm, instructions, dram_bytes };
     let unit_seconds = work.unit_seconds(gpu);
     GpuLaunch {
@@ -92,8 +121,8 @@ fn predict(counted: &CountedLaunch, gpu: &Gpu, l2: &mut L2, flops: u64) -> GpuLa
         shared_bytes,
         blocks_per_sm,
         waves: work.waves(gpu),
-        loop_instructions: None,
-        loop_tensor_instructions: None,
+        loop_instructions: main_loop.map(|main| main.instructions),
+        loop_tensor_instructions: main_loop.map(|main| main.tensor),
         counts: *counts,
         dram_bytes,
         unit_seconds,

@@ -5,20 +5,25 @@
 //! `run::page`. The page needs no network and no script: its style and its SVG are in the one file, and it
 //! follows the reader's light or dark setting. What belongs on it implements maud's `Render`, which escapes all text.
 
+mod axes;
+mod bars;
 mod budget;
 pub mod canvas;
 mod confusion;
 mod heat;
 mod page;
 mod plot;
+mod scatter;
 mod sheet;
 mod table;
 mod ticks;
 
+pub use bars::{Bar, Bars};
 pub use budget::Budget;
 pub use confusion::Confusion;
 pub use heat::{EVIDENCE, heat_map, heat_scale};
 pub use page::{Body, Figure, Page, Section, Tile};
 pub use plot::{Chart, MAX_LINES, Series, YAxis};
+pub use scatter::{Guide, Look, Mark, Marks, Scatter};
 pub use sheet::{PhotoTile, sheet};
 pub use table::{Align, Cell, Table};

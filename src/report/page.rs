@@ -3,7 +3,7 @@
 use base64::prelude::{BASE64_STANDARD, Engine};
 use maud::{DOCTYPE, Markup, PreEscaped, Render, html};
 
-use super::{Budget, Chart, Confusion, Table, heat_scale};
+use super::{Bars, Budget, Chart, Confusion, Scatter, Table, heat_scale};
 
 /// What a page shows, from top to bottom. Empty parts are left out.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -55,6 +55,10 @@ pub enum Body {
     Confusion(Confusion),
     /// Where the time of a step goes.
     Budget(Budget),
+    /// Bars below each other.
+    Bars(Bars),
+    /// Points over logarithmic axes, charts next to each other; those without points are left out.
+    Scatters(Vec<Scatter>),
     /// A row of images.
     Figures(Vec<Figure>),
     /// Images with their heat maps, and what the two ends of the colours stand for.
@@ -117,7 +121,7 @@ impl Page {
     }
 
     /// Titles, paragraphs, tables, facts, the numbers of charts, and captions as Markdown, for places that show no HTML.
-    /// Confusion matrices and budgets are left out.
+    /// Confusion matrices, budgets, bars and scattered points are left out.
     pub fn to_markdown(&self) -> String {
         let heading = format!("# {}\n\n{}\n", self.title, self.subtitle);
         let tiles =
@@ -151,6 +155,8 @@ impl Body {
             Body::Table(table) => table.is_empty(),
             Body::Confusion(_) => false,
             Body::Budget(budget) => !budget.has_time(),
+            Body::Bars(bars) => !bars.has_length(),
+            Body::Scatters(charts) => !charts.iter().any(Scatter::has_points),
             Body::Figures(figures) | Body::Heats { figures, .. } => figures.is_empty(),
             Body::Facts(facts) => facts.is_empty(),
             Body::Folded(_, body) => body.is_empty(),
@@ -173,7 +179,7 @@ impl Body {
             Body::Facts(facts) => facts.iter().map(|(name, value)| format!("- {name}: {value}\n")).collect(),
             Body::Folded(_, body) => body.to_markdown(),
             Body::Several(bodies) => bodies.iter().map(Body::to_markdown).collect::<Vec<_>>().join("\n"),
-            Body::Confusion(_) | Body::Budget(_) => String::new(),
+            Body::Confusion(_) | Body::Budget(_) | Body::Bars(_) | Body::Scatters(_) => String::new(),
         }
     }
 }
@@ -212,6 +218,8 @@ impl Render for Body {
                     @if !pairs.is_empty() { div { h3 { "Most often confused" } (pairs) } }
                 }
                 Body::Budget(budget) => (budget),
+                Body::Bars(bars) => (bars),
+                Body::Scatters(charts) => div.charts { @for chart in charts { (chart) } },
                 Body::Figures(figures) => div class=(class_of(figures)) { @for figure in figures { (figure) } },
                 Body::Heats { figures, note, ends: [low, high] } => {
                     div class=(class_of(figures)) { @for figure in figures { (figure) } }
@@ -351,6 +359,8 @@ mod tests {
                 Section::new("Epochs", Body::Table(Table::new([("Epoch", Align::Right)]))),
                 Section::new("Worst", Body::Figures(vec![])),
                 Section::new("Time of a step", Body::Budget(Budget::default())),
+                Section::new("Bars", Body::Bars(Bars::default())),
+                Section::new("Roofline", Body::Scatters(vec![Scatter::default()])),
                 Section::new("Environment", Body::Facts(vec![])),
             ],
             ..Page::default()

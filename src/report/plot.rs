@@ -2,17 +2,10 @@
 
 use maud::{Markup, Render, html};
 
+use super::axes::{Axes, Axis, HEIGHT, WIDTH, bounds};
 use super::ticks::Ticks;
 use super::{Align, Table};
 
-/// The drawing is this large in its own units and scales to the width it is given. It is narrow, so that on a
-/// telephone its text is still large enough to read.
-const WIDTH: f64 = 440.0;
-const HEIGHT: f64 = 260.0;
-const LEFT: f64 = 46.0;
-const RIGHT: f64 = 14.0;
-const TOP: f64 = 12.0;
-const BOTTOM: f64 = 40.0;
 /// Up to this number of points in a line, each is drawn as a dot that shows its numbers under the pointer.
 const MAX_DOTS: usize = 80;
 /// Up to this number, the dots are there but show under the pointer alone; a longer line has none.
@@ -61,25 +54,6 @@ pub struct Chart {
     pub series: Vec<Series>,
 }
 
-/// From data to drawing units.
-struct Scale {
-    x: Ticks,
-    y: Ticks,
-    logarithmic: bool,
-}
-
-impl Scale {
-    fn x(&self, value: f64) -> f64 {
-        LEFT + (value - self.x.low()) / (self.x.high() - self.x.low()) * (WIDTH - LEFT - RIGHT)
-    }
-
-    fn y(&self, value: f64) -> f64 {
-        let [low, high, at] = [self.y.low(), self.y.high(), value]
-            .map(|value| if self.logarithmic { value.log10() } else { value });
-        HEIGHT - BOTTOM - (at - low) / (high - low) * (HEIGHT - TOP - BOTTOM)
-    }
-}
-
 impl Chart {
     /// The numbers behind the lines, a row for each x.
     pub(super) fn numbers(&self) -> Table {
@@ -104,54 +78,29 @@ impl Chart {
         self.series.iter().any(|series| series.points.iter().any(is_finite))
     }
 
-    fn scale(&self) -> Option<Scale> {
+    fn axes(&self) -> Option<Axes> {
         let points = self.series.iter().flat_map(|series| {
             let edges = series.band.iter().flat_map(|&(x, low, high)| [(x, low), (x, high)]);
             series.points.iter().copied().chain(edges)
         });
         let finite: Vec<(f64, f64)> = points.filter(is_finite).collect();
-        let bounds = |values: &mut dyn Iterator<Item = f64>| {
-            values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| {
-                (low.min(value), high.max(value))
-            })
-        };
-        let (x_low, x_high) = bounds(&mut finite.iter().map(|point| point.0));
-        let (y_low, y_high) = bounds(&mut finite.iter().map(|point| point.1));
-        if finite.is_empty() {
-            return None;
-        }
+        let (x_low, x_high) = bounds(finite.iter().map(|point| point.0))?;
+        let (y_low, y_high) = bounds(finite.iter().map(|point| point.1))?;
         let is_wide = y_low > 0.0 && y_high >= WIDE * y_low;
         let logarithmic = self.y_axis == YAxis::LogarithmicIfWide && is_wide;
         let y_low = if self.y_axis == YAxis::FromZero { y_low.min(0.0) } else { y_low };
-        let y = if logarithmic {
+        let ticks = if logarithmic {
             Ticks::logarithmic(y_low, y_high, 5)
         } else {
             Ticks::around(y_low, y_high, 5, 0.0)
         };
-        Some(Scale { x: Ticks::around(x_low, x_high, 6, 1.0), y, logarithmic })
-    }
-
-    fn axes(&self, scale: &Scale) -> Markup {
-        let (right, bottom) = (WIDTH - RIGHT, HEIGHT - BOTTOM);
-        html! {
-            @for &value in &scale.y.values {
-                @let y = scale.y(value);
-                @let class = if value == scale.y.low() { "axis" } else { "grid" };
-                path class=(class) d=(format!("M{LEFT} {y:.1}H{right}")) {}
-                text x=(LEFT - 7.0) y=(format!("{:.1}", y + 4.0)) text-anchor="end" { (scale.y.label(value)) }
-            }
-            @for &value in &scale.x.values {
-                @let x = format!("{:.1}", scale.x(value));
-                path.axis d={ "M" (x) " " (bottom) "v4" } {}
-                text x=(x) y=(bottom + 18.0) text-anchor="middle" { (scale.x.label(value)) }
-            }
-            text.title x=((LEFT + right) / 2.0) y=(HEIGHT - 5.0) text-anchor="middle" { (self.x_label) }
-        }
+        let x = Axis { ticks: Ticks::around(x_low, x_high, 6, 1.0), logarithmic: false };
+        Some(Axes { x, y: Axis { ticks, logarithmic } })
     }
 
     /// Dots that show their numbers under the pointer, hidden until then on longer lines; a lone point between gaps always
     /// gets one, or it would be invisible.
-    fn dots(&self, scale: &Scale, index: usize, series: &Series) -> Markup {
+    fn dots(&self, axes: &Axes, index: usize, series: &Series) -> Markup {
         let finite = |at: usize| series.points.get(at).is_some_and(is_finite);
         let alone = |at: usize| !at.checked_sub(1).is_some_and(finite) && !finite(at + 1);
         let count = series.points.len();
@@ -160,7 +109,7 @@ impl Chart {
         html! {
             @for (at, &(x, y)) in shown {
                 @let class = if count <= MAX_DOTS || alone(at) { "dot" } else { "hidden dot" };
-                @let [cx, cy] = [scale.x(x), scale.y(y)].map(|place| format!("{place:.1}"));
+                @let [cx, cy] = [axes.x(x), axes.y(y)].map(|place| format!("{place:.1}"));
                 circle class={ (class) " s" (index) } cx=(cx) cy=(cy) r="2.6" {
                     title { (series.label) ", " (self.x_label) " " (x) ": " (significant(y)) (self.unit) }
                 }
@@ -172,7 +121,7 @@ impl Chart {
 /// The chart with heading and legend, or nothing where there is no point.
 impl Render for Chart {
     fn render(&self) -> Markup {
-        let Some(scale) = self.scale() else { return html! {} };
+        let Some(axes) = self.axes() else { return html! {} };
         let series = || self.series.iter().enumerate();
         html! {
             figure.chart {
@@ -186,15 +135,15 @@ impl Render for Chart {
                             (series.label)
                         }
                     }
-                    @if scale.logarithmic { span { "logarithmic axis" } }
+                    @if axes.y.logarithmic { span { "logarithmic axis" } }
                 }
                 svg viewBox=(format!("0 0 {WIDTH} {HEIGHT}")) role="img" aria-label=(self.title) {
-                    (self.axes(&scale))
+                    (axes.draw(&self.x_label))
                     @for (index, series) in series() {
-                        @if let Some(band) = band(&scale, series) { path class={ "band s" (index) } d=(band) {} }
-                        path class={ "line s" (index) } d=(line(&scale, series)) {}
+                        @if let Some(band) = band(&axes, series) { path class={ "band s" (index) } d=(band) {} }
+                        path class={ "line s" (index) } d=(line(&axes, series)) {}
                     }
-                    @for (index, series) in series() { (self.dots(&scale, index, series)) }
+                    @for (index, series) in series() { (self.dots(&axes, index, series)) }
                 }
             }
         }
@@ -216,24 +165,18 @@ fn significant(value: f64) -> String {
 }
 
 /// The path through the points, begun anew after a gap.
-fn line(scale: &Scale, series: &Series) -> String {
+fn line(axes: &Axes, series: &Series) -> String {
     let runs = series.points.split(|point| !is_finite(point)).filter(|run| !run.is_empty());
-    runs.map(|run| path(scale, run)).collect()
+    runs.map(|run| axes.path(run)).collect()
 }
 
 /// The outline of the band: its upper edge, and its lower one back.
-fn band(scale: &Scale, series: &Series) -> Option<String> {
+fn band(axes: &Axes, series: &Series) -> Option<String> {
     let finite = |(x, low, high): &&(f64, f64, f64)| x.is_finite() && low.is_finite() && high.is_finite();
     let band: Vec<_> = series.band.iter().filter(finite).collect();
     let upper = band.iter().map(|(x, _, high)| (*x, *high));
     let outline: Vec<_> = upper.chain(band.iter().rev().map(|(x, low, _)| (*x, *low))).collect();
-    (!outline.is_empty()).then(|| path(scale, &outline) + "Z")
-}
-
-fn path(scale: &Scale, points: &[(f64, f64)]) -> String {
-    let places: Vec<String> =
-        points.iter().map(|&(x, y)| format!("{:.1} {:.1}", scale.x(x), scale.y(y))).collect();
-    format!("M{}", places.join("L"))
+    (!outline.is_empty()).then(|| axes.path(&outline) + "Z")
 }
 
 #[cfg(test)]

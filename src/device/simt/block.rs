@@ -63,7 +63,6 @@ pub struct Runner {
 }
 
 /// What is told of what the threads do.
-#[expect(clippy::large_enum_variant, reason = "one a runner, and moved twice a launch")]
 pub enum Watcher {
     /// Nothing is.
     Nobody,
