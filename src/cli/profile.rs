@@ -112,17 +112,18 @@ impl ProfileArgs {
 
 /// The device to measure on; none for the emulator, whose times say nothing, and where `auto` finds no GPU.
 fn measured(choice: DeviceChoice) -> Result<Option<Device>> {
-    let (device, remark) = choice.open()?;
-    Ok(match device {
-        Device::Simt => None,
-        Device::Cpu if choice == DeviceChoice::Auto => {
-            if let Some(remark) = remark {
-                tell(format_args!("no time is measured: {}", remark.trim_start_matches("device: the CPU ")));
+    if choice == DeviceChoice::Auto {
+        let gpu = Device::Cuda(0);
+        return Ok(match gpu.check() {
+            Ok(()) => Some(gpu),
+            Err(reason) => {
+                tell(format_args!("times are predicted, not measured: {reason}"));
+                None
             }
-            None
-        }
-        device => Some(device),
-    })
+        });
+    }
+    let (device, _) = choice.open()?;
+    Ok((device != Device::Simt).then_some(device))
 }
 
 #[cfg(residuum_simt)]

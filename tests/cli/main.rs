@@ -20,6 +20,8 @@ mod plan;
 #[cfg(residuum_simt)]
 mod plan_on_kernels;
 mod predict;
+#[cfg(residuum_simt)]
+mod profile;
 mod program;
 #[path = "../common/python.rs"]
 mod python;

@@ -81,6 +81,13 @@ fn every_page_can_be_read_at_both_widths_by_day_and_by_night() {
     let words = ["Table 1", "Table 3", "Figure 3", "Figure 4", "Section 5", "2 seeds"];
     assert_readable(&browser, &page, 100, &words);
 
+    if cfg!(residuum_simt) {
+        let small = "--model resnet9 --img-size 32 --batch-size 8 --precision bf16 --device simt --blocks 1";
+        program.succeeds(&format!("profile {small} --html profile.html"));
+        let words = ["Rooflines", "By layer", "conv2d_wgrad", "multiprocessors"];
+        assert_readable(&browser, &program.path("profile.html"), 200, &words);
+    }
+
     write_hostile_classes(&program);
     program.succeeds("train --data-dir classes --img-size 32 --batch-size 8 --epochs 1 --output hostile");
     let report = program.path(program.only_run("hostile")).join("report.html");

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::Stdio;
 
 use residuum::run::state;
+use serde_json::Value;
 
 use crate::gpu::{Report, SoftGpu, software_gpu};
 use crate::program::{Program, failed, signal, texts};
@@ -72,6 +73,20 @@ fn no_order_of_blocks_and_no_laziness_changes_a_bit() {
         weights(&program, &format!("runs{order}"))
     });
     assert!(others.iter().all(|other| *other == first), "other bits in another order");
+}
+
+#[test]
+fn a_profile_measures_every_launch() {
+    let (gpu, program) = (SoftGpu::new(), Program::new());
+    let call = "profile --model resnet9 --img-size 16 --batch-size 4 --precision bf16 --device cuda --blocks 1 --json";
+    let (json, _) = succeeds(&gpu, &program, call, &[]);
+    let profile: Value = serde_json::from_str(&json).unwrap();
+    assert!(profile["setting"]["device"].as_str().unwrap().starts_with("cuda:0"), "{}", profile["setting"]);
+    let launches = profile["launches"].as_array().unwrap();
+    assert!(launches.len() > 50, "{} launches", launches.len());
+    for launch in launches {
+        assert!(launch["measured_seconds"].is_f64(), "{launch}");
+    }
 }
 
 #[test]

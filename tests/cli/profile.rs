@@ -1,0 +1,71 @@
+//! `residuum profile`: counts and predictions without a GPU, times on a CPU, comparisons.
+
+use std::fs;
+
+use serde_json::Value;
+
+use crate::program::Program;
+
+/// A network that takes a second to count.
+const SMALL: &str =
+    "profile --model resnet9 --img-size 32 --batch-size 8 --precision bf16 --device simt --blocks 2";
+
+#[test]
+fn a_profile_has_its_launches_and_their_sums_and_is_shown_written_and_compared() {
+    let program = Program::new();
+    let json = program.succeeds(&format!("{SMALL} --json"));
+    fs::write(program.path("old.json"), &json).unwrap();
+    let mut profile: Value = serde_json::from_str(&json).unwrap();
+    let (totals, launches) = (&profile["totals"], profile["launches"].as_array().unwrap());
+    assert_eq!(totals["launches"], launches.len());
+    for name in ["dram_bytes", "l2_bytes"] {
+        let of = |launch: &Value| launch[name].as_u64().unwrap_or_else(|| panic!("no {name} in {launch}"));
+        assert_eq!(totals[name], launches.iter().map(of).sum::<u64>(), "{name}");
+    }
+    assert_eq!(totals["bank_conflicts"].as_u64(), Some(0));
+    assert!(totals["predicted_images_per_second"].as_f64().unwrap() > 0.0);
+    let multiplies = |launch: &&Value| launch["tensor_instructions"].as_u64() > Some(0);
+    assert!(launches.iter().filter(multiplies).all(|launch| launch["kernel"].to_string().contains("conv2d")));
+    assert!(launches.iter().filter(multiplies).count() > 10);
+
+    let files = "--top 3 --html page.html --trace trace.json --compare old.json";
+    let shown = program.succeeds(&format!("{SMALL} {files}"));
+    for words in ["predicted for h100", "conv2d_wgrad", "the slowest 3 of", "images/s", "whole step"] {
+        assert!(shown.contains(words), "no `{words}` in {shown}");
+    }
+    assert!(!shown.contains("worse"), "{shown}");
+    assert!(fs::read_to_string(program.path("page.html")).unwrap().contains("Rooflines"));
+    let trace: Value = serde_json::from_slice(&fs::read(program.path("trace.json")).unwrap()).unwrap();
+    assert!(trace["traceEvents"].as_array().unwrap().len() > 10);
+
+    // As if the old step had read one sector less from L2, in its first launch that reads any.
+    let fewer = |bytes: &Value| Value::from(bytes.as_u64().unwrap() - 32);
+    let launches = profile["launches"].as_array_mut().unwrap();
+    let first = launches.iter_mut().find(|launch| launch["l2_bytes"].as_u64() > Some(32)).unwrap();
+    first["l2_bytes"] = fewer(&first["l2_bytes"]);
+    profile["totals"]["l2_bytes"] = fewer(&profile["totals"]["l2_bytes"]);
+    fs::write(program.path("old.json"), profile.to_string()).unwrap();
+    program.fails(&format!("{SMALL} --compare old.json"), 1, &["counts are worse than in old.json"]);
+}
+
+#[test]
+fn a_cpu_is_measured_by_operation() {
+    let program = Program::new();
+    let call = "profile --model resnet9 --img-size 32 --batch-size 4 --device cpu";
+    let shown = program.succeeds(call);
+    assert!(shown.contains("measured on cpu") && shown.contains("conv2d_fprop"), "{shown}");
+    let profile: Value = serde_json::from_str(&program.succeeds(&format!("{call} --json"))).unwrap();
+    assert_eq!(profile["gpu"], Value::Null);
+    assert!(profile["totals"]["measured_seconds"].as_f64().unwrap() > 0.0);
+}
+
+#[test]
+fn bad_calls_are_refused_before_anything_is_counted() {
+    let program = Program::new();
+    program.fails("profile --gpu h300", 2, &["h300", "h100"]);
+    program.fails("profile --html not/there.html", 2, &["--html not/there.html", "make it first"]);
+    program.fails("profile --compare none.json", 1, &["none.json"]);
+    fs::write(program.path("old.json"), "{}").unwrap();
+    program.fails("profile --compare old.json", 4, &["old.json", "is not a profile"]);
+    program.fails("profile --blocks 0", 2, &["--blocks"]);
+}
