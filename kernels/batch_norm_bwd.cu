@@ -1,7 +1,8 @@
 // batch_norm_bwd: the gradient of x, and that of a residual, once gamma and beta have theirs
-// Math      dz[m,c] = y[m,c] <= 0 ? 0 : dy[m,c] where y is given, dy[m,c] otherwise
+// Math      dz[m,c] = y[m,c] <= 0 ? 0 : dy[m,c] where y or beta is given, dy[m,c] otherwise; with beta, y is computed from
+//           x once more, to the bit of batch_norm_fwd.cu
 //           dx[m,c] = gamma[c]*rstd[c] * (dz[m,c] - dbeta[c]/M - (x[m,c] - mean[c])*rstd[c] * dgamma[c]/M)
-// Layout    dy, x, y (null: no ReLU), dx, dz (null: not wanted): M rows of C channels; the rest f32 [C]; dx may lie
+// Layout    dy, x, y (null: no ReLU, or beta is given), dx, dz (null: not wanted): M rows of C channels; the rest f32 [C]; dx may lie
 //           over x, dz over dy
 // Mapping   block -> block_rows rows of a channel tile (channels.cuh); a thread keeps mean, scale, slope and shift of
 //           its channels in registers
@@ -17,6 +18,7 @@ struct BatchNormBwdArgs {
     const void* x;
     const void* y;
     const float* gamma;
+    const float* beta;
     const float* mean;
     const float* rstd;
     const float* dgamma;
@@ -32,7 +34,8 @@ static __device__ void input_gradient(const BatchNormBwdArgs& a) {
     constexpr int kWidth = Tile::kWidth;
     const Tile tile(a.channels);
     if (!tile.is_inside) return;
-    float mean[kWidth], scale[kWidth], slope[kWidth], mean_dz[kWidth];
+    float mean[kWidth], scale[kWidth], slope[kWidth], mean_dz[kWidth], beta[kWidth] = {};
+    if (a.beta) load_floats(beta, a.beta + tile.channel);
     {
         float gamma[kWidth], rstd[kWidth];
         load_floats(mean, a.mean + tile.channel);
@@ -54,7 +57,13 @@ static __device__ void input_gradient(const BatchNormBwdArgs& a) {
         const uint64_t at = uint64_t{row} * a.channels + tile.channel;
         Vec<T, kWidth> dz = load_vec<kWidth>(static_cast<const T*>(a.dy) + at);
         const Vec<T, kWidth> x = load_vec<kWidth>(static_cast<const T*>(a.x) + at);
-        if (a.y) {
+        if (a.beta) {
+#pragma unroll
+            for (int i = 0; i < kWidth; i++) {
+                const T y(normalized(float(x[i]), mean[i], scale[i], beta[i]));
+                dz[i] = float(y) <= 0.0f ? T(0.0f) : dz[i];
+            }
+        } else if (a.y) {
             const Vec<T, kWidth> y = load_vec<kWidth>(static_cast<const T*>(a.y) + at);
 #pragma unroll
             for (int i = 0; i < kWidth; i++) dz[i] = float(y[i]) <= 0.0f ? T(0.0f) : dz[i];

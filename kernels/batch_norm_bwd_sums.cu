@@ -1,8 +1,9 @@
 // batch_norm_bwd_sums: the gradients of gamma and beta, in two kernels; dx needs them too
-// Math      dz[m,c] = y[m,c] <= 0 ? 0 : dy[m,c] where y is given, dy[m,c] otherwise
+// Math      dz[m,c] = y[m,c] <= 0 ? 0 : dy[m,c] where y or beta is given, dy[m,c] otherwise; with beta, y is computed from
+//           x once more, to the bit of batch_norm_fwd.cu
 //           dbeta[c] = sum_m dz[m,c]; dgamma[c] = rstd[c] * sum_m dz[m,c] * (x[m,c] - mean[c])
 //           rstd is save_rstd, or where that is null 1 / sqrt(running_var + eps): training and inference
-// Layout    dy, x, y (null: no ReLU): M rows of C channels; partials f32 [row block][sum dz, sum dz*(x-mean)][C]; the
+// Layout    dy, x, y (null: no ReLU, or beta is given): M rows of C channels; partials f32 [row block][sum dz, sum dz*(x-mean)][C]; the
 //           rest f32 [C]
 // Mapping   partials: block -> block_rows rows of a channel tile (channels.cuh)
 //           finalize: the blocks' sums as in totals.cuh, a column a channel
@@ -19,7 +20,10 @@ struct BatchNormBwdPartialsArgs {
     const void* dy;
     const void* x;
     const void* y;
+    const float* gamma;
+    const float* beta;
     const float* mean;
+    const float* rstd;
     float* partials;
     uint32_t rows, channels, block_rows, is_wide;
 };
@@ -43,8 +47,16 @@ static __device__ void partials(const BatchNormBwdPartialsArgs& a) {
     const uint32_t end = first + min(a.block_rows, a.rows - first);
     float sums[2][kWidth] = {};
     if (tile.is_inside) {
-        float mean[kWidth];
+        float mean[kWidth], scale[kWidth] = {}, beta[kWidth] = {};
         load_floats(mean, a.mean + tile.channel);
+        if (a.beta) {
+            float gamma[kWidth];
+            load_floats(beta, a.beta + tile.channel);
+            load_floats(gamma, a.gamma + tile.channel);
+            load_floats(scale, a.rstd + tile.channel);
+#pragma unroll
+            for (int i = 0; i < kWidth; i++) scale[i] *= gamma[i];
+        }
         for (uint32_t row = first + tile.row; row < end; row += Tile::kRows) {
             const uint64_t at = uint64_t{row} * a.channels + tile.channel;
             const Vec<T, kWidth> dy = load_vec<kWidth>(static_cast<const T*>(a.dy) + at);
@@ -52,7 +64,13 @@ static __device__ void partials(const BatchNormBwdPartialsArgs& a) {
             float dz[kWidth];
 #pragma unroll
             for (int i = 0; i < kWidth; i++) dz[i] = float(dy[i]);
-            if (a.y) {
+            if (a.beta) {
+#pragma unroll
+                for (int i = 0; i < kWidth; i++) {
+                    const T y(normalized(float(x[i]), mean[i], scale[i], beta[i]));
+                    dz[i] = float(y) <= 0.0f ? 0.0f : dz[i];
+                }
+            } else if (a.y) {
                 const Vec<T, kWidth> y = load_vec<kWidth>(static_cast<const T*>(a.y) + at);
 #pragma unroll
                 for (int i = 0; i < kWidth; i++) dz[i] = float(y[i]) <= 0.0f ? 0.0f : dz[i];

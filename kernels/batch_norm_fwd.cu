@@ -47,7 +47,7 @@ static __device__ void normalize(const BatchNormFwdArgs& a) {
         const Vec<T, kWidth> x = load_vec<kWidth>(static_cast<const T*>(a.x) + at);
         float y[kWidth];
 #pragma unroll
-        for (int i = 0; i < kWidth; i++) y[i] = (float(x[i]) - mean[i]) * scale[i] + beta[i];
+        for (int i = 0; i < kWidth; i++) y[i] = normalized(float(x[i]), mean[i], scale[i], beta[i]);
         if (a.residual) {
             const Vec<T, kWidth> residual = load_vec<kWidth>(static_cast<const T*>(a.residual) + at);
 #pragma unroll

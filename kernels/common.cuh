@@ -156,6 +156,11 @@ static __device__ __forceinline__ T block_sum(T value) {
     return values[0];
 }
 
+// What a batch norm makes of x: the same bits wherever it is computed, because nothing is left for compilers to contract.
+static __device__ __forceinline__ float normalized(float x, float mean, float scale, float beta) {
+    return __fmaf_rn(x - mean, scale, beta);
+}
+
 // Four random words for one counter under one key: ten rounds of Philox4x32, the numbers of src/rng.rs.
 static __device__ __forceinline__ uint4 philox4x32_10(uint4 counter, uint2 key) {
 #pragma unroll

@@ -50,7 +50,7 @@ struct ChannelNorm {
 
     // As batch_norm_fwd.cu has it.
     __device__ __forceinline__ float operator()(int i, float sum, float addend) const {
-        const float y = (sum - mean[i]) * scale[i] + beta[i] + addend;
+        const float y = normalized(sum, mean[i], scale[i], beta[i]) + addend;
         return relu && y <= 0.0f ? 0.0f : y;
     }
 };

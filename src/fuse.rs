@@ -9,7 +9,7 @@ use crate::error::Result;
 use crate::graph::{Graph, Node, Op, Phase, Role, ValueId};
 use crate::ops::{
     Add, BatchNormBwd, BatchNormInference, BatchNormTrain, Cast, CastTensors, Conv2dBatchNorm, Conv2dDgrad,
-    Conv2dFprop, Relu, ReluBwd,
+    Conv2dFprop, Mask, Relu, ReluBwd,
 };
 use crate::tensor::DType;
 
@@ -22,7 +22,8 @@ pub enum Rewrite {
     /// normalises, adds and clips as it stores. What needs the sums, such as a gradient, keeps them apart.
     ConvBatchNorm,
     /// ReLU backward, then batch norm backward: the mask is applied while the sums are taken, and the masked gradient is
-    /// written only where the shortcut needs it.
+    /// written only where the shortcut needs it. Where the ReLU followed the batch norm at once, the mask is computed from x
+    /// once more.
     BatchNormReluBwd,
     /// dgrad, then the sum with another branch's gradient: the convolution adds to the sum as it stores.
     DgradSum,
@@ -143,18 +144,28 @@ impl Editor {
             let Some(&first) = readers.first().filter(|_| !self.is_result[masked.index()]) else { continue };
             let shared = readers.len() > 1;
             let Some(norm) = self.nodes[first].clone() else { continue };
-            let plain = norm.op_as::<BatchNormBwd>().is_some_and(|op| !op.relu && !op.residual);
+            let plain = norm.op_as::<BatchNormBwd>().is_some_and(|op| op.mask.is_none() && !op.residual);
             if !plain || norm.inputs[0] != masked || norm.inputs[1..].contains(&masked) {
                 continue;
             }
-            let op = Arc::new(BatchNormBwd { relu: true, residual: shared });
+            let y = mask.inputs[1];
+            let beta = self.beta_behind(y, norm.inputs[1]).filter(|_| !shared);
+            let kind = if beta.is_some() { Mask::Recomputed } else { Mask::Result };
+            let op = Arc::new(BatchNormBwd { mask: Some(kind), residual: shared });
             let mut inputs = norm.inputs.clone();
             inputs[0] = mask.inputs[0];
-            inputs.push(mask.inputs[1]);
+            inputs.push(beta.unwrap_or(y));
             let outputs = norm.outputs.iter().copied().chain(shared.then_some(masked)).collect();
             self.nodes[first] = Some(Node { op, inputs, outputs, ..norm });
             self.nodes[index] = None;
         }
+    }
+
+    /// The beta of the batch norm that makes `y` of `x` alone, with its ReLU.
+    fn beta_behind(&self, y: ValueId, x: ValueId) -> Option<ValueId> {
+        let node = self.nodes[self.maker[y.index()]?].as_ref()?;
+        let op = node.op_as::<BatchNormTrain>()?;
+        (op.relu && !op.residual && node.inputs[0] == x).then(|| node.inputs[2])
     }
 
     fn dgrad_sum(&mut self) {

@@ -12,7 +12,8 @@ use residuum::check::Trial;
 use residuum::exec::{Session, Start};
 use residuum::graph::{Graph, Init, ValueId};
 use residuum::ops::{
-    BatchNormBwd, BatchNormTrain, ClipNorm, MaxPool, PoolWindow, Reduce, Reduction, SoftmaxXent, add, cast,
+    BatchNormBwd, BatchNormTrain, ClipNorm, Mask, MaxPool, PoolWindow, Reduce, Reduction, SoftmaxXent, add,
+    cast,
 };
 use residuum::plan::plan;
 use residuum::rng::{Stream, Use};
@@ -81,9 +82,12 @@ fn sums_of_many_chunks_match_the_cpu() {
 /// Rows for many blocks, in whole vectors and not; random shapes have a few.
 #[test]
 fn batch_norm_of_many_blocks_matches_the_cpu_in_every_form() {
-    for (shape, (relu, residual)) in
-        [([2, 61, 67, 4], (false, false)), ([1, 37, 41, 33], (true, false)), ([2, 61, 67, 8], (true, true))]
-    {
+    for (shape, (relu, residual)) in [
+        ([2, 61, 67, 4], (false, false)),
+        ([1, 37, 41, 33], (true, false)),
+        ([2, 61, 67, 16], (true, false)),
+        ([2, 61, 67, 8], (true, true)),
+    ] {
         check_both(&format!("batch norm {shape:?} relu {relu} residual {residual}"), move |graph| {
             let c = shape[3];
             let [x, dy, mask] = ["x", "dy", "mask"].map(|name| input(graph, name, shape));
@@ -97,7 +101,13 @@ fn batch_norm_of_many_blocks_matches_the_cpu_in_every_form() {
             graph.apply("y", op, &operands).unwrap();
             let mut operands = vec![dy, x, gamma, mean, rstd];
             operands.extend(relu.then_some(mask));
-            graph.apply("dx", BatchNormBwd { relu, residual }, &operands).unwrap();
+            let of_result = relu.then_some(Mask::Result);
+            graph.apply("dx", BatchNormBwd { mask: of_result, residual }, &operands).unwrap();
+            if relu && !residual {
+                operands[5] = beta;
+                let again = BatchNormBwd { mask: Some(Mask::Recomputed), residual };
+                graph.apply("dx_again", again, &operands).unwrap();
+            }
         });
     }
 }

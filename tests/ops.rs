@@ -9,8 +9,8 @@ use residuum::check::random;
 use residuum::device::cpu::Real;
 use residuum::graph::{Graph, Init, ValueId, ValueType};
 use residuum::ops::{
-    self, BatchNormBwd, BatchNormInference, BatchNormTrain, BnConfig, Conv2dBatchNorm, Mode, PoolWindow,
-    ReluBwd, Window, add, conv2d_with, relu,
+    self, BatchNormBwd, BatchNormInference, BatchNormTrain, BnConfig, Conv2dBatchNorm, Mask, Mode,
+    PoolWindow, ReluBwd, Window, add, conv2d_with, relu,
 };
 use residuum::rng::{Stream, Use};
 use residuum::tensor::{DType, Layout, Shape};
@@ -117,7 +117,7 @@ fn batch_norm_gives_the_same_bits_on_any_number_of_threads() {
             let op = BatchNormTrain { eps: 1e-5, bn_momentum: 0.1, relu: true, residual: true };
             let forward = graph.apply("bn", op, &operands).unwrap();
             let dy = graph.input("dy", shape, DType::F32);
-            let op = BatchNormBwd { relu: true, residual: true };
+            let op = BatchNormBwd { mask: Some(Mask::Result), residual: true };
             let operands = [dy, operands[0], operands[1], forward[1], forward[2], forward[0]];
             let backward = graph.apply("bwd", op, &operands).unwrap();
             keep(graph, &forward);
@@ -244,14 +244,14 @@ fn fused_backward_is_the_chain(residual: bool, reuse: bool) {
     let chain = record(|graph| {
         let (dy, x, y, v) = operands(graph);
         let dz = graph.apply_one("bwd.dz", ReluBwd, &[dy, y]).unwrap();
-        let op = BatchNormBwd { relu: false, residual: false };
+        let op = BatchNormBwd { mask: None, residual: false };
         let outputs = graph.apply("bwd", op, &[dz, x, v[0], v[1], v[2]]).unwrap();
         keep(graph, &outputs);
         graph.keep(dz);
     });
     let fused = record(|graph| {
         let (dy, x, y, v) = operands(graph);
-        let op = BatchNormBwd { relu: true, residual };
+        let op = BatchNormBwd { mask: Some(Mask::Result), residual };
         let outputs = graph.apply("bwd", op, &[dy, x, v[0], v[1], v[2], y]).unwrap();
         keep(graph, &outputs);
     });
@@ -276,6 +276,32 @@ fn fused_batch_norm_bwd_is_relu_bwd_then_batch_norm_bwd() {
     for (residual, reuse) in [(false, false), (false, true), (true, false), (true, true)] {
         fused_backward_is_the_chain(residual, reuse);
     }
+}
+
+#[test]
+fn a_mask_that_is_computed_again_is_that_of_the_result() {
+    let shape = [3, 5, 7, 19];
+    let gradients = |mask: Mask| {
+        let mut runner = record(|graph| {
+            let operands = bn_operands(graph, shape);
+            let op = BatchNormTrain { eps: 1e-5, bn_momentum: 0.1, relu: true, residual: false };
+            let forward = graph.apply("bn", op, &operands).unwrap();
+            let dy = graph.input("dy", shape, DType::F32);
+            let sixth = if mask == Mask::Result { forward[0] } else { operands[2] };
+            let operands = [dy, operands[0], operands[1], forward[1], forward[2], sixth];
+            let op = BatchNormBwd { mask: Some(mask), residual: false };
+            let backward = graph.apply("bwd", op, &operands).unwrap();
+            keep(graph, &backward);
+        });
+        for (name, seed, len) in [("x", 1, 1995), ("dy", 2, 1995), ("gamma", 3, 19), ("beta", 4, 19)] {
+            runner.write(name, &normal(len, seed));
+        }
+        runner.run();
+        ["bwd", "bwd.dgamma", "bwd.dbeta"].map(|name| bits(&runner.read::<f32>(name)))
+    };
+    let expected = gradients(Mask::Result);
+    assert!(expected.iter().flatten().any(|&bits| bits != 0));
+    assert!(gradients(Mask::Recomputed) == expected);
 }
 
 #[test]

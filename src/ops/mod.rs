@@ -58,7 +58,7 @@ operations! {
     augment: AugmentFwd, augment;
     auto_augment: AutoAugment, auto_augment;
     avg_pool: GlobalAvgPool, GlobalAvgPoolBwd, global_avg_pool;
-    batch_norm: BatchNormBwd, BatchNormInference, BatchNormInferenceBwd, BatchNormTrain, BnConfig, batch_norm;
+    batch_norm: BatchNormBwd, BatchNormInference, BatchNormInferenceBwd, BatchNormTrain, BnConfig, Mask, batch_norm;
     bias: AddBias, AddBiasBwd, add_bias;
     cast: Cast, CastTensors, cast;
     clip: ClipNorm;

@@ -10,15 +10,25 @@ use crate::error::Result;
 use crate::graph::{Cost, InPlace, InferResult, Op, ValueType};
 use crate::ops::{cost_per_elem, dispatch_real};
 
-/// `(dy, x, gamma, save_mean, save_rstd [, y]) -> (dx, dgamma, dbeta [, dz])`. With `relu`, y is the sixth operand and
-/// dz = dy where y > 0 and 0 elsewhere; without, dz = dy. Then, with xhat = (x - mean)*rstd and means over the rows,
+/// `(dy, x, gamma, save_mean, save_rstd [, y or beta]) -> (dx, dgamma, dbeta [, dz])`. With a mask dz = dy where y > 0 and 0
+/// elsewhere; without, dz = dy. Then, with xhat = (x - mean)*rstd and means over the rows,
 /// dx = gamma*rstd*(dz - mean(dz) - xhat*mean(dz*xhat)), dgamma = sum(dz*xhat), dbeta = sum(dz).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct BatchNormBwd {
-    /// The forward pass ended in a ReLU.
-    pub relu: bool,
+    /// Where the ReLU that ended the forward pass let nothing through; none without one.
+    pub mask: Option<Mask>,
     /// The forward pass added a residual, whose gradient is the fourth result.
     pub residual: bool,
+}
+
+/// How a backward pass knows where a ReLU let nothing through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mask {
+    /// From y, the sixth operand.
+    Result,
+    /// y is computed from x once more, as the forward pass computed it, to the bit; beta is the sixth operand. It saves two
+    /// passes over y. Only where the forward pass added no residual.
+    Recomputed,
 }
 
 /// `(dy, x, gamma, running_mean, running_var) -> (dx, dgamma, dbeta)` with the statistics constant:
@@ -39,7 +49,11 @@ impl Op for BatchNormBwd {
     }
 
     fn infer(&self, inputs: &[ValueType]) -> InferResult {
-        let x = check_operands(inputs, 1, 2..5, 5 + usize::from(self.relu))?;
+        if self.residual && self.mask == Some(Mask::Recomputed) {
+            return Err("computes y again without the residual that it had".into());
+        }
+        let per_channel = if self.mask == Some(Mask::Recomputed) { 2..6 } else { 2..5 };
+        let x = check_operands(inputs, 1, per_channel, 5 + usize::from(self.mask.is_some()))?;
         let mut results = vec![x, inputs[2], inputs[2]];
         results.extend(self.residual.then_some(x));
         Ok(results)
@@ -50,7 +64,7 @@ impl Op for BatchNormBwd {
     }
 
     fn cost(&self, inputs: &[ValueType], outputs: &[ValueType]) -> Cost {
-        let twice: &[usize] = if self.relu { &[0, 1, 5] } else { &[0, 1] };
+        let twice: &[usize] = if self.mask == Some(Mask::Result) { &[0, 1, 5] } else { &[0, 1] };
         cost_per_elem(11, inputs, outputs).and_again(inputs, twice)
     }
 
@@ -65,13 +79,17 @@ impl Op for BatchNormBwd {
     fn cpu(&self, args: &CpuArgs<'_>) {
         fn run<T: Real>(op: &BatchNormBwd, args: &CpuArgs<'_>) {
             let spread = Spread::Rstd(args.input::<T>(4));
-            let y = op.relu.then(|| args.input::<T>(5));
             if !op.residual {
-                return backward(args, args.input::<T>(0), y, spread, true);
+                let mask = op.mask.map(|mask| match mask {
+                    Mask::Result => Masking::Result(args.input::<T>(5)),
+                    Mask::Recomputed => Masking::Recomputed { gamma: args.input(2), beta: args.input(5) },
+                });
+                return backward(args, args.input::<T>(0), mask, spread, true);
             }
             let blocks = Blocks::new(args.input_shape(1));
             let dz = args.output_over_input::<T>(3, 0);
-            if let Some(y) = y {
+            if op.mask.is_some() {
+                let y = args.input::<T>(5);
                 for_each_chunk(dz, blocks.elems(), |start, dz| {
                     let y = &y[start..start + dz.len()];
                     vectorized(|| dz.iter_mut().zip(y).for_each(|(dz, &y)| *dz = masked(*dz, y)));
@@ -84,8 +102,8 @@ impl Op for BatchNormBwd {
 
     fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
         let saved = Norm::Saved { mean: &args.inputs[3], rstd: &args.inputs[4] };
-        launch::backward_sums(args, launcher, self.relu, saved)?;
-        launch::input_gradient(args, launcher, self.relu)
+        launch::backward_sums(args, launcher, self.mask, saved)?;
+        launch::input_gradient(args, launcher, self.mask)
     }
 }
 
@@ -125,7 +143,7 @@ impl Op for BatchNormInferenceBwd {
 
     fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
         let running = Norm::Running { mean: &args.inputs[3], var: &args.inputs[4], eps: self.eps };
-        launch::backward_sums(args, launcher, false, running)?;
+        launch::backward_sums(args, launcher, None, running)?;
         launch::scaled_gradient(args, launcher, self.eps)
     }
 }
@@ -147,13 +165,13 @@ fn masked<T: Real>(dy: T, y: T) -> T {
 fn backward<T: Real>(
     args: &CpuArgs<'_>,
     dy: &[T],
-    y: Option<&[T]>,
+    mask: Option<Masking<'_, T>>,
     spread: Spread<'_, T>,
     through_statistics: bool,
 ) {
     let blocks = Blocks::new(args.input_shape(1));
     let dx = args.output_over_input::<T>(0, 1);
-    let operands = Operands { dy, y, mean: args.input::<T>(3), spread, channels: blocks.channels };
+    let operands = Operands { dy, mask, mean: args.input::<T>(3), spread, channels: blocks.channels };
     let (sum_dz, sum_dz_xhat) = sums(operands, dx, blocks, args.workspace::<f64>());
     let (dgamma, dbeta) = (args.output::<T>(1), args.output::<T>(2));
     for c in 0..blocks.channels {
@@ -173,8 +191,7 @@ fn backward<T: Real>(
 #[derive(Clone, Copy)]
 struct Operands<'a, T> {
     dy: &'a [T],
-    /// Masks dy where it is given.
-    y: Option<&'a [T]>,
+    mask: Option<Masking<'a, T>>,
     mean: &'a [T],
     spread: Spread<'a, T>,
     channels: usize,
@@ -182,20 +199,58 @@ struct Operands<'a, T> {
 
 impl<T: Real> Operands<'_, T> {
     fn part(self, blocks: Blocks, block: usize) -> Self {
-        Operands { dy: blocks.part(self.dy, block), y: self.y.map(|y| blocks.part(y, block)), ..self }
+        let mask = self.mask.map(|mask| match mask {
+            Masking::Result(y) => Masking::Result(blocks.part(y, block)),
+            of_channels => of_channels,
+        });
+        Operands { dy: blocks.part(self.dy, block), mask, ..self }
     }
 
+    /// What the mask has for the channels from `start` on.
     #[inline(always)]
-    fn dz<const W: usize>(&self, at: usize) -> [T; W] {
+    fn mask_tile<const W: usize>(&self, start: usize) -> Option<MaskTile<'_, T, W>> {
+        self.mask.as_ref().map(|mask| match mask {
+            Masking::Result(y) => MaskTile::Result(y),
+            Masking::Recomputed { gamma, beta } => {
+                let (gamma, rstd) = (lanes::<T, W>(gamma, start), self.spread.rstd::<W>(start));
+                MaskTile::Recomputed {
+                    mean: *lanes(self.mean, start),
+                    scale: std::array::from_fn(|c| gamma[c] * rstd[c]),
+                    beta: *lanes(beta, start),
+                }
+            }
+        })
+    }
+
+    /// dz of W channels at `at`, where x is.
+    #[inline(always)]
+    fn dz<const W: usize>(&self, mask: &Option<MaskTile<'_, T, W>>, at: usize, x: &[T; W]) -> [T; W] {
         let dy = lanes::<T, W>(self.dy, at);
-        match self.y {
+        match mask {
             None => *dy,
-            Some(y) => {
+            Some(MaskTile::Result(y)) => {
                 let y = lanes::<T, W>(y, at);
                 std::array::from_fn(|c| masked(dy[c], y[c]))
             }
+            // As `NormalizeTile` has it.
+            Some(MaskTile::Recomputed { mean, scale, beta }) => {
+                std::array::from_fn(|c| masked(dy[c], (x[c] - mean[c]) * scale[c] + beta[c]))
+            }
         }
     }
+}
+
+/// A [`Mask`] with its operands.
+#[derive(Clone, Copy)]
+enum Masking<'a, T> {
+    Result(&'a [T]),
+    Recomputed { gamma: &'a [T], beta: &'a [T] },
+}
+
+/// A [`Masking`] as a tile of W channels uses it.
+enum MaskTile<'a, T, const W: usize> {
+    Result(&'a [T]),
+    Recomputed { mean: [T; W], scale: [T; W], beta: [T; W] },
 }
 
 /// sum(dz) and sum(dz*xhat) of each channel.
@@ -256,10 +311,12 @@ impl<T: Real> ChannelTile for SumsTile<'_, '_, T> {
     fn run<const W: usize>(&mut self, start: usize) {
         let Operands { mean, spread, channels, .. } = self.operands;
         let mean = *lanes::<T, W>(mean, start);
+        let mask = self.operands.mask_tile::<W>(start);
         let (mut sum_dz, mut sum_dz_centred) = ([T::ZERO; W], [T::ZERO; W]);
         for row in 0..self.x.len() / channels {
             let at = row * channels + start;
-            let (x, dz) = (lanes::<T, W>(self.x, at), self.operands.dz::<W>(at));
+            let x = lanes::<T, W>(self.x, at);
+            let dz = self.operands.dz(&mask, at, x);
             sum_dz = std::array::from_fn(|c| sum_dz[c] + dz[c]);
             sum_dz_centred = std::array::from_fn(|c| sum_dz_centred[c] + dz[c] * (x[c] - mean[c]));
         }
@@ -290,9 +347,11 @@ impl<T: Real> ChannelTile for InputGradientTile<'_, '_, T> {
         let mean_dz: [T; W] = lanes::<f64, W>(self.sum_dz, start).map(|sum| T::from_f64(sum * self.per_row));
         let sum_dz_xhat = lanes::<f64, W>(self.sum_dz_xhat, start);
         let slope: [T; W] = std::array::from_fn(|c| rstd[c] * T::from_f64(sum_dz_xhat[c] * self.per_row));
+        let mask = self.operands.mask_tile::<W>(start);
         for row in 0..self.dx.len() / channels {
             let at = row * channels + start;
-            let (x, dz) = (*lanes::<T, W>(self.dx, at), self.operands.dz::<W>(at));
+            let x = *lanes::<T, W>(self.dx, at);
+            let dz = self.operands.dz(&mask, at, &x);
             *lanes_mut(self.dx, at) = std::array::from_fn::<T, W, _>(|c| {
                 scale[c] * (dz[c] - mean_dz[c] - (x[c] - mean[c]) * slope[c])
             });

@@ -1,5 +1,6 @@
 //! The kernels of batch norm: statistics and sums through partial results in the workspace, then passes over the rows.
 
+use super::Mask;
 use crate::device::kernels::{
     self, BatchNormBwdArgs, BatchNormBwdFinalizeArgs, BatchNormBwdPartialsArgs, BatchNormFinalizeArgs,
     BatchNormFwdArgs, BatchNormInferenceBwdArgs, BatchNormPartialsArgs,
@@ -90,21 +91,34 @@ pub(super) fn normalize(
     kernels::batch_norm_fwd(x.dtype)?.launch(launcher, grid.grid(), &arguments)
 }
 
-/// dgamma and dbeta, results 1 and 2, from dy, x and, with `relu`, y: operands 0, 1 and 5.
+/// Addresses of y and of beta, one of which a mask needs: operand 5, or 0 for none.
+fn mask_addresses(args: &LaunchArgs<'_>, mask: Option<Mask>) -> [u64; 2] {
+    match mask {
+        None => [0, 0],
+        Some(Mask::Result) => [args.input(5), 0],
+        Some(Mask::Recomputed) => [0, args.input(5)],
+    }
+}
+
+/// dgamma and dbeta, results 1 and 2, from dy, x and what the mask needs: operands 0, 1 and 5.
 pub(super) fn backward_sums(
     args: &LaunchArgs<'_>,
     launcher: &mut dyn Launcher,
-    relu: bool,
+    mask: Option<Mask>,
     norm: Norm<'_>,
 ) -> Result<()> {
     let x = &args.inputs[1];
     let grid = ChannelGrid::sums(x.shape, x.dtype).checked()?;
     let norm = norm.addresses(args);
+    let [y, beta] = mask_addresses(args, mask);
     let arguments = BatchNormBwdPartialsArgs {
         dy: args.input(0),
         x: args.address(x),
-        y: if relu { args.input(5) } else { 0 },
+        y,
+        gamma: args.input(2),
+        beta,
         mean: norm.mean,
+        rstd: norm.save_rstd,
         partials: args.workspace(),
         rows: grid.rows as u32,
         channels: grid.channels as u32,
@@ -128,14 +142,20 @@ pub(super) fn backward_sums(
 }
 
 /// dx and perhaps dz, results 0 and 3, once dgamma and dbeta, results 1 and 2, are there.
-pub(super) fn input_gradient(args: &LaunchArgs<'_>, launcher: &mut dyn Launcher, relu: bool) -> Result<()> {
+pub(super) fn input_gradient(
+    args: &LaunchArgs<'_>,
+    launcher: &mut dyn Launcher,
+    mask: Option<Mask>,
+) -> Result<()> {
     let x = &args.inputs[1];
     let grid = ChannelGrid::rows(x.shape, x.dtype).checked()?;
+    let [y, beta] = mask_addresses(args, mask);
     let arguments = BatchNormBwdArgs {
         dy: args.input(0),
         x: args.address(x),
-        y: if relu { args.input(5) } else { 0 },
+        y,
         gamma: args.input(2),
+        beta,
         mean: args.input(3),
         rstd: args.input(4),
         dgamma: args.output(1),

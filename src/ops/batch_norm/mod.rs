@@ -12,7 +12,7 @@ mod inference;
 mod launch;
 mod train;
 
-pub use bwd::{BatchNormBwd, BatchNormInferenceBwd};
+pub use bwd::{BatchNormBwd, BatchNormInferenceBwd, Mask};
 pub use inference::BatchNormInference;
 pub use train::BatchNormTrain;
 
@@ -301,14 +301,23 @@ fn fwd_trial(draw: &mut Draw) -> Trial {
 }
 
 fn bwd_trial(draw: &mut Draw) -> Trial {
-    let (shape, (relu, residual)) = (draw.image_to_sum(LEAST_ROWS), form(draw));
-    Trial::new(format!("batch norm bwd: {shape:?}, relu {relu}, residual {residual}"), move |graph| {
+    let shape = draw.image_to_sum(LEAST_ROWS);
+    let (mask, residual) = draw.pick(&[
+        (None, false),
+        (Some(Mask::Result), false),
+        (Some(Mask::Result), true),
+        (Some(Mask::Recomputed), false),
+    ]);
+    Trial::new(format!("batch norm bwd: {shape:?}, mask {mask:?}, residual {residual}"), move |graph| {
         let c = shape[3];
-        let [dy, x, mask] = ["dy", "x", "mask"].map(|name| input(graph, name, shape));
+        let [dy, x] = ["dy", "x"].map(|name| input(graph, name, shape));
         let [gamma, mean, rstd, var] = ["gamma", "mean", "rstd", "var"].map(|name| in_f32(graph, name, [c]));
         let mut operands = vec![dy, x, gamma, mean, rstd];
-        operands.extend(relu.then_some(mask));
-        graph.apply("train", BatchNormBwd { relu, residual }, &operands)?;
+        operands.extend(mask.map(|mask| match mask {
+            Mask::Result => input(graph, "y", shape),
+            Mask::Recomputed => in_f32(graph, "beta", [c]),
+        }));
+        graph.apply("train", BatchNormBwd { mask, residual }, &operands)?;
         graph.apply("inference", BatchNormInferenceBwd { eps: 1e-5 }, &[dy, x, gamma, mean, var])?;
         Ok(())
     })

@@ -53,7 +53,7 @@ impl Op for BatchNormTrain {
         refuse_fused(self.name(), self.relu || self.residual, backward)?;
         let dy = backward.dy(self.name())?;
         let operands = [dy, backward.inputs[0], backward.inputs[1], backward.outputs[1], backward.outputs[2]];
-        let grads = backward.apply("bwd", BatchNormBwd { relu: false, residual: false }, &operands)?;
+        let grads = backward.apply("bwd", BatchNormBwd { mask: None, residual: false }, &operands)?;
         Ok(vec![Some(grads[0]), Some(grads[1]), Some(grads[2]), None, None])
     }
 
