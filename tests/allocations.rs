@@ -12,7 +12,7 @@ use counting::NUM_ALLOCATIONS;
 use residuum::batch::{BatchContents, Loader, LoaderOptions, Normalization};
 use residuum::data::scenes::SceneOptions;
 use residuum::data::{Pack, Split};
-use residuum::device::Device;
+use residuum::device::{Device, DeviceKind};
 use residuum::models::Variant;
 use residuum::step::Training;
 use residuum::train::config::{OptimiserKind, TrainConfig};
@@ -51,7 +51,11 @@ impl Run {
             prefetch: 4,
         };
         Run {
-            training: Training::new(config.step_config(NUM_CATEGORIES).unwrap(), Device::Cpu).unwrap(),
+            training: Training::new(
+                config.step_config(NUM_CATEGORIES, DeviceKind::Cpu).unwrap(),
+                Device::Cpu,
+            )
+            .unwrap(),
             loader: Loader::train(Arc::new(Pack::from_scenes(&scenes)), &options, 0, 0).unwrap(),
             schedule: config
                 .schedule(config.lr_for(scenes.num_images), 12, 2 * (WARM_UP_STEPS + COUNTED_STEPS))

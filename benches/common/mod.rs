@@ -6,7 +6,7 @@ use residuum::device::{Device, DeviceChoice};
 use residuum::models::{Model, Options};
 use residuum::step::StepConfig;
 use residuum::tensor::DType;
-use residuum::train::config::Precision;
+use residuum::train::precision::Precision;
 
 pub const CLASSES: usize = 100;
 /// Why a step of a graph that was planned for the device cannot fail.

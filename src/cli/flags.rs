@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::run::replace;
 use crate::show::tell;
 use crate::train::config::TrainConfig;
+use crate::train::precision::PrecisionChoice;
 use crate::train::recipe::Recipe;
 use crate::train::setting::SettingFlags;
 
@@ -33,11 +34,17 @@ impl SettingArgs {
 
     /// The settings of a run, replaced by those that were given.
     pub(super) fn over(&self, config: TrainConfig) -> Result<TrainConfig> {
+        let begun_in = config.precision;
         let config = match &self.config {
             Some(path) => Recipe::read(path)?.apply(&config)?,
             None => config,
         };
-        Ok(config.with(&self.flags))
+        let mut config = config.with(&self.flags);
+        if config.precision == PrecisionChoice::Auto {
+            // It was decided when the run began.
+            config.precision = begun_in;
+        }
+        Ok(config)
     }
 }
 

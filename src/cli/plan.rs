@@ -43,11 +43,12 @@ impl PlanArgs {
     pub(super) fn run(self) -> Result<()> {
         // Has the defaults of a data set, and no folder.
         let elsewhere = self.images.map(|_| PathBuf::new());
-        let config = self.settings.read(elsewhere)?;
+        let mut config = self.settings.read(elsewhere)?;
         config.validate()?;
         let extent = self.extent(&config)?;
         let device = config.device.kind()?;
-        let mut step = config.step_config(extent.facts)?;
+        let precision = config.decide_precision(device);
+        let mut step = config.step_config(extent.facts, device)?;
         step.pixels = pixel_source(&step, &extent, device, self.memory)?;
         let planned = program(&step, device)?;
         let layers = evaluation_graph(&StepConfig { fuse: false, ..step.clone() }, "")?;
@@ -61,7 +62,7 @@ impl PlanArgs {
             cost.flops as f64 / 1e9,
             show_bytes(cost.bytes as usize)
         );
-        if let Some(line) = pixels_line(&step, &extent) {
+        for line in precision.into_iter().chain(pixels_line(&step, &extent)) {
             say!("{line}");
         }
         if self.steps {

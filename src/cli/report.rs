@@ -40,12 +40,13 @@ impl ReportArgs {
     /// What is compared of the run in `dir`, which is called by its folder's name if that tells it from the others.
     fn compared(&self, dir: &RunDir, by_name: bool) -> Result<ComparedRun> {
         let name = dir.path().file_name().filter(|_| by_name).map(Path::new);
+        let env = dir.read_env()?;
         Ok(ComparedRun {
             name: show_path(name.unwrap_or(dir.path())),
             link: self.link_to(&dir.file(REPORT)),
             records: metrics::read(&dir.metrics())?,
-            env: dir.read_env()?,
-            settings: settings(&dir.read_config()?),
+            settings: settings(&dir.read_config()?, &env),
+            env,
         })
     }
 

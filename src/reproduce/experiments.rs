@@ -290,6 +290,7 @@ fn quick(config: TrainConfig) -> TrainConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::device::DeviceKind;
     use crate::step::Trained;
     use crate::train::config::OptimiserKind;
 
@@ -347,7 +348,7 @@ mod tests {
             assert_eq!((config.steps_per_epoch, config.weight_decay), (Some(2000), 2e-4), "{key}");
             assert_eq!(config.augment.to_string(), if key == "baseline" { "none" } else { "paper" }, "{key}");
         }
-        let tuned = config("pretrained", &options).step_config(100).unwrap();
+        let tuned = config("pretrained", &options).step_config(100, DeviceKind::Cpu).unwrap();
         assert_eq!(tuned.trained, Trained::TwoRates { backbone_lr_scale: 0.1 });
         let objects = ["masks", "vector", "codes"].map(|key| config(key, &options).objects);
         assert_eq!(objects, [ObjectsKind::Masks, ObjectsKind::Vector, ObjectsKind::Codes].map(Some));

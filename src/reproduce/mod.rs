@@ -71,6 +71,10 @@ pub struct Pages {
 /// What a run fails with; [`Error::Interrupted`] after a signal.
 pub fn reproduce(options: &Options, device: Device) -> Result<Pages> {
     fs::create_dir_all(&options.output).map_err(Error::io("create", &options.output))?;
+    // Runs are found again by their settings, which are what they recorded.
+    let mut options = options.clone();
+    options.common.decide_precision(device.kind()).iter().for_each(tell);
+    let options = &options;
     let wanted = wanted_runs(options);
     let mut done: Vec<Done> = Vec::new();
     for (index, &(seed, experiment)) in wanted.iter().enumerate() {

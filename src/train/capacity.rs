@@ -152,6 +152,7 @@ mod tests {
     use super::*;
     use crate::device::{KernelDevice, Record, RecordList};
     use crate::train::config::TrainConfig;
+    use crate::train::precision::PrecisionChoice;
 
     /// A device of `free_bytes` that runs nothing.
     struct SmallDevice {
@@ -191,8 +192,9 @@ mod tests {
     }
 
     fn step(batch_size: usize) -> StepConfig {
-        let config = TrainConfig { img_size: 40, batch_size, ..TrainConfig::defaults(None) };
-        config.step_config(7).unwrap()
+        let precision = PrecisionChoice::F32;
+        let config = TrainConfig { img_size: 40, batch_size, precision, ..TrainConfig::defaults(None) };
+        config.step_config(7, DeviceKind::Cuda).unwrap()
     }
 
     fn open(batch_size: usize, free_bytes: usize) -> Result<Session> {

@@ -7,20 +7,20 @@ use std::sync::Arc;
 use clap::builder::PossibleValuesParser;
 
 use super::growth::GROW_STEP;
+use super::precision::PrecisionChoice;
 use super::recipe::Recipe;
 use super::schedule::{Decay, Schedule, Shape};
 use super::setting::{ANY, SettingFlags, Subset, above, flag, off, on, settings};
 use super::value::{Written, named_values, none_or};
 use crate::batch::{Augment, BatchContents, LoaderOptions, batches_per_epoch};
 use crate::data::annotations::{Capacity, SplitAnnotations};
-use crate::device::DeviceChoice;
+use crate::device::{DeviceChoice, DeviceKind};
 use crate::error::{Error, Result};
 use crate::models::{self, Model, Objects, ObjectsKind, Options, Variant};
 use crate::named::named;
 use crate::ops::{AdamConfig, SgdConfig};
 use crate::run::model_card::ModelCard;
 use crate::step::{IMAGE_SIZES, Optimiser, PixelSource, StepConfig, Trained};
-use crate::tensor::DType;
 use crate::transform::Normalization;
 
 settings! {
@@ -132,8 +132,8 @@ settings! {
         seed: u64 = 0 => flag("N");
         /// Where to run: auto, cpu, cuda, cuda:N or simt.
         device: Written<DeviceChoice> = Written::known("auto"), resume Free => flag("DEVICE");
-        /// Type of activations.
-        precision: Precision = Precision::F32 => flag("TYPE");
+        /// Type of activations; auto is bf16 on a GPU and f32 elsewhere.
+        precision: PrecisionChoice = PrecisionChoice::Auto => flag("TYPE");
         /// Run fused operations.
         fuse: bool = true => off("Run the textbook graph instead of fused operations");
         /// Updates between lines of the log.
@@ -169,26 +169,7 @@ named! {
     }
 }
 
-named! {
-    /// The types of activations, as `--precision` names them.
-    pub enum Precision {
-        /// Single precision.
-        F32 = "f32",
-        /// Half the bytes, with the exponents of f32.
-        Bf16 = "bf16",
-    }
-}
-
-impl From<Precision> for DType {
-    fn from(precision: Precision) -> DType {
-        match precision {
-            Precision::F32 => DType::F32,
-            Precision::Bf16 => DType::Bf16,
-        }
-    }
-}
-
-named_values!(OptimiserKind Decay Precision);
+named_values!(OptimiserKind Decay);
 
 /// Photos from which on the usual learning rate of SGD serves. On 400 photos of 8 categories (ResNet-18, 64 pixels, batch
 /// 64, one seed) the validation loss was up to 70 at 0.05 and 2.8 at 0.0125 in the epochs that were looked at.
@@ -324,22 +305,29 @@ impl TrainConfig {
         Model::new(&self.model, options)
     }
 
-    /// What the training graph is made from.
+    /// Decides on the type of activations for a device of this kind, where that is left to the program; what to say of it.
+    pub fn decide_precision(&mut self, device: DeviceKind) -> Option<String> {
+        let remark = self.precision.remark(device);
+        self.precision = self.precision.on(device).into();
+        remark
+    }
+
+    /// What the training graph is made from, on a device of this kind.
     ///
     /// # Errors
     /// As [`TrainConfig::model`].
-    pub fn step_config(&self, facts: impl Into<DataFacts>) -> Result<StepConfig> {
+    pub fn step_config(&self, facts: impl Into<DataFacts>, device: DeviceKind) -> Result<StepConfig> {
         let facts = facts.into();
-        Ok(self.step_of(&self.model(facts)?, facts))
+        Ok(self.step_of(&self.model(facts)?, facts, device))
     }
 
-    pub(super) fn step_of(&self, model: &Model, facts: DataFacts) -> StepConfig {
+    pub(super) fn step_of(&self, model: &Model, facts: DataFacts, device: DeviceKind) -> StepConfig {
         StepConfig {
             network: Arc::new(model.clone()),
             batch_size: self.batch_size,
             image_size: self.img_size,
             smaller_sizes: self.growth(0).smaller_sizes(),
-            float: self.precision.into(),
+            float: self.precision.on(device).into(),
             optimiser: self.optimiser(),
             norm_decay: self.norm_decay,
             smoothing: self.smoothing,

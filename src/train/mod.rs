@@ -5,6 +5,7 @@ pub mod config;
 pub mod growth;
 mod log;
 mod loss_watch;
+pub mod precision;
 pub mod predictions;
 mod prepare;
 mod progress;

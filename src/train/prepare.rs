@@ -55,6 +55,8 @@ impl Prepared {
         keep_results: bool,
     ) -> Result<Prepared> {
         config.validate()?;
+        // The run's folder records the type itself: another device is no reason to change it.
+        config.decide_precision(device.kind()).iter().for_each(tell);
         let source = Source::open(&config, &|| signals.received())?;
         let (steps_per_epoch, total_steps) = config.steps(source.train.len())?;
         if let Some(remark) = config.lr_remark(source.train.len()) {
@@ -69,7 +71,7 @@ impl Prepared {
             growth.remark().iter().for_each(tell);
         }
         let model = config.model(source.facts())?;
-        let step = StepConfig { keep_results, ..config.step_of(&model, source.facts()) };
+        let step = StepConfig { keep_results, ..config.step_of(&model, source.facts(), device.kind()) };
         let training = capacity::open(step, &source, device)?;
         Ok(Prepared {
             config,

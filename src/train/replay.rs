@@ -9,7 +9,8 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::config::{Precision, TrainConfig};
+use super::config::TrainConfig;
+use super::precision::{Precision, PrecisionChoice};
 use super::prepare::Prepared;
 use super::resume::{self, OnChange};
 use super::signal::{OnUsr1, Signals};
@@ -67,7 +68,7 @@ impl Replay {
         let recorded: TrainConfig = dir.read_config()?;
         let mut config = recorded.clone();
         if kind == DeviceKind::Cpu {
-            config.precision = Precision::F32;
+            config.precision = PrecisionChoice::F32;
         }
         let state_path = newest_state(dir, step)?;
         let signals = Signals::install(OnUsr1::End)?;
@@ -108,7 +109,7 @@ impl Replay {
             batch: 0,
             results: Vec::new(),
             persistent: Vec::new(),
-            tolerance: reference.as_ref().map(|_| match run.config.precision {
+            tolerance: reference.as_ref().map(|_| match run.config.precision.on(kind) {
                 Precision::F32 => F32_TOLERANCE,
                 Precision::Bf16 => BF16_TOLERANCE,
             }),
@@ -278,9 +279,9 @@ struct Reference {
 impl Reference {
     /// As `run` stands before update `step`, whose batches are the next of `stream`.
     fn new(run: &Prepared, stream: &Stream, step: u64) -> Result<Reference> {
-        let config = TrainConfig { precision: Precision::F32, ..run.config.clone() };
-        let step_config = StepConfig { keep_results: true, ..config.step_of(&run.model, run.source.facts()) };
-        let mut training = Training::new(step_config, Device::Cpu)?;
+        let config = TrainConfig { precision: PrecisionChoice::F32, ..run.config.clone() };
+        let step_config = config.step_of(&run.model, run.source.facts(), DeviceKind::Cpu);
+        let mut training = Training::new(StepConfig { keep_results: true, ..step_config }, Device::Cpu)?;
         training.set_annotations(run.source.annotations.clone());
         training.restore(&run.training.state()?, step, Path::new("the run's state"))?;
         training.set_image_size(run.training.image_size())?;

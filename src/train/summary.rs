@@ -9,7 +9,7 @@ use image::{ExtendedColorType, ImageEncoder};
 use super::config::TrainConfig;
 use super::predictions;
 use super::source::Source;
-use crate::device::Device;
+use crate::device::{Device, DeviceChoice};
 use crate::error::{Error, Result};
 use crate::infer::grad_cam::Explainer;
 use crate::infer::model_file::ModelFile;
@@ -124,7 +124,7 @@ pub fn write_report(dir: &RunDir, env: &Env, source: &Source, standing: &Standin
         is_running: matches!(standing.status, Status::Running(..)),
         records: &records,
         env,
-        settings: &settings(&dir.read_config()?),
+        settings: &settings(&dir.read_config()?, env),
         categories: &source.categories,
         confusion: confusion.as_ref(),
         category_errors: &category_errors,
@@ -135,9 +135,15 @@ pub fn write_report(dir: &RunDir, env: &Env, source: &Source, standing: &Standin
     dir.write(REPORT, page.page().to_html())
 }
 
-/// The settings `config` next to the defaults.
-pub fn settings(config: &TrainConfig) -> Vec<Setting> {
-    let defaults = config.defaults_beside().records();
+/// The settings `config` next to the defaults, on the device of `env`.
+pub fn settings(config: &TrainConfig, env: &Env) -> Vec<Setting> {
+    let mut defaults = config.defaults_beside();
+    let device = env.device.split(' ').next().and_then(|name| name.parse::<DeviceChoice>().ok());
+    if let Some(kind) = device.and_then(|device| device.kind().ok()) {
+        // A run records what `auto` was.
+        defaults.decide_precision(kind);
+    }
+    let defaults = defaults.records();
     let records = config.records().into_iter();
     records.map(|(name, value)| Setting { default: defaults[&name].clone(), name, value }).collect()
 }
@@ -223,6 +229,7 @@ fn jpeg(pixels: &[u8], image_size: usize) -> Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::train::precision::PrecisionChoice;
 
     #[test]
     fn the_surest_hits_are_of_different_categories_while_there_are_any() {
@@ -238,12 +245,20 @@ mod tests {
     }
 
     #[test]
-    fn settings_stand_next_to_the_defaults_of_their_data_set_and_optimiser() {
-        let config = TrainConfig { epochs: 77, ..TrainConfig::defaults(Some("photos".into())) };
-        let settings = settings(&config);
-        let changed: Vec<_> = settings.iter().filter(|setting| setting.value != setting.default).collect();
-        assert_eq!(changed.iter().map(|setting| setting.name.as_str()).collect::<Vec<_>>(), ["epochs"]);
-        assert_eq!(changed[0].value, "77");
-        assert!(settings.len() > 30, "{}", settings.len());
+    fn settings_stand_next_to_the_defaults_of_their_data_set_optimiser_and_device() {
+        let defaults = TrainConfig::defaults(Some("photos".into()));
+        let config = TrainConfig { epochs: 77, precision: PrecisionChoice::F32, ..defaults };
+        for (device, expected) in [
+            ("cpu (2 threads)", &["epochs = 77, not 90"][..]),
+            ("cuda:0 (NVIDIA H200)", &["epochs = 77, not 90", "precision = f32, not bf16"]),
+        ] {
+            let settings = settings(&config, &Env::of_this_process(device));
+            let changed = settings.iter().filter(|setting| setting.value != setting.default);
+            let changed: Vec<_> = changed
+                .map(|Setting { name, value, default }| format!("{name} = {value}, not {default}"))
+                .collect();
+            assert_eq!(changed, expected, "{device}");
+            assert!(settings.len() > 30, "{}", settings.len());
+        }
     }
 }

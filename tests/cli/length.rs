@@ -129,7 +129,7 @@ fn a_complete_run_is_left_its_weights_alone_where_that_is_asked_and_serves_as_be
     let said = program.succeeds(&format!("{call} --output whole"));
     let whole = program.only_run("whole");
 
-    let call = format!("{call} --weights-only --auto-resume");
+    let call = format!("{call} --weights-only --auto-resume --precision auto");
     assert_eq!(result(&program.succeeds(&call)), result(&said));
     let run = program.only_run("runs");
     assert_eq!(

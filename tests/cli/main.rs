@@ -19,6 +19,7 @@ mod pages;
 mod plan;
 #[cfg(residuum_simt)]
 mod plan_on_kernels;
+mod precision;
 mod predict;
 #[cfg(residuum_simt)]
 mod profile;

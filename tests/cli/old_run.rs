@@ -8,7 +8,7 @@
 use std::fs;
 use std::path::Path;
 
-use residuum::device::Device;
+use residuum::device::{Device, DeviceKind};
 use residuum::run::checkpoint::{self, NamedTensor};
 use residuum::run::state::TrainState;
 use residuum::step::Training;
@@ -27,7 +27,7 @@ fn fixture() -> std::path::PathBuf {
 fn write_state(path: &Path) {
     let config: TrainConfig =
         toml::from_str(&fs::read_to_string(fixture().join("config.toml")).unwrap()).unwrap();
-    let training = Training::new(config.step_config(4).unwrap(), Device::Cpu).unwrap();
+    let training = Training::new(config.step_config(4, DeviceKind::Cpu).unwrap(), Device::Cpu).unwrap();
     let trained = checkpoint::read(&fixture().join("last_layer.safetensors")).unwrap();
     let tensors: Vec<NamedTensor<'_>> = training
         .state()

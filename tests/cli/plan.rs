@@ -58,7 +58,7 @@ fn a_run_allocates_what_the_plan_says() {
         let session_bytes = Trainer::start(config.clone(), Device::Cpu).unwrap().session().arena_bytes();
         assert_eq!(
             session_bytes,
-            program(&config.step_config(10).unwrap(), DeviceKind::Cpu).unwrap().peak_bytes,
+            program(&config.step_config(10, DeviceKind::Cpu).unwrap(), DeviceKind::Cpu).unwrap().peak_bytes,
             "{flags}"
         );
         let call = format!("plan --img-size 24 --batch-size 6 --categories 10 {flags}");
@@ -82,6 +82,23 @@ fn a_data_set_that_is_not_here_is_planned_by_its_numbers() {
 }
 
 #[test]
+fn a_plan_is_for_the_type_that_the_device_trains_in_and_says_so() {
+    let program = Program::new();
+    for (device, precision) in [("cuda", "bf16"), ("cpu", "f32"), ("simt", "f32")] {
+        let call = format!("plan --img-size 32 --categories 10 --device {device}");
+        let [left_open, named] =
+            ["auto", precision].map(|which| program.succeeds(&format!("{call} --precision {which}")));
+        let without_remark: Vec<_> = left_open
+            .lines()
+            .filter(|line| !line.starts_with(&format!("precision: {precision} (")))
+            .collect();
+        assert_eq!(without_remark, named.lines().collect::<Vec<_>>(), "{device}");
+        assert_eq!(left_open.lines().count(), named.lines().count() + 1, "{device}");
+        assert_eq!(program.succeeds(&call), left_open, "{device}");
+    }
+}
+
+#[test]
 fn the_largest_batch_fits_and_one_more_does_not() {
     let said = Program::new().succeeds("plan --img-size 32 --categories 10 --memory 400MiB");
     let last = said.lines().last().unwrap();
@@ -89,7 +106,7 @@ fn the_largest_batch_fits_and_one_more_does_not() {
     let batch_size: usize = batch_size.parse().unwrap();
     let peak = |batch_size| {
         let config = TrainConfig { batch_size, img_size: 32, ..TrainConfig::defaults(None) };
-        program(&config.step_config(10).unwrap(), DeviceKind::Cpu).unwrap().peak_bytes
+        program(&config.step_config(10, DeviceKind::Cpu).unwrap(), DeviceKind::Cpu).unwrap().peak_bytes
     };
     assert!(peak(batch_size) <= 400 << 20, "{batch_size} images take {}", peak(batch_size));
     assert!(peak(batch_size + 1) > 400 << 20, "{batch_size} images are too few");

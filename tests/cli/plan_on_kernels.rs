@@ -2,10 +2,11 @@
 
 use std::fs;
 
-use residuum::device::Device;
+use residuum::device::{Device, DeviceKind};
 use residuum::models::{ObjectsKind, Variant};
 use residuum::step::{PixelSource, StepConfig, Training};
-use residuum::train::config::{OptimiserKind, Precision, TrainConfig};
+use residuum::train::config::{OptimiserKind, TrainConfig};
+use residuum::train::precision::PrecisionChoice;
 use residuum::train::source::Extent;
 use residuum::train::trainer::Trainer;
 
@@ -28,6 +29,7 @@ fn a_run_on_kernels_allocates_what_the_plan_says() {
         limit_val: Some(200),
         output: program.path("runs"),
         device: "simt".parse().unwrap(),
+        precision: PrecisionChoice::F32,
         ..TrainConfig::defaults(None)
     };
     let photos = TrainConfig {
@@ -48,7 +50,7 @@ fn a_run_on_kernels_allocates_what_the_plan_says() {
         scenes.clone(),
         TrainConfig { freeze: true, ..scenes.clone() },
         TrainConfig { backbone_lr_scale: 0.1, ..scenes.clone() },
-        TrainConfig { precision: Precision::Bf16, fuse: false, form: Variant::V2, ..scenes.clone() },
+        TrainConfig { precision: PrecisionChoice::Bf16, fuse: false, form: Variant::V2, ..scenes.clone() },
         with_objects(ObjectsKind::Masks),
         with_objects(ObjectsKind::Vector),
         with_objects(ObjectsKind::Codes),
@@ -61,7 +63,8 @@ fn a_run_on_kernels_allocates_what_the_plan_says() {
         assert_eq!(planned(&program, &config, "--device cuda"), resident_bytes, "{config:?}");
 
         let extent = Extent::of(&config).unwrap();
-        let streamed = StepConfig { pixels: PixelSource::Batch, ..config.step_config(extent.facts).unwrap() };
+        let step = config.step_config(extent.facts, DeviceKind::Simt).unwrap();
+        let streamed = StepConfig { pixels: PixelSource::Batch, ..step };
         let streamed_bytes = Training::new(streamed, Device::Simt).unwrap().session().arena_bytes();
         // As much memory is free as the run with the data set takes, and nothing for the driver.
         let memory = format!("--memory {resident_bytes}");

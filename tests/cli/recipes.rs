@@ -5,7 +5,7 @@ use std::fs;
 use residuum::run::run_dir::RunDir;
 use residuum::train::config::TrainConfig;
 
-use super::program::Program;
+use super::program::{Program, texts};
 
 #[test]
 fn flags_override_a_recipe_and_a_recipe_the_defaults() {
@@ -78,7 +78,8 @@ fn objects_are_taken_in_from_training_to_prediction() {
 fn a_part_of_the_paper_is_reproduced_once_and_found_again() {
     let program = Program::with_scenes();
     let command = "reproduce fig4 table1 --quick --data-dir scenes --output paper";
-    program.succeeds(command);
+    let said = texts(&program.command(command).output().unwrap()).1;
+    assert_eq!(said.matches("precision: ").count(), 1, "it is decided for all runs:\n{said}");
     let page = fs::read_to_string(program.path("paper/reproduction.html")).unwrap();
     for part in ["in miniature", "Table 1", "Figure 4", "300 s", "runs/", "resnet34"] {
         assert!(page.contains(part), "no {part}");

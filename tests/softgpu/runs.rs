@@ -118,11 +118,13 @@ fn either_of_two_gpus_gives_the_same_bits_and_a_third_is_an_error() {
 }
 
 #[test]
-fn a_trained_model_is_evaluated_used_and_explained() {
+fn a_model_is_trained_in_bf16_evaluated_used_and_explained() {
     let Some(gpu) = software_gpu() else { return };
     let program = Program::with_scenes();
-    succeeds(gpu, &program, &format!("{SMALL} --device cuda --precision bf16 --max-steps 2"), &[]);
+    succeeds(gpu, &program, &format!("{SMALL} --device cuda --max-steps 2"), &[]);
     let run = program.only_run("runs");
+    let config = std::fs::read_to_string(program.path(&run).join("config.toml")).unwrap();
+    assert!(config.contains("precision = \"bf16\"\n"), "{config}");
     let run = run.display();
     // All but the speed.
     let told = |text: String| {
@@ -147,7 +149,8 @@ fn networks_that_take_objects_in_train() {
     let program = Program::with_scenes();
     for way in ["vector", "codes", "masks"] {
         let small = "train --data-dir scenes --img-size 32 --batch-size 8 --limit-train 8 --limit-val 2 --max-steps 1";
-        let call = format!("{small} --lr 0.001 --model resnet18 --objects {way} --log-interval 1");
+        let call =
+            format!("{small} --lr 0.001 --model resnet18 --objects {way} --log-interval 1 --precision f32");
         succeeds(gpu, &program, &format!("{call} --device cuda --output {way}"), &[]);
         program.succeeds(&format!("{call} --device cpu --output {way}-cpu"));
         let loss = |output: &str| program.records(&program.only_run(output)).steps[0].loss;

@@ -44,6 +44,7 @@ fn defaults_depend_on_data_and_update_rule_and_help_says_so() {
         "pre-activation [default: v1.5] [possible values: v1, v1.5, v2]",
         "image [default: none] [possible values: none, masks, vector, codes]",
         "[default: ImageNet's]",
+        "elsewhere [default: auto] [possible values: auto, f32, bf16]",
         "--no-fuse ",
         "Train the last layer alone\n",
         "Decay of the moving average of the weights, which is then what is evaluated and exported [default: 0.9998]",
@@ -84,6 +85,29 @@ fn flags_override_recipes_in_both_directions() {
     assert_eq!((config.mean, config.decay_milestones), ([0.5, 0.25, 1.0], vec![1.0, 2.5]));
     assert_eq!(config.model_ema_decay, Some(0.9998));
     assert_eq!(given("", "--model-ema --model-ema-decay 0.5").unwrap().model_ema_decay, Some(0.5));
+}
+
+#[test]
+fn the_type_of_activations_is_read_from_flags_and_recipes_and_written_once_it_is_decided() {
+    for (recipe, flags, choice) in [
+        ("", "", PrecisionChoice::Auto),
+        ("precision = \"auto\"", "", PrecisionChoice::Auto),
+        ("precision = \"bf16\"", "", PrecisionChoice::Bf16),
+        ("precision = \"bf16\"", "--precision auto", PrecisionChoice::Auto),
+        ("precision = \"auto\"", "--precision f32", PrecisionChoice::F32),
+    ] {
+        let config = given(recipe, flags).unwrap();
+        assert_eq!(config.precision, choice, "{recipe} {flags}");
+        for device in [DeviceKind::Cpu, DeviceKind::Cuda, DeviceKind::Simt] {
+            let mut decided = config.clone();
+            assert_eq!(decided.decide_precision(device).is_some(), choice == PrecisionChoice::Auto);
+            let (text, precision) = (toml::to_string(&decided).unwrap(), choice.on(device));
+            assert!(text.contains(&format!("precision = \"{precision}\"\n")), "{device:?}:\n{text}");
+            assert_eq!(toml::from_str::<TrainConfig>(&text).unwrap(), decided);
+            let step = |config: &TrainConfig| config.step_config(3, device).unwrap().float;
+            assert_eq!([step(&config), step(&decided)], [precision.into(); 2], "{device:?}");
+        }
+    }
 }
 
 #[test]
