@@ -11,7 +11,7 @@
 // Requires  dy, x, y, dx and dz aligned to 16 bytes; is_wide only if C is a multiple of 16 / sizeof(T); grid =
 //           (ceil(M / block_rows), channel tiles)
 // Reference InputGradientTile in src/ops/batch_norm/bwd.rs
-#include "channels.cuh"
+#include "relu_mask.cuh"
 
 struct BatchNormBwdArgs {
     const void* dy;
@@ -34,8 +34,7 @@ static __device__ void input_gradient(const BatchNormBwdArgs& a) {
     constexpr int kWidth = Tile::kWidth;
     const Tile tile(a.channels);
     if (!tile.is_inside) return;
-    float mean[kWidth], scale[kWidth], slope[kWidth], mean_dz[kWidth], beta[kWidth] = {};
-    if (a.beta) load_floats(beta, a.beta + tile.channel);
+    float mean[kWidth], scale[kWidth], slope[kWidth], mean_dz[kWidth];
     {
         float gamma[kWidth], rstd[kWidth];
         load_floats(mean, a.mean + tile.channel);
@@ -53,29 +52,21 @@ static __device__ void input_gradient(const BatchNormBwdArgs& a) {
     }
     const uint32_t first = blockIdx.x * a.block_rows;
     const uint32_t end = first + min(a.block_rows, a.rows - first);
-    for (uint32_t row = first + tile.row; row < end; row += Tile::kRows) {
-        const uint64_t at = uint64_t{row} * a.channels + tile.channel;
-        Vec<T, kWidth> dz = load_vec<kWidth>(static_cast<const T*>(a.dy) + at);
-        const Vec<T, kWidth> x = load_vec<kWidth>(static_cast<const T*>(a.x) + at);
-        if (a.beta) {
+    with_mask<T, kWidth>(a, tile.channel, [&](const auto& mask) {
+        for (uint32_t row = first + tile.row; row < end; row += Tile::kRows) {
+            const uint64_t at = uint64_t{row} * a.channels + tile.channel;
+            Vec<T, kWidth> dz = load_vec<kWidth>(static_cast<const T*>(a.dy) + at);
+            const Vec<T, kWidth> x = load_vec<kWidth>(static_cast<const T*>(a.x) + at);
+            mask(at, x, dz);
+            Vec<T, kWidth> dx;
 #pragma unroll
             for (int i = 0; i < kWidth; i++) {
-                const T y(normalized(float(x[i]), mean[i], scale[i], beta[i]));
-                dz[i] = float(y) <= 0.0f ? T(0.0f) : dz[i];
+                dx[i] = T(scale[i] * (float(dz[i]) - mean_dz[i] - (float(x[i]) - mean[i]) * slope[i]));
             }
-        } else if (a.y) {
-            const Vec<T, kWidth> y = load_vec<kWidth>(static_cast<const T*>(a.y) + at);
-#pragma unroll
-            for (int i = 0; i < kWidth; i++) dz[i] = float(y[i]) <= 0.0f ? T(0.0f) : dz[i];
+            store_vec(static_cast<T*>(a.dx) + at, dx);
+            if (a.dz) store_vec(static_cast<T*>(a.dz) + at, dz);
         }
-        Vec<T, kWidth> dx;
-#pragma unroll
-        for (int i = 0; i < kWidth; i++) {
-            dx[i] = T(scale[i] * (float(dz[i]) - mean_dz[i] - (float(x[i]) - mean[i]) * slope[i]));
-        }
-        store_vec(static_cast<T*>(a.dx) + at, dx);
-        if (a.dz) store_vec(static_cast<T*>(a.dz) + at, dz);
-    }
+    });
 }
 
 template <class T>

@@ -13,7 +13,7 @@
 // Requires  dy, x and y aligned to 16 bytes; is_wide only if C is a multiple of 16 / sizeof(T); grid =
 //           (ceil(M / block_rows), channel tiles) for the first kernel, ceil(C / columns) for the second
 // Reference sums in src/ops/batch_norm/bwd.rs
-#include "channels.cuh"
+#include "relu_mask.cuh"
 #include "totals.cuh"
 
 struct BatchNormBwdPartialsArgs {
@@ -47,40 +47,21 @@ static __device__ void partials(const BatchNormBwdPartialsArgs& a) {
     const uint32_t end = first + min(a.block_rows, a.rows - first);
     float sums[2][kWidth] = {};
     if (tile.is_inside) {
-        float mean[kWidth], scale[kWidth] = {}, beta[kWidth] = {};
+        float mean[kWidth];
         load_floats(mean, a.mean + tile.channel);
-        if (a.beta) {
-            float gamma[kWidth];
-            load_floats(beta, a.beta + tile.channel);
-            load_floats(gamma, a.gamma + tile.channel);
-            load_floats(scale, a.rstd + tile.channel);
-#pragma unroll
-            for (int i = 0; i < kWidth; i++) scale[i] *= gamma[i];
-        }
-        for (uint32_t row = first + tile.row; row < end; row += Tile::kRows) {
-            const uint64_t at = uint64_t{row} * a.channels + tile.channel;
-            const Vec<T, kWidth> dy = load_vec<kWidth>(static_cast<const T*>(a.dy) + at);
-            const Vec<T, kWidth> x = load_vec<kWidth>(static_cast<const T*>(a.x) + at);
-            float dz[kWidth];
-#pragma unroll
-            for (int i = 0; i < kWidth; i++) dz[i] = float(dy[i]);
-            if (a.beta) {
+        with_mask<T, kWidth>(a, tile.channel, [&](const auto& mask) {
+            for (uint32_t row = first + tile.row; row < end; row += Tile::kRows) {
+                const uint64_t at = uint64_t{row} * a.channels + tile.channel;
+                Vec<T, kWidth> dz = load_vec<kWidth>(static_cast<const T*>(a.dy) + at);
+                const Vec<T, kWidth> x = load_vec<kWidth>(static_cast<const T*>(a.x) + at);
+                mask(at, x, dz);
 #pragma unroll
                 for (int i = 0; i < kWidth; i++) {
-                    const T y(normalized(float(x[i]), mean[i], scale[i], beta[i]));
-                    dz[i] = float(y) <= 0.0f ? 0.0f : dz[i];
+                    sums[0][i] += float(dz[i]);
+                    sums[1][i] += float(dz[i]) * (float(x[i]) - mean[i]);
                 }
-            } else if (a.y) {
-                const Vec<T, kWidth> y = load_vec<kWidth>(static_cast<const T*>(a.y) + at);
-#pragma unroll
-                for (int i = 0; i < kWidth; i++) dz[i] = float(y[i]) <= 0.0f ? 0.0f : dz[i];
             }
-#pragma unroll
-            for (int i = 0; i < kWidth; i++) {
-                sums[0][i] += dz[i];
-                sums[1][i] += dz[i] * (float(x[i]) - mean[i]);
-            }
-        }
+        });
     }
     float totals[2] = {};
     sum_rows<Tile>(sums, totals);

@@ -79,14 +79,14 @@ impl ProfileArgs {
 
     fn profile(&self, config: &TrainConfig) -> Result<Profile> {
         let num_classes = config.categories.unwrap_or(CATEGORIES);
-        let mut step = StepConfig { keep_inputs: true, ..config.step_config(num_classes)? };
         let device = measured(*config.device)?;
         let kind = device.map_or(DeviceKind::Cuda, Device::kind);
+        let mut step = StepConfig { keep_inputs: true, ..config.step_config(num_classes, kind)? };
         let setting = Setting {
             model: config.model.clone(),
             img_size: config.img_size,
             batch_size: config.batch_size,
-            precision: config.precision.to_string(),
+            precision: config.precision.on(kind).to_string(),
             device: device.map_or_else(|| "none".into(), Device::describe),
         };
         if kind == DeviceKind::Cpu {

@@ -1,0 +1,58 @@
+// The mask of a ReLU in the backward pass of the batch norm before it: 0 where y is not above 0, and dy elsewhere. y is read,
+// or computed from x once more as batch_norm_fwd.cu computes it, to the bit. A y that is not a number lets dy through.
+#pragma once
+
+#include "channels.cuh"
+
+// No ReLU followed.
+template <class T, int kWidth>
+struct NoMask {
+    __device__ __forceinline__ void operator()(uint64_t, const Vec<T, kWidth>&, Vec<T, kWidth>&) const {}
+};
+
+template <class T, int kWidth>
+struct ResultMask {
+    const T* y;
+
+    __device__ __forceinline__ void operator()(uint64_t at, const Vec<T, kWidth>&, Vec<T, kWidth>& dy) const {
+        const Vec<T, kWidth> result = load_vec<kWidth>(y + at);
+#pragma unroll
+        for (int i = 0; i < kWidth; i++) dy[i] = float(result[i]) <= 0.0f ? T(0.0f) : dy[i];
+    }
+};
+
+template <class T, int kWidth>
+struct RecomputedMask {
+    float mean[kWidth], scale[kWidth], beta[kWidth];
+
+    __device__ __forceinline__ RecomputedMask(const float* mean_at, const float* rstd_at, const float* gamma_at,
+                                              const float* beta_at) {
+        float gamma[kWidth];
+        load_floats(mean, mean_at);
+        load_floats(scale, rstd_at);
+        load_floats(gamma, gamma_at);
+        load_floats(beta, beta_at);
+#pragma unroll
+        for (int i = 0; i < kWidth; i++) scale[i] = gamma[i] * scale[i];
+    }
+
+    __device__ __forceinline__ void operator()(uint64_t, const Vec<T, kWidth>& x, Vec<T, kWidth>& dy) const {
+#pragma unroll
+        for (int i = 0; i < kWidth; i++) {
+            const T y(normalized(float(x[i]), mean[i], scale[i], beta[i]));
+            dy[i] = float(y) <= 0.0f ? T(0.0f) : dy[i];
+        }
+    }
+};
+
+// Calls `each(mask)` with the mask that a thread's channels have: `a.y` and `a.beta` say which, one of them or none.
+template <class T, int kWidth, class Args, class Each>
+static __device__ __forceinline__ void with_mask(const Args& a, uint32_t channel, const Each& each) {
+    if (a.beta) {
+        each(RecomputedMask<T, kWidth>(a.mean + channel, a.rstd + channel, a.gamma + channel, a.beta + channel));
+    } else if (a.y) {
+        each(ResultMask<T, kWidth>{static_cast<const T*>(a.y)});
+    } else {
+        each(NoMask<T, kWidth>{});
+    }
+}
