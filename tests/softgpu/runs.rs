@@ -80,7 +80,7 @@ fn a_profile_measures_every_launch() {
     let Some(gpu) = software_gpu() else { return };
     let program = Program::new();
     let call = "profile --model resnet9 --img-size 16 --batch-size 4 --precision bf16 --device cuda --blocks 1 --json";
-    let (json, _) = succeeds(&gpu, &program, call, &[]);
+    let (json, _) = succeeds(gpu, &program, call, &[]);
     let profile: Value = serde_json::from_str(&json).unwrap();
     assert!(profile["setting"]["device"].as_str().unwrap().starts_with("cuda:0"), "{}", profile["setting"]);
     let launches = profile["launches"].as_array().unwrap();
