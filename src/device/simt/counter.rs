@@ -24,19 +24,19 @@ const BANK_BYTES: usize = 4;
 /// Loads of one thread that are under way at a time: compilers move that many ahead of the first use.
 const LOADS_IN_FLIGHT: u64 = 4;
 
-/// What a thread did once.
+/// What a thread did once. A block does millions of these, so they are small.
 #[derive(Debug, Clone, Copy)]
 struct Event {
+    /// What was accessed; 0 for a copy of zeros.
+    address: usize,
     /// Meetings of the thread's warp or block before.
     interval: u32,
     /// Place in the code.
-    site: usize,
+    site: u32,
+    /// Where in the dynamic shared memory a copy goes.
+    to: u32,
+    num_bytes: u16,
     kind: Kind,
-    num_bytes: usize,
-    /// What was accessed; 0 for a copy of zeros.
-    address: usize,
-    /// Where a copy goes.
-    to: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -137,7 +137,7 @@ impl Counter {
     }
 
     pub fn copy(&mut self, to: usize, from: usize, num_bytes: usize, place: Place) {
-        self.note(Kind::Copy, place, num_bytes, from, to);
+        self.note(Kind::Copy, place, num_bytes, from, to.wrapping_sub(self.dynamic_shared.start));
     }
 
     /// The running thread waits for copies, all but `num_pending` groups of them.
@@ -147,8 +147,8 @@ impl Counter {
 
     fn note(&mut self, kind: Kind, place: Place, num_bytes: usize, address: usize, to: usize) {
         let log = &mut self.threads[self.current];
-        let site = place.site();
-        log.events.push(Event { interval: log.interval, site, kind, num_bytes, address, to });
+        let (interval, site) = (log.interval, place.site());
+        log.events.push(Event { address, interval, site, to: to as u32, num_bytes: num_bytes as u16, kind });
     }
 
     /// What the block did, with an L1 cache of `l1_bytes` for it; adds to `touched` what it touched of the operands, which
@@ -198,9 +198,9 @@ fn requests(lanes: &[ThreadLog]) -> Vec<Request> {
         return (0..first.len()).map(request).collect();
     }
     let mut requests: Vec<Request> = Vec::new();
-    let mut places: FnvHashMap<(u32, usize, u32), usize> = FnvHashMap::default();
+    let mut places: FnvHashMap<(u32, u32, u32), usize> = FnvHashMap::default();
     for (lane, log) in lanes.iter().enumerate() {
-        let mut executions: FnvHashMap<usize, u32> = FnvHashMap::default();
+        let mut executions: FnvHashMap<u32, u32> = FnvHashMap::default();
         let mut interval = 0;
         for event in &log.events {
             if event.interval != interval {
@@ -235,7 +235,7 @@ impl Global<'_> {
         for event in request.iter().flatten().filter(|event| event.kind != Kind::MatrixRow) {
             let Some((_, offset)) = self.memory.locate(event.address) else { continue };
             kind = Some((event.kind, event.num_bytes));
-            bytes.push(offset as usize..offset as usize + event.num_bytes);
+            bytes.push(offset as usize..offset as usize + usize::from(event.num_bytes));
         }
         let Some((kind, num_bytes)) = kind else { return false };
         bytes.sort_unstable_by_key(|range| range.start);
@@ -290,14 +290,16 @@ fn add_sectors(
 /// there are, one after another.
 fn count_shared(request: &Request, is_shared: impl Fn(usize) -> bool, counts: &mut Counts) {
     let Some(event) = request.iter().flatten().next() else { return };
-    let lanes = BANKS * BANK_BYTES / event.num_bytes.clamp(BANK_BYTES, 16);
+    let lanes = BANKS * BANK_BYTES / usize::from(event.num_bytes).clamp(BANK_BYTES, 16);
     for group in request.chunks(lanes) {
         let mut words: Vec<usize> = Vec::with_capacity(BANKS);
         for event in group.iter().flatten() {
-            let address = if event.kind == Kind::Copy { event.to } else { event.address };
-            if is_shared(address) {
-                words.extend(address / BANK_BYTES..=(address + event.num_bytes - 1) / BANK_BYTES);
-            }
+            let address = match event.kind {
+                Kind::Copy => event.to as usize,
+                _ if is_shared(event.address) => event.address,
+                _ => continue,
+            };
+            words.extend(address / BANK_BYTES..=(address + usize::from(event.num_bytes) - 1) / BANK_BYTES);
         }
         if words.is_empty() {
             continue;

@@ -34,11 +34,11 @@ pub struct Finding {
 unsafe impl Send for Finding {}
 
 impl Place {
-    /// A number that is another for every other place.
-    pub fn site(&self) -> usize {
+    /// A number that is another for every other place of a kernel: addresses of one program differ in their lower halves.
+    pub fn site(&self) -> u32 {
         match self {
-            Place::Line(file, line) => (*file as usize).rotate_left(20) ^ *line as usize,
-            Place::Code(address) => *address,
+            Place::Line(file, line) => (*file as usize as u32).rotate_left(16) ^ line,
+            Place::Code(address) => *address as u32,
             Place::Unknown => 0,
         }
     }
