@@ -14,7 +14,9 @@ use crate::profile::ladder::Ladder;
 use crate::profile::ladder::Product;
 use crate::profile::{self, Comparison, Gpu, Profile, Setting};
 use crate::show::tell;
-use crate::step::{PixelSource, StepConfig, TRAIN, Training, program};
+use crate::step::{PixelSource, StepConfig, Training};
+#[cfg(residuum_simt)]
+use crate::step::{TRAIN, program};
 use crate::train::config::TrainConfig;
 
 /// Show what each launch of a training step asks of a GPU, and how long it takes
