@@ -18,10 +18,11 @@ impl Launched {
         Box::new(Watched { device, launched: self.clone() })
     }
 
-    /// The kernels of this build that have not been launched, in the order of their names.
+    /// The kernels of operations that have not been launched, in the order of their names.
     pub fn missing(&self) -> Vec<&'static str> {
         let launched = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let names: BTreeSet<&'static str> = KERNELS.iter().map(|kernel| kernel.name).collect();
+        let names: BTreeSet<&'static str> =
+            KERNELS.iter().filter(|kernel| kernel.is_of_operations()).map(|kernel| kernel.name).collect();
         names.difference(&launched).copied().collect()
     }
 

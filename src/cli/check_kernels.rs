@@ -66,7 +66,7 @@ impl CheckKernelsArgs {
         }
         output::print(&table)?;
         match launched.missing().as_slice() {
-            [] => say!("every kernel of this build was launched"),
+            [] => say!("every kernel of the operations was launched"),
             missing => say!("not launched: {}", missing.join(", ")),
         }
         say!("{checked} checks on {device}, {failed} failed");

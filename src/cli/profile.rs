@@ -9,9 +9,14 @@ use super::flags::{SettingArgs, check_output, write_file};
 use super::output;
 use crate::device::{Device, DeviceChoice, DeviceKind};
 use crate::error::{Error, Result};
+use crate::profile::ladder::Ladder;
+#[cfg(residuum_simt)]
+use crate::profile::ladder::Product;
 use crate::profile::{self, Comparison, Gpu, Profile, Setting};
 use crate::show::tell;
-use crate::step::{PixelSource, StepConfig, TRAIN, Training, program};
+use crate::step::{PixelSource, StepConfig, Training};
+#[cfg(residuum_simt)]
+use crate::step::{TRAIN, program};
 use crate::train::config::TrainConfig;
 
 /// Show what each launch of a training step asks of a GPU, and how long it takes
@@ -40,13 +45,27 @@ pub(super) struct ProfileArgs {
     /// Also say what is worse and what better than in this profile, written with --json; exit code 1 where a count got worse
     #[arg(long, value_name = "FILE")]
     compare: Option<PathBuf>,
+    /// Show a matrix product instead, from a thread an output to the tiles of the tensor-core kernels: what each step of
+    /// kernels/ladder.cu changes in the counts
+    #[arg(
+        long,
+        conflicts_with_all = TrainConfig::NAMES,
+        conflicts_with_all = ["config", "blocks", "top", "html", "trace", "compare"]
+    )]
+    ladder: bool,
 }
 
 /// Categories of the data set, which is not needed: those of MiniPlaces.
 const CATEGORIES: usize = 100;
 
+/// What times are predicted for where no GPU is named or measured.
+const DEFAULT_GPU: &str = Gpu::NAMES[0];
+
 impl ProfileArgs {
     pub(super) fn run(self) -> Result<()> {
+        if self.ladder {
+            return self.show_ladder();
+        }
         let config = self.settings.read(Some(PathBuf::new()))?;
         config.validate()?;
         for (flag, path) in [("--html", &self.html), ("--trace", &self.trace)] {
@@ -77,6 +96,17 @@ impl ProfileArgs {
         if comparison.worse() { Err(Error::Worse { path: path.to_path_buf() }) } else { Ok(()) }
     }
 
+    fn show_ladder(&self) -> Result<()> {
+        let gpu = Gpu::named(self.gpu.as_deref().unwrap_or(DEFAULT_GPU))?;
+        let ladder = ladder(&gpu)?;
+        if self.json {
+            say!("{}", serde_json::to_string(&ladder).expect("numbers and text"));
+            Ok(())
+        } else {
+            output::print(ladder.text())
+        }
+    }
+
     fn profile(&self, config: &TrainConfig) -> Result<Profile> {
         let num_classes = config.categories.unwrap_or(CATEGORIES);
         let device = measured(*config.device)?;
@@ -100,7 +130,7 @@ impl ProfileArgs {
         let batch = profile::random_batch(&step, num_classes);
         let gpu = match &self.gpu {
             Some(name) => Gpu::named(name)?,
-            None => Gpu::like(&setting.device).unwrap_or(Gpu::named(Gpu::NAMES[0])?),
+            None => Gpu::like(&setting.device).unwrap_or(Gpu::named(DEFAULT_GPU)?),
         };
         let mut launches = counted(&step, &batch, &gpu, self.blocks)?;
         if let Some(device) = device {
@@ -138,5 +168,15 @@ fn counted(
 
 #[cfg(not(residuum_simt))]
 fn counted(_: &StepConfig, _: &crate::batch::Batch, _: &Gpu, _: u32) -> Result<Vec<profile::Launch>> {
+    Err(Error::Device(crate::device::NO_EMULATOR.into()))
+}
+
+#[cfg(residuum_simt)]
+fn ladder(gpu: &Gpu) -> Result<Ladder> {
+    Ladder::count(Product::COUNTED, gpu, super::version())
+}
+
+#[cfg(not(residuum_simt))]
+fn ladder(_: &Gpu) -> Result<Ladder> {
     Err(Error::Device(crate::device::NO_EMULATOR.into()))
 }

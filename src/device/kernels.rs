@@ -64,6 +64,17 @@ pub struct Kernel {
     pub index: usize,
 }
 
+impl Kernel {
+    /// The file of kernels that no operation launches: they are to be read, and `residuum profile --ladder` counts them
+    /// ([`crate::profile::ladder`]).
+    const LADDER: &str = "ladder";
+
+    /// Whether an operation launches it.
+    pub fn is_of_operations(&self) -> bool {
+        self.file != Kernel::LADDER
+    }
+}
+
 /// One kernel file, compiled for one architecture.
 #[derive(Debug)]
 pub struct Image {

@@ -7,6 +7,7 @@
 mod compare;
 mod disassembler;
 mod gpu;
+pub mod ladder;
 mod measure;
 mod page;
 #[cfg(residuum_simt)]

@@ -27,10 +27,7 @@ pub fn count(
     gpu: &Gpu,
     sampled_blocks: u32,
 ) -> Result<Vec<Launch>> {
-    let l1_share = |kernel: &Kernel, dynamic_bytes: u32| {
-        let taken = Taken::of(kernel, &gpu.arch, dynamic_bytes);
-        gpu.l1_bytes_of_block(kernel.block_threads, taken.registers, taken.shared_bytes)
-    };
+    let l1_share = l1_share(gpu);
     let mut device = CountingDevice::new(program.peak_bytes, sampled_blocks, &l1_share)?;
     for (name, bytes) in [
         (values::ROWS, bytemuck::cast_slice(&batch.rows)),
@@ -68,6 +65,14 @@ pub fn count(
     Ok(launches)
 }
 
+/// Bytes of L1 of `gpu` that a block of a kernel has to itself, given the kernel and its dynamic shared memory.
+pub(super) fn l1_share(gpu: &Gpu) -> impl Fn(&Kernel, u32) -> usize + Sync {
+    |kernel, dynamic_bytes| {
+        let taken = Taken::of(kernel, &gpu.arch, dynamic_bytes);
+        gpu.l1_bytes_of_block(kernel.block_threads, taken.registers, taken.shared_bytes)
+    }
+}
+
 /// What a kernel takes of a multiprocessor.
 struct Taken {
     registers: Option<u32>,
@@ -84,7 +89,9 @@ impl Taken {
     }
 }
 
-fn predict(
+/// What a launch of so many floating-point operations asks of `gpu`, and how long it takes, with `l2` as launches before it
+/// left it.
+pub(super) fn predict(
     counted: &CountedLaunch,
     gpu: &Gpu,
     code: Option<&KernelCode>,

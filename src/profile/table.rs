@@ -208,7 +208,7 @@ pub(super) fn table<T>(columns: &[Column<T>], rows: &[T]) -> Table {
 }
 
 /// `text` as lines.
-fn wrapped(text: &str) -> String {
+pub(super) fn wrapped(text: &str) -> String {
     wrapped_after("", text) + "\n"
 }
 

@@ -60,6 +60,22 @@ fn a_cpu_is_measured_by_operation() {
 }
 
 #[test]
+fn the_ladder_gets_faster_with_every_step_and_is_shown_and_printed_as_json() {
+    let program = Program::new();
+    let shown = program.succeeds("profile --ladder --gpu a100");
+    for words in ["predicted for a100", "products on the tensor cores", "conflicts", "bound by"] {
+        assert!(shown.contains(words), "no `{words}` in {shown}");
+    }
+    let ladder: Value = serde_json::from_str(&program.succeeds("profile --ladder --json")).unwrap();
+    assert_eq!((&ladder["gpu"]["name"], &ladder["product"]["k"]), (&"h100".into(), &1024.into()));
+    let steps = ladder["steps"].as_array().unwrap();
+    assert_eq!(steps.len(), 7);
+    let seconds = steps.iter().map(|step| step["predicted_seconds"].as_f64().unwrap());
+    assert!(seconds.is_sorted_by(|slow, fast| slow > fast), "{ladder}");
+    assert!(steps.iter().all(|step| shown.contains(step["step"].as_str().unwrap())), "{shown}");
+}
+
+#[test]
 fn bad_calls_are_refused_before_anything_is_counted() {
     let program = Program::new();
     program.fails("profile --gpu h300", 2, &["h300", "h100"]);
@@ -68,4 +84,10 @@ fn bad_calls_are_refused_before_anything_is_counted() {
     fs::write(program.path("old.json"), "{}").unwrap();
     program.fails("profile --compare old.json", 4, &["old.json", "is not a profile"]);
     program.fails("profile --blocks 0", 2, &["--blocks"]);
+    for other in
+        ["--blocks 2", "--top 3", "--html x.html", "--compare old.json", "--config r.toml", "--batch-size 4"]
+    {
+        let flag = other.split_once(' ').unwrap().0;
+        program.fails(&format!("profile --ladder {other}"), 2, &["--ladder", flag]);
+    }
 }
