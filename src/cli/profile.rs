@@ -122,19 +122,19 @@ impl ProfileArgs {
         if kind == DeviceKind::Cpu {
             let mut training = Training::new(step.clone(), Device::Cpu)?;
             let mut operations = profile::operations(&training);
-            let batch = profile::random_batch(&step, num_classes);
-            profile::measure(&mut training, &batch, &mut operations)?;
+            let batch = profile::batch_without_pixels(&step, num_classes);
+            profile::measure(&mut training, batch, &mut operations)?;
             return Ok(Profile::new(super::version(), setting, None, operations));
         }
         step.pixels = PixelSource::Batch;
-        let batch = profile::random_batch(&step, num_classes);
+        let batch = profile::batch_without_pixels(&step, num_classes);
         let gpu = match &self.gpu {
             Some(name) => Gpu::named(name)?,
             None => Gpu::like(&setting.device).unwrap_or(Gpu::named(DEFAULT_GPU)?),
         };
         let mut launches = counted(&step, &batch, &gpu, self.blocks)?;
         if let Some(device) = device {
-            profile::measure(&mut Training::new(step, device)?, &batch, &mut launches)?;
+            profile::measure(&mut Training::new(step, device)?, batch, &mut launches)?;
         }
         Ok(Profile::new(super::version(), setting, Some(gpu), launches))
     }

@@ -16,22 +16,29 @@ const RUNS: usize = 7;
 /// Learning rate of the steps.
 const LR: f64 = 1e-3;
 
-/// A batch of noise as `step` takes it, the same for every call.
-pub fn random_batch(step: &StepConfig, num_classes: usize) -> Batch {
-    let mut stream = Stream::new(step.seed, 0, 0, Use::Augment);
-    let num_pixels = step.batch_size * step.image_size * step.image_size * 3;
+/// A batch as `step` takes it, the same for every call: random labels, images that nothing happens to, and no pixels yet.
+pub fn batch_without_pixels(step: &StepConfig, num_classes: usize) -> Batch {
+    let mut stream = Stream::new(step.seed, 0, 0, Use::Shuffle);
     let labels: Vec<i32> = (0..step.batch_size).map(|_| stream.below(num_classes as u32) as i32).collect();
     let mut batch = Batch::new(Vec::new(), labels);
+    if step.pixels.contents() != BatchContents::Images {
+        batch.rows = (0..step.batch_size as i32).collect();
+        batch.params = vec![SampleParams::NONE; step.batch_size];
+        batch.steps = vec![AutoSteps::NONE; if step.has_steps { step.batch_size } else { 0 }];
+    }
+    batch
+}
+
+/// Fills `batch` with noise, as `step` takes it.
+fn fill_pixels(batch: &mut Batch, step: &StepConfig) {
+    let mut stream = Stream::new(step.seed, 0, 0, Use::Augment);
+    let num_pixels = step.batch_size * step.image_size * step.image_size * 3;
     match step.pixels.contents() {
         BatchContents::Images => batch.images = (0..num_pixels).map(|_| stream.normal()).collect(),
         BatchContents::Pixels | BatchContents::Indices => {
             batch.pixels = (0..num_pixels).map(|_| stream.below(256) as u8).collect();
-            batch.rows = (0..step.batch_size as i32).collect();
-            batch.params = vec![SampleParams::NONE; step.batch_size];
-            batch.steps = vec![AutoSteps::NONE; if step.has_steps { step.batch_size } else { 0 }];
         }
     }
-    batch
 }
 
 /// The operations of a training step, for a device that launches nothing.
@@ -39,16 +46,18 @@ pub fn operations(training: &Training) -> Vec<Launch> {
     training.session().plan(TRAIN).steps.iter().map(|step| Launch::of(step, true)).collect()
 }
 
-/// Measures each of `launches`, those of a training step on the device of `training`, as the median over several steps.
+/// Measures each of `launches`, those of a training step on the device of `training`, as the median over several steps on
+/// `batch` with noise for pixels.
 ///
 /// # Errors
 /// [`crate::Error::Device`] if a step fails.
 ///
 /// # Panics
 /// If `launches` are of another step.
-pub fn measure(training: &mut Training, batch: &Batch, launches: &mut [Launch]) -> Result<()> {
+pub fn measure(training: &mut Training, mut batch: Batch, launches: &mut [Launch]) -> Result<()> {
+    fill_pixels(&mut batch, training.config());
     // The batch stays, as the configuration keeps inputs.
-    training.step(batch, LR)?;
+    training.step(&batch, LR)?;
     let session = training.session_mut();
     let steps = &session.plan(TRAIN).steps;
     let of_step = |name: &str| launches.iter().filter(|launch| launch.layer == name).count();

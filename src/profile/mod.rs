@@ -27,7 +27,7 @@ pub use crate::device::counts::Counts;
 pub use compare::{Change, Comparison, Measure, Which};
 pub use disassembler::Disassembler;
 pub use gpu::Gpu;
-pub use measure::{measure, operations, random_batch};
+pub use measure::{batch_without_pixels, measure, operations};
 pub use sass::{KernelCode, Loop};
 #[cfg(residuum_simt)]
 pub use steps::count;

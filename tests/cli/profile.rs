@@ -22,11 +22,13 @@ fn a_profile_has_its_launches_and_their_sums_and_is_shown_written_and_compared()
         let of = |launch: &Value| launch[name].as_u64().unwrap_or_else(|| panic!("no {name} in {launch}"));
         assert_eq!(totals[name], launches.iter().map(of).sum::<u64>(), "{name}");
     }
-    assert_eq!(totals["bank_conflicts"].as_u64(), Some(0));
     assert!(totals["predicted_images_per_second"].as_f64().unwrap() > 0.0);
     let multiplies = |launch: &&Value| launch["tensor_instructions"].as_u64() > Some(0);
     assert!(launches.iter().filter(multiplies).all(|launch| launch["kernel"].to_string().contains("conv2d")));
     assert!(launches.iter().filter(multiplies).count() > 10);
+    for launch in launches.iter().filter(multiplies) {
+        assert_eq!(launch["shared_phases"], launch["ideal_phases"], "bank conflicts in {launch}");
+    }
 
     let files = "--top 3 --html page.html --trace trace.json --compare old.json";
     let shown = program.succeeds(&format!("{SMALL} {files}"));
