@@ -7,12 +7,13 @@ use clap::builder::PossibleValuesParser;
 
 use super::flags::{SettingArgs, check_output, write_file};
 use super::output;
+use crate::device::kernels::IMAGES;
 use crate::device::{Device, DeviceChoice, DeviceKind};
 use crate::error::{Error, Result};
 use crate::profile::ladder::Ladder;
 #[cfg(residuum_simt)]
 use crate::profile::ladder::Product;
-use crate::profile::{self, Comparison, Gpu, Profile, Setting};
+use crate::profile::{self, Comparison, Disassembler, Gpu, Profile, Setting};
 use crate::show::tell;
 use crate::step::{PixelSource, StepConfig, Training};
 #[cfg(residuum_simt)]
@@ -133,6 +134,9 @@ impl ProfileArgs {
             None => Gpu::like(&setting.device).unwrap_or(Gpu::named(DEFAULT_GPU)?),
         };
         let mut launches = counted(&step, &batch, &gpu, self.blocks)?;
+        if let Some(remark) = unknown(&gpu) {
+            tell(remark);
+        }
         if let Some(device) = device {
             profile::measure(&mut Training::new(step, device)?, batch, &mut launches)?;
         }
@@ -154,6 +158,19 @@ fn measured(choice: DeviceChoice) -> Result<Option<Device>> {
     }
     let (device, _) = choice.open()?;
     Ok((device != Device::Simt).then_some(device))
+}
+
+/// What this build or this machine does not tell of the kernels for `gpu`, and how to get it.
+fn unknown(gpu: &Gpu) -> Option<String> {
+    let arch = &gpu.arch;
+    if !IMAGES.iter().any(|image| image.arch == *arch) {
+        return Some(format!(
+            "registers and instructions are not known, because this build has no machine code for {arch}: build with nvcc \
+             (scripts/install-nvcc.sh) and RESIDUUM_CUDA_ARCH={arch}, or all"
+        ));
+    }
+    let remark = || format!("instructions of loops are not counted: {}", Disassembler::REMEDY);
+    Disassembler::find().is_none().then(remark)
 }
 
 #[cfg(residuum_simt)]

@@ -13,7 +13,7 @@ const NAMES: [&str; 4] = ["chromium", "chromium-browser", "google-chrome", "goog
 /// Looks at the page that it stands in and leaves what it finds in an attribute of the root of the page around it.
 const INSPECT: &str = include_str!("inspect.js");
 /// High enough for every page of the tests: only what lies in the window can be asked what it lies on.
-const HEIGHT: u32 = 16_000;
+const HEIGHT: u32 = 60_000;
 
 /// The colours that a reader's system asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -84,7 +84,7 @@ fn every_page_can_be_read_at_both_widths_by_day_and_by_night() {
     if cfg!(residuum_simt) {
         let small = "--model resnet9 --img-size 32 --batch-size 8 --precision bf16 --device simt --blocks 1";
         program.succeeds(&format!("profile {small} --html profile.html"));
-        let words = ["Rooflines", "By layer", "conv2d_wgrad", "multiprocessors"];
+        let words = ["Rooflines", "By layer", "conv2d_wgrad", "Launches a step"];
         assert_readable(&browser, &program.path("profile.html"), 200, &words);
     }
 

@@ -51,6 +51,18 @@ fn a_profile_has_its_launches_and_their_sums_and_is_shown_written_and_compared()
 }
 
 #[test]
+fn what_the_build_does_not_tell_is_said() {
+    let program = Program::new();
+    let gpu = residuum::profile::Gpu::named("h100").unwrap();
+    let has_code = residuum::device::kernels::IMAGES.iter().any(|image| image.arch == gpu.arch);
+    let mut command = program.command(SMALL);
+    let output = command.env("NVDISASM", "/not/there").output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    let expected = if has_code { "/not/there: cannot be run" } else { "no machine code for sm_90a" };
+    assert!(output.status.success() && said.contains(expected), "{said}");
+}
+
+#[test]
 fn a_cpu_is_measured_by_operation() {
     let program = Program::new();
     let call = "profile --model resnet9 --img-size 32 --batch-size 4 --device cpu";
