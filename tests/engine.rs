@@ -7,7 +7,7 @@ use residuum::exec::Session;
 use residuum::fuse::{Rewrite, fuse};
 use residuum::graph::{Graph, Init, Role};
 use residuum::models::{Model, Options};
-use residuum::ops::{AdamConfig, SgdConfig, add, relu};
+use residuum::ops::{AdamConfig, BatchNormBwd, Mask, SgdConfig, add, relu};
 use residuum::plan::plan;
 use residuum::rng::{Stream, Use};
 use residuum::step::{EVAL, Optimiser, StepConfig, Trained, Training, evaluation_graph, training_graph};
@@ -27,9 +27,17 @@ fn count(graph: &Graph, op: &str) -> usize {
     graph.nodes().iter().filter(|node| node.op.name() == op).count()
 }
 
+/// How many masks are computed again, and how many are read from the result.
+fn masks(graph: &Graph) -> [usize; 2] {
+    [Mask::Recomputed, Mask::Result].map(|mask| {
+        let has_it = |op: &BatchNormBwd| op.mask == Some(mask);
+        graph.nodes().iter().filter_map(|node| node.op_as()).filter(|op| has_it(op)).count()
+    })
+}
+
 #[test]
 fn every_rewrite_finds_all_its_places_in_a_residual_network() {
-    for (name, norms) in [("resnet18", 20), ("resnet50", 53)] {
+    for (name, norms, before_a_relu, before_an_add) in [("resnet18", 20, 9, 8), ("resnet50", 53, 33, 16)] {
         let textbook = training_graph(&step_config(name)).unwrap();
         let adds = count(&textbook, "add_fwd");
         assert!(count(&textbook, "relu_fwd") > 0 && count(&textbook, "relu_bwd") > 0 && adds > 0);
@@ -46,9 +54,12 @@ fn every_rewrite_finds_all_its_places_in_a_residual_network() {
         let backward = fuse(&textbook, &[Rewrite::BatchNormReluBwd]).unwrap();
         assert_eq!(count(&backward, "relu_bwd"), 0, "{name}");
         assert_eq!(count(&backward, "batch_norm_bwd"), norms, "{name}");
+        let ends = before_a_relu + before_an_add;
+        assert_eq!(masks(&backward), [0, ends], "{name}: the forward pass's ReLUs are nodes of their own");
 
         let all = fuse(&textbook, &Rewrite::ALL).unwrap();
         assert_eq!(count(&all, "add_fwd"), 0, "{name}: residual adds and gradient sums are all taken in");
+        assert_eq!(masks(&all), [before_a_relu, before_an_add], "{name}");
         let evaluation = fuse(&evaluation_graph(&step_config(name), "").unwrap(), &Rewrite::ALL).unwrap();
         assert_eq!(count(&evaluation, "relu_fwd") + count(&evaluation, "add_fwd"), 0, "{name}");
         assert_eq!(count(&evaluation, "conv2d_batch_norm"), norms, "{name}");

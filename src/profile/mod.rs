@@ -196,6 +196,13 @@ named! {
     }
 }
 
+impl Unit {
+    /// The unit with the most seconds, the first of several.
+    fn longest([first, rest @ ..]: [(Unit, f64); 6]) -> Unit {
+        rest.into_iter().fold(first, |longest, next| if next.1 > longest.1 { next } else { longest }).0
+    }
+}
+
 impl Launch {
     /// A launch of `step`, its first or a later one.
     fn of(step: &Step, is_first: bool) -> Launch {

@@ -3,7 +3,7 @@
 use super::disassembler::Disassembler;
 use super::predict::{L2, Work};
 use super::sass::KernelCode;
-use super::{Gpu, GpuLaunch, Launch};
+use super::{Gpu, GpuLaunch, Launch, Unit};
 use crate::batch::Batch;
 use crate::device::kernels::RESOURCES;
 use crate::device::kernels::common::WARP_THREADS;
@@ -133,7 +133,7 @@ pub(super) fn predict(
         counts: *counts,
         dram_bytes,
         unit_seconds,
-        bound: unit_seconds.longest(),
+        bound: Unit::longest(unit_seconds.all()),
         predicted_seconds: unit_seconds.together() + gpu.launch_gap_us * 1e-6,
     }
 }

@@ -73,8 +73,7 @@ impl Sum {
 
     /// The unit that bounds most of the predicted seconds.
     pub fn bound(&self) -> Unit {
-        let [first, rest @ ..] = self.bound_seconds;
-        rest.into_iter().fold(first, |most, next| if next.1 > most.1 { next } else { most }).0
+        Unit::longest(self.bound_seconds)
     }
 }
 
