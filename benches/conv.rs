@@ -1,16 +1,17 @@
 //! Times every convolution of a training step of ResNet-18 and ResNet-50, and sums them up.
 //!
-//! `cargo bench --bench conv [-- FILTER]`; FILTER selects networks by name. Each time is the least of several.
+//! `cargo bench --bench conv [-- FILTER]`; FILTER selects tables by their titles. Each time is the least of several.
 
 use std::time::Instant;
 
+use half::bf16;
 use residuum::device::cpu::conv::{
     Conv2dDims, Finish, conv2d_dgrad, conv2d_fprop, conv2d_wgrad, dgrad_workspace_elems,
-    fprop_workspace_elems, wgrad_workspace_elems,
+    fprop_workspace_elems, mixed, wgrad_workspace_elems,
 };
 use residuum::models::{Model, Options};
 use residuum::ops::Conv2dFprop;
-use residuum::step::{StepConfig, evaluation_graph};
+use residuum::step::{StepConfig, training_graph};
 
 /// Seconds each pass is repeated for.
 const BUDGET_S: f64 = 0.15;
@@ -19,19 +20,24 @@ fn main() {
     let filter = std::env::args().skip(1).find(|arg| !arg.starts_with('-')).unwrap_or_default();
     for (name, batch) in [("resnet18", 16), ("resnet34", 16), ("resnet50", 8)] {
         for size in [64, 128] {
-            let title = format!("{name} {size}px batch {batch}");
-            if title.contains(&filter) {
-                println!("{title}");
-                print_table(&layers(name, batch, size));
+            for (precision, time_passes) in [("f32", time_f32 as TimePasses), ("bf16", time_bf16)] {
+                let title = format!("{name} {size}px batch {batch} {precision}");
+                if title.contains(&filter) {
+                    println!("{title}");
+                    print_table(&layers(name, batch, size), time_passes);
+                }
             }
         }
     }
 }
 
+/// Seconds of fprop, dgrad and wgrad.
+type TimePasses = fn(&Conv2dDims) -> [f64; 3];
+
 /// The convolutions of a network with how often each occurs; the stem first.
 fn layers(name: &str, batch: usize, size: usize) -> Vec<(Conv2dDims, usize)> {
     let model = Model::new(name, Options::new(100)).expect("a known model");
-    let graph = evaluation_graph(&StepConfig::new(model, batch, size), "").expect("the images fit");
+    let graph = training_graph(&StepConfig::new(model, batch, size)).expect("the images fit");
     let mut layers: Vec<(Conv2dDims, usize)> = Vec::new();
     for node in graph.nodes() {
         let Some(Conv2dFprop { window }) = node.op_as() else { continue };
@@ -45,7 +51,7 @@ fn layers(name: &str, batch: usize, size: usize) -> Vec<(Conv2dDims, usize)> {
     layers
 }
 
-fn print_table(layers: &[(Conv2dDims, usize)]) {
+fn print_table(layers: &[(Conv2dDims, usize)], time_passes: TimePasses) {
     println!(
         "{:>5}  {:<28} {:>9} {:>7} {:>9} {:>7} {:>9} {:>7}",
         "count", "layer", "fprop_us", "GFLOP/s", "dgrad_us", "GFLOP/s", "wgrad_us", "GFLOP/s"
@@ -78,11 +84,13 @@ fn print_table(layers: &[(Conv2dDims, usize)]) {
     );
 }
 
-fn time_passes(d: &Conv2dDims) -> [f64; 3] {
-    let (x, w, dy) = (&*aligned(d.x_elems(), 3), &*aligned(d.w_elems(), 5), &*aligned(d.y_elems(), 7));
-    let (y, dx, dw) = (aligned(d.y_elems(), 0), aligned(d.x_elems(), 0), aligned(d.w_elems(), 0));
+fn time_f32(d: &Conv2dDims) -> [f64; 3] {
+    let operand = |len: usize, step: usize| &*aligned(len, |i| number(i, step));
+    let (x, w, dy) = (operand(d.x_elems(), 3), operand(d.w_elems(), 5), operand(d.y_elems(), 7));
+    let result = |len: usize| aligned(len, |_| 0.0);
+    let (y, dx, dw) = (result(d.y_elems()), result(d.x_elems()), result(d.w_elems()));
     let elems = [fprop_workspace_elems(d), dgrad_workspace_elems(d), wgrad_workspace_elems(d)];
-    let workspace = aligned(elems.into_iter().max().unwrap_or(0), 0);
+    let workspace = result(elems.into_iter().max().unwrap_or(0));
     [
         least_time_s(|| conv2d_fprop(d, x, w, Finish::None, y, workspace)),
         least_time_s(|| conv2d_dgrad(d, dy, w, false, dx, workspace)),
@@ -90,11 +98,30 @@ fn time_passes(d: &Conv2dDims) -> [f64; 3] {
     ]
 }
 
-/// Numbers that start on a cache line, as values in the arena do; leaked, since the process is short.
-fn aligned(len: usize, step: usize) -> &'static mut [f32] {
-    const LINE: usize = 16;
-    let values = Vec::leak((0..len + LINE).map(|i| (i * step % 17) as f32 * 0.1 - 0.8).collect());
-    let skipped = values.as_ptr().align_offset(LINE * size_of::<f32>());
+fn time_bf16(d: &Conv2dDims) -> [f64; 3] {
+    let operand = |len: usize, step: usize| &*aligned(len, |i| bf16::from_f32(number(i, step)));
+    let (x, w, dy) = (operand(d.x_elems(), 3), operand(d.w_elems(), 5), operand(d.y_elems(), 7));
+    let result = |len: usize| aligned(len, |_| bf16::ZERO);
+    let (y, dx, dw) = (result(d.y_elems()), result(d.x_elems()), aligned(d.w_elems(), |_| 0.0));
+    let passes = [mixed::fprop_workspace_bytes, mixed::dgrad_workspace_bytes, mixed::wgrad_workspace_bytes];
+    let bytes = passes.map(|bytes| bytes(d)).into_iter().max().unwrap_or(0);
+    let workspace = aligned(bytes / size_of::<f32>(), |_| 0.0);
+    [
+        least_time_s(|| mixed::fprop(d, x, w, None, y, workspace)),
+        least_time_s(|| mixed::dgrad(d, dy, w, false, dx, workspace)),
+        least_time_s(|| mixed::wgrad(d, x, dy, dw, workspace)),
+    ]
+}
+
+fn number(i: usize, step: usize) -> f32 {
+    (i * step % 17) as f32 * 0.1 - 0.8
+}
+
+/// Values that start on a cache line, as those in the arena do; leaked, since the process is short.
+fn aligned<T>(len: usize, value: impl Fn(usize) -> T) -> &'static mut [T] {
+    const LINE_BYTES: usize = 64;
+    let values = Vec::leak((0..len + LINE_BYTES / size_of::<T>()).map(value).collect());
+    let skipped = values.as_ptr().align_offset(LINE_BYTES);
     &mut values[skipped..skipped + len]
 }
 

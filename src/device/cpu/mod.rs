@@ -5,6 +5,7 @@ mod args;
 pub mod conv;
 mod parallel;
 mod real;
+mod storage;
 
 pub use arena::Arena;
 pub use args::{BorrowFlags, CpuArgs, Element};
@@ -13,3 +14,4 @@ pub use parallel::{
     for_each_range, lanes, lanes_mut, vectorized,
 };
 pub use real::Real;
+pub use storage::Storage;

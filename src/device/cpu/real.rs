@@ -3,11 +3,11 @@
 use std::iter::Sum;
 use std::ops::{Add, AddAssign, Div, Mul, MulAssign, Neg, Sub, SubAssign};
 
-use super::args::Element;
+use super::storage::Storage;
 
 /// Arithmetic that CPU code written once for f32 and f64 may use.
 pub trait Real:
-    Element
+    Storage<Sum = Self>
     + PartialOrd
     + Default
     + Sum
@@ -20,8 +20,6 @@ pub trait Real:
     + SubAssign
     + MulAssign
 {
-    /// Additive identity.
-    const ZERO: Self;
     /// Multiplicative identity.
     const ONE: Self;
 
@@ -42,7 +40,6 @@ pub trait Real:
 macro_rules! real {
     ($ty:ty) => {
         impl Real for $ty {
-            const ZERO: $ty = 0.0;
             const ONE: $ty = 1.0;
 
             #[inline(always)]

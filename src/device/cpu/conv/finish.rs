@@ -11,13 +11,13 @@ pub enum Finish<'a> {
     /// A number for each output channel is added.
     Bias(&'a [f32]),
     /// A batch norm by running statistics follows.
-    Norm(FinishNorm<'a>),
+    Norm(FinishNorm<'a, f32>),
 }
 
 /// act((y - mean) / sqrt(var + eps) * gamma + beta + residual), act a ReLU or nothing; all but `residual`, of y's shape, by
 /// output channel.
 #[derive(Debug, Clone, Copy)]
-pub struct FinishNorm<'a> {
+pub struct FinishNorm<'a, T> {
     /// Scale.
     pub gamma: &'a [f32],
     /// Shift.
@@ -29,29 +29,29 @@ pub struct FinishNorm<'a> {
     /// Added to the variance.
     pub eps: f32,
     /// Added after the normalisation.
-    pub residual: Option<&'a [f32]>,
+    pub residual: Option<&'a [T]>,
     /// Whether a ReLU follows.
     pub relu: bool,
 }
 
 /// The batch norm that finishes an fprop; rows of whole panels, zero behind the last channel.
 #[derive(Clone, Copy)]
-pub(super) struct PanelNorm<'a> {
+pub(super) struct PanelNorm<'a, T> {
     mean: &'a [f32],
     scale: &'a [f32],
     beta: &'a [f32],
-    pub(super) residual: Option<&'a [f32]>,
+    pub(super) residual: Option<&'a [T]>,
     relu: bool,
 }
 
-impl<'a> PanelNorm<'a> {
+impl<'a, T> PanelNorm<'a, T> {
     /// `mean` is a row of whole panels, `rows` two.
     pub(super) fn new(
         d: &Conv2dDims,
-        norm: &FinishNorm<'a>,
+        norm: &FinishNorm<'a, T>,
         mean: &'a mut [f32],
         rows: &'a mut [f32],
-    ) -> PanelNorm<'a> {
+    ) -> PanelNorm<'a, T> {
         let FinishNorm { gamma, beta: shift, mean: running_mean, var, eps, residual, relu } = *norm;
         for vector in [gamma, shift, running_mean, var] {
             assert_eq!(vector.len(), d.k, "a batch norm of {d:?}");

@@ -165,7 +165,7 @@ struct Input<'a> {
 /// The tensor the columns are written to.
 #[derive(Clone, Copy)]
 struct Output {
-    elems: SharedMut,
+    elems: SharedMut<f32>,
     h: usize,
     w: usize,
     c: usize,
@@ -179,7 +179,7 @@ struct Gemm<'a> {
     input: Input<'a>,
     filters: Filters<'a>,
     start: FirstRound<'a>,
-    norm: Option<PanelNorm<'a>>,
+    norm: Option<PanelNorm<'a, f32>>,
     out: Output,
     /// Whether consecutive pixels of a tile are of consecutive images instead of consecutive positions. Small
     /// maps want that: their tiles then skip the many taps that are padding at one position.

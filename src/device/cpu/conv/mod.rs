@@ -10,6 +10,7 @@ mod dims;
 mod finish;
 mod implicit_gemm;
 mod microkernel;
+pub mod mixed;
 mod pack;
 mod parallel;
 mod reference;

@@ -15,21 +15,29 @@ pub(super) fn balanced_part(len: usize, part: usize, parts: usize) -> Range<usiz
 }
 
 /// A slice that tasks write disjoint parts of.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct SharedMut {
-    start: *mut f32,
+#[derive(Debug)]
+pub(super) struct SharedMut<T> {
+    start: *mut T,
     len: usize,
 }
 
+impl<T> Clone for SharedMut<T> {
+    fn clone(&self) -> SharedMut<T> {
+        *self
+    }
+}
+
+impl<T> Copy for SharedMut<T> {}
+
 // SAFETY: `SharedMut` only carries the address; every access through it is an `unsafe` block of its own that argues
 // that no other task touches the same elements.
-unsafe impl Send for SharedMut {}
+unsafe impl<T: Send> Send for SharedMut<T> {}
 // SAFETY: as above.
-unsafe impl Sync for SharedMut {}
+unsafe impl<T: Send> Sync for SharedMut<T> {}
 
-impl SharedMut {
+impl<T> SharedMut<T> {
     /// Shares `slice`; the caller keeps it mutably borrowed for as long as tasks use the copy.
-    pub(super) fn new(slice: &mut [f32]) -> SharedMut {
+    pub(super) fn new(slice: &mut [T]) -> SharedMut<T> {
         SharedMut { start: slice.as_mut_ptr(), len: slice.len() }
     }
 
@@ -37,7 +45,7 @@ impl SharedMut {
     ///
     /// # Safety
     /// `offset` is at most the length of the slice.
-    pub(super) unsafe fn at(self, offset: usize) -> *mut f32 {
+    pub(super) unsafe fn at(self, offset: usize) -> *mut T {
         debug_assert!(offset <= self.len, "offset {offset} of {}", self.len);
         // SAFETY: in bounds by the caller's promise.
         unsafe { self.start.add(offset) }
@@ -47,7 +55,7 @@ impl SharedMut {
     ///
     /// # Safety
     /// `range` lies inside the slice, which is still borrowed, and no other task accesses these elements meanwhile.
-    pub(super) unsafe fn slice<'a>(self, range: Range<usize>) -> &'a mut [f32] {
+    pub(super) unsafe fn slice<'a>(self, range: Range<usize>) -> &'a mut [T] {
         debug_assert!(range.start <= range.end && range.end <= self.len, "{range:?} of {}", self.len);
         // SAFETY: the caller's promise.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(range.start), range.len()) }

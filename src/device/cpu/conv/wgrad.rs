@@ -82,7 +82,7 @@ struct Wgrad<'a> {
     /// x, readable for [`PANEL`] elements from any run's start.
     x: &'a [f32],
     dy: &'a [f32],
-    dw: SharedMut,
+    dw: SharedMut<f32>,
 }
 
 impl Wgrad<'_> {
