@@ -288,13 +288,13 @@ impl Gemm<'_> {
         impl WithSimd for PackTap<'_, '_> {
             type Output = ();
             #[inline(always)]
-            fn with_simd<S: Simd>(self, _simd: S) {
+            fn with_simd<S: Simd>(self, simd: S) {
                 let PackTap(gemm, task, out) = self;
                 let (panel, tap) = (task / gemm.num_taps(), task % gemm.num_taps());
                 let r = gemm.rows.filter_index(tap / gemm.cols.taps);
                 let s = gemm.cols.filter_index(tap % gemm.cols.taps);
                 let offset = (r * gemm.d.s + s) * gemm.d.c;
-                pack_filters(gemm.d, gemm.w, gemm.columns, panel * SIDE, offset, gemm.run(), out);
+                pack_filters(simd, gemm.d, gemm.w, gemm.columns, panel * SIDE, offset, gemm.run(), out);
             }
         }
         let tap_elems = self.run_blocks() * BLOCK_ELEMS;

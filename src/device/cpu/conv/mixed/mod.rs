@@ -11,6 +11,7 @@ mod answered;
 mod gemm;
 mod pack;
 mod product;
+mod shuffle;
 #[cfg(test)]
 mod tests;
 mod wgrad;
@@ -62,16 +63,29 @@ impl Run {
     /// Elements `first..first + 32` of the run.
     #[inline(always)]
     fn block(&self, image: &[bf16], first: usize) -> [bf16; SIDE] {
-        let at = |elem: usize| (self.base + elem as isize) as usize;
-        if self.start <= first && first + SIDE <= self.end {
-            return *image[at(first)..].first_chunk().expect("a run lies in its image");
-        }
-        let mut block = [bf16::ZERO; SIDE];
+        let at = |elem: usize| self.base + elem as isize;
         let (start, end) = (self.start.max(first), self.end.min(first + SIDE));
-        if start < end {
-            block[start - first..end - first].copy_from_slice(&image[at(start)..at(end)]);
+        if start >= end {
+            return [bf16::ZERO; SIDE];
         }
-        block
+        let window = usize::try_from(at(first)).ok().and_then(|at| image[at..].first_chunk::<SIDE>());
+        match window {
+            Some(whole) if end - start == SIDE => *whole,
+            // What stands in front of the run and behind it is read too, and left out.
+            Some(window) => {
+                std::array::from_fn(
+                    |i| {
+                        if (start..end).contains(&(first + i)) { window[i] } else { bf16::ZERO }
+                    },
+                )
+            }
+            None => {
+                let mut block = [bf16::ZERO; SIDE];
+                let inside = &image[at(start) as usize..at(end) as usize];
+                block[start - first..end - first].copy_from_slice(inside);
+                block
+            }
+        }
     }
 }
 

@@ -1,8 +1,10 @@
 //! Copies of filters, images and gradients into blocks.
 
 use half::bf16;
+use pulp::Simd;
 
 use super::product::{BLOCK_ELEMS, SIDE, TILE};
+use super::shuffle::{interleave, transpose};
 use crate::device::cpu::conv::Conv2dDims;
 
 /// Which two dimensions of the filters a pass sums over and spreads over columns.
@@ -19,7 +21,8 @@ pub(super) enum Columns {
 ///
 /// `tap` is the offset of the tap in a filter, in elements.
 #[inline(always)]
-pub(super) fn pack_filters(
+pub(super) fn pack_filters<S: Simd>(
+    simd: S,
     d: &Conv2dDims,
     w: &[bf16],
     columns: Columns,
@@ -42,96 +45,71 @@ pub(super) fn pack_filters(
                     let from = (first + j) * filter + tap;
                     &w[from + depths.start..from + depths.end]
                 };
-                transpose_into_pairs(rows, width, block);
+                transpose_into_pairs(simd, rows, width, block);
             }
             Columns::Channels => {
                 let row = |depth: usize| {
                     let from = depth * filter + tap + first;
                     if depths.contains(&depth) { &w[from..from + width] } else { &[] }
                 };
-                for u in 0..TILE {
-                    let depth = depths.start + 2 * u;
-                    let (even, odd) = (row(depth), row(depth + 1));
-                    let (low, high) = block.split_at_mut(BLOCK_ELEMS / 2);
-                    for (tile, half) in [low, high].into_iter().enumerate() {
-                        let part = |row: &[bf16]| widened::<TILE>(row.get(tile * TILE..).unwrap_or(&[]));
-                        interleave(&part(even), &part(odd), &mut half[u * SIDE..(u + 1) * SIDE]);
-                    }
+                let (low, high) = block.split_at_mut(BLOCK_ELEMS / 2);
+                let lines = low.chunks_exact_mut(SIDE).zip(high.chunks_exact_mut(SIDE));
+                for ((low, high), depth) in lines.zip((depths.start..).step_by(2)) {
+                    let [first, second] = interleave(simd, &widened(row(depth)), &widened(row(depth + 1)));
+                    low.copy_from_slice(&first);
+                    high.copy_from_slice(&second);
                 }
             }
         }
     }
 }
 
-/// The first elements of `row`, zeros behind its end.
+/// The first 32 elements of `row`, zeros behind its end.
 #[inline(always)]
-fn widened<const N: usize>(row: &[bf16]) -> [bf16; N] {
+fn widened(row: &[bf16]) -> [bf16; SIDE] {
     row.first_chunk().copied().unwrap_or_else(|| {
-        let mut padded = [bf16::ZERO; N];
+        let mut padded = [bf16::ZERO; SIDE];
         padded[..row.len()].copy_from_slice(row);
         padded
     })
 }
 
-/// `out[2 * i + e]` is element `i` of `even` where `e` is 0, of `odd` where it is 1.
-#[inline(always)]
-pub(super) fn interleave<const N: usize>(even: &[bf16; N], odd: &[bf16; N], out: &mut [bf16]) {
-    for (out, (even, odd)) in out.as_chunks_mut::<2>().0.iter_mut().zip(even.iter().zip(odd)) {
-        *out = [*even, *odd];
-    }
-}
-
 /// Writes columns given as rows of up to 32 depths, `row(j)` for `j < width`, as a block of the right factor.
 #[inline(always)]
-fn transpose_into_pairs<'a>(row: impl Fn(usize) -> &'a [bf16], width: usize, block: &mut [bf16]) {
+fn transpose_into_pairs<'a, S: Simd>(
+    simd: S,
+    row: impl Fn(usize) -> &'a [bf16],
+    width: usize,
+    block: &mut [bf16],
+) {
     for (tile, half) in block.chunks_exact_mut(BLOCK_ELEMS / 2).enumerate() {
         let mut lines = [[0u32; TILE]; TILE];
         for (j, line) in lines.iter_mut().enumerate() {
             let j = tile * TILE + j;
             if j < width {
-                *line = bytemuck::cast(widened::<SIDE>(row(j)));
+                *line = bytemuck::cast(widened(row(j)));
             }
         }
-        transpose(&mut lines);
+        transpose(simd, &mut lines);
         half.copy_from_slice(bytemuck::cast_slice(lines.as_flattened()));
     }
 }
 
-/// Exchanges rows and columns.
+/// Writes 32 rows of 32 elements with rows and columns exchanged, `stride` elements from one to the next.
 #[inline(always)]
-fn transpose(lines: &mut [[u32; TILE]; TILE]) {
-    exchange::<8>(lines);
-    exchange::<4>(lines);
-    exchange::<2>(lines);
-    exchange::<1>(lines);
-}
-
-/// Exchanges what stands `DISTANCE` to the right of its place with what stands as far below.
-#[inline(always)]
-fn exchange<const DISTANCE: usize>(lines: &mut [[u32; TILE]; TILE]) {
-    for i in 0..TILE {
-        if i & DISTANCE == 0 {
-            let (upper, lower) = (lines[i], lines[i + DISTANCE]);
-            let is_left = |j: usize| j & DISTANCE == 0;
-            lines[i] = std::array::from_fn(|j| if is_left(j) { upper[j] } else { lower[j ^ DISTANCE] });
-            lines[i + DISTANCE] =
-                std::array::from_fn(|j| if is_left(j) { upper[j ^ DISTANCE] } else { lower[j] });
-        }
+pub(super) fn transpose_block<S: Simd>(
+    simd: S,
+    rows: &[[bf16; SIDE]; SIDE],
+    out: &mut [bf16],
+    stride: usize,
+) {
+    let mut halves = [[[0u32; TILE]; TILE]; 2];
+    let [low, high] = &mut halves;
+    for (pair, (low, high)) in rows.as_chunks::<2>().0.iter().zip(low.iter_mut().zip(high)) {
+        [*low, *high] = bytemuck::cast(interleave(simd, &pair[0], &pair[1]));
     }
-}
-
-/// Writes 32 rows of 32 elements as 32 rows again, exchanged: `out(j)[i]` is element `j` of row `i`.
-#[inline(always)]
-pub(super) fn transpose_block(rows: &[[bf16; SIDE]; SIDE], out: &mut [bf16], stride: usize) {
-    for tile in 0..2 {
-        let mut lines = [[0u32; TILE]; TILE];
-        for (pair, line) in rows.as_chunks::<2>().0.iter().zip(&mut lines) {
-            for (j, line) in line.iter_mut().enumerate() {
-                let [low, high] = [pair[0][tile * TILE + j], pair[1][tile * TILE + j]].map(bf16::to_bits);
-                *line = u32::from(low) | u32::from(high) << 16;
-            }
-        }
-        transpose(&mut lines);
+    for (tile, lines) in halves.iter_mut().enumerate() {
+        transpose(simd, lines);
         for (j, line) in lines.iter().enumerate() {
             let to = (tile * TILE + j) * stride;
             out[to..to + SIDE].copy_from_slice(bytemuck::cast_slice(line));

@@ -10,8 +10,9 @@ use std::ops::Range;
 use half::bf16;
 use pulp::{Arch, Simd, WithSimd};
 
-use super::pack::{interleave, transpose_block};
+use super::pack::transpose_block;
 use super::product::{Engine, Factor, Product, SIDE, Sums, TILE, Unit};
+use super::shuffle::interleave;
 use super::{MIN_TASK_FLOPS, Run, merges_taps, planned_lanes};
 use crate::device::cpu::conv::Conv2dDims;
 use crate::device::cpu::conv::parallel::{SharedMut, balanced_part, for_each_task};
@@ -261,7 +262,14 @@ impl Wgrad<'_> {
 
     /// Copies dy at `pixels` places from `start` on: for each filter a row of pixels.
     #[inline(always)]
-    fn copy_dy(&self, start: usize, pixels: usize, filters: Range<usize>, out: &mut [bf16]) {
+    fn copy_dy<S: Simd>(
+        &self,
+        simd: S,
+        start: usize,
+        pixels: usize,
+        filters: Range<usize>,
+        out: &mut [bf16],
+    ) {
         let mut at = self.order.position(start);
         for first_pixel in (0..pixels).step_by(SIDE) {
             let mut runs = [Run::PADDING; SIDE];
@@ -271,14 +279,22 @@ impl Wgrad<'_> {
             }
             for (i, block) in filters.clone().enumerate() {
                 let rows = runs.map(|run| run.block(self.dy, block * SIDE));
-                transpose_block(&rows, &mut out[i * SIDE * pixels + first_pixel..], pixels);
+                transpose_block(simd, &rows, &mut out[i * SIDE * pixels + first_pixel..], pixels);
             }
         }
     }
 
     /// Copies `pairs` pairs of a plane of x from place `start` on: the elements of both pixels in turn.
     #[inline(always)]
-    fn copy_x(&self, start: usize, pairs: usize, plane: usize, channels: Range<usize>, out: &mut [bf16]) {
+    fn copy_x<S: Simd>(
+        &self,
+        simd: S,
+        start: usize,
+        pairs: usize,
+        plane: usize,
+        channels: Range<usize>,
+        out: &mut [bf16],
+    ) {
         let mut at = self.order.position(start);
         for line in out.chunks_exact_mut(2 * channels.len() * SIDE).take(pairs) {
             let even = self.x_run(at, plane);
@@ -287,7 +303,7 @@ impl Wgrad<'_> {
             at = at.next(&self.order);
             for (block, part) in channels.clone().zip(line.chunks_exact_mut(2 * SIDE)) {
                 let [even, odd] = [even, odd].map(|run| run.block(self.x, block * SIDE));
-                interleave(&even, &odd, part);
+                part.copy_from_slice(interleave(simd, &even, &odd).as_flattened());
             }
         }
     }
@@ -318,12 +334,12 @@ impl WithSimd for Lane<'_> {
             let pixels = block_pixels.min((order.len() - start).next_multiple_of(SIDE));
             let pairs = order.num_pairs(pixels);
             let copy_elems = pairs * 2 * num_channels;
-            wgrad.copy_dy(start, pixels, filters.clone(), dy);
+            wgrad.copy_dy(simd, start, pixels, filters.clone(), dy);
             for (i, copy) in
                 x.chunks_exact_mut(copy_elems).take(order.num_planes() * order.parities()).enumerate()
             {
                 let (plane, parity) = (i / order.parities(), i % order.parities());
-                wgrad.copy_x(start + parity, pairs, plane, channels.clone(), copy);
+                wgrad.copy_x(simd, start + parity, pairs, plane, channels.clone(), copy);
             }
             for (c, channel) in channels.clone().enumerate() {
                 for (k, filter) in filters.clone().enumerate() {
