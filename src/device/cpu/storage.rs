@@ -42,7 +42,7 @@ macro_rules! stores_itself {
 }
 stores_itself!(f32, f64);
 
-/// In integers, which compilers make vectors of: the conversions of `half` ask the processor at run time what it has.
+/// In integers and without the branches that the conversions of `half` have, so that compilers make vectors of a loop.
 impl Storage for bf16 {
     type Sum = f32;
 
