@@ -227,10 +227,10 @@ impl<T: Storage> Operands<'_, T> {
                 let y = lanes::<T, W>(y, at);
                 std::array::from_fn(|c| masked(dy[c].load(), y[c].load()))
             }
-            // As `NormalizeTile` has it, and stores it.
+            // y as `NormalizeTile` has it; it was stored as zero or below where it is at most this.
             Some(MaskTile::Recomputed { mean, scale, beta }) => std::array::from_fn(|c| {
-                let y = T::store((x[c].load() - mean[c]) * scale[c] + beta[c]);
-                masked(dy[c].load(), y.load())
+                let y = (x[c].load() - mean[c]) * scale[c] + beta[c];
+                if y <= T::LARGEST_ZERO { T::Sum::ZERO } else { dy[c].load() }
             }),
         }
     }
