@@ -5,31 +5,17 @@
 mod again;
 #[path = "common/devices.rs"]
 mod devices;
+#[path = "common/failures.rs"]
+mod failures;
 
 use devices::{Watch, on_each_device};
+use failures::Failures;
 
-use residuum::check::{Launched, Outcome, TABLE_SEEDS, cases, random, run};
+use residuum::check::{Launched, TABLE_SEEDS, cases, random, run};
 use residuum::tensor::DType;
 
 /// Seeds of random shapes; each is one trial of every operation in both types.
 const SEEDS: std::ops::Range<u64> = 0..32;
-
-#[derive(Default)]
-struct Failures(Vec<String>);
-
-impl Failures {
-    fn note(&mut self, name: &str, outcome: residuum::Result<Outcome>) {
-        match outcome {
-            Ok(outcome) if outcome.passed() => {}
-            Ok(Outcome { error, worst, .. }) => self.0.push(format!("{name}: error {error:.1e}: {worst}")),
-            Err(error) => self.0.push(format!("{name}: {error}")),
-        }
-    }
-
-    fn assert_none(self) {
-        assert!(self.0.is_empty(), "{} failed:\n{}", self.0.len(), self.0.join("\n"));
-    }
-}
 
 fn check_cases(float: DType) {
     on_each_device(|device, open| {

@@ -2,9 +2,9 @@
 //! `cargo test` and for `check-kernels`.
 //!
 //! Every case of the operations' registry, and the layers of the networks at small batch, is recorded once with its
-//! gradients and run on both devices from the same operands. The kernel device's memory is filled with NaN before, so a
+//! gradients and run on both devices from the same operands. Their memory is filled with NaN before, so a
 //! result that is not written shows, and so does a read of what nothing wrote. In bf16 the operands are rounded first:
-//! what differs is then the rounding of results.
+//! what differs is then the rounding of results. The CPU in bf16 is held to the CPU in f32 as a device of kernels is.
 //!
 //! [`Trial`] is the other half: operations on operands of their own, each result by itself. [`random()`] draws them, for
 //! every kernel that an operation chooses by the dimensions, too. [`cases`] and the trials of [`TABLE_SEEDS`] together
@@ -135,8 +135,25 @@ fn layers() -> Vec<Case> {
 /// # Errors
 /// [`crate::Error::Device`] if a kernel is missing or the device reports a fault.
 pub fn run(name: &str, case: &Case, float: DType, device: Box<dyn KernelDevice>) -> Result<Outcome> {
+    held(name, case, float, |recording| recording.on_device(device))
+}
+
+/// As [`run`], on the CPU in f32 and on the CPU with activations of type `float`.
+///
+/// # Errors
+/// As [`Recording::on_cpu`].
+pub fn run_on_cpu(name: &str, case: &Case, float: DType) -> Result<Outcome> {
+    held(name, case, float, Recording::on_cpu)
+}
+
+fn held(
+    name: &str,
+    case: &Case,
+    float: DType,
+    open: impl FnOnce(Recording) -> Result<Recorded>,
+) -> Result<Outcome> {
     let mut expected = Recording::of_case(case, DType::F32)?.fused()?.on_cpu()?;
-    let mut got = Recording::of_case(case, float)?.fused()?.on_device(device)?;
+    let mut got = open(Recording::of_case(case, float)?.fused()?)?;
     let mut contents = expected.contents(SEED);
     if float == DType::Bf16 {
         let values = contents.iter_mut().flat_map(|(_, values)| values);

@@ -3,13 +3,13 @@
 use half::bf16;
 
 use crate::autodiff::differentiate;
-use crate::device::{DeviceKind, KernelDevice, Slot};
+use crate::device::{Device, DeviceKind, KernelDevice, Slot};
 use crate::error::Result;
 use crate::exec::{Session, Start};
 use crate::fuse::{Rewrite, fuse};
 use crate::graph::{Graph, Init, ValueId};
 use crate::ops::Case;
-use crate::plan::{Program, plan};
+use crate::plan::plan;
 use crate::rng::{Stream, Use};
 use crate::tensor::{DType, Shape};
 
@@ -75,12 +75,12 @@ impl Recording {
         Ok(Recording { graph: fuse(&self.graph, &Rewrite::ALL)?, ..self })
     }
 
-    /// Memory for it on the CPU.
+    /// Memory for it on the CPU, filled with NaN.
     ///
     /// # Errors
-    /// As [`plan`] and [`Session::new`].
+    /// As [`plan`] and [`Session::open`].
     pub fn on_cpu(self) -> Result<Recorded> {
-        let session = Session::new(plan(&[&self.graph], DeviceKind::Cpu)?)?;
+        let session = poisoned_cpu(&self.graph)?;
         Ok(Recorded { recording: self, session })
     }
 
@@ -89,7 +89,7 @@ impl Recording {
     /// # Errors
     /// As [`plan`] and [`Session::on`].
     pub fn on_device(self, device: Box<dyn KernelDevice>) -> Result<Recorded> {
-        let session = poisoned(plan(&[&self.graph], device.kind())?, device)?;
+        let session = poisoned(&self.graph, device)?;
         Ok(Recorded { recording: self, session })
     }
 }
@@ -180,8 +180,16 @@ impl Recorded {
 }
 
 /// A session on a device whose memory is filled with NaN.
-pub(super) fn poisoned(program: Program, device: Box<dyn KernelDevice>) -> Result<Session> {
-    let mut session = Session::on(program, device, Start::Zeros)?;
+pub(super) fn poisoned(graph: &Graph, device: Box<dyn KernelDevice>) -> Result<Session> {
+    filled_with_nan(Session::on(plan(&[graph], device.kind())?, device, Start::Zeros)?)
+}
+
+/// As [`poisoned`], on the CPU.
+pub(super) fn poisoned_cpu(graph: &Graph) -> Result<Session> {
+    filled_with_nan(Session::open(plan(&[graph], DeviceKind::Cpu)?, Device::Cpu, Start::Zeros)?)
+}
+
+fn filled_with_nan(mut session: Session) -> Result<Session> {
     // All bits set is NaN in f32 and in bf16.
     session.fill_memory(0xFF)?;
     Ok(session)

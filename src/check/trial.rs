@@ -2,14 +2,13 @@
 
 use half::bf16;
 
-use super::recorded::{poisoned, write};
+use super::recorded::{poisoned, poisoned_cpu, write};
 use super::{Outcome, ROUNDING_BF16, TOLERANCE_F32};
-use crate::device::{DeviceKind, KernelDevice};
+use crate::device::KernelDevice;
 use crate::error::Result;
 use crate::exec::Session;
 use crate::graph::{Graph, Role};
 use crate::ops::checks::{Contents, Scale, Trial};
-use crate::plan::plan;
 use crate::rng::{Stream, Use};
 use crate::tensor::DType;
 
@@ -34,23 +33,41 @@ impl Trial {
     /// [`crate::Error::Device`] if a kernel is missing or the device reports a fault.
     pub fn on_device(&self, float: DType, device: Box<dyn KernelDevice>) -> Result<Vec<Computed>> {
         let graph = self.graph(float)?;
-        let program = plan(&[&graph], device.kind())?;
-        let mut session = poisoned(program, device)?;
+        let mut session = poisoned(&graph, device)?;
         self.compute(&graph, &mut session, |value| value)
     }
 
-    /// Holds a device with activations of type `float` to the CPU: results within 1e-5 of their scale and, in bf16, one
-    /// rounding.
+    /// As [`Trial::on_device`], on the CPU.
+    ///
+    /// # Errors
+    /// As [`plan`](crate::plan::plan()).
+    pub fn on_cpu(&self, float: DType) -> Result<Vec<Computed>> {
+        self.on_cpu_with(float, |value| value)
+    }
+
+    /// Holds a device with activations of type `float` to the CPU in f32: results within 1e-5 of their scale and, in bf16,
+    /// one rounding.
     ///
     /// # Errors
     /// As [`Trial::on_device`].
     pub fn run(&self, float: DType, device: Box<dyn KernelDevice>) -> Result<Outcome> {
-        let got = self.on_device(float, device)?;
-        let expected = self.on_cpu(|value| value)?;
+        self.held(float, &self.on_device(float, device)?)
+    }
+
+    /// As [`Trial::run`], holding the CPU to itself.
+    ///
+    /// # Errors
+    /// As [`Trial::on_cpu`].
+    pub fn run_on_cpu(&self, float: DType) -> Result<Outcome> {
+        self.held(float, &self.on_cpu(float)?)
+    }
+
+    fn held(&self, float: DType, got: &[Computed]) -> Result<Outcome> {
+        let expected = self.on_cpu(DType::F32)?;
         let scales: Vec<Vec<f64>> = match self.scale {
             Scale::Largest => expected.iter().map(|tensor| vec![largest(tensor)]).collect(),
             Scale::Terms => {
-                let squares = self.on_cpu(|value| value * value)?;
+                let squares = self.on_cpu_with(DType::F32, |value| value * value)?;
                 squares.into_iter().map(|tensor| tensor.values.into_iter().map(f64::sqrt).collect()).collect()
             }
         };
@@ -58,10 +75,10 @@ impl Trial {
         let names = |tensors: &[Computed]| -> Vec<String> {
             tensors.iter().map(|tensor| tensor.name.clone()).collect()
         };
-        if !outcome.same_names(&names(&expected), &names(&got)) {
+        if !outcome.same_names(&names(&expected), &names(got)) {
             return Ok(outcome);
         }
-        for ((expected, got), scales) in expected.iter().zip(&got).zip(&scales) {
+        for ((expected, got), scales) in expected.iter().zip(got).zip(&scales) {
             let rounding = match (expected.dtype, got.dtype) {
                 (DType::F32, DType::Bf16) => ROUNDING_BF16,
                 _ => 0.0,
@@ -75,9 +92,9 @@ impl Trial {
         Ok(outcome)
     }
 
-    fn on_cpu(&self, map: impl Fn(f32) -> f32) -> Result<Vec<Computed>> {
-        let graph = self.graph(DType::F32)?;
-        let mut session = Session::new(plan(&[&graph], DeviceKind::Cpu)?)?;
+    fn on_cpu_with(&self, float: DType, map: impl Fn(f32) -> f32) -> Result<Vec<Computed>> {
+        let graph = self.graph(float)?;
+        let mut session = poisoned_cpu(&graph)?;
         self.compute(&graph, &mut session, map)
     }
 

@@ -5,7 +5,9 @@
 
 use std::ops::Range;
 
-use crate::device::cpu::{CpuArgs, Real, for_each_chunk};
+use crate::device::cpu::{
+    ChannelTile, CpuArgs, Real, Storage, for_each_channel_tile, for_each_chunk, lanes, lanes_mut,
+};
 use crate::device::kernels::{self, AdaptiveAvgPoolArgs};
 use crate::device::{LaunchArgs, Launcher, Slot};
 use crate::error::Result;
@@ -14,7 +16,7 @@ use crate::graph::{
 };
 use crate::ops::checks::{Case, Checks, Draw, Trial, input};
 use crate::ops::launch::{UNSIGNED, below};
-use crate::ops::{cost_per_elem, dispatch_real, one_input};
+use crate::ops::{cost_per_elem, dispatch_storage, one_input};
 use crate::tensor::Tensor;
 
 /// `x [N,H,W,C] -> y [N,P,Q,C]`.
@@ -100,7 +102,7 @@ impl Op for AdaptiveAvgPool {
     }
 
     fn cpu(&self, args: &CpuArgs<'_>) {
-        fn run<T: Real>([out_height, out_width]: [usize; 2], args: &CpuArgs<'_>) {
+        fn run<T: Storage>([out_height, out_width]: [usize; 2], args: &CpuArgs<'_>) {
             let [_, height, width, channels] = args.input_shape(0).nhwc();
             let x = args.input::<T>(0);
             for_each_chunk(args.output::<T>(0), channels, |start, y| {
@@ -108,16 +110,11 @@ impl Op for AdaptiveAvgPool {
                 let image = cell / out_width / out_height * height;
                 let rows = pixels_of(cell / out_width % out_height, height, out_height);
                 let columns = pixels_of(cell % out_width, width, out_width);
-                y.fill(T::ZERO);
-                for pixel in rows.clone().flat_map(|h| columns.clone().map(move |w| (image + h) * width + w))
-                {
-                    y.iter_mut().zip(&x[pixel * channels..]).for_each(|(sum, &v)| *sum += v);
-                }
-                let count = T::from_f64((rows.len() * columns.len()) as f64);
-                y.iter_mut().for_each(|y| *y = *y / count);
+                let rows = image + rows.start..image + rows.end;
+                for_each_channel_tile(channels, &mut CellTile { x, width, rows, columns, y });
             });
         }
-        dispatch_real!(args.input_dtype(0), run(self.out, args));
+        dispatch_storage!(args.input_dtype(0), run(self.out, args));
     }
 
     fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
@@ -141,31 +138,75 @@ impl Op for AdaptiveAvgPoolBwd {
     }
 
     fn cpu(&self, args: &CpuArgs<'_>) {
-        fn run<T: Real>([height, width]: [usize; 2], args: &CpuArgs<'_>) {
+        fn run<T: Storage>([height, width]: [usize; 2], args: &CpuArgs<'_>) {
             let [_, out_height, out_width, channels] = args.input_shape(0).nhwc();
             let dy = args.input::<T>(0);
             for_each_chunk(args.output::<T>(0), channels, |start, dx| {
                 let pixel = start / channels;
-                let image = pixel / width / height * out_height;
-                let columns = cells_over(pixel % width, width, out_width);
-                dx.fill(T::ZERO);
-                for p in cells_over(pixel / width % height, height, out_height) {
-                    let in_rows = pixels_of(p, height, out_height).len();
-                    for q in columns.clone() {
-                        let count = T::from_f64((in_rows * pixels_of(q, width, out_width).len()) as f64);
-                        let cell = (image + p) * out_width + q;
-                        dx.iter_mut().zip(&dy[cell * channels..]).for_each(|(sum, &v)| *sum += v / count);
-                    }
-                }
+                let image = &dy[pixel / width / height * out_height * out_width * channels..];
+                let place = [pixel / width % height, pixel % width];
+                let extents = [height, width, out_height, out_width];
+                for_each_channel_tile(channels, &mut PixelTile { dy: image, extents, place, dx });
             });
         }
-        dispatch_real!(args.input_dtype(0), run(self.image, args));
+        dispatch_storage!(args.input_dtype(0), run(self.image, args));
     }
 
     fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
         let (dy, dx) = (&args.inputs[0], &args.outputs[0]);
         let (arguments, grid) = operands(args, (dx, dy), dx)?;
         kernels::adaptive_avg_pool_bwd(dx.dtype)?.launch(launcher, grid, &arguments)
+    }
+}
+
+/// The mean over the pixels of one cell; rows are counted through all images.
+struct CellTile<'a, 'y, T> {
+    x: &'a [T],
+    width: usize,
+    rows: Range<usize>,
+    columns: Range<usize>,
+    y: &'y mut [T],
+}
+
+impl<T: Storage> ChannelTile for CellTile<'_, '_, T> {
+    #[inline(always)]
+    fn run<const W: usize>(&mut self, start: usize) {
+        let channels = self.y.len();
+        let mut sum = [T::Sum::ZERO; W];
+        for row in self.rows.clone() {
+            for column in self.columns.clone() {
+                let x = lanes::<T, W>(self.x, (row * self.width + column) * channels + start);
+                sum = std::array::from_fn(|c| sum[c] + x[c].load());
+            }
+        }
+        let count = T::Sum::from_f64((self.rows.len() * self.columns.len()) as f64);
+        *lanes_mut(self.y, start) = sum.map(|sum| T::store(sum / count));
+    }
+}
+
+/// What the cells that hold one pixel give it; `dy` begins with the pixel's image.
+struct PixelTile<'a, 'x, T> {
+    dy: &'a [T],
+    extents: [usize; 4],
+    place: [usize; 2],
+    dx: &'x mut [T],
+}
+
+impl<T: Storage> ChannelTile for PixelTile<'_, '_, T> {
+    #[inline(always)]
+    fn run<const W: usize>(&mut self, start: usize) {
+        let ([height, width, out_height, out_width], [h, w]) = (self.extents, self.place);
+        let channels = self.dx.len();
+        let mut sum = [T::Sum::ZERO; W];
+        for p in cells_over(h, height, out_height) {
+            let in_rows = pixels_of(p, height, out_height).len();
+            for q in cells_over(w, width, out_width) {
+                let count = T::Sum::from_f64((in_rows * pixels_of(q, width, out_width).len()) as f64);
+                let dy = lanes::<T, W>(self.dy, (p * out_width + q) * channels + start);
+                sum = std::array::from_fn(|c| sum[c] + dy[c].load() / count);
+            }
+        }
+        *lanes_mut(self.dx, start) = sum.map(T::store);
     }
 }
 

@@ -1,13 +1,13 @@
 //! The residual add: y = a + b, elementwise.
 
-use crate::device::cpu::{CpuArgs, Real, for_each_chunk, vectorized};
+use crate::device::cpu::{CpuArgs, Storage, for_each_chunk, vectorized};
 use crate::device::kernels::{self, AddFwdArgs};
 use crate::device::{LaunchArgs, Launcher};
 use crate::error::Result;
 use crate::graph::{Backward, Cost, Graph, InPlace, InferResult, Onnx, OnnxNode, Op, ValueId, ValueType};
 use crate::ops::checks::{Case, Checks, Draw, Trial, input};
 use crate::ops::launch::vec_grid;
-use crate::ops::{CHUNK_ELEMS, cost_per_elem, dispatch_real, same_shapes};
+use crate::ops::{CHUNK_ELEMS, cost_per_elem, dispatch_storage, same_shapes};
 
 /// `(a, b) -> y`, all of one shape.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -49,14 +49,14 @@ impl Op for Add {
     }
 
     fn cpu(&self, args: &CpuArgs<'_>) {
-        fn run<T: Real>(args: &CpuArgs<'_>) {
+        fn run<T: Storage>(args: &CpuArgs<'_>) {
             let b = args.input::<T>(1);
             for_each_chunk(args.output_over_input::<T>(0, 0), CHUNK_ELEMS, |start, y| {
                 let b = &b[start..start + y.len()];
-                vectorized(|| y.iter_mut().zip(b).for_each(|(y, &b)| *y += b));
+                vectorized(|| y.iter_mut().zip(b).for_each(|(y, &b)| *y = T::store(y.load() + b.load())));
             });
         }
-        dispatch_real!(args.output_dtype(0), run(args));
+        dispatch_storage!(args.output_dtype(0), run(args));
     }
 
     fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {

@@ -2,7 +2,9 @@
 
 use std::mem::offset_of;
 
-use crate::device::cpu::{CpuArgs, for_each_chunk};
+use half::bf16;
+
+use crate::device::cpu::{CpuArgs, Storage, for_each_chunk};
 use crate::device::kernels::augment::WIDE_PIXELS;
 use crate::device::kernels::{self, AugmentArgs};
 use crate::device::{LaunchArgs, Launcher};
@@ -35,6 +37,9 @@ const _: () = {
     same_place!(erased_right: erased.right, erased_bottom: erased.bottom);
 };
 
+/// Pixels that are made in f32 before they are stored as bf16.
+const RUN_PIXELS: usize = 16;
+
 /// `(pixels u8 [M,H,W,3], rows i32 [N], params f32 [N,P]) -> images [N,H,W,3]`.
 ///
 /// Sample n shows photo `rows[n]` of `pixels` as row n of `params` says: the bit patterns of a [`SampleParams`], of which
@@ -44,7 +49,7 @@ const _: () = {
 pub struct AugmentFwd {
     /// What pixel values become.
     pub normalization: Normalization,
-    /// Type of the result: f32, or bf16 on devices that run kernels.
+    /// Type of the result: f32 or bf16.
     pub dtype: DType,
 }
 
@@ -104,21 +109,39 @@ impl Op for AugmentFwd {
             let photo_bytes = height * width * NUM_CHANNELS;
             Some(Image::new(&pixels[row * photo_bytes..][..photo_bytes], height, width))
         };
-        for_each_chunk(args.output::<f32>(0), width * NUM_CHANNELS, |start, out| {
-            let (out, _) = out.as_chunks_mut();
-            let line = start / (width * NUM_CHANNELS);
+        // The pixels of line `line`, counted through all samples, from column `first` on.
+        let run = |line: usize, first: usize, out: &mut [[f32; NUM_CHANNELS]]| {
             let (sample, y) = (line / height, line % height);
             let Some(own) = photo(sample) else { return out.fill([0.0; NUM_CHANNELS]) };
             let params_of_sample = &params[sample];
-            params_of_sample.input_run(own, (0, y), &channels, out);
+            params_of_sample.input_run(own, (first, y), &channels, out);
             let mix = &params_of_sample.mix;
-            for x in mix.columns(y) {
+            let columns = mix.columns(y);
+            for x in columns.start.max(first)..columns.end.min(first + out.len()) {
                 let partner = mix.partner as usize;
                 let mut other = [[0.0; NUM_CHANNELS]];
                 if let Some(photo) = photo(partner) {
                     params[partner].input_run(photo, (x, y), &channels, &mut other);
                 }
-                out[x].iter_mut().zip(other[0]).for_each(|(own, other)| *own = mix.blend(*own, other));
+                out[x - first]
+                    .iter_mut()
+                    .zip(other[0])
+                    .for_each(|(own, other)| *own = mix.blend(*own, other));
+            }
+        };
+        let line_elems = width * NUM_CHANNELS;
+        if self.dtype == DType::F32 {
+            for_each_chunk(args.output::<f32>(0), line_elems, |start, out| {
+                run(start / line_elems, 0, out.as_chunks_mut().0);
+            });
+            return;
+        }
+        for_each_chunk(args.output::<bf16>(0), line_elems, |start, out| {
+            for (part, out) in out.chunks_mut(RUN_PIXELS * NUM_CHANNELS).enumerate() {
+                let mut values = [[0.0; NUM_CHANNELS]; RUN_PIXELS];
+                let values = &mut values[..out.len() / NUM_CHANNELS];
+                run(start / line_elems, part * RUN_PIXELS, values);
+                out.iter_mut().zip(values.as_flattened()).for_each(|(out, &v)| *out = bf16::store(v));
             }
         });
     }

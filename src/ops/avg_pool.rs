@@ -1,7 +1,7 @@
 //! Global average pooling: the mean of each channel over the whole image.
 
 use crate::device::cpu::{
-    ChannelTile, CpuArgs, Real, for_each_channel_tile, for_each_chunk, lanes, lanes_mut, vectorized,
+    ChannelTile, CpuArgs, Real, Storage, for_each_channel_tile, for_each_chunk, lanes, lanes_mut, vectorized,
 };
 use crate::device::kernels::{self, GlobalAvgPoolBwdArgs, GlobalAvgPoolFwdArgs};
 use crate::device::{LaunchArgs, Launcher};
@@ -11,7 +11,7 @@ use crate::graph::{
 };
 use crate::ops::checks::{Case, Checks, Draw, Trial, in_f32, input};
 use crate::ops::launch::ChannelGrid;
-use crate::ops::{cost_per_elem, dispatch_real, one_input, sum_dtype};
+use crate::ops::{cost_per_elem, dispatch_storage, one_input, sum_dtype};
 use crate::tensor::DType;
 
 /// `x [N,H,W,C] -> y [N,C]`, y in f32 where x is bf16.
@@ -70,16 +70,16 @@ impl Op for GlobalAvgPool {
     }
 
     fn cpu(&self, args: &CpuArgs<'_>) {
-        fn run<T: Real>(args: &CpuArgs<'_>) {
+        fn run<T: Storage>(args: &CpuArgs<'_>) {
             let channels = args.input_shape(0).last();
             let image_elems = args.input_shape(0).num_elems() / args.input_shape(0).dims()[0].max(1);
             let x = args.input::<T>(0);
-            for_each_chunk(args.output::<T>(0), channels, |start, y| {
+            for_each_chunk(args.output::<T::Sum>(0), channels, |start, y| {
                 let image = &x[start / channels * image_elems..][..image_elems];
                 for_each_channel_tile(channels, &mut MeanTile { image, y });
             });
         }
-        dispatch_real!(args.input_dtype(0), run(args));
+        dispatch_storage!(args.input_dtype(0), run(args));
     }
 
     fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
@@ -98,22 +98,22 @@ impl Op for GlobalAvgPool {
 }
 
 /// The mean over the pixels of one image.
-struct MeanTile<'a, 'y, T> {
+struct MeanTile<'a, 'y, T: Storage> {
     image: &'a [T],
-    y: &'y mut [T],
+    y: &'y mut [T::Sum],
 }
 
-impl<T: Real> ChannelTile for MeanTile<'_, '_, T> {
+impl<T: Storage> ChannelTile for MeanTile<'_, '_, T> {
     #[inline(always)]
     fn run<const W: usize>(&mut self, start: usize) {
         let channels = self.y.len();
         let pixels = self.image.len() / channels;
-        let mut sum = [T::ZERO; W];
+        let mut sum = [T::Sum::ZERO; W];
         for pixel in 0..pixels {
             let x = lanes::<T, W>(self.image, pixel * channels + start);
-            sum = std::array::from_fn(|c| sum[c] + x[c]);
+            sum = std::array::from_fn(|c| sum[c] + x[c].load());
         }
-        let count = T::from_f64(pixels as f64);
+        let count = T::Sum::from_f64(pixels as f64);
         *lanes_mut(self.y, start) = sum.map(|sum| sum / count);
     }
 }
@@ -138,20 +138,20 @@ impl Op for GlobalAvgPoolBwd {
     }
 
     fn cpu(&self, args: &CpuArgs<'_>) {
-        fn run<T: Real>(pixels: usize, args: &CpuArgs<'_>) {
-            let dy = args.input::<T>(0);
+        fn run<T: Storage>(pixels: usize, args: &CpuArgs<'_>) {
+            let dy = args.input::<T::Sum>(0);
             let channels = args.input_shape(0).last();
-            let share = T::from_f64(1.0 / pixels as f64);
+            let share = T::Sum::from_f64(1.0 / pixels as f64);
             for_each_chunk(args.output::<T>(0), pixels * channels, |start, dx| {
                 let dy = &dy[start / pixels..][..channels];
                 vectorized(|| {
                     for pixel in dx.chunks_exact_mut(channels) {
-                        pixel.iter_mut().zip(dy).for_each(|(dx, &dy)| *dx = dy * share);
+                        pixel.iter_mut().zip(dy).for_each(|(dx, &dy)| *dx = T::store(dy * share));
                     }
                 });
             });
         }
-        dispatch_real!(args.input_dtype(0), run(self.height * self.width, args));
+        dispatch_storage!(args.output_dtype(0), run(self.height * self.width, args));
     }
 
     fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {

@@ -1,7 +1,7 @@
 //! A learned number for each channel, added to every pixel: y = x + b. Convolutions that batch norm does not follow have
 //! one, and so do those of networks older than batch norm.
 
-use crate::device::cpu::{CpuArgs, Real, for_each_chunk, vectorized};
+use crate::device::cpu::{CpuArgs, Storage, for_each_chunk, vectorized};
 use crate::device::kernels::{self, AddBiasBwdPartialsArgs, AddBiasBwdTotalArgs, AddBiasFwdArgs};
 use crate::device::{DeviceKind, LaunchArgs, Launcher};
 use crate::error::Result;
@@ -10,7 +10,7 @@ use crate::graph::{
 };
 use crate::ops::checks::{Case, Checks, Draw, Trial, in_f32, input};
 use crate::ops::launch::ChannelGrid;
-use crate::ops::{cost_per_elem, dispatch_real, float, one_input, sum_dtype};
+use crate::ops::{cost_per_elem, dispatch_storage, float, one_input, sum_dtype};
 use crate::tensor::Layout;
 
 /// Rows that one partial sum of the backward pass takes on the CPU.
@@ -72,16 +72,17 @@ impl Op for AddBias {
     }
 
     fn cpu(&self, args: &CpuArgs<'_>) {
-        fn run<T: Real>(args: &CpuArgs<'_>) {
-            let bias = args.input::<T>(1);
+        fn run<T: Storage>(args: &CpuArgs<'_>) {
+            let bias = args.input::<T::Sum>(1);
             for_each_chunk(args.output_over_input::<T>(0, 0), CHUNK_ROWS * bias.len(), |_, y| {
                 vectorized(|| {
-                    let rows = y.chunks_exact_mut(bias.len());
-                    rows.for_each(|row| row.iter_mut().zip(bias).for_each(|(y, &b)| *y += b));
+                    for row in y.chunks_exact_mut(bias.len()) {
+                        row.iter_mut().zip(bias).for_each(|(y, &b)| *y = T::store(y.load() + b));
+                    }
                 });
             });
         }
-        dispatch_real!(args.output_dtype(0), run(args));
+        dispatch_storage!(args.output_dtype(0), run(args));
     }
 
     fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
@@ -130,17 +131,17 @@ impl Op for AddBiasBwd {
 
     /// One sum a chunk of rows, added up in order: the result does not depend on the number of threads.
     fn cpu(&self, args: &CpuArgs<'_>) {
-        fn run<T: Real>(args: &CpuArgs<'_>) {
-            let (dy, dbias) = (args.input::<T>(0), args.output::<T>(0));
+        fn run<T: Storage>(args: &CpuArgs<'_>) {
+            let (dy, dbias) = (args.input::<T>(0), args.output::<T::Sum>(0));
             let channels = dbias.len();
-            let partials = &mut args.workspace::<T>()[..num_chunks(dy.len(), channels) * channels];
+            let partials = &mut args.workspace::<T::Sum>()[..num_chunks(dy.len(), channels) * channels];
             for_each_chunk(partials, channels, |start, sums| {
                 let rows = dy.chunks(CHUNK_ROWS * channels).nth(start / channels).unwrap_or_default();
                 add_rows(rows, sums);
             });
             add_rows(partials, dbias);
         }
-        dispatch_real!(args.output_dtype(0), run(args));
+        dispatch_storage!(args.input_dtype(0), run(args));
     }
 
     fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
@@ -172,11 +173,12 @@ fn num_chunks(num_elems: usize, channels: usize) -> usize {
 }
 
 /// The sum of `rows`, each as long as `sums`.
-fn add_rows<T: Real>(rows: &[T], sums: &mut [T]) {
-    sums.fill(T::ZERO);
+fn add_rows<T: Storage>(rows: &[T], sums: &mut [T::Sum]) {
+    sums.fill(T::Sum::ZERO);
     let len = sums.len();
     vectorized(|| {
-        rows.chunks_exact(len).for_each(|row| sums.iter_mut().zip(row).for_each(|(sum, &v)| *sum += v));
+        rows.chunks_exact(len)
+            .for_each(|row| sums.iter_mut().zip(row).for_each(|(sum, &v)| *sum += v.load()));
     });
 }
 

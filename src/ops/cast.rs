@@ -2,7 +2,7 @@
 
 use half::bf16;
 
-use crate::device::cpu::{CpuArgs, Element, for_each_chunk};
+use crate::device::cpu::{CpuArgs, Storage, for_each_chunk, vectorized};
 use crate::device::kernels::cast::TURN_ELEMS;
 use crate::device::kernels::{self, CastArgs, CastTensorsArgs};
 use crate::device::{LaunchArgs, Launcher};
@@ -59,8 +59,8 @@ impl Op for Cast {
 
     fn cpu(&self, args: &CpuArgs<'_>) {
         match self.0 {
-            DType::Bf16 => convert(args, 0, bf16::from_f32),
-            _ => convert(args, 0, bf16::to_f32),
+            DType::Bf16 => convert::<f32, bf16>(args, 0),
+            _ => convert::<bf16, f32>(args, 0),
         }
     }
 
@@ -86,7 +86,7 @@ impl Op for CastTensors {
     }
 
     fn cpu(&self, args: &CpuArgs<'_>) {
-        (0..args.num_inputs()).for_each(|tensor| convert(args, tensor, bf16::from_f32));
+        (0..args.num_inputs()).for_each(|tensor| convert::<f32, bf16>(args, tensor));
     }
 
     fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
@@ -99,10 +99,10 @@ impl Op for CastTensors {
 }
 
 /// Converts operand `tensor` to the result of that number.
-fn convert<From: Element, To: Element>(args: &CpuArgs<'_>, tensor: usize, one: impl Fn(From) -> To + Sync) {
+fn convert<From: Storage, To: Storage<Sum = From::Sum>>(args: &CpuArgs<'_>, tensor: usize) {
     let x = args.input::<From>(tensor);
     for_each_chunk(args.output::<To>(tensor), CHUNK_ELEMS, |start, y| {
-        y.iter_mut().zip(&x[start..]).for_each(|(y, &x)| *y = one(x));
+        vectorized(|| y.iter_mut().zip(&x[start..]).for_each(|(y, x)| *y = To::store(x.load())));
     });
 }
 

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::device::cpu::{CpuArgs, Real, for_each_chunk};
+use crate::device::cpu::{CpuArgs, Storage, for_each_chunk};
 use crate::device::kernels::{self, CopyChannelsArgs};
 use crate::device::{LaunchArgs, Launcher, Slot};
 use crate::error::{Error, Result};
@@ -11,7 +11,7 @@ use crate::graph::{
 };
 use crate::ops::checks::{Case, Checks, Draw, Trial, input};
 use crate::ops::launch::{UNSIGNED, below};
-use crate::ops::{CHUNK_ELEMS, dispatch_real, float, one_input};
+use crate::ops::{CHUNK_ELEMS, dispatch_storage, float, one_input};
 use crate::tensor::Shape;
 
 /// `(x0, x1, ...) -> y`: operands that differ in their last dimension only, one after the other along it.
@@ -78,7 +78,7 @@ impl Op for Concat {
     }
 
     fn cpu(&self, args: &CpuArgs<'_>) {
-        fn run<T: Real>(args: &CpuArgs<'_>) {
+        fn run<T: Storage>(args: &CpuArgs<'_>) {
             let channels = args.output_shape(0).last();
             let y = args.output::<T>(0);
             let mut start = 0;
@@ -88,7 +88,7 @@ impl Op for Concat {
                 start += len;
             }
         }
-        dispatch_real!(args.output_dtype(0), run(args));
+        dispatch_storage!(args.output_dtype(0), run(args));
     }
 
     fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
@@ -121,11 +121,11 @@ impl Op for SliceChannels {
     }
 
     fn cpu(&self, args: &CpuArgs<'_>) {
-        fn run<T: Real>(op: SliceChannels, args: &CpuArgs<'_>) {
+        fn run<T: Storage>(op: SliceChannels, args: &CpuArgs<'_>) {
             let from = (args.input::<T>(0), args.input_shape(0).last(), op.start..op.start + op.len);
             copy_channels(from, (args.output::<T>(0), op.len, 0..op.len));
         }
-        dispatch_real!(args.input_dtype(0), run(*self, args));
+        dispatch_storage!(args.input_dtype(0), run(*self, args));
     }
 
     fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {

@@ -5,14 +5,14 @@
 //! that it would have drawn. Source: Srivastava et al., "Dropout: a simple way to prevent neural networks from
 //! overfitting" (2014).
 
-use crate::device::cpu::{CpuArgs, Real, for_each_chunk};
+use crate::device::cpu::{CpuArgs, Real, Storage, for_each_chunk};
 use crate::device::kernels::{self, DropoutArgs};
 use crate::device::{LaunchArgs, Launcher};
 use crate::error::{Error, Result};
 use crate::graph::{Backward, Cost, Graph, InPlace, InferResult, Op, ValueId, ValueType};
 use crate::ops::checks::{Case, Checks, Draw, Trial, input};
 use crate::ops::launch::{UNSIGNED, below};
-use crate::ops::{CHUNK_ELEMS, Mode, cost_per_elem, dispatch_real, float};
+use crate::ops::{CHUNK_ELEMS, Mode, cost_per_elem, dispatch_storage, float};
 use crate::rng::{Use, philox4x32_10, unit_interval};
 use crate::tensor::DType;
 
@@ -78,22 +78,22 @@ impl Op for Dropout {
     }
 
     fn cpu(&self, args: &CpuArgs<'_>) {
-        fn run<T: Real>(op: Dropout, args: &CpuArgs<'_>) {
+        fn run<T: Storage>(op: Dropout, args: &CpuArgs<'_>) {
             let &[low, high, batch, _] = args.input::<i32>(1) else {
                 unreachable!("the shape rule asked for four")
             };
-            let scale = T::from_f64(f64::from(op.scale()));
+            let scale = T::Sum::from_f64(f64::from(op.scale()));
             for_each_chunk(args.output_over_input::<T>(0, 0), CHUNK_ELEMS, |start, y| {
                 for (group, y) in (start / 4..).zip(y.chunks_mut(4)) {
                     let counter = [group as u32, batch as u32, op.layer, Use::Dropout as u32];
                     let words = philox4x32_10(counter, [low as u32, high as u32]);
                     for (y, word) in y.iter_mut().zip(words) {
-                        *y = if unit_interval(word) < op.p { T::ZERO } else { *y * scale };
+                        *y = if unit_interval(word) < op.p { T::ZERO } else { T::store(y.load() * scale) };
                     }
                 }
             });
         }
-        dispatch_real!(args.output_dtype(0), run(*self, args));
+        dispatch_storage!(args.output_dtype(0), run(*self, args));
     }
 
     fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {

@@ -1,13 +1,13 @@
 //! Flattening: an image as one row of features, channel by channel, as PyTorch flattens an NCHW image. Weights of the
 //! layer that follows then mean the same here and there.
 
-use crate::device::cpu::{CpuArgs, Real, for_each_chunk};
+use crate::device::cpu::{CpuArgs, Storage, for_each_chunk};
 use crate::device::kernels::{self, FlattenArgs};
 use crate::device::{LaunchArgs, Launcher, Slot};
 use crate::error::Result;
 use crate::graph::{Backward, Graph, InferResult, Onnx, OnnxAttribute, OnnxNode, Op, ValueId, ValueType};
 use crate::ops::checks::{Case, Checks, Draw, Trial, in_f32, input};
-use crate::ops::{dispatch_real, one_input, sum_dtype};
+use crate::ops::{dispatch_storage, one_input, sum_dtype};
 use crate::tensor::DType;
 
 /// `x [N,H,W,C] -> y [N, C*H*W]`, y in f32 where x is bf16.
@@ -60,18 +60,18 @@ impl Op for Flatten {
     }
 
     fn cpu(&self, args: &CpuArgs<'_>) {
-        fn run<T: Real>(args: &CpuArgs<'_>) {
+        fn run<T: Storage>(args: &CpuArgs<'_>) {
             let (x, channels) = (args.input::<T>(0), args.input_shape(0).last());
             let image_elems = args.output_shape(0).last();
             let pixels = image_elems / channels.max(1);
-            for_each_chunk(args.output::<T>(0), image_elems, |start, y| {
+            for_each_chunk(args.output::<T::Sum>(0), image_elems, |start, y| {
                 for (channel, row) in y.chunks_exact_mut(pixels).enumerate() {
                     let image = &x[start..start + image_elems];
-                    row.iter_mut().enumerate().for_each(|(p, y)| *y = image[p * channels + channel]);
+                    row.iter_mut().enumerate().for_each(|(p, y)| *y = image[p * channels + channel].load());
                 }
             });
         }
-        dispatch_real!(args.input_dtype(0), run(args));
+        dispatch_storage!(args.input_dtype(0), run(args));
     }
 
     fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
@@ -98,18 +98,18 @@ impl Op for FlattenBwd {
     }
 
     fn cpu(&self, args: &CpuArgs<'_>) {
-        fn run<T: Real>(args: &CpuArgs<'_>) {
-            let (dy, channels) = (args.input::<T>(0), args.output_shape(0).last());
+        fn run<T: Storage>(args: &CpuArgs<'_>) {
+            let (dy, channels) = (args.input::<T::Sum>(0), args.output_shape(0).last());
             let image_elems = args.input_shape(0).last();
             let pixels = image_elems / channels.max(1);
             for_each_chunk(args.output::<T>(0), image_elems, |start, dx| {
                 let row = &dy[start..start + image_elems];
                 for (p, pixel) in dx.chunks_exact_mut(channels).enumerate() {
-                    pixel.iter_mut().enumerate().for_each(|(c, dx)| *dx = row[c * pixels + p]);
+                    pixel.iter_mut().enumerate().for_each(|(c, dx)| *dx = T::store(row[c * pixels + p]));
                 }
             });
         }
-        dispatch_real!(args.input_dtype(0), run(args));
+        dispatch_storage!(args.output_dtype(0), run(args));
     }
 
     fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {

@@ -2,7 +2,8 @@
 //! x nor y.
 
 use crate::device::cpu::{
-    ChannelTile, CpuArgs, Real, for_each_channel_tile, for_each_chunk, for_each_chunk_pair, lanes, lanes_mut,
+    ChannelTile, CpuArgs, Storage, for_each_channel_tile, for_each_chunk, for_each_chunk_pair, lanes,
+    lanes_mut,
 };
 use crate::device::kernels::{self, MaxPoolBwdArgs, MaxPoolFwdArgs, PoolGeometry};
 use crate::device::{LaunchArgs, Launcher, Slot};
@@ -10,7 +11,7 @@ use crate::error::Result;
 use crate::graph::{Backward, Cost, Graph, InferResult, Onnx, OnnxNode, Op, ValueId, ValueType};
 use crate::ops::checks::{Case, Checks, Draw, Trial, input};
 use crate::ops::launch::{UNSIGNED, below, vec_elems};
-use crate::ops::{dispatch_real, float, one_input};
+use crate::ops::{dispatch_storage, float, one_input};
 use crate::tensor::DType;
 
 /// The window that slides over the image.
@@ -119,7 +120,7 @@ impl Op for MaxPool {
     }
 
     fn cpu(&self, args: &CpuArgs<'_>) {
-        fn run<T: Real>(window: PoolWindow, args: &CpuArgs<'_>) {
+        fn run<T: Storage>(window: PoolWindow, args: &CpuArgs<'_>) {
             let [_, height, width, channels] = args.input_shape(0).nhwc();
             let [_, p, q, _] = args.output_shape(0).nhwc();
             let (x, y, argmax) = (args.input::<T>(0), args.output::<T>(0), args.output::<u8>(1));
@@ -131,7 +132,7 @@ impl Op for MaxPool {
                 for_each_channel_tile(channels, &mut tile);
             });
         }
-        dispatch_real!(args.input_dtype(0), run(self.0, args));
+        dispatch_storage!(args.input_dtype(0), run(self.0, args));
     }
 
     fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
@@ -161,7 +162,7 @@ struct MaxTile<'a, 'y, T> {
     argmax: &'y mut [u8],
 }
 
-impl<T: Real> ChannelTile for MaxTile<'_, '_, T> {
+impl<T: Storage> ChannelTile for MaxTile<'_, '_, T> {
     #[inline(always)]
     fn run<const W: usize>(&mut self, start: usize) {
         let PoolWindow { kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w } = self.window;
@@ -169,7 +170,7 @@ impl<T: Real> ChannelTile for MaxTile<'_, '_, T> {
         let rows = taps(self.p * stride_h, pad_h, kernel_h, height);
         for q in 0..self.y.len() / channels {
             let columns = taps(q * stride_w, pad_w, kernel_w, width);
-            let mut largest: Option<[T; W]> = None;
+            let mut largest: Option<[T::Sum; W]> = None;
             let mut argmax = [0u8; W];
             for r in rows.clone() {
                 for s in columns.clone() {
@@ -177,18 +178,20 @@ impl<T: Real> ChannelTile for MaxTile<'_, '_, T> {
                     let x = lanes::<T, W>(self.image, pixel * channels + start);
                     let tap = (r * kernel_w + s) as u8;
                     let Some(largest) = &mut largest else {
-                        (largest, argmax) = (Some(*x), [tap; W]);
+                        (largest, argmax) = (Some(x.map(T::load)), [tap; W]);
                         continue;
                     };
                     for c in 0..W {
-                        let wins = x[c] > largest[c] || x[c].partial_cmp(&x[c]).is_none();
-                        largest[c] = if wins { x[c] } else { largest[c] };
+                        let x = x[c].load();
+                        let wins = x > largest[c] || x.partial_cmp(&x).is_none();
+                        largest[c] = if wins { x } else { largest[c] };
                         argmax[c] = if wins { tap } else { argmax[c] };
                     }
                 }
             }
             let at = q * channels + start;
-            *lanes_mut(self.y, at) = largest.expect("padding is at most half the window");
+            let largest = largest.expect("padding is at most half the window");
+            *lanes_mut(self.y, at) = largest.map(T::store);
             *lanes_mut(self.argmax, at) = argmax;
         }
     }
@@ -221,7 +224,7 @@ impl Op for MaxPoolBwd {
     }
 
     fn cpu(&self, args: &CpuArgs<'_>) {
-        fn run<T: Real>(op: MaxPoolBwd, args: &CpuArgs<'_>) {
+        fn run<T: Storage>(op: MaxPoolBwd, args: &CpuArgs<'_>) {
             let [_, p, q, channels] = args.input_shape(0).nhwc();
             let (dy, argmax) = (args.input::<T>(0), args.input::<u8>(1));
             let image_elems = p * q * channels;
@@ -234,7 +237,7 @@ impl Op for MaxPoolBwd {
                 for_each_channel_tile(channels, &mut tile);
             });
         }
-        dispatch_real!(args.input_dtype(0), run(*self, args));
+        dispatch_storage!(args.input_dtype(0), run(*self, args));
     }
 
     fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
@@ -267,7 +270,7 @@ struct MaxBwdTile<'a, 'x, T> {
     dx: &'x mut [T],
 }
 
-impl<T: Real> ChannelTile for MaxBwdTile<'_, '_, T> {
+impl<T: Storage> ChannelTile for MaxBwdTile<'_, '_, T> {
     #[inline(always)]
     fn run<const W: usize>(&mut self, start: usize) {
         let PoolWindow { kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w } = self.op.window;
@@ -275,18 +278,18 @@ impl<T: Real> ChannelTile for MaxBwdTile<'_, '_, T> {
         let padded_h = self.h + pad_h;
         for w in 0..self.op.width {
             let padded_w = w + pad_w;
-            let mut dx = [T::ZERO; W];
+            let mut dx = [T::Sum::ZERO; W];
             for p in windows(padded_h, kernel_h, stride_h, p_extent) {
                 for q in windows(padded_w, kernel_w, stride_w, q_extent) {
                     let tap = ((padded_h - p * stride_h) * kernel_w + padded_w - q * stride_w) as u8;
                     let at = (p * q_extent + q) * channels + start;
                     let (dy, argmax) = (lanes::<T, W>(self.dy, at), lanes::<u8, W>(self.argmax, at));
                     for c in 0..W {
-                        dx[c] += if argmax[c] == tap { dy[c] } else { T::ZERO };
+                        dx[c] += if argmax[c] == tap { dy[c].load() } else { T::Sum::ZERO };
                     }
                 }
             }
-            *lanes_mut(self.dx, w * channels + start) = dx;
+            *lanes_mut(self.dx, w * channels + start) = dx.map(T::store);
         }
     }
 }

@@ -97,6 +97,20 @@ macro_rules! dispatch_real {
 }
 pub(crate) use dispatch_real;
 
+/// As [`dispatch_real!`], with `run::<bf16>(args)` besides: for operations that see activations.
+///
+/// # Panics
+/// For every other type.
+macro_rules! dispatch_storage {
+    ($dtype:expr, $run:ident($($arg:expr),*)) => {
+        match $dtype {
+            $crate::tensor::DType::Bf16 => $run::<half::bf16>($($arg),*),
+            other => $crate::ops::dispatch_real!(other, $run($($arg),*)),
+        }
+    };
+}
+pub(crate) use dispatch_storage;
+
 /// Every operand and result once, and `flops` operations for each element of the largest operand.
 pub(crate) fn cost_per_elem(flops: usize, inputs: &[ValueType], outputs: &[ValueType]) -> Cost {
     let elems = inputs.iter().map(|ty| ty.shape.num_elems()).max().unwrap_or(0);

@@ -1,7 +1,7 @@
 //! Rasterising: from the polygons of a batch to an image of masks or codes, each sample seen through its map.
 
 use super::codes::{CODE_CHANNELS, MAX_CODED_CLASSES, code};
-use crate::device::cpu::{CpuArgs, Real, for_each_chunk};
+use crate::device::cpu::{CpuArgs, Real, Storage, for_each_chunk};
 use crate::device::kernels::rasterise::{PIXELS, WORD_BITS};
 use crate::device::kernels::{self, RasteriseArgs};
 use crate::device::{LaunchArgs, Launcher};
@@ -9,7 +9,7 @@ use crate::error::Result;
 use crate::graph::{Graph, InferResult, Op, ValueId, ValueType};
 use crate::ops::augment::random_map;
 use crate::ops::checks::{Checks, Contents, Draw, Trial};
-use crate::ops::dispatch_real;
+use crate::ops::dispatch_storage;
 use crate::ops::launch::{SIGNED, below, vec_elems};
 use crate::tensor::DType;
 use crate::transform::Affine;
@@ -118,7 +118,7 @@ impl Op for Rasterise {
     }
 
     fn cpu(&self, args: &CpuArgs<'_>) {
-        dispatch_real!(args.output_dtype(0), run(self, args));
+        dispatch_storage!(args.output_dtype(0), run(self, args));
     }
 
     fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
@@ -150,7 +150,7 @@ impl Op for Rasterise {
     }
 }
 
-fn run<T: Real>(op: &Rasterise, args: &CpuArgs<'_>) {
+fn run<T: Storage>(op: &Rasterise, args: &CpuArgs<'_>) {
     let params_stride = args.input_shape(0).last();
     let (params, (points, _), (objects, _)) =
         (args.input::<f32>(0), args.input::<f32>(1).as_chunks(), args.input::<i32>(2).as_chunks());
@@ -173,7 +173,7 @@ fn of_sample(objects: &[[i32; 4]], sample: usize) -> &[[i32; 4]] {
 }
 
 /// Paints an object where it covers a row of the result.
-fn paint_row<T: Real>(
+fn paint_row<T: Storage>(
     paint: Paint,
     class: usize,
     polygon: &[[f32; 2]],
@@ -190,7 +190,7 @@ fn paint_row<T: Real>(
     }
     let code = match paint {
         Paint::Masks { .. } => None,
-        Paint::Codes { .. } => Some(code(class).map(|v| T::from_f64(f64::from(v)))),
+        Paint::Codes { .. } => Some(code(class).map(|v| T::store(T::Sum::from_f64(f64::from(v))))),
     };
     for (column, pixel) in y.chunks_exact_mut(channels).enumerate() {
         let (x, y) = (place(map[0], column), place(map[1], column));
@@ -199,7 +199,7 @@ fn paint_row<T: Real>(
         }
         match &code {
             Some(code) => pixel.copy_from_slice(code),
-            None => pixel[class] = T::ONE,
+            None => pixel[class] = T::store(T::Sum::ONE),
         }
     }
 }

@@ -1,13 +1,13 @@
 //! Reductions of a whole tensor to a scalar, and the constant that starts a backward pass.
 
-use crate::device::cpu::{CpuArgs, Real, for_each_chunk, vectorized};
+use crate::device::cpu::{CpuArgs, Real, Storage, for_each_chunk, vectorized};
 use crate::device::kernels::{self, FillArgs, ReduceBwdArgs, ReducePartialsArgs, ReduceTotalArgs};
 use crate::device::{DeviceKind, LaunchArgs, Launcher};
 use crate::error::Result;
 use crate::graph::{Backward, Cost, Graph, InferResult, Op, ValueId, ValueType};
 use crate::ops::checks::{Case, Checks, Draw, Trial, in_f32, input};
 use crate::ops::launch::{only_f32, vec_grid};
-use crate::ops::{CHUNK_ELEMS, cast, cost_per_elem, dispatch_real, one_input, sum_dtype};
+use crate::ops::{CHUNK_ELEMS, cast, cost_per_elem, dispatch_real, dispatch_storage, one_input, sum_dtype};
 use crate::tensor::{DType, Shape};
 
 /// What becomes of the sum of all elements.
@@ -116,7 +116,7 @@ impl Op for Reduce {
 
     /// One f64 sum a chunk, added up in order: the result does not depend on the number of threads.
     fn cpu(&self, args: &CpuArgs<'_>) {
-        fn run<T: Real>(op: Reduce, args: &CpuArgs<'_>) {
+        fn run<T: Storage>(op: Reduce, args: &CpuArgs<'_>) {
             let x = args.input::<T>(0);
             let count = num_chunks(args.input_shape(0));
             let partials = &mut args.workspace::<f64>()[..count];
@@ -125,9 +125,9 @@ impl Op for Reduce {
                 partial[0] = sum_f64(&x[chunk * CHUNK_ELEMS..end]);
             });
             let total = partials.iter().sum::<f64>() * op.scale(args.input_shape(0));
-            args.output::<T>(0)[0] = T::from_f64(total);
+            args.output::<T::Sum>(0)[0] = T::Sum::from_f64(total);
         }
-        dispatch_real!(args.input_dtype(0), run(*self, args));
+        dispatch_storage!(args.input_dtype(0), run(*self, args));
     }
 
     fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
@@ -158,16 +158,16 @@ fn num_chunks(shape: Shape) -> usize {
     shape.num_elems().div_ceil(CHUNK_ELEMS)
 }
 
-fn sum_f64<T: Real>(values: &[T]) -> f64 {
+fn sum_f64<T: Storage>(values: &[T]) -> f64 {
     // Independent sums, enough to fill the vector lanes and hide the latency of the addition.
     const LANES: usize = 32;
     vectorized(|| {
         let (rows, rest) = values.as_chunks::<LANES>();
         let mut sums = [0.0; LANES];
         for row in rows {
-            sums.iter_mut().zip(row).for_each(|(sum, value)| *sum += value.to_f64());
+            sums.iter_mut().zip(row).for_each(|(sum, value)| *sum += value.load().to_f64());
         }
-        sums.iter().sum::<f64>() + rest.iter().map(|value| value.to_f64()).sum::<f64>()
+        sums.iter().sum::<f64>() + rest.iter().map(|value| value.load().to_f64()).sum::<f64>()
     })
 }
 
@@ -185,11 +185,11 @@ impl Op for ReduceBwd {
     }
 
     fn cpu(&self, args: &CpuArgs<'_>) {
-        fn run<T: Real>(op: ReduceBwd, args: &CpuArgs<'_>) {
-            let dx = args.input::<T>(0)[0] * T::from_f64(op.scale);
+        fn run<T: Storage>(op: ReduceBwd, args: &CpuArgs<'_>) {
+            let dx = T::store(args.input::<T::Sum>(0)[0] * T::Sum::from_f64(op.scale));
             for_each_chunk(args.output::<T>(0), CHUNK_ELEMS, |_, part| part.fill(dx));
         }
-        dispatch_real!(args.input_dtype(0), run(*self, args));
+        dispatch_storage!(self.dtype, run(*self, args));
     }
 
     fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {

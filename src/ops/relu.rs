@@ -1,13 +1,13 @@
 //! ReLU: y = max(x, 0), a NaN staying one. Its gradient needs only the sign of y, so x need not be kept.
 
-use crate::device::cpu::{CpuArgs, Real, for_each_chunk, vectorized};
+use crate::device::cpu::{CpuArgs, Storage, for_each_chunk, vectorized};
 use crate::device::kernels::{self, ReluBwdArgs, ReluFwdArgs};
 use crate::device::{LaunchArgs, Launcher};
 use crate::error::Result;
 use crate::graph::{Backward, Cost, Graph, InPlace, InferResult, Onnx, OnnxNode, Op, ValueId, ValueType};
 use crate::ops::checks::{Case, Checks, Draw, Trial, input};
 use crate::ops::launch::vec_grid;
-use crate::ops::{CHUNK_ELEMS, cost_per_elem, dispatch_real, one_input, same_shapes};
+use crate::ops::{CHUNK_ELEMS, cost_per_elem, dispatch_storage, one_input, same_shapes};
 
 /// `x -> y`, both of any shape.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -52,12 +52,12 @@ impl Op for Relu {
     }
 
     fn cpu(&self, args: &CpuArgs<'_>) {
-        fn run<T: Real>(args: &CpuArgs<'_>) {
+        fn run<T: Storage>(args: &CpuArgs<'_>) {
             for_each_chunk(args.output_over_input::<T>(0, 0), CHUNK_ELEMS, |_, y| {
-                vectorized(|| y.iter_mut().for_each(|v| *v = if *v <= T::ZERO { T::ZERO } else { *v }));
+                vectorized(|| y.iter_mut().for_each(|v| *v = masked(*v, *v)));
             });
         }
-        dispatch_real!(args.output_dtype(0), run(args));
+        dispatch_storage!(args.output_dtype(0), run(args));
     }
 
     fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
@@ -86,16 +86,16 @@ impl Op for ReluBwd {
     }
 
     fn cpu(&self, args: &CpuArgs<'_>) {
-        fn run<T: Real>(args: &CpuArgs<'_>) {
+        fn run<T: Storage>(args: &CpuArgs<'_>) {
             let y = args.input::<T>(1);
             for_each_chunk(args.output_over_input::<T>(0, 0), CHUNK_ELEMS, |start, dx| {
                 let y = &y[start..start + dx.len()];
                 vectorized(|| {
-                    dx.iter_mut().zip(y).for_each(|(dx, &y)| *dx = if y <= T::ZERO { T::ZERO } else { *dx });
+                    dx.iter_mut().zip(y).for_each(|(dx, &y)| *dx = masked(*dx, y));
                 });
             });
         }
-        dispatch_real!(args.output_dtype(0), run(args));
+        dispatch_storage!(args.output_dtype(0), run(args));
     }
 
     fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
@@ -108,6 +108,12 @@ impl Op for ReluBwd {
         };
         kernels::relu_bwd(dx.dtype)?.launch(launcher, vec_grid(dx), &arguments)
     }
+}
+
+/// `value` where `y` > 0 and 0 elsewhere; a `y` that is not a number lets it through.
+#[inline(always)]
+pub(super) fn masked<T: Storage>(value: T, y: T) -> T {
+    if y.load() <= T::Sum::ZERO { T::ZERO } else { value }
 }
 
 /// What these operations are checked by.

@@ -9,7 +9,7 @@
 //! convolution's padding. Tap t of the 4x4 filter and row a in the block stand for row r = 2t + a - 1 of the 7x7 filter.
 
 use super::conv2d::{Conv2dConfig, Window, conv2d, conv2d_filter, conv2d_with};
-use crate::device::cpu::{CpuArgs, Real, for_each_chunk};
+use crate::device::cpu::{CpuArgs, Real, Storage, for_each_chunk};
 use crate::device::kernels::stem_filter::{BLOCK_TAPS, PIXEL_TAPS};
 use crate::device::kernels::{self, Entry, SpaceToDepthArgs, StemFilterArgs};
 use crate::device::{LaunchArgs, Launcher};
@@ -17,7 +17,7 @@ use crate::error::Result;
 use crate::graph::{Backward, Graph, InferResult, Op, ValueId, ValueType};
 use crate::ops::checks::{Case, Checks, Draw, Trial, in_f32, input};
 use crate::ops::launch::{UNSIGNED, below, only_f32, vec_grid};
-use crate::ops::{CHUNK_ELEMS, dispatch_real, one_input};
+use crate::ops::{CHUNK_ELEMS, dispatch_real, dispatch_storage, one_input};
 use crate::tensor::DType;
 
 /// Pixels of a block in each direction.
@@ -89,7 +89,7 @@ impl Op for SpaceToDepth {
     }
 
     fn cpu(&self, args: &CpuArgs<'_>) {
-        fn run<T: Real>(args: &CpuArgs<'_>) {
+        fn run<T: Storage>(args: &CpuArgs<'_>) {
             let ([_, height, width, channels], [_, rows, columns, depth]) =
                 (args.input_shape(0).nhwc(), args.output_shape(0).nhwc());
             let x = args.input::<T>(0);
@@ -110,7 +110,7 @@ impl Op for SpaceToDepth {
                 }
             });
         }
-        dispatch_real!(args.input_dtype(0), run(args));
+        dispatch_storage!(args.input_dtype(0), run(args));
     }
 
     fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
@@ -155,7 +155,7 @@ impl Op for StemFilter {
     }
 
     fn cpu(&self, args: &CpuArgs<'_>) {
-        fn run<T: Real>(args: &CpuArgs<'_>) {
+        fn run<T: Storage>(args: &CpuArgs<'_>) {
             let (channels, depth) = (args.input_shape(0).last(), args.output_shape(0).last());
             let w = args.input::<T>(0);
             for_each_chunk(args.output::<T>(0), CHUNK_ELEMS, |start, v| {
@@ -171,7 +171,7 @@ impl Op for StemFilter {
                 }
             });
         }
-        dispatch_real!(args.input_dtype(0), run(args));
+        dispatch_storage!(args.input_dtype(0), run(args));
     }
 
     fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {

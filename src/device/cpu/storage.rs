@@ -15,6 +15,8 @@ pub trait Storage: Element {
 
     /// Zero.
     const ZERO: Self;
+    /// The largest number that is stored as zero.
+    const LARGEST_ZERO: Self::Sum;
 
     /// This number, exactly.
     fn load(self) -> Self::Sum;
@@ -28,6 +30,7 @@ macro_rules! stores_itself {
             type Sum = $ty;
 
             const ZERO: $ty = 0.0;
+            const LARGEST_ZERO: $ty = 0.0;
 
             #[inline(always)]
             fn load(self) -> $ty {
@@ -42,11 +45,13 @@ macro_rules! stores_itself {
 }
 stores_itself!(f32, f64);
 
-/// In integers, which compilers make vectors of: the conversions of `half` ask the processor at run time what it has.
+/// In integers and without the branches that the conversions of `half` have, so that compilers make vectors of a loop.
 impl Storage for bf16 {
     type Sum = f32;
 
     const ZERO: bf16 = bf16::ZERO;
+    // Halfway to the smallest bf16: a tie, and zero is even.
+    const LARGEST_ZERO: f32 = f32::from_bits(0x8000);
 
     #[inline(always)]
     fn load(self) -> f32 {
@@ -99,6 +104,13 @@ mod tests {
             let again = bf16::store(value.load());
             assert!(again.to_bits() == bits || (value.is_nan() && again.to_bits() == bits | 0x40));
         }
+    }
+
+    #[test]
+    fn nothing_larger_is_stored_as_zero() {
+        assert_eq!(bf16::store(bf16::LARGEST_ZERO), bf16::ZERO);
+        assert!(bf16::store(bf16::LARGEST_ZERO.next_up()) > bf16::ZERO);
+        assert_eq!((f32::LARGEST_ZERO, f64::LARGEST_ZERO), (0.0, 0.0));
     }
 
     #[test]

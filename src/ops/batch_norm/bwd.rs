@@ -3,12 +3,13 @@
 use super::launch::{self, Norm};
 use super::{Blocks, Spread, check_operands};
 use crate::device::cpu::{
-    ChannelTile, CpuArgs, Real, for_each_channel_tile, for_each_chunk, lanes, lanes_mut, vectorized,
+    ChannelTile, CpuArgs, Real, Storage, for_each_channel_tile, for_each_chunk, lanes, lanes_mut, vectorized,
 };
 use crate::device::{DeviceKind, LaunchArgs, Launcher};
 use crate::error::Result;
 use crate::graph::{Cost, InPlace, InferResult, Op, ValueType};
-use crate::ops::{cost_per_elem, dispatch_real};
+use crate::ops::relu::masked;
+use crate::ops::{cost_per_elem, dispatch_storage};
 
 /// `(dy, x, gamma, save_mean, save_rstd [, y or beta]) -> (dx, dgamma, dbeta [, dz])`. With a mask dz = dy where y > 0 and 0
 /// elsewhere; without, dz = dy. Then, with xhat = (x - mean)*rstd and means over the rows,
@@ -77,8 +78,8 @@ impl Op for BatchNormBwd {
     }
 
     fn cpu(&self, args: &CpuArgs<'_>) {
-        fn run<T: Real>(op: &BatchNormBwd, args: &CpuArgs<'_>) {
-            let spread = Spread::Rstd(args.input::<T>(4));
+        fn run<T: Storage>(op: &BatchNormBwd, args: &CpuArgs<'_>) {
+            let spread = Spread::Rstd(args.input::<T::Sum>(4));
             if !op.residual {
                 let mask = op.mask.map(|mask| match mask {
                     Mask::Result => Masking::Result(args.input::<T>(5)),
@@ -97,7 +98,7 @@ impl Op for BatchNormBwd {
             }
             backward(args, dz, None, spread, true);
         }
-        dispatch_real!(args.input_dtype(1), run(self, args));
+        dispatch_storage!(args.input_dtype(1), run(self, args));
     }
 
     fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
@@ -134,11 +135,11 @@ impl Op for BatchNormInferenceBwd {
     }
 
     fn cpu(&self, args: &CpuArgs<'_>) {
-        fn run<T: Real>(op: &BatchNormInferenceBwd, args: &CpuArgs<'_>) {
-            let spread = Spread::Var(args.input::<T>(4), T::from_f64(f64::from(op.eps)));
+        fn run<T: Storage>(op: &BatchNormInferenceBwd, args: &CpuArgs<'_>) {
+            let spread = Spread::Var(args.input::<T::Sum>(4), T::Sum::from_f64(f64::from(op.eps)));
             backward(args, args.input::<T>(0), None, spread, false);
         }
-        dispatch_real!(args.input_dtype(1), run(self, args));
+        dispatch_storage!(args.input_dtype(1), run(self, args));
     }
 
     fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
@@ -155,30 +156,24 @@ fn workspace_bytes(device: DeviceKind, x: ValueType) -> usize {
     }
 }
 
-/// dy where y > 0. A y that is not a number lets the gradient through, so that a diverged run shows.
-#[inline(always)]
-fn masked<T: Real>(dy: T, y: T) -> T {
-    if y <= T::ZERO { T::ZERO } else { dy }
-}
-
 /// Writes dx, dgamma and dbeta; `through_statistics` says whether mean and variance depend on x.
-fn backward<T: Real>(
+fn backward<T: Storage>(
     args: &CpuArgs<'_>,
     dy: &[T],
     mask: Option<Masking<'_, T>>,
-    spread: Spread<'_, T>,
+    spread: Spread<'_, T::Sum>,
     through_statistics: bool,
 ) {
     let blocks = Blocks::new(args.input_shape(1));
     let dx = args.output_over_input::<T>(0, 1);
-    let operands = Operands { dy, mask, mean: args.input::<T>(3), spread, channels: blocks.channels };
+    let operands = Operands { dy, mask, mean: args.input::<T::Sum>(3), spread, channels: blocks.channels };
     let (sum_dz, sum_dz_xhat) = sums(operands, dx, blocks, args.workspace::<f64>());
-    let (dgamma, dbeta) = (args.output::<T>(1), args.output::<T>(2));
+    let (dgamma, dbeta) = (args.output::<T::Sum>(1), args.output::<T::Sum>(2));
     for c in 0..blocks.channels {
-        dgamma[c] = T::from_f64(sum_dz_xhat[c]);
-        dbeta[c] = T::from_f64(sum_dz[c]);
+        dgamma[c] = T::Sum::from_f64(sum_dz_xhat[c]);
+        dbeta[c] = T::Sum::from_f64(sum_dz[c]);
     }
-    let gamma = args.input::<T>(2);
+    let gamma = args.input::<T::Sum>(2);
     let per_row = if through_statistics { 1.0 / blocks.rows as f64 } else { 0.0 };
     for_each_chunk(dx, blocks.elems(), |start, dx| {
         let operands = operands.part(blocks, start / blocks.elems());
@@ -189,15 +184,15 @@ fn backward<T: Real>(
 
 /// What both looks read.
 #[derive(Clone, Copy)]
-struct Operands<'a, T> {
+struct Operands<'a, T: Storage> {
     dy: &'a [T],
     mask: Option<Masking<'a, T>>,
-    mean: &'a [T],
-    spread: Spread<'a, T>,
+    mean: &'a [T::Sum],
+    spread: Spread<'a, T::Sum>,
     channels: usize,
 }
 
-impl<T: Real> Operands<'_, T> {
+impl<T: Storage> Operands<'_, T> {
     fn part(self, blocks: Blocks, block: usize) -> Self {
         let mask = self.mask.map(|mask| match mask {
             Masking::Result(y) => Masking::Result(blocks.part(y, block)),
@@ -212,7 +207,7 @@ impl<T: Real> Operands<'_, T> {
         self.mask.as_ref().map(|mask| match mask {
             Masking::Result(y) => MaskTile::Result(y),
             Masking::Recomputed { gamma, beta } => {
-                let (gamma, rstd) = (lanes::<T, W>(gamma, start), self.spread.rstd::<W>(start));
+                let (gamma, rstd) = (lanes::<T::Sum, W>(gamma, start), self.spread.rstd::<W>(start));
                 MaskTile::Recomputed {
                     mean: *lanes(self.mean, start),
                     scale: std::array::from_fn(|c| gamma[c] * rstd[c]),
@@ -224,37 +219,38 @@ impl<T: Real> Operands<'_, T> {
 
     /// dz of W channels at `at`, where x is.
     #[inline(always)]
-    fn dz<const W: usize>(&self, mask: &Option<MaskTile<'_, T, W>>, at: usize, x: &[T; W]) -> [T; W] {
+    fn dz<const W: usize>(&self, mask: &Option<MaskTile<'_, T, W>>, at: usize, x: &[T; W]) -> [T::Sum; W] {
         let dy = lanes::<T, W>(self.dy, at);
         match mask {
-            None => *dy,
+            None => dy.map(T::load),
             Some(MaskTile::Result(y)) => {
                 let y = lanes::<T, W>(y, at);
-                std::array::from_fn(|c| masked(dy[c], y[c]))
+                std::array::from_fn(|c| masked(dy[c].load(), y[c].load()))
             }
-            // As `NormalizeTile` has it.
-            Some(MaskTile::Recomputed { mean, scale, beta }) => {
-                std::array::from_fn(|c| masked(dy[c], (x[c] - mean[c]) * scale[c] + beta[c]))
-            }
+            // y as `NormalizeTile` has it; it was stored as zero or below where it is at most this.
+            Some(MaskTile::Recomputed { mean, scale, beta }) => std::array::from_fn(|c| {
+                let y = (x[c].load() - mean[c]) * scale[c] + beta[c];
+                if y <= T::LARGEST_ZERO { T::Sum::ZERO } else { dy[c].load() }
+            }),
         }
     }
 }
 
 /// A [`Mask`] with its operands.
 #[derive(Clone, Copy)]
-enum Masking<'a, T> {
+enum Masking<'a, T: Storage> {
     Result(&'a [T]),
-    Recomputed { gamma: &'a [T], beta: &'a [T] },
+    Recomputed { gamma: &'a [T::Sum], beta: &'a [T::Sum] },
 }
 
 /// A [`Masking`] as a tile of W channels uses it.
-enum MaskTile<'a, T, const W: usize> {
+enum MaskTile<'a, T: Storage, const W: usize> {
     Result(&'a [T]),
-    Recomputed { mean: [T; W], scale: [T; W], beta: [T; W] },
+    Recomputed { mean: [T::Sum; W], scale: [T::Sum; W], beta: [T::Sum; W] },
 }
 
 /// sum(dz) and sum(dz*xhat) of each channel.
-fn sums<'a, T: Real>(
+fn sums<'a, T: Storage>(
     operands: Operands<'_, T>,
     x: &[T],
     blocks: Blocks,
@@ -299,61 +295,62 @@ impl ChannelTile for TotalsTile<'_, '_> {
     }
 }
 
-struct SumsTile<'a, 'p, T> {
+struct SumsTile<'a, 'p, T: Storage> {
     operands: Operands<'a, T>,
     x: &'a [T],
     sum_dz: &'p mut [f64],
     sum_dz_xhat: &'p mut [f64],
 }
 
-impl<T: Real> ChannelTile for SumsTile<'_, '_, T> {
+impl<T: Storage> ChannelTile for SumsTile<'_, '_, T> {
     #[inline(always)]
     fn run<const W: usize>(&mut self, start: usize) {
         let Operands { mean, spread, channels, .. } = self.operands;
-        let mean = *lanes::<T, W>(mean, start);
+        let mean = *lanes::<T::Sum, W>(mean, start);
         let mask = self.operands.mask_tile::<W>(start);
-        let (mut sum_dz, mut sum_dz_centred) = ([T::ZERO; W], [T::ZERO; W]);
+        let (mut sum_dz, mut sum_dz_centred) = ([T::Sum::ZERO; W], [T::Sum::ZERO; W]);
         for row in 0..self.x.len() / channels {
             let at = row * channels + start;
             let x = lanes::<T, W>(self.x, at);
             let dz = self.operands.dz(&mask, at, x);
             sum_dz = std::array::from_fn(|c| sum_dz[c] + dz[c]);
-            sum_dz_centred = std::array::from_fn(|c| sum_dz_centred[c] + dz[c] * (x[c] - mean[c]));
+            sum_dz_centred = std::array::from_fn(|c| sum_dz_centred[c] + dz[c] * (x[c].load() - mean[c]));
         }
         let rstd = spread.rstd::<W>(start);
-        *lanes_mut(self.sum_dz, start) = sum_dz.map(T::to_f64);
+        *lanes_mut(self.sum_dz, start) = sum_dz.map(T::Sum::to_f64);
         *lanes_mut(self.sum_dz_xhat, start) =
             std::array::from_fn::<f64, W, _>(|c| sum_dz_centred[c].to_f64() * rstd[c].to_f64());
     }
 }
 
 /// dx of one block, over its x.
-struct InputGradientTile<'a, 'x, T> {
+struct InputGradientTile<'a, 'x, T: Storage> {
     operands: Operands<'a, T>,
-    gamma: &'a [T],
+    gamma: &'a [T::Sum],
     sum_dz: &'a [f64],
     sum_dz_xhat: &'a [f64],
     per_row: f64,
     dx: &'x mut [T],
 }
 
-impl<T: Real> ChannelTile for InputGradientTile<'_, '_, T> {
+impl<T: Storage> ChannelTile for InputGradientTile<'_, '_, T> {
     #[inline(always)]
     fn run<const W: usize>(&mut self, start: usize) {
         let Operands { mean, spread, channels, .. } = self.operands;
-        let (mean, rstd) = (*lanes::<T, W>(mean, start), spread.rstd::<W>(start));
-        let gamma = lanes::<T, W>(self.gamma, start);
-        let scale: [T; W] = std::array::from_fn(|c| gamma[c] * rstd[c]);
-        let mean_dz: [T; W] = lanes::<f64, W>(self.sum_dz, start).map(|sum| T::from_f64(sum * self.per_row));
+        let (mean, rstd) = (*lanes::<T::Sum, W>(mean, start), spread.rstd::<W>(start));
+        let gamma = lanes::<T::Sum, W>(self.gamma, start);
+        let scale: [T::Sum; W] = std::array::from_fn(|c| gamma[c] * rstd[c]);
+        let mean_dz = lanes::<f64, W>(self.sum_dz, start).map(|sum| T::Sum::from_f64(sum * self.per_row));
         let sum_dz_xhat = lanes::<f64, W>(self.sum_dz_xhat, start);
-        let slope: [T; W] = std::array::from_fn(|c| rstd[c] * T::from_f64(sum_dz_xhat[c] * self.per_row));
+        let slope: [T::Sum; W] =
+            std::array::from_fn(|c| rstd[c] * T::Sum::from_f64(sum_dz_xhat[c] * self.per_row));
         let mask = self.operands.mask_tile::<W>(start);
         for row in 0..self.dx.len() / channels {
             let at = row * channels + start;
             let x = *lanes::<T, W>(self.dx, at);
             let dz = self.operands.dz(&mask, at, &x);
             *lanes_mut(self.dx, at) = std::array::from_fn::<T, W, _>(|c| {
-                scale[c] * (dz[c] - mean_dz[c] - (x[c] - mean[c]) * slope[c])
+                T::store(scale[c] * (dz[c] - mean_dz[c] - (x[c].load() - mean[c]) * slope[c]))
             });
         }
     }

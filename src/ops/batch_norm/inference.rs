@@ -2,13 +2,13 @@
 
 use super::launch::{self, Norm};
 use super::{BatchNormInferenceBwd, Blocks, Normalize, Spread, check_operands, refuse_fused};
-use crate::device::cpu::{CpuArgs, Real};
+use crate::device::cpu::{CpuArgs, Real, Storage};
 use crate::device::{LaunchArgs, Launcher};
 use crate::error::Result;
 use crate::graph::{
     Backward, Cost, InPlace, InferResult, Onnx, OnnxAttribute, OnnxNode, Op, ValueId, ValueType,
 };
-use crate::ops::{cost_per_elem, dispatch_real};
+use crate::ops::{cost_per_elem, dispatch_storage};
 
 /// `(x, gamma, beta, running_mean, running_var [, residual]) -> y`:
 /// y = act((x - running_mean) / sqrt(running_var + eps) * gamma + beta [+ residual]).
@@ -24,13 +24,18 @@ pub struct BatchNormInference {
 
 impl BatchNormInference {
     /// Normalises `y` by the operands from number `first` on: gamma, beta, mean, variance and, if there is one, the residual.
-    pub(in crate::ops) fn normalize_in_place<T: Real>(&self, args: &CpuArgs<'_>, first: usize, y: &mut [T]) {
-        let operand = |index| args.input::<T>(first + index);
+    pub(in crate::ops) fn normalize_in_place<T: Storage>(
+        &self,
+        args: &CpuArgs<'_>,
+        first: usize,
+        y: &mut [T],
+    ) {
+        let operand = |index| args.input::<T::Sum>(first + index);
         let normalize = Normalize {
             x: None,
-            residual: self.residual.then(|| operand(4)),
+            residual: self.residual.then(|| args.input::<T>(first + 4)),
             mean: operand(2),
-            spread: Spread::Var(operand(3), T::from_f64(f64::from(self.eps))),
+            spread: Spread::Var(operand(3), T::Sum::from_f64(f64::from(self.eps))),
             gamma: operand(0),
             beta: operand(1),
             relu: self.relu,
@@ -74,10 +79,10 @@ impl Op for BatchNormInference {
     }
 
     fn cpu(&self, args: &CpuArgs<'_>) {
-        fn run<T: Real>(op: &BatchNormInference, args: &CpuArgs<'_>) {
+        fn run<T: Storage>(op: &BatchNormInference, args: &CpuArgs<'_>) {
             op.normalize_in_place(args, 1, args.output_over_input::<T>(0, 0));
         }
-        dispatch_real!(args.input_dtype(0), run(self, args));
+        dispatch_storage!(args.input_dtype(0), run(self, args));
     }
 
     fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {

@@ -4,7 +4,7 @@
 //! new = (1-m)*old + m*batch, where the variance that feeds them is the unbiased one. Inference normalises by the
 //! running statistics. The forms with `relu` and `residual` are what fusion makes of batch norm, add, ReLU.
 //!
-//! Sums over the rows are split into blocks that depend on the shape alone. A block is summed in the element type,
+//! Sums over the rows are split into blocks that depend on the shape alone. A block is summed in the element type, f32 for bf16,
 //! blocks are combined in f64 and in order, so the result is the same for every number of threads.
 
 mod bwd;
@@ -16,10 +16,13 @@ pub use bwd::{BatchNormBwd, BatchNormInferenceBwd, Mask};
 pub use inference::BatchNormInference;
 pub use train::BatchNormTrain;
 
-use crate::device::cpu::{ChannelTile, Real, for_each_channel_tile, for_each_chunk, lanes, lanes_mut};
+use crate::device::cpu::{
+    ChannelTile, Real, Storage, for_each_channel_tile, for_each_chunk, lanes, lanes_mut,
+};
 use crate::error::{Error, Result};
 use crate::graph::{Backward, Graph, InferResult, Init, Mode, ValueId, ValueType};
 use crate::ops::checks::{Case, Checks, Draw, Trial, in_f32, input, state};
+use crate::ops::relu::masked;
 use crate::ops::{add, cast, float, sum_dtype};
 use crate::tensor::{Layout, Shape};
 
@@ -141,18 +144,18 @@ impl<T: Real> Spread<'_, T> {
 
 /// The operands of y = act((x - mean)*rstd*gamma + beta + residual).
 #[derive(Clone, Copy)]
-struct Normalize<'a, T> {
+struct Normalize<'a, T: Storage> {
     /// `None` where y lies over x and holds it already.
     x: Option<&'a [T]>,
     residual: Option<&'a [T]>,
-    mean: &'a [T],
-    spread: Spread<'a, T>,
-    gamma: &'a [T],
-    beta: &'a [T],
+    mean: &'a [T::Sum],
+    spread: Spread<'a, T::Sum>,
+    gamma: &'a [T::Sum],
+    beta: &'a [T::Sum],
     relu: bool,
 }
 
-impl<T: Real> Normalize<'_, T> {
+impl<T: Storage> Normalize<'_, T> {
     fn write(self, blocks: Blocks, y: &mut [T]) {
         for_each_chunk(y, blocks.elems(), |start, y| {
             let block = start / blocks.elems();
@@ -164,32 +167,32 @@ impl<T: Real> Normalize<'_, T> {
     }
 }
 
-struct NormalizeTile<'a, 'y, T> {
+struct NormalizeTile<'a, 'y, T: Storage> {
     inputs: Normalize<'a, T>,
     y: &'y mut [T],
     channels: usize,
 }
 
-impl<T: Real> ChannelTile for NormalizeTile<'_, '_, T> {
+impl<T: Storage> ChannelTile for NormalizeTile<'_, '_, T> {
     #[inline(always)]
     fn run<const W: usize>(&mut self, start: usize) {
         let Normalize { x, residual, mean, spread, gamma, beta, relu } = self.inputs;
-        let (mean, beta) = (*lanes::<T, W>(mean, start), *lanes::<T, W>(beta, start));
-        let (gamma, rstd) = (lanes::<T, W>(gamma, start), spread.rstd::<W>(start));
-        let scale: [T; W] = std::array::from_fn(|c| gamma[c] * rstd[c]);
+        let (mean, beta) = (*lanes::<T::Sum, W>(mean, start), *lanes::<T::Sum, W>(beta, start));
+        let (gamma, rstd) = (lanes::<T::Sum, W>(gamma, start), spread.rstd::<W>(start));
+        let scale: [T::Sum; W] = std::array::from_fn(|c| gamma[c] * rstd[c]);
         for row in 0..self.y.len() / self.channels {
             let at = row * self.channels + start;
             let x = x.map_or_else(|| *lanes::<T, W>(self.y, at), |x| *lanes(x, at));
-            let mut y: [T; W] = std::array::from_fn(|c| (x[c] - mean[c]) * scale[c] + beta[c]);
+            let mut y: [T::Sum; W] = std::array::from_fn(|c| (x[c].load() - mean[c]) * scale[c] + beta[c]);
             if let Some(residual) = residual {
                 let residual = lanes::<T, W>(residual, at);
-                y = std::array::from_fn(|c| y[c] + residual[c]);
+                y = std::array::from_fn(|c| y[c] + residual[c].load());
             }
             if relu {
                 // NaN stays NaN, so that a diverged run shows.
-                y = y.map(|y| if y <= T::ZERO { T::ZERO } else { y });
+                y = y.map(|y| masked(y, y));
             }
-            *lanes_mut(self.y, at) = y;
+            *lanes_mut(self.y, at) = y.map(T::store);
         }
     }
 }

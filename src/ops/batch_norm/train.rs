@@ -3,12 +3,13 @@
 use super::launch::{self, Norm};
 use super::{Blocks, Normalize, Spread, check_operands, refuse_fused};
 use crate::device::cpu::{
-    ChannelTile, CpuArgs, Real, for_each_channel_tile, for_each_chunk, for_each_chunk_pair, lanes, lanes_mut,
+    ChannelTile, CpuArgs, Real, Storage, for_each_channel_tile, for_each_chunk, for_each_chunk_pair, lanes,
+    lanes_mut,
 };
 use crate::device::{DeviceKind, LaunchArgs, Launcher};
 use crate::error::Result;
 use crate::graph::{Backward, Cost, InferResult, Op, ValueId, ValueType};
-use crate::ops::{batch_norm::BatchNormBwd, cost_per_elem, dispatch_real};
+use crate::ops::{batch_norm::BatchNormBwd, cost_per_elem, dispatch_storage};
 
 /// `(x, gamma, beta, running_mean, running_var [, residual]) -> (y, save_mean, save_rstd)`, changing the running
 /// statistics: y = act((x - mean)*rstd*gamma + beta [+ residual]).
@@ -69,20 +70,20 @@ impl Op for BatchNormTrain {
     }
 
     fn cpu(&self, args: &CpuArgs<'_>) {
-        fn run<T: Real>(op: &BatchNormTrain, args: &CpuArgs<'_>) {
+        fn run<T: Storage>(op: &BatchNormTrain, args: &CpuArgs<'_>) {
             let blocks = Blocks::new(args.input_shape(0));
             let x = args.input::<T>(0);
             let (mean, m2) = statistics(x, blocks, args.workspace::<f64>());
-            let (save_mean, save_rstd) = (args.output::<T>(1), args.output::<T>(2));
-            let (running_mean, running_var) = (args.input_mut::<T>(3), args.input_mut::<T>(4));
+            let (save_mean, save_rstd) = (args.output::<T::Sum>(1), args.output::<T::Sum>(2));
+            let (running_mean, running_var) = (args.input_mut::<T::Sum>(3), args.input_mut::<T::Sum>(4));
             let (rows, eps) = (blocks.rows as f64, f64::from(op.eps));
-            let blend = |running: &mut T, batch: f64| {
+            let blend = |running: &mut T::Sum, batch: f64| {
                 let share = f64::from(op.bn_momentum);
-                *running = T::from_f64((1.0 - share) * running.to_f64() + share * batch);
+                *running = T::Sum::from_f64((1.0 - share) * running.to_f64() + share * batch);
             };
             for c in 0..blocks.channels {
-                save_mean[c] = T::from_f64(mean[c]);
-                save_rstd[c] = T::from_f64(1.0 / (m2[c] / rows + eps).sqrt());
+                save_mean[c] = T::Sum::from_f64(mean[c]);
+                save_rstd[c] = T::Sum::from_f64(1.0 / (m2[c] / rows + eps).sqrt());
                 blend(&mut running_mean[c], mean[c]);
                 blend(&mut running_var[c], m2[c] / (rows - 1.0));
             }
@@ -91,13 +92,13 @@ impl Op for BatchNormTrain {
                 residual: op.residual.then(|| args.input::<T>(5)),
                 mean: save_mean,
                 spread: Spread::Rstd(save_rstd),
-                gamma: args.input::<T>(1),
-                beta: args.input::<T>(2),
+                gamma: args.input::<T::Sum>(1),
+                beta: args.input::<T::Sum>(2),
                 relu: op.relu,
             };
             normalize.write(blocks, args.output::<T>(0));
         }
-        dispatch_real!(args.input_dtype(0), run(self, args));
+        dispatch_storage!(args.input_dtype(0), run(self, args));
     }
 
     fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
@@ -115,7 +116,7 @@ impl Op for BatchNormTrain {
 ///
 /// Every block has its own two, found in two passes over it; Chan, Golub and LeVeque, "Updating formulae and a pairwise
 /// algorithm for computing sample variances" (1979), says how they combine without cancellation.
-fn statistics<'a, T: Real>(x: &[T], blocks: Blocks, workspace: &'a mut [f64]) -> (&'a [f64], &'a [f64]) {
+fn statistics<'a, T: Storage>(x: &[T], blocks: Blocks, workspace: &'a mut [f64]) -> (&'a [f64], &'a [f64]) {
     let channels = blocks.channels;
     let (partials, totals) = workspace.split_at_mut(blocks.count() * blocks.partial_elems());
     for_each_chunk(partials, blocks.partial_elems(), |start, partial| {
@@ -175,23 +176,23 @@ struct MomentsTile<'a, 'p, T> {
     channels: usize,
 }
 
-impl<T: Real> ChannelTile for MomentsTile<'_, '_, T> {
+impl<T: Storage> ChannelTile for MomentsTile<'_, '_, T> {
     /// The second pass also sums what the rounding of the first left of the mean, and takes it off both results.
     #[inline(always)]
     fn run<const W: usize>(&mut self, start: usize) {
         let rows = self.x.len() / self.channels;
         let at = |row| lanes::<T, W>(self.x, row * self.channels + start);
-        let mut sum = [T::ZERO; W];
+        let mut sum = [T::Sum::ZERO; W];
         for row in 0..rows {
             let x = at(row);
-            sum = std::array::from_fn(|c| sum[c] + x[c]);
+            sum = std::array::from_fn(|c| sum[c] + x[c].load());
         }
         let per_row = 1.0 / rows as f64;
-        let mean = sum.map(|sum| sum * T::from_f64(per_row));
-        let (mut rest, mut squares) = ([T::ZERO; W], [T::ZERO; W]);
+        let mean = sum.map(|sum| sum * T::Sum::from_f64(per_row));
+        let (mut rest, mut squares) = ([T::Sum::ZERO; W], [T::Sum::ZERO; W]);
         for row in 0..rows {
             let x = at(row);
-            let apart: [T; W] = std::array::from_fn(|c| x[c] - mean[c]);
+            let apart: [T::Sum; W] = std::array::from_fn(|c| x[c].load() - mean[c]);
             rest = std::array::from_fn(|c| rest[c] + apart[c]);
             squares = std::array::from_fn(|c| squares[c] + apart[c] * apart[c]);
         }
