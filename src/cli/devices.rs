@@ -6,6 +6,7 @@ use clap::Args;
 use pulp::Arch;
 
 use super::output;
+use crate::device::cpu::conv::mixed::amx;
 use crate::device::cuda::{Driver, Gpu, driver_package_version};
 use crate::device::kernels::{KERNELS, RESOURCES, Resources, TOOLKIT};
 use crate::device::{Device, NO_EMULATOR};
@@ -38,7 +39,8 @@ fn devices() -> String {
         Err(reason) => devices.row([&device.to_string(), "no", &format!("{details}; {reason}")]),
     };
     let threads = rayon::current_num_threads();
-    add(Device::Cpu, format!("{threads} threads, {} vectors, f32", vectors()));
+    let matrix_unit = amx().map_or_else(|absence| absence.to_string(), |()| "AMX multiplies bf16".into());
+    add(Device::Cpu, format!("{threads} threads, {} vectors, f32 and bf16; {matrix_unit}", vectors()));
     let driver = Driver::start();
     let gpus = driver.as_ref().ok().and_then(|driver| driver.gpus().ok()).unwrap_or_default();
     if gpus.is_empty() {

@@ -261,11 +261,8 @@ pub fn hyper_parameters(optimiser: &Optimiser, lr: f64, update: u64) -> [f32; 4]
 /// Plans the training graphs and the evaluation graph of `config` into one arena on a kind of device.
 ///
 /// # Errors
-/// [`Error::Graph`] if the images do not fit the network, [`Error::Setting`] if the device has no such precision.
+/// [`crate::Error::Graph`] if the images do not fit the network.
 pub fn program(config: &StepConfig, device: DeviceKind) -> Result<Program> {
-    if config.float == DType::Bf16 && device == DeviceKind::Cpu {
-        return Err(Error::setting("precision", config.float, "the CPU computes in f32; take f32"));
-    }
     let train = training_graph(config)?;
     let eval = evaluation_graph(config, config.evaluated_prefix())?;
     let at_smaller = |&size: &usize| training_graph(&config.at_size(size));

@@ -2,6 +2,7 @@
 
 use super::value::named_values;
 use crate::device::DeviceKind;
+use crate::device::cpu::conv::mixed::{AmxAbsence, amx};
 use crate::named::named;
 use crate::tensor::DType;
 
@@ -30,25 +31,36 @@ named! {
 named_values!(PrecisionChoice);
 
 impl PrecisionChoice {
-    /// The type of a run on a device of this kind: the one that was named, whether the device has it or not, and for `auto`
-    /// bf16 on a GPU and f32 elsewhere.
+    /// The type of a run on a device of this kind: the one that was named, and for `auto` bf16 where the device multiplies it
+    /// faster than f32, on GPUs and on CPUs with AMX, and f32 elsewhere.
     pub fn on(self, device: DeviceKind) -> Precision {
-        match (self, device) {
-            (PrecisionChoice::Bf16, _) | (PrecisionChoice::Auto, DeviceKind::Cuda) => Precision::Bf16,
-            (PrecisionChoice::F32, _) | (PrecisionChoice::Auto, DeviceKind::Cpu | DeviceKind::Simt) => {
-                Precision::F32
-            }
+        match self {
+            PrecisionChoice::F32 => Precision::F32,
+            PrecisionChoice::Bf16 => Precision::Bf16,
+            PrecisionChoice::Auto => of_device(device, amx()).0,
         }
     }
 
     /// What to say of the type on a device of this kind, and why it is that one, where `auto` decides.
     pub fn remark(self, device: DeviceKind) -> Option<String> {
-        let reason = match device {
-            DeviceKind::Cpu => "the CPU computes in no other",
-            DeviceKind::Cuda => "what the GPU's tensor cores take; --precision f32 is slower",
-            DeviceKind::Simt => "the emulator is held to the CPU; --precision bf16 is what a GPU takes",
-        };
-        (self == PrecisionChoice::Auto).then(|| format!("precision: {} ({reason})", self.on(device)))
+        let (precision, reason) = of_device(device, amx());
+        (self == PrecisionChoice::Auto).then(|| format!("precision: {precision} ({reason})"))
+    }
+}
+
+/// The type that suits a device, and why, where the CPU has a matrix unit or has none.
+fn of_device(device: DeviceKind, amx: Result<(), AmxAbsence>) -> (Precision, String) {
+    match (device, amx) {
+        (DeviceKind::Cuda, _) => {
+            (Precision::Bf16, "what the GPU's tensor cores take; --precision f32 is slower".into())
+        }
+        (DeviceKind::Cpu, Ok(())) => {
+            (Precision::Bf16, "what the processor's AMX takes; --precision f32 is slower".into())
+        }
+        (DeviceKind::Cpu, Err(absence)) => (Precision::F32, format!("{absence}, and bf16 is slower without")),
+        (DeviceKind::Simt, _) => {
+            (Precision::F32, "the emulator is held to the CPU; --precision bf16 is what a GPU takes".into())
+        }
     }
 }
 
@@ -75,20 +87,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn auto_is_bf16_on_a_gpu_and_f32_elsewhere_and_says_why() {
-        for (device, precision, why) in [
-            (DeviceKind::Cpu, Precision::F32, "precision: f32 (the CPU "),
-            (DeviceKind::Simt, Precision::F32, "precision: f32 (the emulator "),
+    fn auto_is_bf16_where_that_is_faster_and_says_why() {
+        let absence = Err(AmxAbsence::Processor);
+        for (device, amx, precision, why) in [
             (
-                DeviceKind::Cuda,
-                Precision::Bf16,
-                "precision: bf16 (what the GPU's tensor cores take; --precision f32 ",
+                DeviceKind::Cpu,
+                absence,
+                Precision::F32,
+                "the processor has no AMX for bf16, and bf16 is slower",
             ),
+            (DeviceKind::Cpu, Ok(()), Precision::Bf16, "what the processor's AMX takes; --precision f32"),
+            (DeviceKind::Simt, Ok(()), Precision::F32, "the emulator"),
+            (DeviceKind::Cuda, absence, Precision::Bf16, "what the GPU's tensor cores take; --precision f32"),
         ] {
-            assert_eq!(PrecisionChoice::Auto.on(device), precision);
-            let remark = PrecisionChoice::Auto.remark(device).unwrap();
-            assert!(remark.starts_with(why), "{remark}");
+            let (decided, reason) = of_device(device, amx);
+            assert_eq!(decided, precision);
+            assert!(reason.starts_with(why), "{reason}");
         }
+        let remark = PrecisionChoice::Auto.remark(DeviceKind::Simt).unwrap();
+        assert!(remark.starts_with("precision: f32 (the emulator"), "{remark}");
+        assert_eq!(PrecisionChoice::Auto.on(DeviceKind::Cuda), Precision::Bf16);
     }
 
     #[test]

@@ -2,6 +2,9 @@
 
 use std::fs;
 
+use residuum::device::cpu::conv::mixed::amx;
+use residuum::run::checkpoint;
+
 use crate::program::{Program, SMALL_RUN, texts};
 
 /// Runs to a successful end; the lines on stderr about the type of activations.
@@ -20,24 +23,43 @@ fn a_run_says_once_what_auto_is_records_it_and_goes_on_with_it() {
     let call = format!("{SMALL_RUN} --device cpu --experiment one --auto-resume");
     let call = format!("{call} --config auto.toml");
     let said = remarks(&program, &format!("{call} --max-steps 1"));
-    assert_eq!(said, ["precision: f32 (the CPU computes in no other)"]);
+    let (precision, why) = match amx() {
+        Ok(()) => ("bf16", "what the processor's AMX takes".to_string()),
+        Err(absence) => ("f32", absence.to_string()),
+    };
+    let [said] = &*said else { panic!("{said:?}") };
+    assert!(said.starts_with(&format!("precision: {precision} ({why}")), "{said}");
     let run = program.only_run("runs");
     let config = program.path(&run).join("config.toml");
     let recorded = || fs::read_to_string(&config).unwrap();
-    assert!(recorded().contains("precision = \"f32\"\n"), "{}", recorded());
+    assert!(recorded().contains(&format!("precision = \"{precision}\"\n")), "{}", recorded());
 
     let resume = format!("train --resume {}", run.display());
     assert!(remarks(&program, &format!("{resume} --max-steps 2")).is_empty());
     // The same recipe, which is no change.
     assert!(remarks(&program, &format!("{call} --max-steps 3")).is_empty());
-    assert!(recorded().contains("precision = \"f32\"\n"), "{}", recorded());
+    assert!(recorded().contains(&format!("precision = \"{precision}\"\n")), "{}", recorded());
     assert_eq!(program.records(&run).runs.iter().map(|run| run.step).collect::<Vec<_>>(), [0, 1, 2]);
+}
 
-    // As a run that was begun on a GPU.
-    fs::write(&config, recorded().replace("precision = \"f32\"", "precision = \"bf16\"")).unwrap();
-    for call in [&resume, &format!("{resume} --precision auto")] {
-        program.fails(&format!("{call} --max-steps 4"), 2, &["--precision bf16", "take f32"]);
+#[test]
+fn a_run_in_bf16_on_the_cpu_has_the_same_bits_on_any_number_of_threads_and_after_kills() {
+    let program = Program::with_scenes();
+    let call = format!("{SMALL_RUN} --device cpu --precision bf16 --max-steps 3");
+    let state = |threads: &str| {
+        let call = format!("{call} --output {threads}");
+        assert!(program.command(&call).env("RAYON_NUM_THREADS", threads).status().unwrap().success());
+        let run = program.only_run(threads);
+        let config = fs::read_to_string(program.path(&run).join("config.toml")).unwrap();
+        assert!(config.contains("precision = \"bf16\"\n"), "{config}");
+        checkpoint::read(&program.checkpoint(&run, "last.state.safetensors")).unwrap().tensors
+    };
+    for (one, three) in state("1").iter().zip(&state("3")) {
+        assert!(one == three, "{}", one.name);
     }
+    let verify = call.replace("train", "verify-resume").replace("--max-steps 3", "--max-steps 6 --kills 1");
+    let said = program.succeeds(&verify);
+    assert!(said.contains("the same, bit by bit"), "{said}");
 }
 
 #[test]

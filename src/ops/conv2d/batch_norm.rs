@@ -2,14 +2,13 @@
 
 use super::launch::{self, Stored};
 use super::variants::Pass;
-use super::{Conv2dFprop, Window, cpu_workspace};
-use crate::device::cpu::conv::{self, Finish, FinishNorm};
-use crate::device::cpu::{CpuArgs, Real};
+use super::{Conv2dFprop, CpuWorkspace, Window};
+use crate::device::cpu::conv::{self, Finish, FinishNorm, mixed};
+use crate::device::cpu::{CpuArgs, Element};
 use crate::device::{DeviceKind, LaunchArgs, Launcher};
 use crate::error::Result;
 use crate::graph::{Cost, InferResult, Op, ValueType};
 use crate::ops::batch_norm::BatchNormInference;
-use crate::ops::dispatch_real;
 use crate::tensor::DType;
 
 /// `(x, w, gamma, beta, running_mean, running_var [, residual]) -> y`: [`BatchNormInference`] of [`Conv2dFprop`]. Set by
@@ -25,6 +24,19 @@ pub struct Conv2dBatchNorm {
 impl Conv2dBatchNorm {
     fn conv(&self) -> Conv2dFprop {
         Conv2dFprop { window: self.window }
+    }
+
+    /// What the CPU's fprop makes of its sums.
+    fn finish<'a, T: Element>(&self, args: &CpuArgs<'a>) -> FinishNorm<'a, T> {
+        FinishNorm {
+            gamma: args.input(2),
+            beta: args.input(3),
+            mean: args.input(4),
+            var: args.input(5),
+            eps: self.norm.eps,
+            residual: self.norm.residual.then(|| args.input(6)),
+            relu: self.norm.relu,
+        }
     }
 
     /// What the kernels of fprop store.
@@ -56,31 +68,39 @@ impl Op for Conv2dBatchNorm {
 
     fn workspace_bytes(&self, device: DeviceKind, inputs: &[ValueType], _outputs: &[ValueType]) -> usize {
         let dims = self.window.dims(inputs[0].shape.nhwc(), inputs[1].shape.nhwc());
-        cpu_workspace(device, &inputs[0], conv::fprop_norm_workspace_elems(&dims))
+        let workspace = CpuWorkspace {
+            f32_elems: conv::fprop_norm_workspace_elems,
+            bf16_bytes: mixed::fprop_workspace_bytes,
+        };
+        workspace.num_bytes(device, inputs[0].dtype, &dims)
     }
 
     fn cpu(&self, args: &CpuArgs<'_>) {
         let dims = self.window.dims(args.input_shape(0).nhwc(), args.input_shape(1).nhwc());
-        if args.input_dtype(0) == DType::F32 {
-            let norm = FinishNorm {
-                gamma: args.input(2),
-                beta: args.input(3),
-                mean: args.input(4),
-                var: args.input(5),
-                eps: self.norm.eps,
-                residual: self.norm.residual.then(|| args.input(6)),
-                relu: self.norm.relu,
-            };
-            let (x, w, y, workspace) =
-                (args.input(0), args.input(1), args.output(0), args.workspace::<f32>());
-            return conv::conv2d_fprop(&dims, x, w, Finish::Norm(norm), y, workspace);
+        let (x, w, y) = (0, 1, 0);
+        match args.input_dtype(0) {
+            DType::Bf16 => mixed::fprop(
+                &dims,
+                args.input(x),
+                args.input(w),
+                Some(self.finish(args)),
+                args.output(y),
+                args.workspace::<f32>(),
+            ),
+            DType::F32 => conv::conv2d_fprop(
+                &dims,
+                args.input(x),
+                args.input(w),
+                Finish::Norm(self.finish(args)),
+                args.output(y),
+                args.workspace::<f32>(),
+            ),
+            _ => {
+                let y = args.output::<f64>(y);
+                conv::conv2d_fprop_reference(&dims, args.input(x), args.input(w), y);
+                self.norm.normalize_in_place(args, 2, y);
+            }
         }
-        fn run<T: Real>(op: &Conv2dBatchNorm, dims: &conv::Conv2dDims, args: &CpuArgs<'_>) {
-            let y = args.output::<T>(0);
-            conv::conv2d_fprop_reference::<T>(dims, args.input(0), args.input(1), y);
-            op.norm.normalize_in_place(args, 2, y);
-        }
-        dispatch_real!(args.input_dtype(0), run(self, &dims, args));
     }
 
     fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {

@@ -19,14 +19,14 @@ pub(super) use split::Split;
 use split::wgrad_workspace_bytes;
 use variants::{Pass, choose};
 
-use crate::device::cpu::conv::{self, Conv2dDims, Finish};
-use crate::device::cpu::{CpuArgs, Real};
+use crate::device::cpu::conv::{self, Conv2dDims, Finish, mixed};
+use crate::device::cpu::{CpuArgs, Element};
 use crate::device::{DeviceKind, LaunchArgs, Launcher};
 use crate::error::Result;
 use crate::graph::{
     Backward, Cost, Graph, InPlace, InferResult, Init, Onnx, OnnxNode, Op, ValueId, ValueType,
 };
-use crate::ops::{cast, dispatch_real};
+use crate::ops::cast;
 use crate::tensor::{DType, Layout, Shape};
 
 /// Steps and borders of a convolution.
@@ -161,9 +161,20 @@ fn cost(dims: &Conv2dDims, inputs: &[ValueType], outputs: &[ValueType]) -> Cost 
     Cost { flops: dims.flops(), ..Cost::traffic(inputs, outputs) }
 }
 
-/// Scratch bytes of `num_elems` floats; the f64 oracle needs none.
-fn cpu_workspace(device: DeviceKind, operand: &ValueType, num_elems: usize) -> usize {
-    if device == DeviceKind::Cpu && operand.dtype == DType::F32 { num_elems * size_of::<f32>() } else { 0 }
+/// Scratch memory of a pass on the CPU, by the type of its operands; the f64 oracle needs none.
+struct CpuWorkspace {
+    f32_elems: fn(&Conv2dDims) -> usize,
+    bf16_bytes: fn(&Conv2dDims) -> usize,
+}
+
+impl CpuWorkspace {
+    fn num_bytes(&self, device: DeviceKind, dtype: DType, dims: &Conv2dDims) -> usize {
+        match (device, dtype) {
+            (DeviceKind::Cpu, DType::F32) => (self.f32_elems)(dims) * size_of::<f32>(),
+            (DeviceKind::Cpu, DType::Bf16) => (self.bf16_bytes)(dims),
+            _ => 0,
+        }
+    }
 }
 
 impl Op for Conv2dFprop {
@@ -206,25 +217,33 @@ impl Op for Conv2dFprop {
 
     fn workspace_bytes(&self, device: DeviceKind, inputs: &[ValueType], _outputs: &[ValueType]) -> usize {
         let dims = self.window.dims(inputs[0].shape.nhwc(), inputs[1].shape.nhwc());
-        cpu_workspace(device, &inputs[0], conv::fprop_workspace_elems(&dims))
+        let workspace =
+            CpuWorkspace { f32_elems: conv::fprop_workspace_elems, bf16_bytes: mixed::fprop_workspace_bytes };
+        workspace.num_bytes(device, inputs[0].dtype, &dims)
     }
 
     fn cpu(&self, args: &CpuArgs<'_>) {
         let dims = self.window.dims(args.input_shape(0).nhwc(), args.input_shape(1).nhwc());
-        if args.input_dtype(0) == DType::F32 {
-            return conv::conv2d_fprop(
+        let (x, w, y) = (0, 1, 0);
+        match args.input_dtype(0) {
+            DType::Bf16 => mixed::fprop(
                 &dims,
-                args.input(0),
-                args.input(1),
-                Finish::None,
-                args.output(0),
+                args.input(x),
+                args.input(w),
+                None,
+                args.output(y),
                 args.workspace::<f32>(),
-            );
+            ),
+            DType::F32 => conv::conv2d_fprop(
+                &dims,
+                args.input(x),
+                args.input(w),
+                Finish::None,
+                args.output(y),
+                args.workspace::<f32>(),
+            ),
+            _ => conv::conv2d_fprop_reference::<f64>(&dims, args.input(x), args.input(w), args.output(y)),
         }
-        fn run<T: Real>(dims: &Conv2dDims, args: &CpuArgs<'_>) {
-            conv::conv2d_fprop_reference::<T>(dims, args.input(0), args.input(1), args.output(0));
-        }
-        dispatch_real!(args.input_dtype(0), run(&dims, args));
     }
 
     fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
@@ -265,29 +284,39 @@ impl Op for Conv2dDgrad {
 
     fn workspace_bytes(&self, device: DeviceKind, inputs: &[ValueType], _outputs: &[ValueType]) -> usize {
         let dims = self.window.dims(self.x.nhwc(), inputs[1].shape.nhwc());
-        cpu_workspace(device, &inputs[0], conv::dgrad_workspace_elems(&dims))
+        let workspace =
+            CpuWorkspace { f32_elems: conv::dgrad_workspace_elems, bf16_bytes: mixed::dgrad_workspace_bytes };
+        workspace.num_bytes(device, inputs[0].dtype, &dims)
     }
 
     fn cpu(&self, args: &CpuArgs<'_>) {
-        fn dx<'a, T: Real>(args: &CpuArgs<'a>, accumulate: bool) -> &'a mut [T] {
-            if accumulate { args.output_over_input(0, 2) } else { args.output(0) }
+        fn dx<'a, T: Element>(args: &CpuArgs<'a>, adds: bool) -> &'a mut [T] {
+            if adds { args.output_over_input(0, 2) } else { args.output(0) }
         }
         let dims = self.window.dims(self.x.nhwc(), args.input_shape(1).nhwc());
-        if args.input_dtype(0) == DType::F32 {
-            return conv::conv2d_dgrad(
+        let (dy, w, adds) = (0, 1, self.accumulate);
+        match args.input_dtype(0) {
+            DType::Bf16 => mixed::dgrad(
                 &dims,
-                args.input(0),
-                args.input(1),
-                self.accumulate,
-                dx(args, self.accumulate),
+                args.input(dy),
+                args.input(w),
+                adds,
+                dx(args, adds),
                 args.workspace::<f32>(),
-            );
+            ),
+            DType::F32 => conv::conv2d_dgrad(
+                &dims,
+                args.input(dy),
+                args.input(w),
+                adds,
+                dx(args, adds),
+                args.workspace::<f32>(),
+            ),
+            _ => {
+                let dx = dx::<f64>(args, adds);
+                conv::conv2d_dgrad_reference(&dims, args.input(dy), args.input(w), adds, dx);
+            }
         }
-        fn run<T: Real>(dims: &Conv2dDims, accumulate: bool, args: &CpuArgs<'_>) {
-            let dx = dx::<T>(args, accumulate);
-            conv::conv2d_dgrad_reference(dims, args.input(0), args.input(1), accumulate, dx);
-        }
-        dispatch_real!(args.input_dtype(0), run(&dims, self.accumulate, args));
     }
 
     fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
@@ -320,7 +349,13 @@ impl Op for Conv2dWgrad {
     fn workspace_bytes(&self, device: DeviceKind, inputs: &[ValueType], _outputs: &[ValueType]) -> usize {
         let dims = self.window.dims(inputs[0].shape.nhwc(), self.w.nhwc());
         match device {
-            DeviceKind::Cpu => cpu_workspace(device, &inputs[0], conv::wgrad_workspace_elems(&dims)),
+            DeviceKind::Cpu => {
+                let workspace = CpuWorkspace {
+                    f32_elems: conv::wgrad_workspace_elems,
+                    bf16_bytes: mixed::wgrad_workspace_bytes,
+                };
+                workspace.num_bytes(device, inputs[0].dtype, &dims)
+            }
             DeviceKind::Cuda | DeviceKind::Simt => choose(Pass::Wgrad, inputs[0].dtype, &dims)
                 .map_or(0, |variant| wgrad_workspace_bytes(variant, &dims)),
         }
@@ -328,19 +363,20 @@ impl Op for Conv2dWgrad {
 
     fn cpu(&self, args: &CpuArgs<'_>) {
         let dims = self.window.dims(args.input_shape(0).nhwc(), self.w.nhwc());
-        if args.input_dtype(0) == DType::F32 {
-            return conv::conv2d_wgrad(
+        let (x, dy, dw) = (0, 1, 0);
+        match args.input_dtype(0) {
+            DType::Bf16 => {
+                mixed::wgrad(&dims, args.input(x), args.input(dy), args.output(dw), args.workspace::<f32>())
+            }
+            DType::F32 => conv::conv2d_wgrad(
                 &dims,
-                args.input(0),
-                args.input(1),
-                args.output(0),
+                args.input(x),
+                args.input(dy),
+                args.output(dw),
                 args.workspace::<f32>(),
-            );
+            ),
+            _ => conv::conv2d_wgrad_reference::<f64>(&dims, args.input(x), args.input(dy), args.output(dw)),
         }
-        fn run<T: Real>(dims: &Conv2dDims, args: &CpuArgs<'_>) {
-            conv::conv2d_wgrad_reference::<T>(dims, args.input(0), args.input(1), args.output(0));
-        }
-        dispatch_real!(args.input_dtype(0), run(&dims, args));
     }
 
     fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {

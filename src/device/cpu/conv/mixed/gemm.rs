@@ -9,7 +9,7 @@ use std::ops::Range;
 use half::bf16;
 use pulp::{Arch, Simd, WithSimd};
 
-use super::pack::{Columns, pack_filters};
+use super::pack::{Columns, Filters};
 use super::product::{BLOCK_ELEMS, Engine, Factor, Product, SIDE, Sums, Unit};
 use super::{MIN_TASK_FLOPS, Run, merges_taps, planned_lanes};
 use crate::device::cpu::Storage;
@@ -85,8 +85,7 @@ pub(super) fn fprop_on(
         input: x,
         channels: d.c,
         span: if merges { d.s } else { 1 },
-        w,
-        columns: Columns::Filters,
+        filters: Filters { d, w, columns: Columns::Filters },
         norm,
         adds: false,
         out: Output { elems: SharedMut::new(y), h: d.p(), w: d.q(), c: d.k },
@@ -134,8 +133,7 @@ pub(super) fn dgrad_on(
                 input: dy,
                 channels: d.k,
                 span: 1,
-                w,
-                columns: Columns::Channels,
+                filters: Filters { d, w, columns: Columns::Channels },
                 norm: None,
                 adds,
                 out,
@@ -207,8 +205,7 @@ struct Gemm<'a> {
     channels: usize,
     /// Neighbouring pixels that one tap takes together.
     span: usize,
-    w: &'a [bf16],
-    columns: Columns,
+    filters: Filters<'a>,
     norm: Option<PanelNorm<'a, bf16>>,
     /// Whether the output is added to.
     adds: bool,
@@ -294,7 +291,7 @@ impl Gemm<'_> {
                 let r = gemm.rows.filter_index(tap / gemm.cols.taps);
                 let s = gemm.cols.filter_index(tap % gemm.cols.taps);
                 let offset = (r * gemm.d.s + s) * gemm.d.c;
-                pack_filters(simd, gemm.d, gemm.w, gemm.columns, panel * SIDE, offset, gemm.run(), out);
+                gemm.filters.pack_tap(simd, panel * SIDE, offset, gemm.run(), out);
             }
         }
         let tap_elems = self.run_blocks() * BLOCK_ELEMS;

@@ -16,48 +16,44 @@ pub(super) enum Columns {
     Channels,
 }
 
-/// Packs the filter elements that 32 columns, from `first` on, meet under one tap, as blocks of the right factor; zero behind
-/// the last column and the last of the `run` elements that are summed over.
-///
-/// `tap` is the offset of the tap in a filter, in elements.
-#[inline(always)]
-pub(super) fn pack_filters<S: Simd>(
-    simd: S,
-    d: &Conv2dDims,
-    w: &[bf16],
-    columns: Columns,
-    first: usize,
-    tap: usize,
-    run: usize,
-    out: &mut [bf16],
-) {
-    let filter = d.r * d.s * d.c;
-    let num_columns = match columns {
-        Columns::Filters => d.k,
-        Columns::Channels => d.c,
-    };
-    let width = SIDE.min(num_columns - first);
-    for (b, block) in out.chunks_exact_mut(BLOCK_ELEMS).enumerate() {
-        let depths = b * SIDE..run.min((b + 1) * SIDE);
-        match columns {
-            Columns::Filters => {
-                let rows = |j: usize| {
-                    let from = (first + j) * filter + tap;
-                    &w[from + depths.start..from + depths.end]
-                };
-                transpose_into_pairs(simd, rows, width, block);
-            }
-            Columns::Channels => {
-                let row = |depth: usize| {
-                    let from = depth * filter + tap + first;
-                    if depths.contains(&depth) { &w[from..from + width] } else { &[] }
-                };
-                let (low, high) = block.split_at_mut(BLOCK_ELEMS / 2);
-                let lines = low.chunks_exact_mut(SIDE).zip(high.chunks_exact_mut(SIDE));
-                for ((low, high), depth) in lines.zip((depths.start..).step_by(2)) {
-                    let [first, second] = interleave(simd, &widened(row(depth)), &widened(row(depth + 1)));
-                    low.copy_from_slice(&first);
-                    high.copy_from_slice(&second);
+/// The filters w (KRSC), to be packed as blocks of the right factor.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Filters<'a> {
+    pub(super) d: &'a Conv2dDims,
+    pub(super) w: &'a [bf16],
+    pub(super) columns: Columns,
+}
+
+impl Filters<'_> {
+    /// Packs what 32 columns, from `first` on, meet under the tap at offset `tap` of a filter: `run` elements of each are
+    /// summed over. Zeros stand behind the last column and the last element.
+    #[inline(always)]
+    pub(super) fn pack_tap<S: Simd>(&self, simd: S, first: usize, tap: usize, run: usize, out: &mut [bf16]) {
+        let Filters { d, w, columns } = *self;
+        let filter = d.r * d.s * d.c;
+        for (b, block) in out.chunks_exact_mut(BLOCK_ELEMS).enumerate() {
+            let depths = b * SIDE..run.min((b + 1) * SIDE);
+            match columns {
+                Columns::Filters => {
+                    let row = |j: usize| {
+                        let from = (first + j) * filter + tap;
+                        &w[from + depths.start..from + depths.end]
+                    };
+                    transpose_into_pairs(simd, row, SIDE.min(d.k - first), block);
+                }
+                Columns::Channels => {
+                    let width = SIDE.min(d.c - first);
+                    let row = |depth: usize| {
+                        let from = depth * filter + tap + first;
+                        widened(if depths.contains(&depth) { &w[from..from + width] } else { &[] })
+                    };
+                    let (low, high) = block.split_at_mut(BLOCK_ELEMS / 2);
+                    let lines = low.chunks_exact_mut(SIDE).zip(high.chunks_exact_mut(SIDE));
+                    for ((low, high), depth) in lines.zip((depths.start..).step_by(2)) {
+                        let [first, second] = interleave(simd, &row(depth), &row(depth + 1));
+                        low.copy_from_slice(&first);
+                        high.copy_from_slice(&second);
+                    }
                 }
             }
         }

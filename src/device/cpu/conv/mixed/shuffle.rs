@@ -27,11 +27,7 @@ pub(super) fn transpose<S: Simd>(_simd: S, lines: &mut [[u32; TILE]; TILE]) {
         // SAFETY: as in `interleave`.
         return unsafe { avx512::transpose(lines) };
     }
-    for i in 0..TILE {
-        for j in 0..i {
-            (lines[i][j], lines[j][i]) = (lines[j][i], lines[i][j]);
-        }
-    }
+    *lines = std::array::from_fn(|i| lines.map(|line| line[i]));
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -56,8 +52,9 @@ mod avx512 {
         let high = _mm512_add_epi16(low, _mm512_set1_epi16(TILE as i16));
         // SAFETY: arrays of 64 bytes, of which any bits are valid.
         unsafe {
-            let (even, odd): (__m512i, __m512i) = (transmute(*even), transmute(*odd));
-            [low, high].map(|order| transmute(_mm512_permutex2var_epi16(even, order, odd)))
+            let [even, odd] = transmute::<[[bf16; SIDE]; 2], [__m512i; 2]>([*even, *odd]);
+            let halves = [low, high].map(|order| _mm512_permutex2var_epi16(even, order, odd));
+            transmute::<[__m512i; 2], [[bf16; SIDE]; 2]>(halves)
         }
     }
 
@@ -66,7 +63,7 @@ mod avx512 {
     #[target_feature(enable = "avx512f,avx512bw")]
     pub(super) fn transpose(lines: &mut [[u32; TILE]; TILE]) {
         // SAFETY: arrays of as many bytes, of which any bits are valid.
-        let v: [__m512i; TILE] = unsafe { transmute(*lines) };
+        let v = unsafe { transmute::<[[u32; TILE]; TILE], [__m512i; TILE]>(*lines) };
         let mut w = v;
         for i in (0..TILE).step_by(2) {
             w[i] = _mm512_unpacklo_epi32(v[i], v[i + 1]);
