@@ -7,6 +7,7 @@ use residuum::train::config::{OptimiserKind, TrainConfig};
 use residuum::train::trainer::Trainer;
 use tempfile::TempDir;
 
+use crate::precision::on_this_cpu;
 use crate::program::Program;
 
 /// The number in the line of `text` that starts with `label`, without the commas between its digits.
@@ -84,7 +85,7 @@ fn a_data_set_that_is_not_here_is_planned_by_its_numbers() {
 #[test]
 fn a_plan_is_for_the_type_that_the_device_trains_in_and_says_so() {
     let program = Program::new();
-    for (device, precision) in [("cuda", "bf16"), ("cpu", "f32"), ("simt", "f32")] {
+    for (device, precision) in [("cuda", "bf16"), ("cpu", on_this_cpu().0), ("simt", "f32")] {
         let call = format!("plan --img-size 32 --categories 10 --device {device}");
         let [left_open, named] =
             ["auto", precision].map(|which| program.succeeds(&format!("{call} --precision {which}")));

@@ -7,6 +7,14 @@ use residuum::run::checkpoint;
 
 use crate::program::{Program, SMALL_RUN, texts};
 
+/// What `auto` is on this machine's CPU, and how it begins to say why.
+pub fn on_this_cpu() -> (&'static str, String) {
+    match amx() {
+        Ok(()) => ("bf16", "what the processor's AMX takes".into()),
+        Err(absence) => ("f32", absence.to_string()),
+    }
+}
+
 /// Runs to a successful end; the lines on stderr about the type of activations.
 #[track_caller]
 fn remarks(program: &Program, call: &str) -> Vec<String> {
@@ -23,10 +31,7 @@ fn a_run_says_once_what_auto_is_records_it_and_goes_on_with_it() {
     let call = format!("{SMALL_RUN} --device cpu --experiment one --auto-resume");
     let call = format!("{call} --config auto.toml");
     let said = remarks(&program, &format!("{call} --max-steps 1"));
-    let (precision, why) = match amx() {
-        Ok(()) => ("bf16", "what the processor's AMX takes".to_string()),
-        Err(absence) => ("f32", absence.to_string()),
-    };
+    let (precision, why) = on_this_cpu();
     let [said] = &*said else { panic!("{said:?}") };
     assert!(said.starts_with(&format!("precision: {precision} ({why}")), "{said}");
     let run = program.only_run("runs");
