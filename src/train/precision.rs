@@ -41,10 +41,17 @@ impl PrecisionChoice {
         }
     }
 
-    /// What to say of the type on a device of this kind, and why it is that one, where `auto` decides.
+    /// What to say of the type on a device of this kind: why it is that one, where `auto` decides, and that bf16 is slow on a
+    /// CPU without AMX.
     pub fn remark(self, device: DeviceKind) -> Option<String> {
-        let (precision, reason) = of_device(device, amx());
-        (self == PrecisionChoice::Auto).then(|| format!("precision: {precision} ({reason})"))
+        let (precision, reason) = match (self, device, amx()) {
+            (PrecisionChoice::Auto, _, amx) => of_device(device, amx),
+            (PrecisionChoice::Bf16, DeviceKind::Cpu, Err(absence)) => {
+                (Precision::Bf16, format!("{absence}; vectors give its results, slower than f32"))
+            }
+            _ => return None,
+        };
+        Some(format!("precision: {precision} ({reason})"))
     }
 }
 
@@ -110,11 +117,12 @@ mod tests {
     }
 
     #[test]
-    fn a_type_that_was_named_is_taken_on_every_device_without_a_word() {
+    fn a_type_that_was_named_is_taken_without_a_word_but_for_slow_bf16() {
         for device in [DeviceKind::Cpu, DeviceKind::Cuda, DeviceKind::Simt] {
             for precision in [Precision::F32, Precision::Bf16] {
                 let choice = PrecisionChoice::from(precision);
-                assert_eq!((choice.on(device), choice.remark(device)), (precision, None));
+                let is_slow = device == DeviceKind::Cpu && precision == Precision::Bf16 && amx().is_err();
+                assert_eq!((choice.on(device), choice.remark(device).is_some()), (precision, is_slow));
             }
         }
     }

@@ -100,7 +100,7 @@ fn the_type_of_activations_is_read_from_flags_and_recipes_and_written_once_it_is
         assert_eq!(config.precision, choice, "{recipe} {flags}");
         for device in [DeviceKind::Cpu, DeviceKind::Cuda, DeviceKind::Simt] {
             let mut decided = config.clone();
-            assert_eq!(decided.decide_precision(device).is_some(), choice == PrecisionChoice::Auto);
+            assert_eq!(decided.decide_precision(device), choice.remark(device));
             let (text, precision) = (toml::to_string(&decided).unwrap(), choice.on(device));
             assert!(text.contains(&format!("precision = \"{precision}\"\n")), "{device:?}:\n{text}");
             assert_eq!(toml::from_str::<TrainConfig>(&text).unwrap(), decided);
