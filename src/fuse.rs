@@ -1,46 +1,66 @@
 //! Rewrites of the textbook graph into the one that runs: the same numbers in fewer passes over memory.
 //!
 //! Each [`Rewrite`] looks for one pattern and replaces its nodes by one; values keep their ids and names. They act on
-//! the differentiated graph, so the patterns of the backward pass are found next to those of the forward pass.
+//! the differentiated graph, so the patterns of the backward pass are found next to those of the forward pass. A [`Fusion`]
+//! says which of them run.
+
+mod fusion;
 
 use std::sync::Arc;
 
+pub use self::fusion::Fusion;
 use crate::error::Result;
 use crate::graph::{Graph, Node, Op, Phase, Role, ValueId};
+use crate::named::named;
 use crate::ops::{
     Add, BatchNormBwd, BatchNormInference, BatchNormTrain, Cast, CastTensors, Conv2dBatchNorm, Conv2dDgrad,
     Conv2dFprop, Mask, Relu, ReluBwd,
 };
 use crate::tensor::DType;
 
-/// One pattern and what it becomes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Rewrite {
-    /// Batch norm, then an optional residual add, then ReLU: one pass that normalises, adds and clips.
-    BatchNormRelu,
-    /// Convolution, then a batch norm by running statistics with what [`Rewrite::BatchNormRelu`] merged into it: the convolution
-    /// normalises, adds and clips as it stores. What needs the sums, such as a gradient, keeps them apart.
-    ConvBatchNorm,
-    /// ReLU backward, then batch norm backward: the mask is applied while the sums are taken, and the masked gradient is
-    /// written only where the shortcut needs it. Where the ReLU followed the batch norm at once, the mask is computed from x
-    /// once more.
-    BatchNormReluBwd,
-    /// dgrad, then the sum with another branch's gradient: the convolution adds to the sum as it stores.
-    DgradSum,
-    /// The casts of the forward pass that bring parameters to bf16: one node before the first of their readers makes all
-    /// copies.
-    ParameterCasts,
+/// Defines [`Rewrite`]. A row is what the rewrite does, in a line, `Variant = name => function;`; they run in the order of
+/// the rows.
+macro_rules! rewrites {
+    ($(#[doc = $does:literal] $variant:ident = $name:literal => $find:expr;)+) => {
+        named! {
+            /// One pattern and what it becomes.
+            pub enum Rewrite {
+                $(#[doc = $does] $variant = $name,)+
+            }
+        }
+
+        impl Rewrite {
+            /// Every rewrite, in the order in which they run.
+            pub const ALL: [Rewrite; Rewrite::NAMES.len()] = [$(Rewrite::$variant),+];
+
+            /// What it does, in a line.
+            pub fn does(self) -> &'static str {
+                match self {
+                    $(Rewrite::$variant => $does.trim_ascii().trim_end_matches('.'),)+
+                }
+            }
+
+            /// Finds all its places.
+            fn find<'g>(self) -> fn(&mut Editor<'g>) {
+                match self {
+                    $(Rewrite::$variant => $find,)+
+                }
+            }
+        }
+    };
 }
 
-impl Rewrite {
-    /// Every rewrite, in the order in which they run.
-    pub const ALL: [Rewrite; 5] = [
-        Rewrite::BatchNormRelu,
-        Rewrite::ConvBatchNorm,
-        Rewrite::BatchNormReluBwd,
-        Rewrite::DgradSum,
-        Rewrite::ParameterCasts,
-    ];
+rewrites! {
+    /// Batch norm, shortcut's add and ReLU in one pass.
+    BnAddRelu = "bn-add-relu" => Editor::bn_add_relu;
+    /// In inference, a convolution stores normalised.
+    ConvBn = "conv-bn" => Editor::conv_bn;
+    /// Gradients of ReLU and batch norm in one pass.
+    BnAddReluBwd = "bn-add-relu-bwd" => Editor::bn_add_relu_bwd;
+    /// A dgrad adds to another branch's gradient.
+    DgradAdd = "dgrad-add" => Editor::dgrad_add;
+    /// One node makes the bf16 copies of all filters.
+    MultiTensorCast = "multi-tensor-cast" => Editor::multi_tensor_cast;
 }
 
 /// The graph after `rewrites`.
@@ -51,13 +71,7 @@ pub fn fuse(graph: &Graph, rewrites: &[Rewrite]) -> Result<Graph> {
     let mut graph = graph.clone();
     for rewrite in rewrites {
         let mut editor = Editor::new(&graph);
-        match rewrite {
-            Rewrite::BatchNormRelu => editor.batch_norm_relu(),
-            Rewrite::ConvBatchNorm => editor.conv_batch_norm(),
-            Rewrite::BatchNormReluBwd => editor.batch_norm_relu_bwd(),
-            Rewrite::DgradSum => editor.dgrad_sum(),
-            Rewrite::ParameterCasts => editor.parameter_casts(&graph),
-        }
+        rewrite.find()(&mut editor);
         let nodes = editor.nodes.into_iter().flatten().collect();
         graph.set_nodes(nodes);
     }
@@ -66,7 +80,8 @@ pub fn fuse(graph: &Graph, rewrites: &[Rewrite]) -> Result<Graph> {
 }
 
 /// The node list under change: `None` where a node was merged into another.
-struct Editor {
+struct Editor<'g> {
+    graph: &'g Graph,
     nodes: Vec<Option<Node>>,
     /// By value: the node that makes it, and the nodes that read it, in order.
     maker: Vec<Option<usize>>,
@@ -74,8 +89,8 @@ struct Editor {
     is_result: Vec<bool>,
 }
 
-impl Editor {
-    fn new(graph: &Graph) -> Editor {
+impl Editor<'_> {
+    fn new(graph: &Graph) -> Editor<'_> {
         let mut maker = vec![None; graph.values().len()];
         let mut readers = vec![Vec::new(); graph.values().len()];
         for (index, node) in graph.nodes().iter().enumerate() {
@@ -84,10 +99,12 @@ impl Editor {
         }
         let mut is_result = vec![false; graph.values().len()];
         graph.results().iter().for_each(|id| is_result[id.index()] = true);
-        Editor { nodes: graph.nodes().iter().cloned().map(Some).collect(), maker, readers, is_result }
+        let nodes = graph.nodes().iter().cloned().map(Some).collect();
+        Editor { graph, nodes, maker, readers, is_result }
     }
 
-    fn batch_norm_relu(&mut self) {
+    /// Batch norm, then an optional residual add, then ReLU: one pass that normalises, adds and clips.
+    fn bn_add_relu(&mut self) {
         for index in 0..self.nodes.len() {
             let Some(relu) = self.nodes[index].clone().filter(|node| node.op_as::<Relu>().is_some()) else {
                 continue;
@@ -114,7 +131,9 @@ impl Editor {
         }
     }
 
-    fn conv_batch_norm(&mut self) {
+    /// Convolution, then a batch norm by running statistics with what [`Rewrite::BnAddRelu`] merged into it: the convolution
+    /// normalises, adds and clips as it stores. What needs the sums, such as a gradient, keeps them apart.
+    fn conv_bn(&mut self) {
         for index in 0..self.nodes.len() {
             let Some(norm) = self.nodes[index].clone() else { continue };
             let Some(&norm_op) = norm.op_as::<BatchNormInference>() else { continue };
@@ -132,7 +151,9 @@ impl Editor {
         }
     }
 
-    fn batch_norm_relu_bwd(&mut self) {
+    /// ReLU backward, then batch norm backward: the mask is applied while the sums are taken, and the masked gradient is written only where the shortcut needs it. Where the
+    /// ReLU followed the batch norm at once, the mask is computed from x once more.
+    fn bn_add_relu_bwd(&mut self) {
         for index in 0..self.nodes.len() {
             let Some(mask) = self.nodes[index].clone().filter(|node| node.op_as::<ReluBwd>().is_some())
             else {
@@ -168,7 +189,8 @@ impl Editor {
         (op.relu && !op.residual && node.inputs[0] == x).then(|| node.inputs[2])
     }
 
-    fn dgrad_sum(&mut self) {
+    /// dgrad, then the sum with another branch's gradient: the convolution adds to the sum as it stores.
+    fn dgrad_add(&mut self) {
         for index in 0..self.nodes.len() {
             let Some(sum) = self.nodes[index].clone().filter(|node| node.op_as::<Add>().is_some()) else {
                 continue;
@@ -187,7 +209,10 @@ impl Editor {
         }
     }
 
-    fn parameter_casts(&mut self, graph: &Graph) {
+    /// The casts of the forward pass that bring parameters to bf16: one node before the first of their readers makes all
+    /// copies.
+    fn multi_tensor_cast(&mut self) {
+        let graph = self.graph;
         let brings_parameter = |node: &Node| {
             node.phase == Phase::Forward
                 && node.op_as::<Cast>() == Some(&Cast(DType::Bf16))
@@ -245,7 +270,7 @@ mod tests {
             x = conv2d(&mut graph, name, x, Conv2dConfig::square(out_channels, 3, 1)).unwrap();
         }
         graph.keep(x);
-        let fused = fuse(&graph, &[Rewrite::ParameterCasts]).unwrap();
+        let fused = fuse(&graph, &[Rewrite::MultiTensorCast]).unwrap();
         let names: Vec<_> = fused.nodes().iter().map(|node| node.op.name()).collect();
         assert_eq!(names, ["cast", "cast_tensors", "conv2d_fprop", "conv2d_fprop", "conv2d_fprop"]);
         assert_eq!(fused.nodes()[1].outputs.len(), 3);

@@ -33,7 +33,7 @@ macro_rules! named {
             type Err = $crate::Error;
 
             /// # Errors
-            /// [`Error::Usage`](crate::Error::Usage) listing the known names.
+            /// [`Error::Usage`](crate::Error::Usage) listing the known names, and the nearest of them.
             fn from_str(text: &str) -> $crate::Result<$Type> {
                 match text {
                     $($name => Ok($Type::$variant),)+
@@ -59,12 +59,13 @@ macro_rules! named {
 
 pub(crate) use named;
 
-use crate::error::Error;
+use crate::error::{Error, nearest};
 
-/// The error about `text`, which is none of `names`.
+/// The error about `text`, which is none of `names`; it lists them and offers the nearest.
 pub(crate) fn unknown(text: &str, names: &[&str]) -> Error {
     let (last, others) = names.split_last().expect("an enum has variants");
-    Error::Usage(format!("`{text}` is unknown; take {} or {last}", others.join(", ")))
+    let hint = nearest(text, names).map(|name| format!("; did you mean `{name}`?")).unwrap_or_default();
+    Error::Usage(format!("`{text}` is unknown; take {} or {last}{hint}", others.join(", ")))
 }
 
 #[cfg(test)]
@@ -88,6 +89,8 @@ mod tests {
         }
         let message = "winter".parse::<Season>().unwrap_err().to_string();
         assert_eq!(message, "`winter` is unknown; take summer or autumn");
+        let near = "sumer".parse::<Season>().unwrap_err().to_string();
+        assert_eq!(near, "`sumer` is unknown; take summer or autumn; did you mean `summer`?");
         assert!(serde_json::from_str::<Season>("\"winter\"").unwrap_err().to_string().contains(&message));
     }
 }

@@ -13,6 +13,7 @@ use residuum::batch::{BatchContents, Loader, LoaderOptions, Normalization};
 use residuum::data::scenes::SceneOptions;
 use residuum::data::{Pack, Split};
 use residuum::device::{Device, DeviceKind};
+use residuum::fuse::Fusion;
 use residuum::models::Variant;
 use residuum::step::Training;
 use residuum::train::config::{OptimiserKind, TrainConfig};
@@ -103,7 +104,7 @@ fn a_training_step_allocates_nothing() {
         ..plain.clone()
     };
     let bottlenecks = TrainConfig { model: "resnet50".into(), ..plain.clone() };
-    let unfused = TrainConfig { fuse: false, ..plain.clone() };
+    let unfused = TrainConfig { fuse: Fusion::NONE, ..plain.clone() };
     let cases =
         [("plain", plain), ("everything", everything), ("bottlenecks", bottlenecks), ("unfused", unfused)];
     for (name, config) in cases {

@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use residuum::fuse::Rewrite;
+
 const DOCUMENTS: [&str; 8] = [
     "README.md",
     "ARCHITECTURE.md",
@@ -113,6 +115,13 @@ fn the_front_page_is_short_and_quotes_its_example_whole() {
         let most = if path.ends_with("train_a_batch.rs") { 25 } else { 60 };
         assert!(lines <= most, "{} has {lines} lines, more than {most}", path.display());
     }
+}
+
+#[test]
+fn the_guide_has_the_table_of_rewrites() {
+    let row = |rewrite: Rewrite| format!("| `{}` | {} |\n", rewrite.name(), rewrite.does());
+    let rows: String = Rewrite::ALL.into_iter().map(row).collect();
+    assert!(read("docs/guide.md").contains(&format!("|---|---|\n{rows}\n")), "docs/guide.md lacks:\n{rows}");
 }
 
 #[test]

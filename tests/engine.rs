@@ -4,23 +4,32 @@ use residuum::autodiff::differentiate;
 use residuum::batch::Batch;
 use residuum::device::{Device, DeviceKind};
 use residuum::exec::Session;
-use residuum::fuse::{Rewrite, fuse};
+use residuum::fuse::{Fusion, Rewrite, fuse};
 use residuum::graph::{Graph, Init, Role};
 use residuum::models::{Model, Options};
 use residuum::ops::{AdamConfig, BatchNormBwd, Mask, SgdConfig, add, relu};
 use residuum::plan::plan;
 use residuum::rng::{Stream, Use};
-use residuum::step::{EVAL, Optimiser, StepConfig, Trained, Training, evaluation_graph, training_graph};
+use residuum::run::checkpoint::NamedTensor;
+use residuum::step::{
+    EVAL, Optimiser, StepConfig, TRAIN, Trained, Training, evaluation_graph, program, training_graph,
+};
 use residuum::tensor::{DType, Layout, Shape};
 
 fn step_config(name: &str) -> StepConfig {
     StepConfig {
         optimiser: Optimiser::Sgd(SgdConfig { momentum: 0.9, nesterov: true, weight_decay: 1e-4 }),
         smoothing: 0.1,
-        fuse: false,
+        fuse: Fusion::NONE,
         seed: 3,
         ..StepConfig::new(Model::new(name, Options::new(5)).unwrap(), 3, 32)
     }
+}
+
+/// Three random images of 32 x 32 pixels.
+fn batch(seed: u64) -> Batch {
+    let mut stream = Stream::new(seed, 0, 0, Use::Augment);
+    Batch::new((0..3 * 32 * 32 * 3).map(|_| stream.normal()).collect(), vec![0, 3, 4])
 }
 
 fn count(graph: &Graph, op: &str) -> usize {
@@ -42,7 +51,7 @@ fn every_rewrite_finds_all_its_places_in_a_residual_network() {
         let adds = count(&textbook, "add_fwd");
         assert!(count(&textbook, "relu_fwd") > 0 && count(&textbook, "relu_bwd") > 0 && adds > 0);
 
-        let forward = fuse(&textbook, &[Rewrite::BatchNormRelu]).unwrap();
+        let forward = fuse(&textbook, &[Rewrite::BnAddRelu]).unwrap();
         assert_eq!(count(&forward, "relu_fwd"), 0, "{name}");
         assert_eq!(count(&forward, "batch_norm_fwd"), norms, "{name}");
         assert_eq!(
@@ -51,7 +60,7 @@ fn every_rewrite_finds_all_its_places_in_a_residual_network() {
             "only the forward pass changes"
         );
 
-        let backward = fuse(&textbook, &[Rewrite::BatchNormReluBwd]).unwrap();
+        let backward = fuse(&textbook, &[Rewrite::BnAddReluBwd]).unwrap();
         assert_eq!(count(&backward, "relu_bwd"), 0, "{name}");
         assert_eq!(count(&backward, "batch_norm_bwd"), norms, "{name}");
         let ends = before_a_relu + before_an_add;
@@ -64,6 +73,63 @@ fn every_rewrite_finds_all_its_places_in_a_residual_network() {
         assert_eq!(count(&evaluation, "relu_fwd") + count(&evaluation, "add_fwd"), 0, "{name}");
         assert_eq!(count(&evaluation, "conv2d_batch_norm"), norms, "{name}");
         assert_eq!(count(&evaluation, "batch_norm_inference_fwd"), 0, "{name}");
+    }
+}
+
+/// Each rewrite left out alone, and all of them.
+fn left_out() -> impl Iterator<Item = (&'static str, Fusion)> {
+    let alone = Rewrite::ALL.into_iter().map(|rewrite| (rewrite.name(), Fusion::without(&[rewrite])));
+    alone.chain([(Fusion::EVERY, Fusion::NONE)])
+}
+
+#[test]
+fn every_rewrite_makes_the_plan_shorter() {
+    let lengths = |fuse| {
+        let config = StepConfig { fuse, float: DType::Bf16, ..step_config("resnet18") };
+        let program = program(&config, DeviceKind::Cuda).unwrap();
+        [TRAIN, EVAL].map(|plan| program.plans[plan].steps.len())
+    };
+    let fused = lengths(Fusion::ALL);
+    for (name, fuse) in left_out() {
+        let got = lengths(fuse);
+        println!("without {name}: {got:?} steps, {fused:?} with it");
+        assert!(got[TRAIN] >= fused[TRAIN] && got[EVAL] >= fused[EVAL], "{name}");
+        assert!(got != fused, "{name} changes nothing");
+    }
+}
+
+#[test]
+fn a_step_without_any_of_the_rewrites_agrees_with_the_fused_one_to_rounding() {
+    // Loss, then parameters and running statistics after the step, then the scores that evaluation gives another batch.
+    let numbers = |fuse| {
+        let mut training = Training::new(StepConfig { fuse, ..step_config("resnet9") }, Device::Cpu).unwrap();
+        training.step(&batch(1), 0.01).unwrap();
+        let loss = ("loss".to_string(), vec![training.loss().unwrap()]);
+        let scores = ("scores".to_string(), training.predict(&batch(2)).unwrap());
+        let tensors = training.weights().unwrap();
+        let floats = |tensor: &NamedTensor| Some((tensor.name.to_string(), tensor.as_f32()?.to_vec()));
+        let mut numbers: Vec<(String, Vec<f32>)> = tensors.iter().filter_map(floats).collect();
+        numbers.extend([loss, scores]);
+        numbers
+    };
+    let largest = |values: &[f32]| values.iter().fold(0.0f32, |most, value| most.max(value.abs()));
+    let fused = numbers(Fusion::ALL);
+    assert!(fused.iter().flat_map(|(_, values)| values).all(|value| value.is_finite()));
+    for (left_out, fuse) in left_out() {
+        let got = numbers(fuse);
+        assert_eq!(got.len(), fused.len());
+        let mut most = 0.0f32;
+        for ((name, got), (expected_name, expected)) in got.iter().zip(&fused) {
+            assert!(name == expected_name && got.len() == expected.len());
+            let apart: Vec<f32> = got.iter().zip(expected).map(|(a, b)| a - b).collect();
+            let error = largest(&apart) / largest(expected).max(1e-3);
+            assert!(
+                apart.iter().all(|apart| apart.is_finite()) && error <= 1e-5,
+                "without {left_out}: {name} is off by {error}"
+            );
+            most = most.max(error);
+        }
+        println!("without {left_out}: off by {most:e} at most");
     }
 }
 
@@ -123,9 +189,7 @@ fn parameters_after_one_update(config: &StepConfig, batches: &[u64]) -> Vec<Weig
     assert_eq!(batches.len(), config.grad_accum_steps);
     let mut training = Training::new(config.clone(), Device::Cpu).unwrap();
     for &seed in batches {
-        let mut stream = Stream::new(seed, 0, 0, Use::Augment);
-        let images = (0..3 * 32 * 32 * 3).map(|_| stream.normal()).collect();
-        training.step(&Batch::new(images, vec![0, 3, 4]), 0.1).unwrap();
+        training.step(&batch(seed), 0.1).unwrap();
     }
     let session = training.session();
     let parameters = session.program().persistent.iter().filter(|p| p.value.role == Role::Parameter);
@@ -187,10 +251,6 @@ fn a_training_goes_on_from_its_file_with_the_same_bits() {
         grad_accum_steps: 2,
         ..step_config("resnet18")
     };
-    let batch = |seed: u64| {
-        let mut stream = Stream::new(seed, 0, 0, Use::Augment);
-        Batch::new((0..3 * 32 * 32 * 3).map(|_| stream.normal()).collect(), vec![0, 3, 4])
-    };
     let mut whole = Training::new(config.clone(), Device::Cpu).unwrap();
     (0..4).for_each(|step| whole.step(&batch(step), 0.01).unwrap());
     whole.save(&path).unwrap();
@@ -219,9 +279,7 @@ fn a_training_with_dropout_goes_on_with_the_same_bits() {
     let new = || Training::new(config.clone(), Device::Cpu).unwrap();
     let run = |training: &mut Training, steps: std::ops::Range<u64>| {
         for step in steps {
-            let mut stream = Stream::new(step, 0, 0, Use::Augment);
-            let images = (0..3 * 32 * 32 * 3).map(|_| stream.normal()).collect();
-            training.step(&Batch::new(images, vec![0, 3, 4]), 0.01).unwrap();
+            training.step(&batch(step), 0.01).unwrap();
         }
     };
     let mut stopped = new();

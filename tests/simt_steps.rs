@@ -9,6 +9,7 @@ use residuum::Result;
 use residuum::device::simt::{Checks, SimtDevice};
 use residuum::device::{Device, DeviceKind};
 use residuum::exec::{Session, Start};
+use residuum::fuse::{Fusion, Rewrite};
 use residuum::graph::{Graph, ValueId};
 use residuum::models::{Inputs, Model, Network, Options};
 use residuum::ops::{
@@ -117,12 +118,18 @@ impl Network for SmallNet {
 
 /// The loss of a step of the small net, and every parameter and state after it, as bits.
 fn small_step(float: DType, seed: u64) -> Vec<u32> {
+    small_step_with(Fusion::ALL, float, seed).into_iter().map(f32::to_bits).collect()
+}
+
+/// [`small_step`] with these rewrites, as numbers, the loss first.
+fn small_step_with(fuse: Fusion, float: DType, seed: u64) -> Vec<f32> {
     let sgd = SgdConfig { momentum: 0.9, nesterov: true, weight_decay: 1e-4 };
     let config = StepConfig {
         float,
         optimiser: Optimiser::Sgd(sgd),
         smoothing: 0.1,
         clip_grad: Some(0.5),
+        fuse,
         seed: 3,
         ..StepConfig::new(SmallNet, 3, 17)
     };
@@ -133,7 +140,7 @@ fn small_step(float: DType, seed: u64) -> Vec<u32> {
     let session = training.session();
     let persistent = session.program().persistent.iter();
     let values = persistent.flat_map(|p| session.read::<f32>(&p.slot).unwrap().into_owned());
-    values.chain([loss]).map(f32::to_bits).collect()
+    [loss].into_iter().chain(values).collect()
 }
 
 /// The layers of VGG, few channels each: biases, a pooling whose cells share pixels, hidden features that are dropped.
@@ -194,6 +201,22 @@ fn ten_orders_of_threads_give_the_same_bits_of_a_step() {
         assert!(first.iter().all(|bits| f32::from_bits(*bits).is_finite()));
         for seed in 1..10 {
             assert!(small_step(float, seed) == first, "other bits in {float} with threads in order {seed}");
+        }
+    }
+}
+
+#[test]
+fn kernels_agree_without_any_rewrite() {
+    for (float, tolerance) in [(DType::F32, 1e-5), (DType::Bf16, 1e-2)] {
+        let fused = small_step_with(Fusion::ALL, float, 1);
+        for rewrite in Rewrite::ALL {
+            let got = small_step_with(Fusion::without(&[rewrite]), float, 1);
+            let errors: Vec<f32> = got.iter().zip(&fused).map(|(a, b)| (a - b).abs()).collect();
+            let most = errors.iter().copied().fold(0.0, f32::max);
+            println!("without {rewrite} in {float}: off by {most:e} at most");
+            assert!(errors.iter().all(|error| *error <= tolerance), "without {rewrite} in {float}");
+            let same_bits = rewrite == Rewrite::MultiTensorCast || rewrite == Rewrite::ConvBn;
+            assert!(!same_bits || got == fused, "without {rewrite} in {float}: a step has other bits");
         }
     }
 }

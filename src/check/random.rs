@@ -31,7 +31,7 @@ fn copies(draw: &mut Draw) -> Trial {
             let x = graph.parameter(&format!("x.{i}"), [size], Layout::Flat, Init::Constant(0.0));
             cast(graph, &format!("y.{i}"), x, DType::Bf16)?;
         }
-        *graph = fuse(graph, &[Rewrite::ParameterCasts])?;
+        *graph = fuse(graph, &[Rewrite::MultiTensorCast])?;
         Ok(())
     })
 }

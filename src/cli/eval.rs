@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::flags::{check_picture, open_device, write_file};
+use super::flags::{FusionArgs, check_picture, open_device, write_file};
 use super::model::{ModelArgs, ViewArgs};
 use super::output;
 use crate::batch::Augment;
@@ -55,6 +55,8 @@ pub(super) struct EvalArgs {
     /// auto, cpu, cuda, cuda:N or simt
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     device: DeviceChoice,
+    #[command(flatten)]
+    fusion: FusionArgs,
 }
 
 impl EvalArgs {
@@ -63,7 +65,8 @@ impl EvalArgs {
             check_picture("--confusion", path)?;
         }
         let device = open_device(self.device)?;
-        let (file, run) = self.model.open()?;
+        let (mut file, run) = self.model.open()?;
+        file.fuse = self.fusion.fusion();
         let run = run.unwrap_or_else(|| TrainConfig::defaults(None));
         let config = TrainConfig {
             data_dir: self.data_dir.clone().or(run.data_dir),

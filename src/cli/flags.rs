@@ -8,6 +8,7 @@ use bytesize::ByteSize;
 
 use crate::device::{Device, DeviceChoice};
 use crate::error::{Error, Result};
+use crate::fuse::Fusion;
 use crate::run::replace;
 use crate::show::tell;
 use crate::train::config::TrainConfig;
@@ -45,6 +46,20 @@ impl SettingArgs {
             config.precision = begun_in;
         }
         Ok(config)
+    }
+}
+
+/// Which rewrites of the graph a trained model runs without.
+#[derive(Debug, Args)]
+pub(super) struct FusionArgs {
+    #[arg(long, value_name = "NAMES", help = Fusion::help(), value_parser = Fusion::without_named)]
+    no_fuse: Option<Fusion>,
+}
+
+impl FusionArgs {
+    /// The rewrites that run.
+    pub(super) fn fusion(&self) -> Fusion {
+        self.no_fuse.unwrap_or(Fusion::ALL)
     }
 }
 

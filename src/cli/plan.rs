@@ -8,6 +8,7 @@ use super::flags::{SettingArgs, parse_bytes, parse_images};
 use super::output;
 use crate::device::DeviceKind;
 use crate::error::{Error, Result};
+use crate::fuse::Fusion;
 use crate::graph::{Graph, Node, Phase, Role};
 use crate::plan::Program;
 use crate::report::{Align, Table};
@@ -51,7 +52,7 @@ impl PlanArgs {
         let mut step = config.step_config(extent.facts, device)?;
         step.pixels = pixel_source(&step, &extent, device, self.memory)?;
         let planned = program(&step, device)?;
-        let layers = evaluation_graph(&StepConfig { fuse: false, ..step.clone() }, "")?;
+        let layers = evaluation_graph(&StepConfig { fuse: Fusion::NONE, ..step.clone() }, "")?;
         output::print(layer_table(&layers))?;
         say!("");
         output::print(memory_table(&planned))?;

@@ -14,7 +14,7 @@ use crate::autodiff::differentiate;
 use crate::device::{Device, Slot};
 use crate::error::{Error, Result};
 use crate::exec::{Session, Start};
-use crate::fuse::{Rewrite, fuse};
+use crate::fuse::fuse;
 use crate::graph::{Graph, Node, Phase, ValueId};
 use crate::models::Network;
 use crate::ops::{AdaptiveAvgPool, GlobalAvgPool, MaxPool, Mode};
@@ -78,7 +78,7 @@ impl Explainer {
         let kept = [logits, features, gradient];
         kept.iter().for_each(|&id| graph.keep(id));
         let [logits, features, gradient] = kept.map(|id| graph.value(id).name.clone());
-        let graph = fuse(&graph, &Rewrite::ALL)?;
+        let graph = fuse(&graph, &file.fuse.rewrites())?;
 
         let mut session = Session::open(plan(&[&graph], device.kind())?, device, Start::Zeros)?;
         file.load_into(&mut session)?;

@@ -8,6 +8,7 @@ use crate::data::annotations::Capacity;
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::exec::{Session, Start};
+use crate::fuse::Fusion;
 use crate::graph::Graph;
 use crate::models::{Model, Network, Objects, Options, Variant};
 use crate::plan::plan;
@@ -34,6 +35,8 @@ pub struct ModelFile {
     pub card: ModelCard,
     /// What else the file has, in words.
     pub remark: Option<String>,
+    /// The rewrites of the graphs that its sessions run; all unless it is set otherwise.
+    pub fuse: Fusion,
     tensors: Vec<NamedTensor<'static>>,
 }
 
@@ -51,7 +54,7 @@ pub struct CardOverrides {
 impl ModelFile {
     /// Weights under torchvision's names and shapes; `path` stands for them in messages.
     pub fn new(path: &Path, card: ModelCard, tensors: Vec<NamedTensor<'static>>) -> ModelFile {
-        ModelFile { path: path.to_path_buf(), card, remark: None, tensors }
+        ModelFile { path: path.to_path_buf(), card, remark: None, fuse: Fusion::ALL, tensors }
     }
 
     /// The best weights of a run.
@@ -91,7 +94,7 @@ impl ModelFile {
         };
         fit.check(&shapes, &last_layer)?;
         let remark = fit.remark();
-        Ok(ModelFile { path: path.to_path_buf(), card, remark, tensors: fit.read()? })
+        Ok(ModelFile { remark, ..ModelFile::new(path, card, fit.read()?) })
     }
 
     /// Writes weights and card to the safetensors file at `path`, replacing an earlier one atomically.
@@ -163,7 +166,8 @@ impl ModelFile {
     pub fn step_config(&self, batch_size: usize) -> Result<StepConfig> {
         check_image_size("img_size", self.card.img_size)?;
         let normalization = self.card.normalization();
-        Ok(StepConfig { normalization, ..StepConfig::new(self.model()?, batch_size, self.card.img_size) })
+        let config = StepConfig::new(self.model()?, batch_size, self.card.img_size);
+        Ok(StepConfig { normalization, fuse: self.fuse, ..config })
     }
 
     /// Whether the file names its categories: those of other programs have the numbers of their labels for names.

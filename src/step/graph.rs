@@ -8,7 +8,7 @@ use crate::batch::BatchContents;
 use crate::data::annotations::Capacity;
 use crate::device::DeviceKind;
 use crate::error::{Error, Result};
-use crate::fuse::{Rewrite, fuse};
+use crate::fuse::{Fusion, fuse};
 use crate::graph::{Graph, Init, Phase, Role, ValueId};
 use crate::models::{Inputs, Network, Objects, is_of_layer};
 use crate::ops::{
@@ -133,8 +133,8 @@ pub struct StepConfig {
     pub mixes: bool,
     /// Training images get operations on their bytes, where the device prepares them.
     pub has_steps: bool,
-    /// Run the fused graph; the textbook graph otherwise.
-    pub fuse: bool,
+    /// The rewrites of its graphs that run.
+    pub fuse: Fusion,
     /// Seed of the initial values and of random numbers within a step.
     pub seed: u64,
     /// Batches keep their memory through a step, so that [`super::Training::repeat`] runs the last one again without a copy;
@@ -180,7 +180,7 @@ impl StepConfig {
             largest_annotation: Capacity { points: 1, objects: 1 },
             mixes: false,
             has_steps: false,
-            fuse: true,
+            fuse: Fusion::ALL,
             seed: 0,
             keep_inputs: false,
             keep_results: false,
@@ -395,9 +395,7 @@ fn finish(mut graph: Graph, config: &StepConfig) -> Result<Graph> {
             graph.value_ids().filter(|&id| graph.value(id).role == Role::Input).collect();
         inputs.into_iter().for_each(|id| graph.keep(id));
     }
-    if config.fuse {
-        graph = fuse(&graph, &Rewrite::ALL)?;
-    }
+    graph = fuse(&graph, &config.fuse.rewrites())?;
     if config.keep_results {
         // Values that fusion removed are no results any more, and a value that is kept would not be removed.
         let results: Vec<ValueId> = graph.nodes().iter().flat_map(|node| node.outputs.clone()).collect();

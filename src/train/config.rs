@@ -16,6 +16,7 @@ use crate::batch::{Augment, BatchContents, LoaderOptions, batches_per_epoch};
 use crate::data::annotations::{Capacity, SplitAnnotations};
 use crate::device::{DeviceChoice, DeviceKind};
 use crate::error::{Error, Result};
+use crate::fuse::Fusion;
 use crate::models::{self, Model, Objects, ObjectsKind, Options, Variant};
 use crate::named::named;
 use crate::ops::{AdamConfig, SgdConfig};
@@ -134,8 +135,8 @@ settings! {
         device: Written<DeviceChoice> = Written::known("auto"), resume Free => flag("DEVICE");
         /// Type of activations; auto is bf16 on a GPU and f32 elsewhere.
         precision: PrecisionChoice = PrecisionChoice::Auto => flag("TYPE");
-        /// Run fused operations.
-        fuse: bool = true => off("Run the textbook graph instead of fused operations");
+        /// Rewrites of the graph that run: all (true), none (false), or a list of names.
+        fuse: Fusion = Fusion::ALL => off(Fusion::help());
         /// Updates between lines of the log.
         log_interval: u64 = 10, range 1.., resume Free => flag("N").alias("print-freq");
         /// Updates between checkpoints within an epoch; 0 for none.

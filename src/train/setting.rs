@@ -5,6 +5,7 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::ops::{Bound, RangeBounds};
 
+use clap::builder::StyledStr;
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
 
 use super::config::TrainConfig;
@@ -124,15 +125,18 @@ pub(super) fn on() -> Arg {
 }
 
 /// A flag `--no-<name>` that switches off what is on by default, as `help` says.
-pub(super) fn off(help: &'static str) -> Arg {
-    Arg::new("off").action(ArgAction::SetFalse).help(help)
+pub(super) fn off(help: impl Into<StyledStr>) -> Arg {
+    Arg::new(OFF).action(ArgAction::SetFalse).help(help.into())
 }
+
+/// What a flag that switches off is called until it has the name of its setting.
+const OFF: &str = "off";
 
 /// `flag` as that of the setting `name`.
 pub(super) fn complete<T: Value>(flag: Arg, name: &'static str, help: String) -> Arg {
     let long = name.replace('_', "-");
-    let flag = match flag.get_action() {
-        ArgAction::SetFalse => flag.long(format!("no-{long}")),
+    let flag = match flag.get_id().as_str() {
+        OFF => flag.long(format!("no-{long}")),
         _ => flag.long(long).help(help),
     };
     T::arg(flag.id(name))

@@ -426,7 +426,9 @@ impl Trainer {
             mean: self.config.mean,
             std: self.config.std,
         };
-        Ok(ModelFile::new(&self.dir().last_weights(), card, self.training.weights()?))
+        let mut file = ModelFile::new(&self.dir().last_weights(), card, self.training.weights()?);
+        file.fuse = self.config.fuse;
+        Ok(file)
     }
 
     /// Writes the pages of a run that goes on, or is over.

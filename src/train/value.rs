@@ -7,10 +7,11 @@ use std::str::FromStr;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::parser::ValueSource;
-use clap::{Arg, ArgMatches, value_parser};
+use clap::{Arg, ArgAction, ArgMatches, value_parser};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::error::Error;
+use crate::fuse::Fusion;
 use crate::models::{ObjectsKind, Variant};
 
 /// A type that settings have.
@@ -163,6 +164,22 @@ impl Value for [f32; 3] {
 
     fn numbers(&self) -> Vec<f64> {
         self.map(f64::from).to_vec()
+    }
+}
+
+/// A flag names the rewrites that do not run; alone it leaves out every one.
+impl Value for Fusion {
+    fn arg(arg: Arg) -> Arg {
+        let arg = arg.action(ArgAction::Set).value_name("NAMES").value_parser(Fusion::without_named);
+        arg.num_args(0..=1).default_missing_value(Fusion::EVERY)
+    }
+
+    fn show(&self) -> String {
+        String::new()
+    }
+
+    fn record(&self) -> String {
+        self.to_string()
     }
 }
 

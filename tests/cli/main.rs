@@ -9,6 +9,7 @@ mod browser;
 mod data;
 #[cfg(feature = "fetch")]
 mod fetch;
+mod fusion;
 mod going_on;
 mod growing;
 mod length;

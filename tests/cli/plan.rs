@@ -1,6 +1,7 @@
 //! What `plan` promises is what a run takes.
 
 use residuum::device::{Device, DeviceKind};
+use residuum::fuse::Fusion;
 use residuum::models::Variant;
 use residuum::step::program;
 use residuum::train::config::{OptimiserKind, TrainConfig};
@@ -49,7 +50,7 @@ fn a_run_allocates_what_the_plan_says() {
         model_ema_decay: Some(0.99),
         ..base.clone()
     };
-    let textbook = TrainConfig { fuse: false, form: Variant::V2, ..base.clone() };
+    let textbook = TrainConfig { fuse: Fusion::NONE, form: Variant::V2, ..base.clone() };
     let cases = [
         (base, ""),
         (averaged, "--opt adamw --clip-grad --grad-accum-steps 2 --model-ema"),

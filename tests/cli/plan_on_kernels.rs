@@ -3,6 +3,7 @@
 use std::fs;
 
 use residuum::device::{Device, DeviceKind};
+use residuum::fuse::Fusion;
 use residuum::models::{ObjectsKind, Variant};
 use residuum::step::{PixelSource, StepConfig, Training};
 use residuum::train::config::{OptimiserKind, TrainConfig};
@@ -50,7 +51,12 @@ fn a_run_on_kernels_allocates_what_the_plan_says() {
         scenes.clone(),
         TrainConfig { freeze: true, ..scenes.clone() },
         TrainConfig { backbone_lr_scale: 0.1, ..scenes.clone() },
-        TrainConfig { precision: PrecisionChoice::Bf16, fuse: false, form: Variant::V2, ..scenes.clone() },
+        TrainConfig {
+            precision: PrecisionChoice::Bf16,
+            fuse: Fusion::NONE,
+            form: Variant::V2,
+            ..scenes.clone()
+        },
         with_objects(ObjectsKind::Masks),
         with_objects(ObjectsKind::Vector),
         with_objects(ObjectsKind::Codes),

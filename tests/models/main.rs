@@ -16,6 +16,7 @@ use common::formula;
 use residuum::batch::Batch;
 use residuum::device::Slot;
 use residuum::exec::Session;
+use residuum::fuse::Fusion;
 use residuum::graph::{Graph, Role};
 use residuum::infer::model_file::ModelFile;
 use residuum::models::{Model, Options, Variant};
@@ -33,7 +34,7 @@ const TRAIN_BATCH: usize = 16;
 const SAMPLES: usize = 512;
 const LR: f64 = 0.05;
 
-fn step_config(name: &str, form: Variant, batch_size: usize, fuse: bool) -> StepConfig {
+fn step_config(name: &str, form: Variant, batch_size: usize, fuse: Fusion) -> StepConfig {
     StepConfig { fuse, ..StepConfig::new(model(name, form, CLASSES), batch_size, SIZE) }
 }
 
@@ -139,7 +140,7 @@ fn median(mut values: Vec<f64>) -> f64 {
 }
 
 fn check_logits(recorded: &str, name: &str, form: Variant) {
-    let config = step_config(name, form, EVAL_BATCH, true);
+    let config = step_config(name, form, EVAL_BATCH, Fusion::ALL);
     let mut session = session(name, &evaluation_graph(&config, "").unwrap());
     let file = golden_tensors("models.safetensors");
     assert_logits(&mut session, 0, file.get(&format!("{recorded}/eval/logits")).unwrap());
@@ -178,7 +179,7 @@ struct Trained {
     updates: Vec<(String, Vec<f32>)>,
 }
 
-fn train(name: &str, form: Variant, steps: usize, fuse: bool) -> Trained {
+fn train(name: &str, form: Variant, steps: usize, fuse: Fusion) -> Trained {
     let config = step_config(name, form, TRAIN_BATCH, fuse);
     let mut graph = training_graph(&config).unwrap();
     keep_gradients(&mut graph);
@@ -258,7 +259,7 @@ fn assert_losses(got: &[f64], model: &str, tolerances: &[f64]) {
     }
 }
 
-fn check_resnet18_run(fuse: bool) {
+fn check_resnet18_run(fuse: Fusion) {
     let trained = train("resnet18", Variant::V1_5, 5, fuse);
     assert_losses(&trained.losses, "resnet18", &[5e-6, 2e-5, 5e-5, 2e-4, 2e-4]);
     let file = golden_tensors("models.safetensors");
@@ -275,25 +276,25 @@ fn check_resnet18_run(fuse: bool) {
 
 #[test]
 fn five_training_steps_of_resnet18_match_pytorch() {
-    check_resnet18_run(true);
+    check_resnet18_run(Fusion::ALL);
 }
 
 #[test]
 fn the_textbook_graph_matches_pytorch_too() {
-    check_resnet18_run(false);
+    check_resnet18_run(Fusion::NONE);
 }
 
 #[test]
 fn training_steps_of_the_other_networks_match_pytorch() {
     let tolerances = [5e-6, 2e-5];
-    assert_losses(&train("resnet34", Variant::V1_5, 2, true).losses, "resnet34", &tolerances);
+    assert_losses(&train("resnet34", Variant::V1_5, 2, Fusion::ALL).losses, "resnet34", &tolerances);
     let file = golden_tensors("models.safetensors");
-    let resnet50 = train("resnet50", Variant::V1_5, 2, true);
+    let resnet50 = train("resnet50", Variant::V1_5, 2, Fusion::ALL);
     assert_losses(&resnet50.losses, "resnet50", &tolerances);
     assert!(median(errors(&resnet50.gradients, "resnet50/train/grads", &file)) <= 2e-3);
-    assert_losses(&train("resnet50", Variant::V1, 1, true).losses, "resnet50_v1", &tolerances);
-    let v2 = train("resnet18", Variant::V2, 2, true);
+    assert_losses(&train("resnet50", Variant::V1, 1, Fusion::ALL).losses, "resnet50_v1", &tolerances);
+    let v2 = train("resnet18", Variant::V2, 2, Fusion::ALL);
     assert_losses(&v2.losses, "resnet18_v2", &tolerances);
     assert!(median(errors(&v2.gradients, "resnet18_v2/train/grads", &file)) <= 2e-3);
-    assert_losses(&train("resnet50", Variant::V2, 1, true).losses, "resnet50_v2", &tolerances);
+    assert_losses(&train("resnet50", Variant::V2, 1, Fusion::ALL).losses, "resnet50_v2", &tolerances);
 }

@@ -9,7 +9,7 @@ use clap::builder::RangedU64ValueParser;
 use clap::{ArgGroup, Args};
 
 use self::photos::Form;
-use super::flags::{check_output, check_picture, open_device, write_file};
+use super::flags::{FusionArgs, check_output, check_picture, open_device, write_file};
 use super::model::{ModelArgs, ViewArgs};
 use crate::data::{self, OpenOptions, Split};
 use crate::device::{Device, DeviceChoice};
@@ -69,13 +69,16 @@ pub(super) struct PredictArgs {
     /// auto, cpu, cuda, cuda:N or simt
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     device: DeviceChoice,
+    #[command(flatten)]
+    fusion: FusionArgs,
 }
 
 impl PredictArgs {
     pub(super) fn run(self) -> Result<()> {
         self.check_outputs()?;
         let device = open_device(self.device)?;
-        let (file, run) = self.model.open()?;
+        let (mut file, run) = self.model.open()?;
+        file.fuse = self.fusion.fusion();
         match (&self.input, &self.output, &self.submission) {
             (Some(input), Some(output), _) => tensors::predict(file, input, output, device),
             (_, _, Some(target)) => {

@@ -72,7 +72,7 @@ fn flags_override_recipes_in_both_directions() {
     let recipe =
         "freeze = true\nobjects = \"codes\"\nclip_grad = 3\nnesterov = false\ndata_dir = \"photos\"\n";
     let config = given(recipe, "").unwrap();
-    assert!(config.freeze && !config.nesterov && config.fuse);
+    assert!(config.freeze && !config.nesterov && config.fuse == Fusion::ALL);
     assert_eq!(
         (config.objects, config.clip_grad, config.img_size),
         (Some(ObjectsKind::Codes), Some(3.0), 128)
@@ -81,7 +81,7 @@ fn flags_override_recipes_in_both_directions() {
     let flags =
         "--objects none --clip-grad 2 --no-fuse --mean 0.5,0.25,1 --decay-milestones 1,2.5 --model-ema";
     let config = given(recipe, flags).unwrap();
-    assert_eq!((config.objects, config.clip_grad, config.fuse), (None, Some(2.0), false));
+    assert_eq!((config.objects, config.clip_grad, config.fuse), (None, Some(2.0), Fusion::NONE));
     assert_eq!((config.mean, config.decay_milestones), ([0.5, 0.25, 1.0], vec![1.0, 2.5]));
     assert_eq!(config.model_ema_decay, Some(0.9998));
     assert_eq!(given("", "--model-ema --model-ema-decay 0.5").unwrap().model_ema_decay, Some(0.5));
