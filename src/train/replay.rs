@@ -66,13 +66,9 @@ impl Replay {
     pub fn of(dir: &RunDir, step: u64, device: Device) -> Result<Replay> {
         let kind = device.kind();
         let recorded: TrainConfig = dir.read_config()?;
-        let mut config = recorded.clone();
-        if kind == DeviceKind::Cpu {
-            config.precision = PrecisionChoice::F32;
-        }
         let state_path = newest_state(dir, step)?;
         let signals = Signals::install(OnUsr1::End)?;
-        let mut run = Prepared::inspected(config, device, &signals)?;
+        let mut run = Prepared::inspected(recorded.clone(), device, &signals)?;
         if step >= run.total_steps {
             let total = run.total_steps;
             return Err(Error::setting("step", step, format!("the run has {total} updates; give less")));

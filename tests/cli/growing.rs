@@ -9,7 +9,7 @@ use crate::program::Program;
 
 /// Six epochs of two updates of two batches, and a batch at the end of each pass that is too few for one.
 const RUN: &str = "train --data-dir scenes --model resnet9 --img-size 24 --batch-size 8 --grad-accum-steps 2 --lr 0.01 \
-                   --epochs 6 --log-interval 1 --augment flip,shift --device cpu";
+                   --epochs 6 --log-interval 1 --augment flip,shift --device cpu --precision f32";
 const GROWTH: &str = "--grow-from 8 --grow-step 8";
 
 fn losses(program: &Program, run: &Path) -> Vec<f64> {
@@ -79,7 +79,8 @@ fn a_run_that_is_stopped_between_two_sizes_ends_in_the_same_bits() {
 fn a_device_that_holds_the_photos_takes_smaller_ones_batch_by_batch() {
     let program = Program::with_scenes();
     let flags = "--model resnet9 --img-size 16 --grow-from 8 --grow-step 8 --batch-size 2 --limit-train 2 --limit-val 2";
-    let call = format!("train --data-dir scenes --epochs 2 --lr 0.01 --log-interval 1 {flags}");
+    let call =
+        format!("train --data-dir scenes --epochs 2 --lr 0.01 --log-interval 1 --precision f32 {flags}");
     program.succeeds(&format!("{call} --device simt --output simt"));
     program.succeeds(&format!("{call} --device cpu --output cpu"));
     let [simt, cpu] = ["simt", "cpu"].map(|name| losses(&program, &program.only_run(name)));
