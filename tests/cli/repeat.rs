@@ -26,7 +26,8 @@ fn threads_and_repetitions_change_no_bit_and_the_seed_does() {
 fn fused_and_textbook_graphs_agree() {
     let losses = |flags: &str| {
         let program = Program::with_scenes();
-        let run = program.trains(&format!("--warmup-lr 0.001 --log-interval 1 --max-steps 3 {flags}"));
+        let run = program
+            .trains(&format!("--precision f32 --warmup-lr 0.001 --log-interval 1 --max-steps 3 {flags}"));
         program.records(&run).steps.iter().map(|step| step.loss).collect::<Vec<f64>>()
     };
     let (fused, textbook) = (losses(""), losses("--no-fuse"));
