@@ -81,7 +81,7 @@ extern "C" {
 extern __thread simt::ThreadState simt_thread_state;
 void simt_barrier(const char* file, uint32_t line);
 void simt_warp_call(simt::WarpCall* call);
-void simt_copy_async(void* to, const void* from, uint32_t num_bytes, const char* file, uint32_t line);
+void simt_copy_async(void* to, const void* from, uint32_t num_bytes, bool is_cached, const char* file, uint32_t line);
 void simt_copy_async_commit();
 void simt_copy_async_wait(uint32_t num_pending);
 void simt_atomic(const void* address, uint32_t num_bytes, const void* code);
