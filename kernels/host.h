@@ -267,7 +267,7 @@ SIMT_HOOK T atomicMin(T* address, T value) {
 #endif
 
 // Each thread has its own copy of the arguments, as on the GPU.
-#define KERNEL(symbol, Args, threads)                                                        \
+#define KERNEL(symbol, Args, ...)                                                            \
     static void symbol##_body(const Args& args);                                             \
     extern "C" __attribute__((no_sanitize("thread"))) void SIMT_ENTRY(symbol)(const void* arguments) { \
         const Args args = *static_cast<const Args*>(arguments);                              \
