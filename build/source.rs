@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::declared::{Declared, is_identifier};
 
-/// One `KERNEL(symbol, Args, threads)`.
+/// One `KERNEL(symbol, Args, threads)`, with or without a fewest number of blocks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
     /// Name of the symbol.
@@ -148,7 +148,8 @@ pub fn entries(text: &str) -> Result<Vec<Entry>, String> {
         let Some(arguments) = line.trim_start().strip_prefix("KERNEL(") else { continue };
         let wrong = || {
             format!(
-                "line {}: write KERNEL(symbol, Args, threads) on one line, threads as a number",
+                "line {}: write KERNEL(symbol, Args, threads) or KERNEL(symbol, Args, threads, blocks) on one line, \
+                 threads and blocks as numbers",
                 number + 1
             )
         };
@@ -158,8 +159,9 @@ pub fn entries(text: &str) -> Result<Vec<Entry>, String> {
             return Err(wrong());
         };
         let block_threads: u32 = threads.parse().map_err(|_| wrong())?;
-        let are_names = is_identifier(name) && is_identifier(args);
-        if !are_names || !(1..=1024).contains(&block_threads) {
+        let fewest_blocks: u32 = words.next().unwrap_or("1").parse().map_err(|_| wrong())?;
+        let are_names = is_identifier(name) && is_identifier(args) && words.next().is_none();
+        if !are_names || !(1..=32).contains(&fewest_blocks) || !(1..=1024).contains(&block_threads) {
             return Err(wrong());
         }
         entries.push(Entry { name: name.to_string(), args: args.to_string(), block_threads });

@@ -9,9 +9,10 @@
 // Stands before a constant or a struct that Rust needs, too: build.rs reads it here and writes it for Rust.
 #define FOR_RUST
 
-// The head of a kernel: symbol, argument struct `args`, threads per block. The body follows in braces.
-#define KERNEL(symbol, Args, threads) \
-    extern "C" __global__ void __launch_bounds__(threads) symbol(const __grid_constant__ Args args)
+// The head of a kernel: symbol, argument struct `args`, threads per block, and where the assembler is not to save registers
+// for the sake of more, the fewest blocks of a multiprocessor. The body follows in braces.
+#define KERNEL(symbol, Args, ...) \
+    extern "C" __global__ void __launch_bounds__(__VA_ARGS__) symbol(const __grid_constant__ Args args)
 
 // The block's dynamic shared memory; every call gives the same address, aligned to 1024 bytes.
 template <class T>

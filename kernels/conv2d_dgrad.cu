@@ -12,13 +12,30 @@
 //           + bytes(out)
 // Tuned for as conv2d_fprop.cu
 // Requires  per row of VARIANTS in src/ops/conv2d/variants.rs; the rows without a tile take anything
-// Numerics  one ascending sum over gemm_k per output, then the addend, rounded once; no atomics, repeatable
+// Numerics  one sum over gemm_k per output, in the order that the headers say, then the addend, rounded once; no atomics, repeatable
 // Reference Conv2dDgrad::cpu in src/ops/conv2d
 #include "conv2d_tap_gemm.cuh"
 #include "conv2d_tap_mma.cuh"
 
 KERNEL(conv2d_dgrad_f32, Conv2dArgs, 256) { tap_gemm::run<float, Pass::kDgrad>(args); }
 KERNEL(conv2d_dgrad_bf16, Conv2dArgs, 256) { tap_gemm::run<bf16, Pass::kDgrad>(args); }
+KERNEL(conv2d_dgrad_tile256x128_bf16, Conv2dArgs, 256) { tap_mma::run<mma_tile::Tile256x128, Pass::kDgrad>(args); }
+KERNEL(conv2d_dgrad_1x1_tile256x128_bf16, Conv2dArgs, 256) {
+    tap_mma::run<mma_tile::Tile256x128, Pass::kDgrad, tap_mma::Taps::kOne>(args);
+}
+KERNEL(conv2d_dgrad_tile256x64_bf16, Conv2dArgs, 128) { tap_mma::run<mma_tile::Tile256x64, Pass::kDgrad>(args); }
+KERNEL(conv2d_dgrad_1x1_tile256x64_bf16, Conv2dArgs, 128) {
+    tap_mma::run<mma_tile::Tile256x64, Pass::kDgrad, tap_mma::Taps::kOne>(args);
+}
 KERNEL(conv2d_dgrad_tile128x128_bf16, Conv2dArgs, 128) { tap_mma::run<mma_tile::Tile128x128, Pass::kDgrad>(args); }
-KERNEL(conv2d_dgrad_tile128x64_bf16, Conv2dArgs, 128) { tap_mma::run<mma_tile::Tile128x64, Pass::kDgrad>(args); }
-KERNEL(conv2d_dgrad_tile64x64_bf16, Conv2dArgs, 128) { tap_mma::run<mma_tile::Tile64x64, Pass::kDgrad>(args); }
+KERNEL(conv2d_dgrad_1x1_tile128x128_bf16, Conv2dArgs, 128) {
+    tap_mma::run<mma_tile::Tile128x128, Pass::kDgrad, tap_mma::Taps::kOne>(args);
+}
+KERNEL(conv2d_dgrad_tile128x64_bf16, Conv2dArgs, 128) { tap_mma::run<mma_tile::Tile128x64BesideL1, Pass::kDgrad>(args); }
+KERNEL(conv2d_dgrad_1x1_tile128x64_bf16, Conv2dArgs, 128) {
+    tap_mma::run<mma_tile::Tile128x64, Pass::kDgrad, tap_mma::Taps::kOne>(args);
+}
+KERNEL(conv2d_dgrad_tile64x64_bf16, Conv2dArgs, 128) { tap_mma::run<mma_tile::Tile64x64BesideL1, Pass::kDgrad>(args); }
+KERNEL(conv2d_dgrad_1x1_tile64x64_bf16, Conv2dArgs, 128) {
+    tap_mma::run<mma_tile::Tile64x64, Pass::kDgrad, tap_mma::Taps::kOne>(args);
+}

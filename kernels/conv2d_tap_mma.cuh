@@ -2,13 +2,16 @@
 //
 // GEMM      gemm_m = output positions of a class, gemm_n = output channels, gemm_k = taps * source channels
 // Mapping   block -> tile of one class; warp -> 64x64, 64x32 or 32x32 of it; thread -> m16n8k16 fragments. K-tiles of 64
-//           gemm_k positions come by 16-byte cp.async; what lies outside the image is filled with zeros on the way
+//           gemm_k positions come by 16-byte cp.async; what lies outside the image is filled with zeros on the way. Where
+//           a k-tile is 64 channels of one tap, all taps of these channels follow one another, so that a pixel that
+//           several taps read comes from L2 once and stays in L1
 //           grid = (row tiles * column tiles, classes); column tiles of the same rows are neighbours
 //           shared: 3 stages of 128 bytes per row and column of the tile; at the end the f32 results
-// Requires  channels of both images multiples of 8, 16-byte aligned tensors; counted in int32_t, and so below 2^31: chunks of
-//           8 channels of the source, elements of the source in as many rows as the filter has and 8 more; below 2^30:
-//           pixels in either image, positions of gemm_k
-// Numerics  each output is one sum over gemm_k, 16 positions at a time in ascending order, rounded to bf16 once, after
+// Requires  channels of both images multiples of 8, 16-byte aligned tensors, filters of at most kMostTaps rows and columns;
+//           counted in int32_t, and so below 2^31: chunks of 8 channels of the source, elements of the source in as many
+//           rows as the filter has and 8 more; below 2^30: pixels in either image, positions of gemm_k
+// Numerics  each output is one sum over gemm_k, 16 positions at a time, in ascending order of taps and channels (fprop of
+//           channels that are no multiple of 64), else of 64 channels, taps and channels; rounded to bf16 once, after
 //           batch norm and addend; no atomics, repeatable
 #pragma once
 
@@ -20,53 +23,113 @@ namespace tap_mma {
 using mma_tile::kChunkElems;
 using mma_tile::kDepth;
 
+// Which filters a kernel takes: any, or those of one tap, whose pixels are read once and go past L1.
+enum class Taps { kAny, kOne };
+
+// Most rows and columns of a filter.
+FOR_RUST constexpr int kMostTaps = 15;
+
+// A bit for each tap t that lies outside when the first is at `first`: first + t is not in 0..extent.
+static __device__ __forceinline__ uint32_t taps_outside(int32_t first, int32_t extent) {
+    const uint32_t before = (1u << min(max(-first, 0), kMostTaps)) - 1;
+    const uint32_t inside_or_before = (1u << min(max(extent - first, 0), kMostTaps)) - 1;
+    return (before | ~inside_or_before) & ((1u << kMostTaps) - 1);
+}
+
+// A thread reads chunk `chunk()` of 64 channels, of sources and, in an fprop, of filters.
+static __device__ __forceinline__ int32_t chunk() { return static_cast<int32_t>(threadIdx.x) % (kDepth / kChunkElems); }
+
+// The tap and the channel that this thread's chunk of the next k-tile belongs to.
+template <Pass kPass, Taps kTaps>
+struct Walk {
+    int32_t r = 0, s = 0, channel = chunk() * kChunkElems;
+    int32_t taps_h, taps_w, channels;
+    bool is_whole;  // whether a k-tile is 64 channels of one tap
+    Coord step = {};
+
+    __device__ __forceinline__ Walk(const Conv2dArgs& a, const TapPlane& plane)
+        : taps_h(plane.h.num_taps), taps_w(plane.w.num_taps), channels(a.src_c) {
+        is_whole = kPass == Pass::kDgrad || kTaps == Taps::kOne || channels % kDepth == 0;
+        if (!is_whole) {
+            const Extents extents = tap_extents(plane, channels);
+            const Coord first = coord_of(channel, extents);
+            channel = first.lo, s = first.mid, r = first.hi;
+            step = coord_of(kDepth, extents);
+        }
+    }
+
+    __device__ __forceinline__ int32_t num_k_tiles() const {
+        return is_whole ? taps_h * taps_w * ceil_div(channels, kDepth) : ceil_div(taps_h * taps_w * channels, kDepth);
+    }
+
+    // Behind the last tap or channel is nothing.
+    __device__ __forceinline__ bool in_range() const { return channel < channels && r < taps_h; }
+
+    __device__ __forceinline__ void next() {
+        if (kTaps == Taps::kOne) {
+            channel += kDepth;
+        } else if (is_whole) {
+            s++;
+            if (s == taps_w) s = 0, r++;
+            if (r == taps_h) r = 0, channel += kDepth;
+        } else {
+            Coord at = {channel, s, r};
+            advance(at, step, {channels, taps_w});
+            channel = at.lo, s = at.mid, r = at.hi;
+        }
+    }
+};
+
 // Rows of the tile from the source image. Thread -> one chunk of the k-tile, for rows kApart apart.
-template <class T>
+template <class T, Taps kTaps>
 struct SourceGather {
     using Lines = mma_tile::KMajor<T::kRows>;
     static constexpr int kApart = T::kThreads / Lines::kChunks;
     static constexpr int kCopies = T::kRows / kApart;
+    // Bits of `absent`: a tap's row, its column, and one that no row of the tile has.
+    static constexpr int kColBit = kMostTaps, kNever = 31;
 
     const bf16* src;
-    int32_t src_h, src_w, src_c, num_taps_h;
-    int32_t origin[kCopies];  // in chunks, of tap (0, 0), channel 0; may lie outside
-    int32_t h[kCopies], w[kCopies];
-    Coord tap, step;
-    Extents extents;
+    int32_t src_w, src_chunks;
+    int32_t to;                // of the first row, in bytes of the tile
+    int32_t origin[kCopies];   // in chunks, of tap (0, 0), channel 0; may lie outside
+    uint32_t absent[kCopies];  // the rows and columns of taps that lie outside the image
 
     __device__ __forceinline__ SourceGather(const Conv2dArgs& a, const TapPlane& plane, int32_t row_first,
                                             int32_t num_rows)
-        : src(static_cast<const bf16*>(a.src)),
-          src_h(a.src_h),
-          src_w(a.src_w),
-          src_c(a.src_c),
-          num_taps_h(plane.h.num_taps) {
-        extents = tap_extents(plane, src_c);
-        tap = coord_of(static_cast<int32_t>(threadIdx.x) % Lines::kChunks * kChunkElems, extents);
-        step = coord_of(kDepth, extents);
+        : src(static_cast<const bf16*>(a.src)), src_w(a.src_w), src_chunks(a.src_c / kChunkElems) {
+        const int32_t line = static_cast<int32_t>(threadIdx.x) / Lines::kChunks;
+        to = Lines::offset(line, chunk());
+        const Extents extents = pixel_extents(plane);
+        Coord pixel = coord_of(row_first + line, extents);
+        const Coord step = coord_of(kApart, extents);
 #pragma unroll
         for (int i = 0; i < kCopies; i++) {
-            const int32_t row = row_first + static_cast<int32_t>(threadIdx.x) / Lines::kChunks + i * kApart;
-            const Coord pixel = coord_of(min(row, num_rows - 1), pixel_extents(plane));
-            const int32_t first_h = pixel.mid * plane.h.src_step + plane.h.src_first;
-            w[i] = pixel.lo * plane.w.src_step + plane.w.src_first;
-            h[i] = row < num_rows ? first_h : kOutside;
-            origin[i] = ((pixel.hi * src_h + first_h) * src_w + w[i]) * (src_c / kChunkElems);
+            const int32_t h = pixel.mid * plane.h.src_step + plane.h.src_first;
+            const int32_t w = pixel.lo * plane.w.src_step + plane.w.src_first;
+            // Rows behind the last stay in the last image, whose addresses can be counted.
+            origin[i] = ((min(pixel.hi, a.batch - 1) * a.src_h + h) * src_w + w) * src_chunks;
+            absent[i] = row_first + line + i * kApart < num_rows ? 1u << kNever : ~0u;
+            absent[i] |= taps_outside(h, a.src_h) | taps_outside(w, src_w) << kColBit;
+            advance(pixel, step, extents);
         }
     }
 
-    __device__ __forceinline__ void start(bf16* tile) {
-        const int line = static_cast<int>(threadIdx.x) / Lines::kChunks;
-        const int chunk = static_cast<int>(threadIdx.x) % Lines::kChunks;
-        const bool in_range = tap.hi < num_taps_h;
-        const int32_t delta = ((tap.hi * src_w + tap.mid) * src_c + tap.lo) / kChunkElems;
+    template <class W>
+    __device__ __forceinline__ void start(char* tile, const W& walk) const {
+        const int32_t delta = (walk.r * src_w + walk.s) * src_chunks + walk.channel / kChunkElems;
+        const uint32_t tap = walk.in_range() ? 1u << walk.r | 1u << (kColBit + walk.s) : 1u << kNever;
 #pragma unroll
         for (int i = 0; i < kCopies; i++) {
-            const bool valid = in_range && within(h[i] + tap.hi, src_h) && within(w[i] + tap.mid, src_w);
-            cp_async_16(tile + Lines::offset(line + i * kApart, chunk),
-                        src + static_cast<int64_t>(origin[i] + delta) * kChunkElems, valid);
+            const bf16* from = src + static_cast<int64_t>(origin[i] + delta) * kChunkElems;
+            char* at = tile + Lines::below(to, i * kApart);
+            const bool valid = (absent[i] & tap) == 0;
+            if (kTaps == Taps::kOne) {
+                cp_async_16(at, from, valid);
+            } else {
+                cp_async_16_cached(at, from, valid);
+            }
         }
-        advance(tap, step, extents);
     }
 };
 
@@ -78,31 +141,30 @@ struct WeightGather {
     static constexpr int kCopies = T::kCols / kApart;
 
     const bf16* weights;
-    int32_t k, gemm_k, cols_left;
+    int32_t taps_w, src_c, gemm_k, cols_left, to;
 
     __device__ __forceinline__ WeightGather(const Conv2dArgs& a, const TapPlane& plane, int32_t col_first)
-        : gemm_k(plane.num_taps() * a.src_c) {
+        : taps_w(plane.w.num_taps), src_c(a.src_c), gemm_k(plane.num_taps() * a.src_c) {
         const int32_t col = static_cast<int32_t>(threadIdx.x) / Lines::kChunks;
-        k = static_cast<int32_t>(threadIdx.x) % Lines::kChunks * kChunkElems;
+        to = Lines::offset(col, chunk());
         weights = static_cast<const bf16*>(a.weights) + static_cast<int64_t>(col_first + col) * gemm_k;
         cols_left = a.out_c - col_first - col;
     }
 
-    __device__ __forceinline__ void start(bf16* tile) {
-        const int line = static_cast<int>(threadIdx.x) / Lines::kChunks;
-        const int chunk = static_cast<int>(threadIdx.x) % Lines::kChunks;
+    template <class W>
+    __device__ __forceinline__ void start(char* tile, const W& walk) const {
+        const bf16* from = weights + (walk.r * taps_w + walk.s) * src_c + walk.channel;
+        const int32_t left = walk.in_range() ? cols_left : 0;
 #pragma unroll
         for (int i = 0; i < kCopies; i++) {
-            cp_async_16(tile + Lines::offset(line + i * kApart, chunk),
-                        weights + k + static_cast<int64_t>(i * kApart) * gemm_k,
-                        k < gemm_k && i * kApart < cols_left);
+            cp_async_16(tile + Lines::below(to, i * kApart), from + static_cast<int64_t>(i * kApart) * gemm_k,
+                        i * kApart < left);
         }
-        k += kDepth;
     }
 };
 
 // Columns of the tile from the filters of a dgrad, whose input channels are contiguous: lines of the stage are gemm_k
-// positions, and each pass over the stage walks on by kApart of them.
+// positions, filters of one tap.
 template <class T>
 struct WeightGather<T, Pass::kDgrad> {
     using Lines = mma_tile::MnMajor<T::kCols>;
@@ -110,45 +172,45 @@ struct WeightGather<T, Pass::kDgrad> {
     static constexpr int kCopies = kDepth / kApart;
 
     const bf16* weights;
-    int32_t kernel_h, kernel_w, out_c;
     TapAxis axis_h, axis_w;
-    bool has_col;
-    Coord tap, step;
-    Extents extents;
+    int32_t kernel_w, out_c, filter_elems, first_line, channels, to;
 
     __device__ __forceinline__ WeightGather(const Conv2dArgs& a, const TapPlane& plane, int32_t col_first)
-        : kernel_h(a.kernel_h), kernel_w(a.kernel_w), out_c(a.out_c), axis_h(plane.h), axis_w(plane.w) {
-        const int32_t col = col_first + static_cast<int32_t>(threadIdx.x) % Lines::kChunks * kChunkElems;
-        has_col = col < out_c;
-        weights = static_cast<const bf16*>(a.weights) + col;
-        extents = tap_extents(plane, a.src_c);
-        tap = coord_of(static_cast<int32_t>(threadIdx.x) / Lines::kChunks, extents);
-        step = coord_of(kApart, extents);
+        : axis_h(plane.h), axis_w(plane.w), kernel_w(a.kernel_w), out_c(a.out_c),
+          filter_elems(a.kernel_h * a.kernel_w * a.out_c) {
+        const int32_t line = static_cast<int32_t>(threadIdx.x) / Lines::kChunks;
+        const int32_t col = static_cast<int32_t>(threadIdx.x) % Lines::kChunks;
+        to = Lines::offset(line, col);
+        // The walk has the channel of this thread's chunk.
+        first_line = line - chunk() * kChunkElems;
+        channels = col_first + col * kChunkElems < out_c ? a.src_c : 0;
+        weights = static_cast<const bf16*>(a.weights) + col_first + col * kChunkElems;
     }
 
-    __device__ __forceinline__ void start(bf16* tile) {
-        const int line = static_cast<int>(threadIdx.x) / Lines::kChunks;
-        const int chunk = static_cast<int>(threadIdx.x) % Lines::kChunks;
+    template <class W>
+    __device__ __forceinline__ void start(char* tile, const W& walk) const {
+        const int32_t r = axis_h.weight_first + walk.r * axis_h.weight_step;
+        const int32_t s = axis_w.weight_first + walk.s * axis_w.weight_step;
+        const int32_t filter = walk.channel + first_line;
+        const bf16* from = weights + static_cast<int64_t>(filter) * filter_elems + (r * kernel_w + s) * out_c;
 #pragma unroll
         for (int i = 0; i < kCopies; i++) {
-            const int32_t r = axis_h.weight_first + tap.hi * axis_h.weight_step;
-            const int32_t s = axis_w.weight_first + tap.mid * axis_w.weight_step;
-            const int64_t from = static_cast<int64_t>((tap.lo * kernel_h + r) * kernel_w + s) * out_c;
-            cp_async_16(tile + Lines::offset(line + i * kApart, chunk), weights + from,
-                        has_col && tap.hi < axis_h.num_taps);
-            advance(tap, step, extents);
+            cp_async_16(tile + Lines::below(to, i * kApart),
+                        from + static_cast<int64_t>(i * kApart) * filter_elems, filter + i * kApart < channels);
         }
     }
 };
 
-template <class T, Pass kPass>
+template <class T, Pass kPass, Taps kTaps>
 struct Gather {
-    SourceGather<T> sources;
+    Walk<kPass, kTaps> walk;
+    SourceGather<T, kTaps> sources;
     WeightGather<T, kPass> weights;
 
-    __device__ __forceinline__ void start(bf16* source_tile, bf16* weight_tile) {
-        sources.start(source_tile);
-        weights.start(weight_tile);
+    __device__ __forceinline__ void start(char* source_tile, char* weight_tile) {
+        sources.start(source_tile, walk);
+        weights.start(weight_tile, walk);
+        walk.next();
     }
 };
 
@@ -157,39 +219,50 @@ struct Gather {
 template <class T, Pass kPass>
 static __device__ __forceinline__ void write(const Conv2dArgs& a, const TapPlane& plane, int32_t row_first,
                                              int32_t num_rows, int32_t col_first, const typename T::Acc& acc) {
-    constexpr int kPitch = T::kCols + mma_tile::kResultPad;
+    constexpr int kPitch = T::kCols + mma_tile::kResultPad, kRowBytes = kPitch * static_cast<int>(sizeof(float));
     constexpr int kChunks = T::kCols / kChunkElems;
+    // Where the stages have no room for all rows, the upper half of the warps goes first.
+    constexpr int kRowsAtOnce = T::kRows * kRowBytes <= T::kSharedBytes ? T::kRows : T::kRows / 2;
+    static_assert(kRowsAtOnce * kRowBytes <= T::kSharedBytes && kRowsAtOnce % T::kWarpRows == 0, "no room");
     float* results = dynamic_shared<float>();
-    mma_tile::for_each_pair<T>(acc, [&](int row, int col, float first, float second) {
-        store_vec(results + row * kPitch + col, Vec<float, 2>{first, second});
-    });
-    __syncthreads();
     const int chunk_col = static_cast<int>(threadIdx.x) % kChunks * kChunkElems;
     // A phase of shared memory serves eight lanes here, whose chunks span its banks twice: half of them read the other half
     // of their chunk first.
     const int first_half = static_cast<int>(threadIdx.x) / 4 % 2 * 4;
-    if (col_first + chunk_col >= a.out_c) return;
-    finish_sums<kPass, kChunkElems>(a, col_first + chunk_col, [&](const auto& finish) {
-        const bf16* addend = static_cast<const bf16*>(a.addend);
-        for (int row = static_cast<int>(threadIdx.x) / kChunks; row < T::kRows; row += T::kThreads / kChunks) {
-            if (row_first + row >= num_rows) return;
-            const int64_t to = out_offset(a, plane, row_first + row) + col_first + chunk_col;
-            const float* result = results + row * kPitch + chunk_col;
-            const Vec<float, 4> halves[2] = {load_vec<4>(result + first_half), load_vec<4>(result + (4 - first_half))};
-            Vec<bf16, kChunkElems> before = {};
-            if (addend != nullptr) before = load_vec<kChunkElems>(addend + to);
-            Vec<bf16, kChunkElems> chunk;
+    const bf16* addend = static_cast<const bf16*>(a.addend);
 #pragma unroll
-            for (int i = 0; i < kChunkElems; i++) {
-                const float sum = (i < 4) == (first_half == 0) ? halves[0][i % 4] : halves[1][i % 4];
-                chunk[i] = bf16(finish(i, sum, static_cast<float>(before[i])));
-            }
-            store_vec(static_cast<bf16*>(a.out) + to, chunk);
+    for (int first = 0; first < T::kRows; first += kRowsAtOnce) {
+        if (first > 0) __syncthreads();
+        if (T::warp_row() / kRowsAtOnce == first / kRowsAtOnce) {
+            mma_tile::for_each_pair<T>(acc, [&](int row, int col, float one, float other) {
+                store_vec(results + (row - first) * kPitch + col, Vec<float, 2>{one, other});
+            });
         }
-    });
+        __syncthreads();
+        if (col_first + chunk_col >= a.out_c) continue;
+        finish_sums<kPass, kChunkElems>(a, col_first + chunk_col, [&](const auto& finish) {
+            for (int row = static_cast<int>(threadIdx.x) / kChunks; row < kRowsAtOnce; row += T::kThreads / kChunks) {
+                const int32_t position = row_first + first + row;
+                if (position >= num_rows) return;
+                const int64_t to = out_offset(a, plane, position) + col_first + chunk_col;
+                const float* result = results + row * kPitch + chunk_col;
+                const Vec<float, 4> halves[2] = {load_vec<4>(result + first_half),
+                                                 load_vec<4>(result + (4 - first_half))};
+                Vec<bf16, kChunkElems> before = {};
+                if (addend != nullptr) before = load_vec<kChunkElems>(addend + to);
+                Vec<bf16, kChunkElems> chunk;
+#pragma unroll
+                for (int i = 0; i < kChunkElems; i++) {
+                    const float sum = (i < 4) == (first_half == 0) ? halves[0][i % 4] : halves[1][i % 4];
+                    chunk[i] = bf16(finish(i, sum, static_cast<float>(before[i])));
+                }
+                store_vec(static_cast<bf16*>(a.out) + to, chunk);
+            }
+        });
+    }
 }
 
-template <class T, Pass kPass>
+template <class T, Pass kPass, Taps kTaps = Taps::kAny>
 static __device__ __forceinline__ void run(const Conv2dArgs& a) {
     const TapPlane plane = tap_plane<kPass>(a, static_cast<int32_t>(blockIdx.y));
     const int32_t num_rows = a.batch * plane.num_out();
@@ -198,10 +271,10 @@ static __device__ __forceinline__ void run(const Conv2dArgs& a) {
     const int32_t col_first = static_cast<int32_t>(blockIdx.x) % col_tiles * T::kCols;
     if (row_first >= num_rows) return;  // the grid is made for the class with most positions
     typename T::Acc acc;
-    Gather<T, kPass> gather = {{a, plane, row_first, num_rows}, {a, plane, col_first}};
-    const int32_t num_k_tiles = ceil_div(plane.num_taps() * a.src_c, kDepth);
-    mma_tile::multiply<T, typename SourceGather<T>::Lines, typename WeightGather<T, kPass>::Lines>(gather, num_k_tiles,
-                                                                                                   acc);
+    Gather<T, kPass, kTaps> gather = {{a, plane}, {a, plane, row_first, num_rows}, {a, plane, col_first}};
+    const int32_t num_k_tiles = gather.walk.num_k_tiles();
+    mma_tile::multiply<T, typename SourceGather<T, kTaps>::Lines, typename WeightGather<T, kPass>::Lines>(
+        gather, num_k_tiles, acc);
     write<T, kPass>(a, plane, row_first, num_rows, col_first, acc);
 }
 

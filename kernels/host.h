@@ -81,7 +81,7 @@ extern "C" {
 extern __thread simt::ThreadState simt_thread_state;
 void simt_barrier(const char* file, uint32_t line);
 void simt_warp_call(simt::WarpCall* call);
-void simt_copy_async(void* to, const void* from, uint32_t num_bytes, const char* file, uint32_t line);
+void simt_copy_async(void* to, const void* from, uint32_t num_bytes, bool is_cached, const char* file, uint32_t line);
 void simt_copy_async_commit();
 void simt_copy_async_wait(uint32_t num_pending);
 void simt_atomic(const void* address, uint32_t num_bytes, const void* code);
@@ -267,7 +267,7 @@ SIMT_HOOK T atomicMin(T* address, T value) {
 #endif
 
 // Each thread has its own copy of the arguments, as on the GPU.
-#define KERNEL(symbol, Args, threads)                                                        \
+#define KERNEL(symbol, Args, ...)                                                            \
     static void symbol##_body(const Args& args);                                             \
     extern "C" __attribute__((no_sanitize("thread"))) void SIMT_ENTRY(symbol)(const void* arguments) { \
         const Args args = *static_cast<const Args*>(arguments);                              \

@@ -42,9 +42,9 @@ static __device__ __forceinline__ void one_output(const LadderArgs& args, uint32
 // A tile as its matrix gives it: lines of kChunks chunks of 16 bytes, one behind another.
 template <int kLines_, int kChunks_>
 struct Plain {
-    static constexpr int kLines = kLines_, kChunks = kChunks_, kElems = kLines * kChunks * kChunkElems;
+    static constexpr int kLines = kLines_, kChunks = kChunks_, kLineBytes = kChunks * 16, kBytes = kLines * kLineBytes;
 
-    static __device__ __forceinline__ int offset(int line, int chunk) { return (line * kChunks + chunk) * kChunkElems; }
+    static __device__ __forceinline__ int offset(int line, int chunk) { return line * kLineBytes + chunk * 16; }
 };
 
 // A block's way along k: the next positions of its rows of a, laid out as A, and of its columns of b, as B.
@@ -62,25 +62,27 @@ struct Tiles {
 
     // Calls `copy(to, from)` for this thread's chunks of both tiles.
     template <class Copy>
-    __device__ __forceinline__ void next(bf16* a_tile, bf16* b_tile, Copy copy) {
+    __device__ __forceinline__ void next(char* a_tile, char* b_tile, Copy copy) {
         for_each_chunk<A>(a_tile, a + position, k, copy);
         for_each_chunk<B>(b_tile, b + static_cast<uint64_t>(position) * n, n, copy);
         position += B::kLines;
     }
 
     // Through registers.
-    __device__ __forceinline__ void load(bf16* a_tile, bf16* b_tile) {
-        next(a_tile, b_tile, [](bf16* to, const bf16* from) { store_vec(to, load_vec<kChunkElems>(from)); });
+    __device__ __forceinline__ void load(char* a_tile, char* b_tile) {
+        next(a_tile, b_tile, [](char* to, const bf16* from) {
+            store_vec(reinterpret_cast<bf16*>(to), load_vec<kChunkElems>(from));
+        });
     }
 
     // Asynchronously, as mma_tile::multiply asks.
-    __device__ __forceinline__ void start(bf16* a_tile, bf16* b_tile) {
-        next(a_tile, b_tile, [](bf16* to, const bf16* from) { cp_async_16(to, from); });
+    __device__ __forceinline__ void start(char* a_tile, char* b_tile) {
+        next(a_tile, b_tile, [](char* to, const bf16* from) { cp_async_16(to, from); });
     }
 
 private:
     template <class Lines, class Copy>
-    static __device__ __forceinline__ void for_each_chunk(bf16* tile, const bf16* from, uint32_t pitch, Copy copy) {
+    static __device__ __forceinline__ void for_each_chunk(char* tile, const bf16* from, uint32_t pitch, Copy copy) {
         constexpr int kApart = kThreads / Lines::kChunks;
         const int first = static_cast<int>(threadIdx.x) / Lines::kChunks;
         const int chunk = static_cast<int>(threadIdx.x) % Lines::kChunks;
@@ -92,17 +94,16 @@ private:
     }
 };
 
-// Calls `multiply(a_tile, b_tile)` for one pair of tiles after another.
+// Calls `multiply(tiles)` for one pair of tiles after another: A's, and behind them B's.
 template <class A, class B, class Multiply>
 static __device__ __forceinline__ void for_each_tile(const LadderArgs& args, Multiply multiply) {
-    bf16* a_tile = dynamic_shared<bf16>();
-    bf16* b_tile = a_tile + A::kElems;
+    char* a_tile = dynamic_shared<char>();
     Tiles<A, B> tiles(args);
 #pragma unroll 1  // a turn taken out of the loop would cost registers
     for (uint32_t k = 0; k < args.k; k += B::kLines) {
-        tiles.load(a_tile, b_tile);
+        tiles.load(a_tile, a_tile + A::kBytes);
         __syncthreads();
-        multiply(a_tile, b_tile);
+        multiply(a_tile);
         __syncthreads();  // all have read what the next turn writes over
     }
 }
@@ -116,7 +117,9 @@ static __device__ __forceinline__ void through_shared(const LadderArgs& args) {
     float acc[kRows][2] = {};
     using A = Plain<kTile, kTileDepth / kChunkElems>;
     using B = Plain<kTileDepth, kTile / kChunkElems>;
-    for_each_tile<A, B>(args, [&](const bf16* a_tile, const bf16* b_tile) {
+    for_each_tile<A, B>(args, [&](const char* tiles) {
+        const bf16* a_tile = reinterpret_cast<const bf16*>(tiles);
+        const bf16* b_tile = reinterpret_cast<const bf16*>(tiles + A::kBytes);
 #pragma unroll
         for (int k = 0; k < kTileDepth; k++) {
             const float b[2] = {b_tile[k * kTile + lane], b_tile[k * kTile + lane + kWarpThreads]};
@@ -140,18 +143,22 @@ static __device__ __forceinline__ void through_shared(const LadderArgs& args) {
 // As mma_tile::KMajor and MnMajor read them, but where the chunks lie: the eight lines that `ldmatrix` reads together start in
 // the same bank.
 struct PlainRows : Plain<64, kDepth / kChunkElems> {
-    static __device__ __forceinline__ void load_a(const bf16* tile, int row, int k, uint32_t (&a)[4]) {
-        const int lane = static_cast<int>(threadIdx.x) % kWarpThreads;
-        ldmatrix_x4(a, tile + offset(row + lane % 16, k / kChunkElems + lane / 16));
+    static __device__ __forceinline__ int a_offset(int row) {
+        return mma_tile::second_below([=](int line, int chunk) { return offset(row + line, chunk); });
+    }
+
+    static __device__ __forceinline__ void load(const char* tiles, int at, int i, int step, uint32_t (&a)[4]) {
+        ldmatrix_x4(a, tiles + at + step * 32 + i * 16 * kLineBytes);
     }
 };
 
 struct PlainCols : Plain<kDepth, 64 / kChunkElems> {
-    static __device__ __forceinline__ void load_b(const bf16* tile, int col, int k, uint32_t (&b)[2][2]) {
-        const int lane = static_cast<int>(threadIdx.x) % kWarpThreads;
-        uint32_t pair[4];
-        ldmatrix_x4_trans(pair, tile + offset(k + lane % 16, col / kChunkElems + lane / 16));
-        b[0][0] = pair[0], b[0][1] = pair[1], b[1][0] = pair[2], b[1][1] = pair[3];
+    static __device__ __forceinline__ int b_offset(int col) {
+        return mma_tile::second_below([=](int line, int chunk) { return offset(line, col / kChunkElems + chunk); });
+    }
+
+    static __device__ __forceinline__ void load(const char* tiles, int at, int j, int step, uint32_t (&b)[4]) {
+        ldmatrix_x4_trans(b, tiles + at + j * 32 + step * 16 * kLineBytes);
     }
 };
 
@@ -168,8 +175,9 @@ template <class A, class B>
 static __device__ __forceinline__ void on_tensor_cores(const LadderArgs& args) {
     using T = mma_tile::Tile64x64;
     typename T::Acc acc;
-    for_each_tile<A, B>(args, [&](const bf16* a_tile, const bf16* b_tile) {
-        mma_tile::multiply_stage<T, A, B>(a_tile, b_tile, acc);
+    for_each_tile<A, B>(args, [&](const char* tiles) {
+        const int a_at = A::a_offset(T::warp_row()), b_at = A::kBytes + B::b_offset(T::warp_col());
+        mma_tile::multiply_stage<T, A, B>(tiles, a_at, b_at, acc);
     });
     write<T>(args, acc);
 }
@@ -189,7 +197,7 @@ static __device__ __forceinline__ void pipelined(const LadderArgs& args) {
 KERNEL(ladder_naive, LadderArgs, 128) { ladder::one_output(args, blockIdx.y * blockDim.x + threadIdx.x, blockIdx.x); }
 KERNEL(ladder_coalesced, LadderArgs, 128) { ladder::one_output(args, blockIdx.y, blockIdx.x * blockDim.x + threadIdx.x); }
 KERNEL(ladder_shared, LadderArgs, 128) { ladder::through_shared(args); }
-KERNEL(ladder_tensor, LadderArgs, 128) { ladder::on_tensor_cores<ladder::PlainRows, ladder::PlainCols>(args); }
-KERNEL(ladder_swizzled, LadderArgs, 128) { ladder::on_tensor_cores<mma_tile::KMajor<64>, mma_tile::MnMajor<64>>(args); }
+KERNEL(ladder_tensor, LadderArgs, 128, 4) { ladder::on_tensor_cores<ladder::PlainRows, ladder::PlainCols>(args); }
+KERNEL(ladder_swizzled, LadderArgs, 128, 4) { ladder::on_tensor_cores<mma_tile::KMajor<64>, mma_tile::MnMajor<64>>(args); }
 KERNEL(ladder_pipelined, LadderArgs, 128) { ladder::pipelined<mma_tile::Tile64x64>(args); }
 KERNEL(ladder_wide, LadderArgs, 128) { ladder::pipelined<mma_tile::Tile128x128>(args); }

@@ -67,6 +67,13 @@ static __device__ __forceinline__ void cp_async_16(void* to, const void* from, b
                  : "memory");
 }
 
+// As cp_async_16 through the L1 cache: bytes that the block, or its neighbours on the multiprocessor, copy again soon.
+static __device__ __forceinline__ void cp_async_16_cached(void* to, const void* from, bool valid = true) {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)),
+                 "l"(__cvta_generic_to_global(from)), "r"(valid ? 16 : 0)
+                 : "memory");
+}
+
 // As cp_async_16 for 4 bytes (through the L1 cache): rows whose length is not a multiple of 16 bytes.
 static __device__ __forceinline__ void cp_async_4(void* to, const void* from, bool valid = true) {
     asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(shared_address(to)),
@@ -126,12 +133,17 @@ SIMT_HOOK void ldmatrix_x2_trans(uint32_t (&r)[2], const void* row, const char* 
 
 SIMT_HOOK void cp_async_16(void* to, const void* from, bool valid = true, const char* file = __builtin_FILE(),
                            uint32_t line = __builtin_LINE()) {
-    simt_copy_async(to, valid ? from : nullptr, 16, file, line);
+    simt_copy_async(to, valid ? from : nullptr, 16, false, file, line);
+}
+
+SIMT_HOOK void cp_async_16_cached(void* to, const void* from, bool valid = true, const char* file = __builtin_FILE(),
+                                  uint32_t line = __builtin_LINE()) {
+    simt_copy_async(to, valid ? from : nullptr, 16, true, file, line);
 }
 
 SIMT_HOOK void cp_async_4(void* to, const void* from, bool valid = true, const char* file = __builtin_FILE(),
                           uint32_t line = __builtin_LINE()) {
-    simt_copy_async(to, valid ? from : nullptr, 4, file, line);
+    simt_copy_async(to, valid ? from : nullptr, 4, true, file, line);
 }
 
 SIMT_HOOK void cp_async_commit() { simt_copy_async_commit(); }

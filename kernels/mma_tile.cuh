@@ -17,13 +17,19 @@ FOR_RUST constexpr int kDepth = 64;
 FOR_RUST constexpr int kChunkElems = 8;
 // Copies of two stages are under way while the third is multiplied: 96 KiB for 128x128, two blocks on an SM of 228 KiB.
 FOR_RUST constexpr int kStages = 3;
+// Where L1 is to hold what taps share, one more for narrow tiles: two blocks of 96 KiB leave it more than three of 72.
+FOR_RUST constexpr int kStagesBesideL1 = 4;
+// Of tiles of 256 rows or columns: two blocks of 256x64 fit on a multiprocessor, and one of 256x128 takes 96 of the 99 KiB that
+// consumer GPUs give a block.
+FOR_RUST constexpr int kStagesOfLong = 2;
 // Floats added to a line of the result, so that the eight lines a warp writes together start in different banks.
 constexpr int kResultPad = 8;
 
-// A block's tile, divided among kWarpsDown * kWarpsAcross warps.
-template <int kRows_, int kCols_, int kWarpsDown_, int kWarpsAcross_>
+// A block's tile, divided among kWarpsDown * kWarpsAcross warps, and the stages of its pipeline.
+template <int kRows_, int kCols_, int kWarpsDown_, int kWarpsAcross_, int kStages_ = mma_tile::kStages>
 struct Tile {
     static constexpr int kRows = kRows_, kCols = kCols_, kWarpsDown = kWarpsDown_, kWarpsAcross = kWarpsAcross_;
+    static constexpr int kStages = kStages_, kSharedBytes = kStages * (kRows + kCols) * kDepth * 2;
     static constexpr int kThreads = kWarpsDown * kWarpsAcross * kWarpThreads;
     static constexpr int kWarpRows = kRows / kWarpsDown, kWarpCols = kCols / kWarpsAcross;
     // Products m16n8k16 of a warp in each direction.
@@ -43,90 +49,113 @@ struct Tile {
     }
 };
 
-// Four warps each, so that a warp's part is as square and as large as registers allow: 64x64 multiplies and adds 16
-// times for each byte it reads from shared memory, 32x32 eight times. The largest takes 244 registers a thread: two
-// blocks on an SM.
+// A warp's part is as square and as large as registers allow: 64x64 multiplies and adds 16 times for each byte it reads from
+// shared memory, 32x32 eight times. With 64x64 a thread takes up to 245 registers, so a multiprocessor holds eight warps: two
+// blocks of four, or one of eight, which brings three quarters of the bytes for a product.
+using Tile256x128 = Tile<256, 128, 4, 2, kStagesOfLong>;
+using Tile128x256 = Tile<128, 256, 2, 4, kStagesOfLong>;
 using Tile128x128 = Tile<128, 128, 2, 2>;
 using Tile128x64 = Tile<128, 64, 2, 2>;
 using Tile64x128 = Tile<64, 128, 2, 2>;
 using Tile64x64 = Tile<64, 64, 2, 2>;
+using Tile256x64 = Tile<256, 64, 4, 1, kStagesOfLong>;
+using Tile64x256 = Tile<64, 256, 1, 4, kStagesOfLong>;
+using Tile128x64BesideL1 = Tile<128, 64, 2, 2, kStagesBesideL1>;
+using Tile64x64BesideL1 = Tile<64, 64, 2, 2, kStagesBesideL1>;
 
-// How an operand of kExtent rows or columns lies in a stage.
-template <int kExtent, int kLines_, int kChunks_>
+// How an operand lies in a stage: lines of kChunks chunks of 16 bytes. Offsets are bytes, so that what is constant of them
+// becomes part of an instruction.
+template <int kLines_, int kChunks_>
 struct Lines {
-    static constexpr int kLines = kLines_, kChunks = kChunks_, kElems = kLines * kChunks * kChunkElems;
+    static constexpr int kLines = kLines_, kChunks = kChunks_, kLineBytes = kChunks * 16, kBytes = kLines * kLineBytes;
     static_assert(kChunks % 8 == 0, "the swizzle needs eight chunks a line");
 
     static __device__ __forceinline__ int offset(int line, int chunk) {
-        return (line * kChunks + (chunk ^ (line % 8))) * kChunkElems;
+        return line * kLineBytes + (chunk ^ (line % 8)) * 16;
+    }
+
+    // The same chunk so many lines below, a multiple of four: of the swizzle one bit changes, or none.
+    static __device__ __forceinline__ int below(int at, int lines) {
+        return (at ^ (lines % 8 * 16)) + lines * kLineBytes;
     }
 };
 
-// gemm_k runs along the lines.
+// The two ways in which `ldmatrix` reads four 8x8 matrices: the second is right of the first, or below it. Calls
+// `offset(line, chunk)` with the row that this lane names.
+template <class Offset>
+static __device__ __forceinline__ int second_below(Offset offset) {
+    const int lane = static_cast<int>(threadIdx.x) % kWarpThreads;
+    return offset(lane % 16, lane / 16);
+}
+template <class Offset>
+static __device__ __forceinline__ int second_right(Offset offset) {
+    const int lane = static_cast<int>(threadIdx.x) % kWarpThreads;
+    return offset(lane % 8 + lane / 16 * 8, lane / 8 % 2);
+}
+
+// gemm_k runs along the lines. A lane reads the same chunks of every eighth line, so it needs one offset: what follows
+// differs from it by whole lines, or in bits that the swizzle leaves apart.
 template <int kExtent>
-struct KMajor : Lines<kExtent, kExtent, kDepth / kChunkElems> {
-    using KMajor::Lines::offset;
-
-    // The fragment of rows row .. row + 15, positions k .. k + 15.
-    static __device__ __forceinline__ void load_a(const bf16* tile, int row, int k, uint32_t (&a)[4]) {
-        const int lane = static_cast<int>(threadIdx.x) % kWarpThreads;
-        ldmatrix_x4(a, tile + offset(row + lane % 16, k / kChunkElems + lane / 16));
+struct KMajor : Lines<kExtent, kDepth / kChunkElems> {
+    // What this lane reads of the rows from `row` on at the first positions, and of the columns from `col` on.
+    static __device__ __forceinline__ int a_offset(int row) {
+        return second_below([=](int line, int chunk) { return KMajor::offset(row + line, chunk); });
+    }
+    static __device__ __forceinline__ int b_offset(int col) {
+        return second_right([=](int line, int chunk) { return KMajor::offset(col + line, chunk); });
     }
 
-    // The fragments of columns col .. col + 15, eight each.
-    static __device__ __forceinline__ void load_b(const bf16* tile, int col, int k, uint32_t (&b)[2][2]) {
-        const int lane = static_cast<int>(threadIdx.x) % kWarpThreads;
-        uint32_t pair[4];
-        ldmatrix_x4(pair, tile + offset(col + lane % 8 + lane / 16 * 8, k / kChunkElems + lane / 8 % 2));
-        b[0][0] = pair[0], b[0][1] = pair[1], b[1][0] = pair[2], b[1][1] = pair[3];
+    // The `i`-th 16 rows or columns behind `at`, positions 16 * step .. 16 * step + 15.
+    static __device__ __forceinline__ void load(const char* stage, int at, int i, int step, uint32_t (&fragment)[4]) {
+        ldmatrix_x4(fragment, stage + (at ^ step * 32) + i * 16 * KMajor::kLineBytes);
     }
 };
 
-// The tile's rows or columns run along the lines.
+// The tile's rows or columns run along the lines; as KMajor with lines and chunks exchanged.
 template <int kExtent>
-struct MnMajor : Lines<kExtent, kDepth, kExtent / kChunkElems> {
-    using MnMajor::Lines::offset;
-
-    static __device__ __forceinline__ void load_a(const bf16* tile, int row, int k, uint32_t (&a)[4]) {
-        const int lane = static_cast<int>(threadIdx.x) % kWarpThreads;
-        ldmatrix_x4_trans(a, tile + offset(k + lane % 8 + lane / 16 * 8, row / kChunkElems + lane / 8 % 2));
+struct MnMajor : Lines<kDepth, kExtent / kChunkElems> {
+    static __device__ __forceinline__ int a_offset(int row) {
+        return second_right([=](int line, int chunk) { return MnMajor::offset(line, row / kChunkElems + chunk); });
+    }
+    static __device__ __forceinline__ int b_offset(int col) {
+        return second_below([=](int line, int chunk) { return MnMajor::offset(line, col / kChunkElems + chunk); });
     }
 
-    static __device__ __forceinline__ void load_b(const bf16* tile, int col, int k, uint32_t (&b)[2][2]) {
-        const int lane = static_cast<int>(threadIdx.x) % kWarpThreads;
-        uint32_t pair[4];
-        ldmatrix_x4_trans(pair, tile + offset(k + lane % 16, col / kChunkElems + lane / 16));
-        b[0][0] = pair[0], b[0][1] = pair[1], b[1][0] = pair[2], b[1][1] = pair[3];
+    static __device__ __forceinline__ void load(const char* stage, int at, int i, int step, uint32_t (&fragment)[4]) {
+        ldmatrix_x4_trans(fragment, stage + (at ^ i * 32) + step * 16 * MnMajor::kLineBytes);
     }
 };
 
+// The fragments of 16 positions: of A 16 rows each, of B 16 columns each, two products wide.
 template <class T>
 struct Fragments {
-    uint32_t a[T::kFragmentsM][4], b[T::kFragmentsN / 2][2][2];
+    uint32_t a[T::kFragmentsM][4], b[T::kFragmentsN / 2][4];
 
     template <class A, class B>
-    __device__ __forceinline__ void load(const bf16* a_tile, const bf16* b_tile, int k) {
+    __device__ __forceinline__ void load(const char* stage, int a_at, int b_at, int step) {
 #pragma unroll
-        for (int i = 0; i < T::kFragmentsM; i++) A::load_a(a_tile, T::warp_row() + 16 * i, k, a[i]);
+        for (int i = 0; i < T::kFragmentsM; i++) A::load(stage, a_at, i, step, a[i]);
 #pragma unroll
-        for (int j = 0; j < T::kFragmentsN / 2; j++) B::load_b(b_tile, T::warp_col() + 16 * j, k, b[j]);
+        for (int j = 0; j < T::kFragmentsN / 2; j++) B::load(stage, b_at, j, step, b[j]);
     }
 };
 
-// acc += the product of one stage. The fragments of the next 16 positions are on their way while 16 are multiplied.
+// acc += the product of one stage, whose operands this thread reads from `a_at` and `b_at` on. The fragments of the next 16
+// positions are on their way while 16 are multiplied.
 template <class T, class A, class B>
-static __device__ __forceinline__ void multiply_stage(const bf16* a_tile, const bf16* b_tile, typename T::Acc& acc) {
+static __device__ __forceinline__ void multiply_stage(const char* stage, int a_at, int b_at, typename T::Acc& acc) {
     Fragments<T> fragments[2];
-    fragments[0].template load<A, B>(a_tile, b_tile, 0);
+    fragments[0].template load<A, B>(stage, a_at, b_at, 0);
 #pragma unroll
     for (int step = 0; step < kDepth / 16; step++) {
-        if (step + 1 < kDepth / 16) fragments[(step + 1) % 2].template load<A, B>(a_tile, b_tile, 16 * (step + 1));
+        if (step + 1 < kDepth / 16) fragments[(step + 1) % 2].template load<A, B>(stage, a_at, b_at, step + 1);
         const Fragments<T>& now = fragments[step % 2];
 #pragma unroll
         for (int i = 0; i < T::kFragmentsM; i++) {
 #pragma unroll
             for (int j = 0; j < T::kFragmentsN; j++) {
-                mma_m16n8k16_bf16(acc.at[i][j], now.a[i], now.b[j / 2][j % 2], acc.at[i][j]);
+                const uint32_t b[2] = {now.b[j / 2][j % 2 * 2], now.b[j / 2][j % 2 * 2 + 1]};
+                mma_m16n8k16_bf16(acc.at[i][j], now.a[i], b, acc.at[i][j]);
             }
         }
     }
@@ -136,25 +165,24 @@ static __device__ __forceinline__ void multiply_stage(const bf16* a_tile, const 
 // next k-tile. Every thread of the block must call it; on return shared memory is free.
 template <class T, class A, class B, class Gather>
 static __device__ __forceinline__ void multiply(Gather& gather, int32_t num_k_tiles, typename T::Acc& acc) {
-    constexpr int kStageElems = A::kElems + B::kElems;
-    bf16* stages = dynamic_shared<bf16>();
+    constexpr int kStages = T::kStages, kStageBytes = A::kBytes + B::kBytes;
+    char* stages = dynamic_shared<char>();
+    const int a_at = A::a_offset(T::warp_row()), b_at = A::kBytes + B::b_offset(T::warp_col());
 #pragma unroll
     for (int stage = 0; stage < kStages - 1; stage++) {
-        if (stage < num_k_tiles) gather.start(stages + stage * kStageElems, stages + stage * kStageElems + A::kElems);
+        if (stage < num_k_tiles) gather.start(stages + stage * kStageBytes, stages + stage * kStageBytes + A::kBytes);
         cp_async_commit();
     }
-    int read = 0, write = kStages - 1;
+    int read = 0, write = (kStages - 1) * kStageBytes;
     for (int32_t k_tile = 0; k_tile < num_k_tiles; k_tile++) {
         cp_async_wait<kStages - 2>();
         // Makes the stage visible to all, and says that all have read the stage that is written next.
         __syncthreads();
-        if (k_tile + kStages - 1 < num_k_tiles) {
-            gather.start(stages + write * kStageElems, stages + write * kStageElems + A::kElems);
-        }
+        if (k_tile + kStages - 1 < num_k_tiles) gather.start(stages + write, stages + write + A::kBytes);
         cp_async_commit();
-        multiply_stage<T, A, B>(stages + read * kStageElems, stages + read * kStageElems + A::kElems, acc);
-        read = read + 1 == kStages ? 0 : read + 1;
-        write = write + 1 == kStages ? 0 : write + 1;
+        multiply_stage<T, A, B>(stages, read + a_at, read + b_at, acc);
+        read = read + kStageBytes == kStages * kStageBytes ? 0 : read + kStageBytes;
+        write = write + kStageBytes == kStages * kStageBytes ? 0 : write + kStageBytes;
     }
     cp_async_wait<0>();
     __syncthreads();

@@ -74,3 +74,11 @@ fn copies_and_products_are_counted_by_warps() {
     assert_eq!((counts.l2_bytes, counts.written_bytes), (3 * 16 * 32, 3 * 512));
     assert_eq!(counts.round_trips, 1);
 }
+
+#[test]
+fn copies_through_l1_bring_a_sector_from_l2_once_and_read_lines_of_l1() {
+    let (counts, _) = count("counted_cached_copies", 1, 8, 128);
+    // 128 bytes, 64 that are new of 128 in two lines, and none.
+    assert_eq!((counts.global_requests, counts.global_sectors, counts.l2_bytes), (3, 12, 128 + 64));
+    assert_eq!(counts.l1_phases, 1 + 2 + 1);
+}

@@ -23,6 +23,9 @@ pub struct Counts {
     pub shared_phases: u64,
     /// The fewest phases that move as many bytes.
     pub ideal_phases: u64,
+    /// Lines of 128 bytes that copies through L1 read there, by warps.
+    #[serde(default)]
+    pub l1_phases: u64,
     /// Round trips to memory that one thread waits for in turn, the most of any.
     pub round_trips: u64,
     /// Barriers of a block, the most of any.
@@ -62,5 +65,6 @@ impl Counts {
         apply(&mut self.written_bytes, other.written_bytes);
         apply(&mut self.shared_phases, other.shared_phases);
         apply(&mut self.ideal_phases, other.ideal_phases);
+        apply(&mut self.l1_phases, other.l1_phases);
     }
 }

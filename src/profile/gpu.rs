@@ -48,6 +48,8 @@ pub struct Gpu {
 
 /// What a block takes of shared memory besides its own, in bytes.
 const RESERVED_SHARED_BYTES: u32 = 1024;
+/// Shared memory that a multiprocessor can be set to give to blocks, in KiB (CUDA C Programming Guide).
+const SHARED_STEPS_KIB: [u32; 10] = [0, 8, 16, 32, 64, 100, 132, 164, 196, 228];
 /// Registers are given to warps in units of so many.
 const REGISTER_UNIT: u32 = 256;
 
@@ -128,10 +130,29 @@ impl Gpu {
         self.blocks_per_sm.min(by_threads).min(by_registers).min(by_shared).max(1)
     }
 
-    /// L1 that a block has to itself, in bytes, next to as many of its kind as fit.
+    /// L1 that a block has to itself, in bytes, next to as many of its kind as fit: an equal share of what shared memory
+    /// leaves. Blocks of one multiprocessor that read the same bytes gain more; which those are, no one says.
     pub fn l1_bytes_of_block(&self, block_threads: u32, registers: Option<u32>, shared_bytes: u32) -> usize {
         let blocks = self.resident_blocks(block_threads, registers, shared_bytes);
-        let left = (self.l1_kib_per_sm << 10).saturating_sub(blocks * (shared_bytes + RESERVED_SHARED_BYTES));
-        (left / blocks) as usize
+        let taken = blocks * (shared_bytes + RESERVED_SHARED_BYTES);
+        let steps = SHARED_STEPS_KIB.into_iter().filter(|&step| step <= self.shared_kib_per_sm);
+        let given = steps.map(|step| step << 10).find(|&step| step >= taken).unwrap_or(taken);
+        ((self.l1_kib_per_sm << 10).saturating_sub(given) / blocks) as usize
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn l1_is_what_the_next_step_of_shared_memory_leaves() {
+        let gpu = Gpu::named("h100").unwrap();
+        let kib = |registers, shared_kib: u32| {
+            gpu.l1_bytes_of_block(128, Some(registers), shared_kib << 10) / (1 << 10)
+        };
+        // Three blocks of 73 KiB take 219 of 228, two of 97 take 194 of 196, and two of 81 162 of 164.
+        assert_eq!((kib(126, 72), kib(126, 96), kib(240, 80)), (9, 30, 46));
+        assert_eq!(kib(32, 0), (256 - 16) / 16);
     }
 }

@@ -48,7 +48,11 @@ impl Work<'_> {
         let l2_bytes = (counts.l2_bytes + counts.written_bytes) as f64;
         UnitSeconds {
             tensor: on_sms(counts.tensor_instructions as f64 * FLOPS_OF_PRODUCT, gpu.tensor_flops_per_clock),
-            shared: on_sms(counts.shared_phases as f64 * PHASE_BYTES, gpu.shared_bytes_per_clock),
+            // Shared memory and L1 are one array.
+            shared: on_sms(
+                (counts.shared_phases + counts.l1_phases) as f64 * PHASE_BYTES,
+                gpu.shared_bytes_per_clock,
+            ),
             issue: on_sms(self.instructions as f64, gpu.issue_per_clock),
             l2: (l2_bytes / (gpu.l2_gb_per_s * 1e9)).max(on_sms(l2_bytes, L2_BYTES_PER_CLOCK)),
             dram: self.dram_bytes as f64 / (gpu.dram_gb_per_s * 1e9),

@@ -66,6 +66,7 @@ fn launch(node: &str, operation: &str, kernel: &str, bound: Unit, gflop: f64, mb
         written_bytes: bytes / 2,
         shared_phases: 1_100,
         ideal_phases: 1_000,
+        l1_phases: 0,
         round_trips: 9,
         barriers: 12,
     };

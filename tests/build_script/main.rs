@@ -66,9 +66,9 @@ fn architectures_that_cannot_be_built_are_named() {
 fn kernels_are_found_outside_comments() {
     let text = "// KERNEL(a, Args, 32)\n/* KERNEL(b, Args, 32)\nKERNEL(c, Args, 32) */\n\
                 #define KERNEL(symbol, Args, threads)\n  KERNEL(d_f32, Args, 256) { a / b; }\n\
-                KERNEL(e, Args, 1024)\n{}\n";
+                KERNEL(e, Args, 1024)\n{}\nKERNEL(f, Args, 128, 4) {}\n";
     let entry = |name: &str, block_threads| Entry { name: name.into(), args: "Args".into(), block_threads };
-    assert_eq!(source::entries(text).unwrap(), [entry("d_f32", 256), entry("e", 1024)]);
+    assert_eq!(source::entries(text).unwrap(), [entry("d_f32", 256), entry("e", 1024), entry("f", 128)]);
 }
 
 #[test]
@@ -79,6 +79,8 @@ fn a_kernel_written_otherwise_is_an_error_with_its_line() {
         "KERNEL(a,",
         "KERNEL(1a, Args, 32)",
         "KERNEL(a, A, 2048)",
+        "KERNEL(a, A, 128, FEW)",
+        "KERNEL(a, A, 128, 4, 1)",
     ] {
         let message = source::entries(&format!("\n{wrong} {{}}\n")).unwrap_err();
         assert!(message.starts_with("line 2: "), "{wrong}: {message}");

@@ -46,3 +46,15 @@ KERNEL(counted_product, CountedArgs, 32) {
     mma_m16n8k16_bf16(d, a, b, d);
     static_cast<float4*>(args.y)[threadIdx.x] = make_float4(d[0], d[1], d[2], d[3]);
 }
+
+// Copies through L1 of 16 bytes a lane: a line of 128 bytes, what follows half of it, and the first line again.
+KERNEL(counted_cached_copies, CountedArgs, 8) {
+    unsigned char* tile = dynamic_shared<unsigned char>();
+    const unsigned char* x = static_cast<const unsigned char*>(args.x);
+    const int firsts[3] = {0, 64, 0};
+    for (const int first : firsts) {
+        cp_async_16_cached(tile + 16 * threadIdx.x, x + first + 16 * threadIdx.x);
+        cp_async_commit();
+        cp_async_wait<0>();
+    }
+}

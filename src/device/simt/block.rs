@@ -336,8 +336,8 @@ impl Block {
         }
     }
 
-    /// The running thread starts a copy to shared memory; `from` is null for zeros.
-    pub fn copy_start(&self, to: *mut u8, from: *const u8, num_bytes: usize, place: Place) {
+    /// The running thread starts a copy to shared memory, through L1 or past it; `from` is null for zeros.
+    pub fn copy_start(&self, to: *mut u8, from: *const u8, num_bytes: usize, is_cached: bool, place: Place) {
         for address in [to as usize, from as usize] {
             if !address.is_multiple_of(num_bytes) {
                 let what = format!(
@@ -347,7 +347,7 @@ impl Block {
             }
         }
         if let Watcher::Count(counter) = &mut *self.watcher.borrow_mut() {
-            counter.copy(to as usize, from as usize, num_bytes, place);
+            counter.copy(to as usize, from as usize, num_bytes, is_cached, place);
         } else {
             self.judge_copy(to as usize, from as usize, num_bytes, place);
         }

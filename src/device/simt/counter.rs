@@ -19,6 +19,8 @@ use crate::device::counts::Counts;
 use crate::device::kernels::common::WARP_THREADS;
 
 const SECTOR_BYTES: usize = 32;
+/// Sectors of a line, the unit in which L1 makes room.
+const LINE_SECTORS: usize = 4;
 const BANKS: usize = 32;
 const BANK_BYTES: usize = 4;
 /// Loads of one thread that are under way at a time: compilers move that many ahead of the first use.
@@ -44,8 +46,10 @@ enum Kind {
     Load,
     Store,
     Atomic,
-    /// An asynchronous copy from global to shared memory.
+    /// An asynchronous copy from global to shared memory, past L1.
     Copy,
+    /// One through L1.
+    CachedCopy,
     /// A row of `ldmatrix`.
     MatrixRow,
 }
@@ -136,8 +140,9 @@ impl Counter {
         self.note(Kind::MatrixRow, place, 16, address, 0);
     }
 
-    pub fn copy(&mut self, to: usize, from: usize, num_bytes: usize, place: Place) {
-        self.note(Kind::Copy, place, num_bytes, from, to.wrapping_sub(self.dynamic_shared.start));
+    pub fn copy(&mut self, to: usize, from: usize, num_bytes: usize, is_cached: bool, place: Place) {
+        let kind = if is_cached { Kind::CachedCopy } else { Kind::Copy };
+        self.note(kind, place, num_bytes, from, to.wrapping_sub(self.dynamic_shared.start));
     }
 
     /// The running thread waits for copies, all but `num_pending` groups of them.
@@ -164,7 +169,7 @@ impl Counter {
         let longest = warps.iter().map(Vec::len).max().unwrap_or(0);
         let mut global = Global {
             memory: &self.memory,
-            cache: Cache::new(l1_bytes / SECTOR_BYTES),
+            cache: Cache::new(l1_bytes / (LINE_SECTORS * SECTOR_BYTES)),
             read: FnvHashSet::default(),
             written: FnvHashSet::default(),
         };
@@ -234,10 +239,10 @@ impl Global<'_> {
         let mut kind = None;
         for event in request.iter().flatten().filter(|event| event.kind != Kind::MatrixRow) {
             let Some((_, offset)) = self.memory.locate(event.address) else { continue };
-            kind = Some((event.kind, event.num_bytes));
+            kind = Some(event.kind);
             bytes.push(offset as usize..offset as usize + usize::from(event.num_bytes));
         }
-        let Some((kind, num_bytes)) = kind else { return false };
+        let Some(kind) = kind else { return false };
         bytes.sort_unstable_by_key(|range| range.start);
         let (mut num_distinct, mut end) = (0, 0);
         let mut sectors: Vec<usize> = Vec::with_capacity(2 * WARP_THREADS);
@@ -247,6 +252,10 @@ impl Global<'_> {
             sectors.extend(range.start / SECTOR_BYTES..=(range.end - 1) / SECTOR_BYTES);
         }
         sectors.dedup();
+        if kind == Kind::CachedCopy {
+            let lines = sectors.chunk_by(|a, b| a / LINE_SECTORS == b / LINE_SECTORS);
+            counts.l1_phases += lines.count() as u64;
+        }
         counts.global_requests += 1;
         counts.global_sectors += sectors.len() as u64;
         counts.ideal_sectors += num_distinct.div_ceil(SECTOR_BYTES) as u64;
@@ -256,9 +265,7 @@ impl Global<'_> {
                 counts.written_bytes += SECTOR_BYTES as u64;
                 self.written.insert(sector);
             } else {
-                // Copies of 16 bytes go past L1, those of 4 through it (kernels/mma.cuh).
-                let is_cached = kind == Kind::Load || num_bytes < 16;
-                if !is_cached || !self.cache.holds(sector) {
+                if kind == Kind::Copy || !self.cache.holds(sector) {
                     counts.l2_bytes += SECTOR_BYTES as u64;
                     has_missed |= kind == Kind::Load;
                 }
@@ -295,7 +302,7 @@ fn count_shared(request: &Request, is_shared: impl Fn(usize) -> bool, counts: &m
         let mut words: Vec<usize> = Vec::with_capacity(BANKS);
         for event in group.iter().flatten() {
             let address = match event.kind {
-                Kind::Copy => event.to as usize,
+                Kind::Copy | Kind::CachedCopy => event.to as usize,
                 _ if is_shared(event.address) => event.address,
                 _ => continue,
             };
@@ -313,28 +320,38 @@ fn count_shared(request: &Request, is_shared: impl Fn(usize) -> bool, counts: &m
     }
 }
 
-/// The sectors used last, as an L1 cache holds them.
+/// The lines used last, each with the sectors of it that are there, as an L1 cache holds them.
 struct Cache {
     capacity: usize,
-    last_use: FnvHashMap<usize, u64>,
+    lines: FnvHashMap<usize, Line>,
     uses: VecDeque<(usize, u64)>,
     now: u64,
 }
 
+#[derive(Debug, Clone, Copy, Default)]
+struct Line {
+    sectors: [bool; LINE_SECTORS],
+    last_use: u64,
+}
+
 impl Cache {
+    /// For so many lines.
     fn new(capacity: usize) -> Cache {
-        Cache { capacity, last_use: FnvHashMap::default(), uses: VecDeque::new(), now: 0 }
+        Cache { capacity, lines: FnvHashMap::default(), uses: VecDeque::new(), now: 0 }
     }
 
     /// Whether `sector` is there; it is afterwards.
     fn holds(&mut self, sector: usize) -> bool {
         self.now += 1;
-        let is_there = self.last_use.insert(sector, self.now).is_some();
-        self.uses.push_back((sector, self.now));
-        while self.last_use.len() > self.capacity {
-            let (oldest, at) = self.uses.pop_front().expect("every sector has a use");
-            if self.last_use.get(&oldest) == Some(&at) {
-                self.last_use.remove(&oldest);
+        let number = sector / LINE_SECTORS;
+        let line = self.lines.entry(number).or_default();
+        line.last_use = self.now;
+        let is_there = std::mem::replace(&mut line.sectors[sector % LINE_SECTORS], true);
+        self.uses.push_back((number, self.now));
+        while self.lines.len() > self.capacity {
+            let (oldest, at) = self.uses.pop_front().expect("every line has a use");
+            if self.lines.get(&oldest).is_some_and(|line| line.last_use == at) {
+                self.lines.remove(&oldest);
             }
         }
         is_there

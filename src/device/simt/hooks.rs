@@ -25,11 +25,12 @@ unsafe extern "C" fn simt_copy_async(
     to: *mut u8,
     from: *const u8,
     num_bytes: u32,
+    is_cached: bool,
     file: *const c_char,
     line: u32,
 ) {
     // SAFETY: as in `simt_barrier`.
-    unsafe { current() }.copy_start(to, from, num_bytes as usize, Place::Line(file, line));
+    unsafe { current() }.copy_start(to, from, num_bytes as usize, is_cached, Place::Line(file, line));
 }
 
 #[unsafe(no_mangle)]

@@ -138,7 +138,8 @@ fn kernel_trial(variant: &'static Variant, draw: &mut Draw) -> Trial {
         let mut extent = || draw.within(extents[0], extents[1]);
         let [h, w] = [extent(), extent()];
         let x = [draw.within(1, 3), h, w, channels(draw)];
-        let filter = [channels(draw), draw.within(1, 3), draw.within(1, 3), x[3]];
+        let most_taps = variant.most_taps().min(3);
+        let filter = [channels(draw), draw.within(1, most_taps), draw.within(1, most_taps), x[3]];
         let [pad_h, pad_w] = [draw.within(0, 2), draw.within(0, 2)];
         let most_stride = if is_long { 1 } else { 3 };
         let [stride_h, stride_w] = [draw.within(1, most_stride), draw.within(1, most_stride)];

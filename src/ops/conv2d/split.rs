@@ -1,15 +1,12 @@
 //! How a long reduction is divided among blocks: by shapes alone, so that a problem gives the same bits on every device.
 
-use super::variants::{FULL_GPU_BLOCKS, Gemm, Pass, Variant};
+use super::variants::{FULL_GPU_BLOCKS, Gemm, MULTIPROCESSORS, Pass, Variant};
 use crate::device::cpu::conv::Conv2dDims;
 use crate::device::kernels::mma_tile::DEPTH;
 use crate::tensor::DType;
 
 /// Fewest pixels of a wgrad's part: below that, beginning and ending a block costs more than its products.
 const LEAST_PIXELS_PER_SPLIT: usize = 512;
-
-/// Multiprocessors of the GPU that parts are chosen for, an H100 or H200, wherever they run.
-const MULTIPROCESSORS: usize = 132;
 
 /// Most blocks a multiprocessor that a wgrad is divided for.
 const MOST_BLOCKS_EACH: usize = 4;
@@ -43,12 +40,19 @@ impl Split {
         Split { depth: part, parts: depth.div_ceil(part) }
     }
 
-    /// Steps that a wgrad takes, divided so. Blocks go round the multiprocessors, and the one with the most decides: 288
-    /// blocks take half as long again as 264. What blocks of one multiprocessor share is its tensor cores, so two take
-    /// twice as long as one but for what one alone leaves idle.
-    fn steps(&self, variant: &Variant, gemm: &Gemm) -> f64 {
-        let blocks = (variant.num_tiles(gemm) * self.parts).div_ceil(MULTIPROCESSORS) as f64;
-        let products = blocks.max(variant.busy_blocks()) * variant.tile_work() * self.depth as f64;
+    /// Of all numbers of parts of a wgrad the one that takes the fewest steps.
+    pub(super) fn of_wgrad(variant: &Variant, gemm: &Gemm) -> Split {
+        let most_blocks = MOST_BLOCKS_EACH * MULTIPROCESSORS;
+        let most =
+            most_blocks.div_ceil(variant.num_tiles(gemm)).min(gemm.depth / LEAST_PIXELS_PER_SPLIT).max(1);
+        let splits = (1..=most).map(|parts| Split::into(parts, gemm.depth, DEPTH));
+        let steps = |split: &Split| split.steps(variant, gemm);
+        splits.min_by(|a, b| steps(a).total_cmp(&steps(b))).expect("there is at least one part")
+    }
+
+    /// Steps that a wgrad takes, divided so.
+    pub(super) fn steps(&self, variant: &Variant, gemm: &Gemm) -> f64 {
+        let products = variant.products(variant.num_tiles(gemm) * self.parts) * self.depth as f64;
         let part_bytes = gemm.rows * gemm.cols * DType::F32.size_bytes();
         match self.parts {
             1 => products,
@@ -57,14 +61,9 @@ impl Split {
     }
 }
 
-/// How a wgrad's pixels are divided: of all numbers of parts the one that takes the fewest steps.
+/// How a wgrad's pixels are divided.
 pub(super) fn wgrad_split(variant: &Variant, dims: &Conv2dDims) -> Split {
-    let gemm = Gemm::new(Pass::Wgrad, dims);
-    let most_blocks = MOST_BLOCKS_EACH * MULTIPROCESSORS;
-    let most = most_blocks.div_ceil(variant.num_tiles(&gemm)).min(gemm.depth / LEAST_PIXELS_PER_SPLIT).max(1);
-    let splits = (1..=most).map(|parts| Split::into(parts, gemm.depth, DEPTH));
-    let steps = |split: &Split| split.steps(variant, &gemm);
-    splits.min_by(|a, b| steps(a).total_cmp(&steps(b))).expect("there is at least one part")
+    Split::of_wgrad(variant, &Gemm::new(Pass::Wgrad, dims))
 }
 
 /// Scratch bytes of a wgrad: its parts, if there are several.
@@ -115,10 +114,10 @@ mod tests {
 
     #[test]
     fn the_blocks_of_a_wgrad_go_evenly_round_the_multiprocessors() {
-        // ResNets at 128 pixels and batch 128: 261, 252, 128 and 260 blocks for 132 multiprocessors.
-        assert_eq!(blocks(dims(128, 16, [128, 128], 3)), (9, 29));
-        assert_eq!(blocks(dims(128, 8, [256, 256], 3)), (36, 7));
-        assert_eq!(blocks(dims(128, 8, [256, 1024], 1)), (16, 8));
+        // ResNets at 128 pixels and batch 128: 130, 126, 128 and 260 blocks for 132 multiprocessors.
+        assert_eq!(blocks(dims(128, 16, [128, 128], 3)), (5, 26));
+        assert_eq!(blocks(dims(128, 8, [256, 256], 3)), (18, 7));
+        assert_eq!(blocks(dims(128, 8, [256, 1024], 1)), (8, 16));
         assert_eq!(blocks(dims(128, 32, [64, 64], 3)), (5, 52));
         // Nearly a block for each, which nothing has to add up.
         assert_eq!(blocks(dims(128, 4, [1024, 2048], 1)), (128, 1));

@@ -4,9 +4,11 @@
 //! [`Variant::cost`] runs. The choice, like the split of a long reduction, depends on shapes and types alone, so that the
 //! same problem gives the same bits on every device.
 
+use super::split::Split;
 use crate::device::cpu::conv::Conv2dDims;
 use crate::device::kernels::conv2d_tap_gemm::TILE;
-use crate::device::kernels::mma_tile::{CHUNK_ELEMS, DEPTH, STAGES};
+use crate::device::kernels::conv2d_tap_mma::MOST_TAPS;
+use crate::device::kernels::mma_tile::{CHUNK_ELEMS, DEPTH, STAGES, STAGES_BESIDE_L1, STAGES_OF_LONG};
 use crate::device::kernels::{self, Conv2dArgs, Conv2dWgradArgs, Entry};
 use crate::error::{Error, Result};
 use crate::tensor::DType;
@@ -14,8 +16,11 @@ use crate::tensor::DType;
 /// Blocks that fill a large GPU: two for each of a good hundred multiprocessors.
 pub(super) const FULL_GPU_BLOCKS: usize = 256;
 
-/// Elements of the largest tile.
-const LARGEST_TILE: usize = 128 * 128;
+/// Elements of a tile of four warps that each have as much as registers allow.
+const LARGE_TILE: usize = 128 * 128;
+
+/// Multiprocessors of the GPU that tiles and parts are chosen for, an H100 or H200, wherever they run.
+pub(super) const MULTIPROCESSORS: usize = 132;
 
 /// The three computations of a convolution.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,40 +54,102 @@ pub(super) struct Variant {
     pub entry: PassEntry,
     pub dtype: DType,
     unit: Unit,
+    /// Most rows and columns of a filter.
+    most_taps: usize,
     /// Extents of a block's tile.
     tile_rows: usize,
     tile_cols: usize,
-    /// Multiply-adds in unit time on a full GPU, relative to the fastest; an estimate that only orders the rows.
+    /// Stages of its pipeline through shared memory.
+    stages: usize,
+    /// Multiply-adds in unit time on a full GPU, relative to a tile of 128x128: an estimate from the bytes of L2 and the phases
+    /// of shared memory that a product asks for.
     rate: f64,
 }
 
 impl Variant {
     const fn cuda_cores(entry: PassEntry, dtype: DType) -> Variant {
-        Variant { entry, dtype, unit: Unit::CudaCores, tile_rows: TILE, tile_cols: TILE, rate: 0.05 }
+        let (unit, most_taps, stages) = (Unit::CudaCores, usize::MAX, 0);
+        Variant { entry, dtype, unit, most_taps, tile_rows: TILE, tile_cols: TILE, stages, rate: 0.05 }
     }
 
     const fn tensor_cores(entry: PassEntry, [tile_rows, tile_cols]: [usize; 2], rate: f64) -> Variant {
-        Variant { entry, dtype: DType::Bf16, unit: Unit::TensorCores, tile_rows, tile_cols, rate }
+        let most_taps = if matches!(entry, Wgrad(_)) { usize::MAX } else { MOST_TAPS };
+        let (dtype, unit, stages) = (DType::Bf16, Unit::TensorCores, STAGES);
+        Variant { entry, dtype, unit, most_taps, tile_rows, tile_cols, stages, rate }
+    }
+
+    /// The same for filters of one tap.
+    const fn of_one_tap(self) -> Variant {
+        Variant { most_taps: 1, ..self }
+    }
+
+    /// The same with so many stages.
+    const fn of_stages(self, stages: usize) -> Variant {
+        Variant { stages, ..self }
     }
 }
 
-/// All kernels. Those without a tile in their name take any shape.
-pub(super) static VARIANTS: [Variant; 15] = [
+/// All kernels. Those without a tile in their name take any shape. Of two that cost the same the first is chosen.
+pub(super) static VARIANTS: [Variant; 35] = [
     Variant::cuda_cores(Fprop(&kernels::CONV2D_FPROP_F32), DType::F32),
     Variant::cuda_cores(Fprop(&kernels::CONV2D_FPROP_BF16), DType::Bf16),
+    Variant::tensor_cores(Fprop(&kernels::CONV2D_FPROP_1X1_TILE256X128_BF16), [256, 128], 1.15)
+        .of_one_tap()
+        .of_stages(STAGES_OF_LONG),
+    Variant::tensor_cores(Fprop(&kernels::CONV2D_FPROP_TILE256X128_BF16), [256, 128], 1.15)
+        .of_stages(STAGES_OF_LONG),
+    Variant::tensor_cores(Fprop(&kernels::CONV2D_FPROP_1X1_TILE128X128_BF16), [128, 128], 1.0).of_one_tap(),
     Variant::tensor_cores(Fprop(&kernels::CONV2D_FPROP_TILE128X128_BF16), [128, 128], 1.0),
-    Variant::tensor_cores(Fprop(&kernels::CONV2D_FPROP_TILE128X64_BF16), [128, 64], 0.8),
-    Variant::tensor_cores(Fprop(&kernels::CONV2D_FPROP_TILE64X64_BF16), [64, 64], 0.55),
+    Variant::tensor_cores(Fprop(&kernels::CONV2D_FPROP_1X1_TILE256X64_BF16), [256, 64], 0.88)
+        .of_one_tap()
+        .of_stages(STAGES_OF_LONG),
+    Variant::tensor_cores(Fprop(&kernels::CONV2D_FPROP_TILE256X64_BF16), [256, 64], 0.88)
+        .of_stages(STAGES_OF_LONG),
+    Variant::tensor_cores(Fprop(&kernels::CONV2D_FPROP_1X1_TILE128X64_BF16), [128, 64], 0.7).of_one_tap(),
+    Variant::tensor_cores(Fprop(&kernels::CONV2D_FPROP_TILE128X64_BF16), [128, 64], 0.7)
+        .of_stages(STAGES_BESIDE_L1),
+    Variant::tensor_cores(Fprop(&kernels::CONV2D_FPROP_1X1_TILE64X64_BF16), [64, 64], 0.54).of_one_tap(),
+    Variant::tensor_cores(Fprop(&kernels::CONV2D_FPROP_TILE64X64_BF16), [64, 64], 0.54)
+        .of_stages(STAGES_BESIDE_L1),
     Variant::cuda_cores(Dgrad(&kernels::CONV2D_DGRAD_F32), DType::F32),
     Variant::cuda_cores(Dgrad(&kernels::CONV2D_DGRAD_BF16), DType::Bf16),
+    Variant::tensor_cores(Dgrad(&kernels::CONV2D_DGRAD_1X1_TILE256X128_BF16), [256, 128], 1.15)
+        .of_one_tap()
+        .of_stages(STAGES_OF_LONG),
+    Variant::tensor_cores(Dgrad(&kernels::CONV2D_DGRAD_TILE256X128_BF16), [256, 128], 1.15)
+        .of_stages(STAGES_OF_LONG),
+    Variant::tensor_cores(Dgrad(&kernels::CONV2D_DGRAD_1X1_TILE128X128_BF16), [128, 128], 1.0).of_one_tap(),
     Variant::tensor_cores(Dgrad(&kernels::CONV2D_DGRAD_TILE128X128_BF16), [128, 128], 1.0),
-    Variant::tensor_cores(Dgrad(&kernels::CONV2D_DGRAD_TILE128X64_BF16), [128, 64], 0.8),
-    Variant::tensor_cores(Dgrad(&kernels::CONV2D_DGRAD_TILE64X64_BF16), [64, 64], 0.55),
+    Variant::tensor_cores(Dgrad(&kernels::CONV2D_DGRAD_1X1_TILE256X64_BF16), [256, 64], 0.88)
+        .of_one_tap()
+        .of_stages(STAGES_OF_LONG),
+    Variant::tensor_cores(Dgrad(&kernels::CONV2D_DGRAD_TILE256X64_BF16), [256, 64], 0.88)
+        .of_stages(STAGES_OF_LONG),
+    Variant::tensor_cores(Dgrad(&kernels::CONV2D_DGRAD_1X1_TILE128X64_BF16), [128, 64], 0.7).of_one_tap(),
+    Variant::tensor_cores(Dgrad(&kernels::CONV2D_DGRAD_TILE128X64_BF16), [128, 64], 0.7)
+        .of_stages(STAGES_BESIDE_L1),
+    Variant::tensor_cores(Dgrad(&kernels::CONV2D_DGRAD_1X1_TILE64X64_BF16), [64, 64], 0.54).of_one_tap(),
+    Variant::tensor_cores(Dgrad(&kernels::CONV2D_DGRAD_TILE64X64_BF16), [64, 64], 0.54)
+        .of_stages(STAGES_BESIDE_L1),
     Variant::cuda_cores(Wgrad(&kernels::CONV2D_WGRAD_F32), DType::F32),
     Variant::cuda_cores(Wgrad(&kernels::CONV2D_WGRAD_BF16), DType::Bf16),
+    Variant::tensor_cores(Wgrad(&kernels::CONV2D_WGRAD_TILE256X128_BF16), [256, 128], 1.15)
+        .of_stages(STAGES_OF_LONG),
+    Variant::tensor_cores(Wgrad(&kernels::CONV2D_WGRAD_1X1_TILE128X256_BF16), [128, 256], 1.2)
+        .of_one_tap()
+        .of_stages(STAGES_OF_LONG),
+    Variant::tensor_cores(Wgrad(&kernels::CONV2D_WGRAD_TILE128X256_BF16), [128, 256], 1.2)
+        .of_stages(STAGES_OF_LONG),
     Variant::tensor_cores(Wgrad(&kernels::CONV2D_WGRAD_TILE128X128_BF16), [128, 128], 1.0),
+    Variant::tensor_cores(Wgrad(&kernels::CONV2D_WGRAD_TILE256X64_BF16), [256, 64], 0.88)
+        .of_stages(STAGES_OF_LONG),
+    Variant::tensor_cores(Wgrad(&kernels::CONV2D_WGRAD_1X1_TILE64X256_BF16), [64, 256], 1.0)
+        .of_one_tap()
+        .of_stages(STAGES_OF_LONG),
+    Variant::tensor_cores(Wgrad(&kernels::CONV2D_WGRAD_TILE64X256_BF16), [64, 256], 1.0)
+        .of_stages(STAGES_OF_LONG),
     Variant::tensor_cores(Wgrad(&kernels::CONV2D_WGRAD_TILE64X128_BF16), [64, 128], 0.8),
-    Variant::tensor_cores(Wgrad(&kernels::CONV2D_WGRAD_TILE64X64_BF16), [64, 64], 0.55),
+    Variant::tensor_cores(Wgrad(&kernels::CONV2D_WGRAD_TILE64X64_BF16), [64, 64], 0.45),
 ];
 
 /// A pass as a matrix product.
@@ -131,6 +198,11 @@ impl Variant {
         }
     }
 
+    /// Most rows and columns of a filter.
+    pub(super) fn most_taps(&self) -> usize {
+        self.most_taps
+    }
+
     /// Whether channels and filters must come in chunks of 16 bytes.
     pub(super) fn takes_chunks_only(&self) -> bool {
         self.unit == Unit::TensorCores
@@ -138,7 +210,8 @@ impl Variant {
 
     pub(super) fn takes(&self, pass: Pass, dtype: DType, dims: &Conv2dDims) -> bool {
         let in_chunks = dims.c.is_multiple_of(CHUNK_ELEMS) && dims.k.is_multiple_of(CHUNK_ELEMS);
-        self.pass() == pass && self.dtype == dtype && (in_chunks || !self.takes_chunks_only())
+        let fits = (in_chunks || !self.takes_chunks_only()) && dims.r.max(dims.s) <= self.most_taps;
+        self.pass() == pass && self.dtype == dtype && fits
     }
 
     /// Multiply-adds of its tiles, those beyond the borders of the product counted.
@@ -156,21 +229,30 @@ impl Variant {
         gemm.rows.div_ceil(self.tile_rows) * gemm.cols.div_ceil(self.tile_cols)
     }
 
-    /// Time on a full GPU in arbitrary units: too few blocks leave it idle, except that a wgrad is split into enough.
+    /// Time, in that of a 128x128 tile's products of one position of gemm_k (a wgrad, which is split, in that of one of its
+    /// pixels). Blocks go round the multiprocessors, and the one with the most decides.
     fn cost(&self, gemm: &Gemm) -> f64 {
-        let blocks = self.num_tiles(gemm) * gemm.classes;
-        let busy = if self.pass() == Pass::Wgrad { blocks } else { blocks.max(FULL_GPU_BLOCKS) };
-        (busy * self.tile_rows * self.tile_cols) as f64 / self.rate
+        match self.pass() {
+            Pass::Wgrad => Split::of_wgrad(self, gemm).steps(self, gemm),
+            Pass::Fprop | Pass::Dgrad => self.products(self.num_tiles(gemm) * gemm.classes),
+        }
     }
 
-    /// Time of a pixel of a block's tile in a wgrad, in that of a 128x128 tile.
-    pub(super) fn tile_work(&self) -> f64 {
-        (self.tile_rows * self.tile_cols) as f64 / (LARGEST_TILE as f64 * self.rate)
+    /// Time that so many tiles take for one position of gemm_k, in that of one 128x128 tile. What blocks of one
+    /// multiprocessor share is its tensor cores, so two take twice as long as one but for what one alone leaves idle.
+    pub(super) fn products(&self, blocks: usize) -> f64 {
+        let most = blocks.div_ceil(MULTIPROCESSORS) as f64;
+        most.max(self.busy_blocks()) * (self.tile_rows * self.tile_cols) as f64
+            / (LARGE_TILE as f64 * self.rate)
     }
 
-    /// Blocks of a wgrad that keep a multiprocessor busy: one large tile nearly does, a small one waits more.
-    pub(super) fn busy_blocks(&self) -> f64 {
-        if self.tile_rows * self.tile_cols < LARGEST_TILE { 1.6 } else { 1.1 }
+    /// Blocks that keep a multiprocessor busy: eight warps do, one large tile of four nearly, a small one waits more.
+    fn busy_blocks(&self) -> f64 {
+        match self.tile_rows * self.tile_cols {
+            LARGE_TILE => 1.1,
+            smaller if smaller < LARGE_TILE => 1.6,
+            _ => 1.0,
+        }
     }
 
     pub(super) fn shared_bytes(&self) -> u32 {
@@ -178,7 +260,7 @@ impl Variant {
             Unit::CudaCores => 0,
             Unit::TensorCores => {
                 let stage_elems = (self.tile_rows + self.tile_cols) * DEPTH;
-                (STAGES * stage_elems * DType::Bf16.size_bytes()) as u32
+                (self.stages * stage_elems * DType::Bf16.size_bytes()) as u32
             }
         }
     }
@@ -231,6 +313,8 @@ mod tests {
             let named = name.contains(&format!("tile{}x{}", variant.tile_rows, variant.tile_cols));
             assert_eq!(named, variant.unit == Unit::TensorCores, "{name}");
             assert!(variant.tile_cols <= MOST_TILE_COLS);
+            // What a consumer GPU gives a block.
+            assert!(variant.shared_bytes() <= 99 << 10, "{name}");
             let warps = block_threads as usize / WARP_THREADS;
             assert!((variant.tile_rows * variant.tile_cols).is_multiple_of(warps * 16 * 16), "{name}");
         }
@@ -248,11 +332,20 @@ mod tests {
     #[test]
     fn tiles_follow_the_number_of_channels_and_of_blocks() {
         let fprop = |dims| choose(Pass::Fprop, DType::Bf16, &dims).unwrap().kernel().name;
-        assert_eq!(fprop(dims(256, 32, 128, 128, 3, 1)), "conv2d_fprop_tile128x128_bf16");
-        assert_eq!(fprop(dims(256, 32, 64, 64, 3, 1)), "conv2d_fprop_tile128x64_bf16");
+        assert_eq!(fprop(dims(256, 32, 128, 128, 3, 1)), "conv2d_fprop_tile256x128_bf16");
+        assert_eq!(fprop(dims(256, 4, 512, 512, 3, 1)), "conv2d_fprop_tile128x128_bf16");
+        assert_eq!(fprop(dims(256, 32, 64, 64, 3, 1)), "conv2d_fprop_tile256x64_bf16");
         assert_eq!(fprop(dims(8, 8, 256, 256, 3, 1)), "conv2d_fprop_tile64x64_bf16");
         let wgrad = |dims| choose(Pass::Wgrad, DType::Bf16, &dims).unwrap().kernel().name;
-        assert_eq!(wgrad(dims(256, 32, 128, 128, 3, 1)), "conv2d_wgrad_tile128x128_bf16");
-        assert_eq!(wgrad(dims(256, 32, 64, 64, 3, 1)), "conv2d_wgrad_tile64x128_bf16");
+        assert_eq!(wgrad(dims(256, 8, 256, 256, 3, 1)), "conv2d_wgrad_tile128x256_bf16");
+        assert_eq!(wgrad(dims(256, 32, 64, 64, 3, 1)), "conv2d_wgrad_tile64x256_bf16");
+    }
+
+    #[test]
+    fn filters_of_one_tap_have_kernels_of_their_own_and_large_ones_none_on_tensor_cores() {
+        let fprop = |dims| choose(Pass::Fprop, DType::Bf16, &dims).unwrap().kernel().name;
+        assert_eq!(fprop(dims(256, 16, 512, 128, 1, 1)), "conv2d_fprop_1x1_tile256x128_bf16");
+        assert_eq!(fprop(dims(2, 32, 64, 64, MOST_TAPS, 1)), "conv2d_fprop_tile64x64_bf16");
+        assert_eq!(fprop(dims(2, 32, 64, 64, MOST_TAPS + 2, 1)), "conv2d_fprop_bf16");
     }
 }
