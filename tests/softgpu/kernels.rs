@@ -91,7 +91,7 @@ const MUTATIONS: [Mutation; 8] = [
     },
     Mutation {
         name: "copies beyond the border are not cut",
-        edit: r"conv2d_dgrad_tile128x128_bf16|0|(cp\.async\.ca[^;]*, 16), %r[0-9]+;|$1;",
+        edit: r"conv2d_dgrad_tile64x64_bf16|0|(cp\.async\.ca[^;]*, 16), %r[0-9]+;|$1;",
     },
     Mutation { name: "the first barrier is gone", edit: r"conv2d_fprop_tile64x64_bf16|1|bar\.sync[^;]*;|" },
     Mutation { name: "the second barrier is gone", edit: r"conv2d_fprop_tile64x64_bf16|2|bar\.sync[^;]*;|" },
