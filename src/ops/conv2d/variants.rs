@@ -74,7 +74,8 @@ impl Variant {
 
     const fn tensor_cores(entry: PassEntry, [tile_rows, tile_cols]: [usize; 2], rate: f64) -> Variant {
         let most_taps = if matches!(entry, Wgrad(_)) { usize::MAX } else { MOST_TAPS };
-        let (dtype, unit, stages) = (DType::Bf16, Unit::TensorCores, STAGES);
+        let stages = if tile_rows > 128 || tile_cols > 128 { STAGES_OF_LONG } else { STAGES };
+        let (dtype, unit) = (DType::Bf16, Unit::TensorCores);
         Variant { entry, dtype, unit, most_taps, tile_rows, tile_cols, stages, rate }
     }
 
@@ -93,18 +94,12 @@ impl Variant {
 pub(super) static VARIANTS: [Variant; 35] = [
     Variant::cuda_cores(Fprop(&kernels::CONV2D_FPROP_F32), DType::F32),
     Variant::cuda_cores(Fprop(&kernels::CONV2D_FPROP_BF16), DType::Bf16),
-    Variant::tensor_cores(Fprop(&kernels::CONV2D_FPROP_1X1_TILE256X128_BF16), [256, 128], 1.15)
-        .of_one_tap()
-        .of_stages(STAGES_OF_LONG),
-    Variant::tensor_cores(Fprop(&kernels::CONV2D_FPROP_TILE256X128_BF16), [256, 128], 1.15)
-        .of_stages(STAGES_OF_LONG),
+    Variant::tensor_cores(Fprop(&kernels::CONV2D_FPROP_1X1_TILE256X128_BF16), [256, 128], 1.15).of_one_tap(),
+    Variant::tensor_cores(Fprop(&kernels::CONV2D_FPROP_TILE256X128_BF16), [256, 128], 1.15),
     Variant::tensor_cores(Fprop(&kernels::CONV2D_FPROP_1X1_TILE128X128_BF16), [128, 128], 1.0).of_one_tap(),
     Variant::tensor_cores(Fprop(&kernels::CONV2D_FPROP_TILE128X128_BF16), [128, 128], 1.0),
-    Variant::tensor_cores(Fprop(&kernels::CONV2D_FPROP_1X1_TILE256X64_BF16), [256, 64], 0.88)
-        .of_one_tap()
-        .of_stages(STAGES_OF_LONG),
-    Variant::tensor_cores(Fprop(&kernels::CONV2D_FPROP_TILE256X64_BF16), [256, 64], 0.88)
-        .of_stages(STAGES_OF_LONG),
+    Variant::tensor_cores(Fprop(&kernels::CONV2D_FPROP_1X1_TILE256X64_BF16), [256, 64], 0.88).of_one_tap(),
+    Variant::tensor_cores(Fprop(&kernels::CONV2D_FPROP_TILE256X64_BF16), [256, 64], 0.88),
     Variant::tensor_cores(Fprop(&kernels::CONV2D_FPROP_1X1_TILE128X64_BF16), [128, 64], 0.7).of_one_tap(),
     Variant::tensor_cores(Fprop(&kernels::CONV2D_FPROP_TILE128X64_BF16), [128, 64], 0.7)
         .of_stages(STAGES_BESIDE_L1),
@@ -113,18 +108,12 @@ pub(super) static VARIANTS: [Variant; 35] = [
         .of_stages(STAGES_BESIDE_L1),
     Variant::cuda_cores(Dgrad(&kernels::CONV2D_DGRAD_F32), DType::F32),
     Variant::cuda_cores(Dgrad(&kernels::CONV2D_DGRAD_BF16), DType::Bf16),
-    Variant::tensor_cores(Dgrad(&kernels::CONV2D_DGRAD_1X1_TILE256X128_BF16), [256, 128], 1.15)
-        .of_one_tap()
-        .of_stages(STAGES_OF_LONG),
-    Variant::tensor_cores(Dgrad(&kernels::CONV2D_DGRAD_TILE256X128_BF16), [256, 128], 1.15)
-        .of_stages(STAGES_OF_LONG),
+    Variant::tensor_cores(Dgrad(&kernels::CONV2D_DGRAD_1X1_TILE256X128_BF16), [256, 128], 1.15).of_one_tap(),
+    Variant::tensor_cores(Dgrad(&kernels::CONV2D_DGRAD_TILE256X128_BF16), [256, 128], 1.15),
     Variant::tensor_cores(Dgrad(&kernels::CONV2D_DGRAD_1X1_TILE128X128_BF16), [128, 128], 1.0).of_one_tap(),
     Variant::tensor_cores(Dgrad(&kernels::CONV2D_DGRAD_TILE128X128_BF16), [128, 128], 1.0),
-    Variant::tensor_cores(Dgrad(&kernels::CONV2D_DGRAD_1X1_TILE256X64_BF16), [256, 64], 0.88)
-        .of_one_tap()
-        .of_stages(STAGES_OF_LONG),
-    Variant::tensor_cores(Dgrad(&kernels::CONV2D_DGRAD_TILE256X64_BF16), [256, 64], 0.88)
-        .of_stages(STAGES_OF_LONG),
+    Variant::tensor_cores(Dgrad(&kernels::CONV2D_DGRAD_1X1_TILE256X64_BF16), [256, 64], 0.88).of_one_tap(),
+    Variant::tensor_cores(Dgrad(&kernels::CONV2D_DGRAD_TILE256X64_BF16), [256, 64], 0.88),
     Variant::tensor_cores(Dgrad(&kernels::CONV2D_DGRAD_1X1_TILE128X64_BF16), [128, 64], 0.7).of_one_tap(),
     Variant::tensor_cores(Dgrad(&kernels::CONV2D_DGRAD_TILE128X64_BF16), [128, 64], 0.7)
         .of_stages(STAGES_BESIDE_L1),
@@ -133,21 +122,13 @@ pub(super) static VARIANTS: [Variant; 35] = [
         .of_stages(STAGES_BESIDE_L1),
     Variant::cuda_cores(Wgrad(&kernels::CONV2D_WGRAD_F32), DType::F32),
     Variant::cuda_cores(Wgrad(&kernels::CONV2D_WGRAD_BF16), DType::Bf16),
-    Variant::tensor_cores(Wgrad(&kernels::CONV2D_WGRAD_TILE256X128_BF16), [256, 128], 1.15)
-        .of_stages(STAGES_OF_LONG),
-    Variant::tensor_cores(Wgrad(&kernels::CONV2D_WGRAD_1X1_TILE128X256_BF16), [128, 256], 1.2)
-        .of_one_tap()
-        .of_stages(STAGES_OF_LONG),
-    Variant::tensor_cores(Wgrad(&kernels::CONV2D_WGRAD_TILE128X256_BF16), [128, 256], 1.2)
-        .of_stages(STAGES_OF_LONG),
+    Variant::tensor_cores(Wgrad(&kernels::CONV2D_WGRAD_TILE256X128_BF16), [256, 128], 1.15),
+    Variant::tensor_cores(Wgrad(&kernels::CONV2D_WGRAD_1X1_TILE128X256_BF16), [128, 256], 1.2).of_one_tap(),
+    Variant::tensor_cores(Wgrad(&kernels::CONV2D_WGRAD_TILE128X256_BF16), [128, 256], 1.2),
     Variant::tensor_cores(Wgrad(&kernels::CONV2D_WGRAD_TILE128X128_BF16), [128, 128], 1.0),
-    Variant::tensor_cores(Wgrad(&kernels::CONV2D_WGRAD_TILE256X64_BF16), [256, 64], 0.88)
-        .of_stages(STAGES_OF_LONG),
-    Variant::tensor_cores(Wgrad(&kernels::CONV2D_WGRAD_1X1_TILE64X256_BF16), [64, 256], 1.0)
-        .of_one_tap()
-        .of_stages(STAGES_OF_LONG),
-    Variant::tensor_cores(Wgrad(&kernels::CONV2D_WGRAD_TILE64X256_BF16), [64, 256], 1.0)
-        .of_stages(STAGES_OF_LONG),
+    Variant::tensor_cores(Wgrad(&kernels::CONV2D_WGRAD_TILE256X64_BF16), [256, 64], 0.88),
+    Variant::tensor_cores(Wgrad(&kernels::CONV2D_WGRAD_1X1_TILE64X256_BF16), [64, 256], 1.0).of_one_tap(),
+    Variant::tensor_cores(Wgrad(&kernels::CONV2D_WGRAD_TILE64X256_BF16), [64, 256], 1.0),
     Variant::tensor_cores(Wgrad(&kernels::CONV2D_WGRAD_TILE64X128_BF16), [64, 128], 0.8),
     Variant::tensor_cores(Wgrad(&kernels::CONV2D_WGRAD_TILE64X64_BF16), [64, 64], 0.45),
 ];

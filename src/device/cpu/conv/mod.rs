@@ -1,4 +1,4 @@
-//! The CPU convolution engine: f32, NHWC activations, KRSC filters, any kernel, stride and padding.
+//! The CPU convolution engine: NHWC activations, KRSC filters, any kernel, stride and padding; f32 here, bf16 in `mixed`.
 //!
 //! fprop and dgrad are one implicit GEMM (`implicit_gemm`), wgrad is a sum of outer products (`wgrad`); both end in
 //! the register tiles of `microkernel`. No pass materialises im2col: filters are packed once per call into the

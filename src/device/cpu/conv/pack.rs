@@ -7,7 +7,7 @@ use super::parallel::{SharedMut, for_each_task};
 /// Which two dimensions of the filters a pass sums over and spreads over columns.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Columns {
-    /// fprop: columns are K, the sum runs over C.
+    /// fprop: columns are K, the sum runs over C, or over a filter row of S times C.
     Filters,
     /// dgrad: columns are C, the sum runs over K.
     Channels,

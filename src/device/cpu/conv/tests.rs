@@ -97,7 +97,7 @@ fn check(d: &Conv2dDims) {
 }
 
 /// A square convolution with "same" padding.
-fn square(n: usize, size: usize, c: usize, k: usize, kernel: usize, stride: usize) -> Conv2dDims {
+pub(super) fn square(n: usize, size: usize, c: usize, k: usize, kernel: usize, stride: usize) -> Conv2dDims {
     Conv2dDims {
         n,
         h: size,

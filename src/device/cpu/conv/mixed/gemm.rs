@@ -9,12 +9,13 @@ use std::ops::Range;
 use half::bf16;
 use pulp::{Arch, Simd, WithSimd};
 
-use super::pack::{Columns, Filters};
+use super::pack::Filters;
 use super::product::{BLOCK_ELEMS, Engine, Factor, Product, SIDE, Sums, Unit};
 use super::{MIN_TASK_FLOPS, Run, merges_taps, planned_lanes};
 use crate::device::cpu::Storage;
 use crate::device::cpu::conv::axis::Axis;
 use crate::device::cpu::conv::finish::{FinishNorm, PanelNorm};
+use crate::device::cpu::conv::pack::Columns;
 use crate::device::cpu::conv::parallel::{SharedMut, balanced_part, for_each_task};
 use crate::device::cpu::conv::{Conv2dDims, microkernel::PANEL};
 
@@ -27,21 +28,12 @@ const MAX_STRIP_TILES: usize = 16;
 
 /// Bytes of workspace that [`fprop`] needs.
 pub fn fprop_workspace_bytes(d: &Conv2dDims) -> usize {
-    Parts::new(d.k, blocks_per_pixel(d, d.c), d.n * d.p() * d.q()).num_bytes(planned_lanes())
+    Parts::of_fprop(d).num_bytes(planned_lanes())
 }
 
 /// Bytes of workspace that [`dgrad`] needs.
 pub fn dgrad_workspace_bytes(d: &Conv2dDims) -> usize {
-    Parts::new(d.c, d.r * d.s * d.k.div_ceil(SIDE), d.x_elems() / d.c).num_bytes(planned_lanes())
-}
-
-/// Blocks of the depth of an fprop.
-fn blocks_per_pixel(d: &Conv2dDims, channels: usize) -> usize {
-    if merges_taps(d.s, channels) {
-        d.r * (d.s * channels).div_ceil(SIDE)
-    } else {
-        d.r * d.s * channels.div_ceil(SIDE)
-    }
+    Parts::of_dgrad(d).num_bytes(planned_lanes())
 }
 
 /// y = cross-correlation of x with w, each sum in f32, finished by `norm` if it is given, and rounded once.
@@ -73,11 +65,11 @@ pub(super) fn fprop_on(
     workspace: &mut [f32],
 ) {
     assert_eq!((x.len(), w.len(), y.len()), (d.x_elems(), d.w_elems(), d.y_elems()), "x, w, y of {d:?}");
-    let parts = Parts::new(d.k, blocks_per_pixel(d, d.c), d.n * d.p() * d.q());
+    let parts = Parts::of_fprop(d);
     let Split { mean, scale_and_shift, packed, lanes } = parts.split(workspace);
     let norm = norm.map(|norm| PanelNorm::new(d, &norm, mean, scale_and_shift));
     let cols = Axis::fprop(d.w, d.q(), d.s, d.stride_w, d.pad_w);
-    let merges = merges_taps(d.s, d.c);
+    let merges = merges_taps(d);
     Gemm {
         d,
         rows: Axis::fprop(d.h, d.p(), d.r, d.stride_h, d.pad_h),
@@ -116,7 +108,7 @@ pub(super) fn dgrad_on(
     workspace: &mut [f32],
 ) {
     assert_eq!((dx.len(), w.len(), dy.len()), (d.x_elems(), d.w_elems(), d.y_elems()), "dx, w, dy of {d:?}");
-    let parts = Parts::new(d.c, d.r * d.s * d.k.div_ceil(SIDE), d.x_elems() / d.c);
+    let parts = Parts::of_dgrad(d);
     let Split { packed, lanes, .. } = parts.split(workspace);
     let out = Output { elems: SharedMut::new(dx), h: d.h, w: d.w, c: d.c };
     for class_h in 0..d.stride_h {
@@ -163,6 +155,16 @@ struct Split<'a> {
 }
 
 impl Parts {
+    fn of_fprop(d: &Conv2dDims) -> Parts {
+        let depth_blocks =
+            if merges_taps(d) { d.r * (d.s * d.c).div_ceil(SIDE) } else { d.r * d.s * d.c.div_ceil(SIDE) };
+        Parts::new(d.k, depth_blocks, d.n * d.p() * d.q())
+    }
+
+    fn of_dgrad(d: &Conv2dDims) -> Parts {
+        Parts::new(d.c, d.r * d.s * d.k.div_ceil(SIDE), d.n * d.h * d.w)
+    }
+
     /// For `num_columns` columns, each the sum over `depth_blocks` blocks, of `num_pixels` pixels.
     fn new(num_columns: usize, depth_blocks: usize, num_pixels: usize) -> Parts {
         let columns = num_columns.next_multiple_of(SIDE);

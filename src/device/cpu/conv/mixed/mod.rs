@@ -22,6 +22,7 @@ pub use wgrad::{wgrad, wgrad_workspace_bytes};
 
 use half::bf16;
 
+use super::Conv2dDims;
 use product::SIDE;
 
 /// Lanes that work through tasks in a place of the workspace: more than threads, so that one held up does not hold up all.
@@ -90,6 +91,6 @@ impl Run {
 }
 
 /// Whether a tap's channels fill blocks so badly that a whole row of the filter is taken for one tap.
-fn merges_taps(s: usize, channels: usize) -> bool {
-    s > 1 && !channels.is_multiple_of(SIDE)
+fn merges_taps(d: &Conv2dDims) -> bool {
+    d.s > 1 && !d.c.is_multiple_of(SIDE)
 }

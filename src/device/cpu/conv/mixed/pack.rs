@@ -6,15 +6,7 @@ use pulp::Simd;
 use super::product::{BLOCK_ELEMS, SIDE, TILE};
 use super::shuffle::{interleave, transpose};
 use crate::device::cpu::conv::Conv2dDims;
-
-/// Which two dimensions of the filters a pass sums over and spreads over columns.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Columns {
-    /// fprop: columns are K, the sum runs over C, or over a filter row of S times C.
-    Filters,
-    /// dgrad: columns are C, the sum runs over K.
-    Channels,
-}
+use crate::device::cpu::conv::pack::Columns;
 
 /// The filters w (KRSC), to be packed as blocks of the right factor.
 #[derive(Debug, Clone, Copy)]
@@ -45,7 +37,7 @@ impl Filters<'_> {
                     let width = SIDE.min(d.c - first);
                     let row = |depth: usize| {
                         let from = depth * filter + tap + first;
-                        widened(if depths.contains(&depth) { &w[from..from + width] } else { &[] })
+                        padded(if depths.contains(&depth) { &w[from..from + width] } else { &[] })
                     };
                     let (low, high) = block.split_at_mut(BLOCK_ELEMS / 2);
                     let lines = low.chunks_exact_mut(SIDE).zip(high.chunks_exact_mut(SIDE));
@@ -62,11 +54,11 @@ impl Filters<'_> {
 
 /// The first 32 elements of `row`, zeros behind its end.
 #[inline(always)]
-fn widened(row: &[bf16]) -> [bf16; SIDE] {
+fn padded(row: &[bf16]) -> [bf16; SIDE] {
     row.first_chunk().copied().unwrap_or_else(|| {
-        let mut padded = [bf16::ZERO; SIDE];
-        padded[..row.len()].copy_from_slice(row);
-        padded
+        let mut whole = [bf16::ZERO; SIDE];
+        whole[..row.len()].copy_from_slice(row);
+        whole
     })
 }
 
@@ -83,7 +75,7 @@ fn transpose_into_pairs<'a, S: Simd>(
         for (j, line) in lines.iter_mut().enumerate() {
             let j = tile * TILE + j;
             if j < width {
-                *line = bytemuck::cast(widened(row(j)));
+                *line = bytemuck::cast(padded(row(j)));
             }
         }
         transpose(simd, &mut lines);

@@ -8,8 +8,7 @@ use half::bf16;
 use pulp::{Simd, WithSimd};
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-use super::amx::Tiles;
-use super::amx::amx;
+use super::amx::{Tiles, amx};
 
 /// Rows, columns and depth of a block.
 pub(super) const SIDE: usize = 32;
@@ -109,14 +108,18 @@ impl Product {
             #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
             // SAFETY: the caller's promise.
             Unit::Tiles(tiles) => unsafe { tiles.run(self) },
-            Unit::Vectors => self.run_on_vectors(simd),
+            // SAFETY: the caller's promise.
+            Unit::Vectors => unsafe { self.run_on_vectors(simd) },
         }
     }
 
     /// Not inlined, so that operands and result are memory to the compiler, which no operation on floats crosses
     /// [`FlushSubnormals`] without.
+    ///
+    /// # Safety
+    /// As [`Product::run`].
     #[inline(never)]
-    fn run_on_vectors<S: Simd>(&self, simd: S) {
+    unsafe fn run_on_vectors<S: Simd>(&self, simd: S) {
         let _flushed = FlushSubnormals::new();
         simd.vectorize(Vectors(*self));
     }
@@ -216,8 +219,7 @@ unsafe fn add_block<S: Simd, const ROWS: usize>(
     out_stride: usize,
 ) {
     let lanes = S::F32_LANES;
-    for rows in left.0.as_chunks::<ROWS>().0.iter().enumerate() {
-        let (first, rows) = (rows.0 * ROWS, rows.1);
+    for (group, rows) in left.0.as_chunks::<ROWS>().0.iter().enumerate() {
         for column in (0..SIDE).step_by(2 * lanes) {
             let mut sums = [[[simd.splat_f32s(0.0); 2]; 2]; ROWS];
             for (u, pair) in right.0.iter().enumerate() {
@@ -238,7 +240,9 @@ unsafe fn add_block<S: Simd, const ROWS: usize>(
                 for half in 0..2 {
                     // SAFETY: the caller's promise.
                     unsafe {
-                        let to = out.add((first + i) * out_stride + column + half * lanes).cast::<S::f32s>();
+                        let to = out
+                            .add((group * ROWS + i) * out_stride + column + half * lanes)
+                            .cast::<S::f32s>();
                         let sum = simd.add_f32s(even[half], odd[half]);
                         to.write_unaligned(simd.add_f32s(to.read_unaligned(), sum));
                     }

@@ -1,6 +1,7 @@
 //! The two rearrangements that copies into blocks are made of. Compilers make no vector code of them, so AVX-512, which every
 //! processor with a matrix unit has, is written out.
 
+#[cfg(target_arch = "x86_64")]
 use std::any::TypeId;
 
 use half::bf16;

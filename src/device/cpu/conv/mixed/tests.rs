@@ -10,6 +10,7 @@ use super::wgrad::wgrad_on;
 use super::*;
 use crate::device::cpu::Storage;
 use crate::device::cpu::conv::finish::FinishNorm;
+use crate::device::cpu::conv::tests::square;
 use crate::device::cpu::conv::{
     Conv2dDims, conv2d_dgrad_reference, conv2d_fprop_reference, conv2d_wgrad_reference,
 };
@@ -142,23 +143,6 @@ fn check(d: &Conv2dDims) {
     let (want, scale) = reference(conv2d_wgrad_reference, x, dy, d.w_elems());
     let dw: Vec<f64> = got.dw.iter().copied().map(f64::from).collect();
     assert_close("wgrad", d, &dw, &want, &scale, 0.0);
-}
-
-/// A square convolution with "same" padding.
-fn square(n: usize, size: usize, c: usize, k: usize, kernel: usize, stride: usize) -> Conv2dDims {
-    Conv2dDims {
-        n,
-        h: size,
-        w: size,
-        c,
-        k,
-        r: kernel,
-        s: kernel,
-        stride_h: stride,
-        stride_w: stride,
-        pad_h: kernel / 2,
-        pad_w: kernel / 2,
-    }
 }
 
 prop_compose! {

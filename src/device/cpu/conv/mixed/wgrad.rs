@@ -121,7 +121,7 @@ struct Order {
 impl Order {
     fn new(d: &Conv2dDims) -> Order {
         let rows = AxisOrder::new(d.h, d.p(), d.r, d.stride_h, d.pad_h);
-        if merges_taps(d.s, d.c) {
+        if merges_taps(d) {
             // Runs begin at the first pixel of a filter row, and their places need no gaps.
             let cols = AxisOrder {
                 outputs: d.q(),
