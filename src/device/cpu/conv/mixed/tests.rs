@@ -190,6 +190,16 @@ fn layers_of_networks_match_the_reference() {
 }
 
 #[test]
+fn classes_of_pixels_that_meet_no_column_of_the_filter_match_the_reference() {
+    check(&Conv2dDims { stride_w: 2, pad_w: 1, ..square(1, 1, 1, 1, 1, 1) });
+}
+
+#[test]
+fn more_pixels_than_are_copied_at_a_time_match_the_reference() {
+    check(&square(5, 16, 32, 40, 3, 1));
+}
+
+#[test]
 fn depths_that_no_lane_holds_match_the_reference() {
     check(&square(1, 5, 1100, 33, 5, 1));
 }
