@@ -57,7 +57,7 @@ static __device__ void input_gradient(const BatchNormBwdArgs& a) {
             const uint64_t at = uint64_t{row} * a.channels + tile.channel;
             Vec<T, kWidth> dz = load_vec<kWidth>(static_cast<const T*>(a.dy) + at);
             const Vec<T, kWidth> x = load_vec<kWidth>(static_cast<const T*>(a.x) + at);
-            mask(at, x, dz);
+            mask.apply(mask.load(at), x, dz);
             Vec<T, kWidth> dx;
 #pragma unroll
             for (int i = 0; i < kWidth; i++) {

@@ -3,14 +3,14 @@
 //           x once more, to the bit of batch_norm_fwd.cu
 //           dbeta[c] = sum_m dz[m,c]; dgamma[c] = rstd[c] * sum_m dz[m,c] * (x[m,c] - mean[c])
 //           rstd is save_rstd, or where that is null 1 / sqrt(running_var + eps): training and inference
-// Layout    dy, x, y (null: no ReLU, or beta is given): M rows of C channels; partials f32 [row block][sum dz, sum dz*(x-mean)][C]; the
-//           rest f32 [C]
+// Layout    dy, x, y (null: no ReLU, or beta is given), dz (null: not wanted; may lie over dy): M rows of C channels; partials
+//           f32 [row block][sum dz, sum dz*(x-mean)][C]; the rest f32 [C]
 // Mapping   partials: block -> block_rows rows of a channel tile (channels.cuh)
 //           finalize: the blocks' sums as in totals.cuh, a column a channel
-// Cost      5 flop per element of x; DRAM floor = bytes(dy) + bytes(x) + bytes(y)
+// Cost      5 flop per element of x; DRAM floor = bytes(dy) + bytes(x) + bytes(y) + bytes(dz)
 // Numerics  a thread adds in f32, at most block_rows / 32 rows; blocks are added in f64. The order depends on the shape
 //           alone, no atomics: the same bits every run
-// Requires  dy, x and y aligned to 16 bytes; is_wide only if C is a multiple of 16 / sizeof(T); grid =
+// Requires  dy, x, y and dz aligned to 16 bytes; is_wide only if C is a multiple of 16 / sizeof(T); grid =
 //           (ceil(M / block_rows), channel tiles) for the first kernel, ceil(C / columns) for the second
 // Reference sums in src/ops/batch_norm/bwd.rs
 #include "relu_mask.cuh"
@@ -24,6 +24,7 @@ struct BatchNormBwdPartialsArgs {
     const float* beta;
     const float* mean;
     const float* rstd;
+    void* dz;
     float* partials;
     uint32_t rows, channels, block_rows, is_wide;
 };
@@ -54,7 +55,8 @@ static __device__ void partials(const BatchNormBwdPartialsArgs& a) {
                 const uint64_t at = uint64_t{row} * a.channels + tile.channel;
                 Vec<T, kWidth> dz = load_vec<kWidth>(static_cast<const T*>(a.dy) + at);
                 const Vec<T, kWidth> x = load_vec<kWidth>(static_cast<const T*>(a.x) + at);
-                mask(at, x, dz);
+                mask.apply(mask.load(at), x, dz);
+                if (a.dz) store_vec(static_cast<T*>(a.dz) + at, dz);
 #pragma unroll
                 for (int i = 0; i < kWidth; i++) {
                     sums[0][i] += float(dz[i]);

@@ -40,15 +40,20 @@ struct ChannelTile {
           is_inside(channel < channels) {}
 };
 
-// Sums of N values of each channel over the rows of a block. Thread t < kChannels returns those of channel
-// blockIdx.y * kChannels + t in `totals`; every thread of the block must call it, those outside with zeros.
+// Shared memory of sum_rows. A thread's channels lie apart, and 32 neighbouring channels in 32 banks.
+template <class Tile, int N>
+struct RowSums {
+    static constexpr int kWarps = Tile::kThreads / kWarpThreads;
+    static constexpr int kPitch = Tile::kColumns + (Tile::kWidth > 4 ? 4 : 0);
+    float at[N][kWarps][Tile::kWidth * kPitch];
+};
+
+// Sums of N values of each channel over the rows of a block. Thread t < kChannels returns those of the block's channel t in
+// `totals`; every thread of the block must call it, those outside with zeros.
 // Order: lanes of a warp that share channels (a butterfly), then the warps one after another.
 template <class Tile, int N>
-static __device__ void sum_rows(float (&values)[N][Tile::kWidth], float (&totals)[N]) {
-    constexpr int kWarps = Tile::kThreads / kWarpThreads;
-    // A thread's channels lie apart, and 32 neighbouring channels in 32 banks.
-    constexpr int kPitch = Tile::kColumns + (Tile::kWidth > 4 ? 4 : 0);
-    __shared__ float partials[N][kWarps][Tile::kWidth * kPitch];
+static __device__ void sum_rows(RowSums<Tile, N>& shared, float (&values)[N][Tile::kWidth], float (&totals)[N]) {
+    constexpr int kPitch = RowSums<Tile, N>::kPitch;
     const int warp = static_cast<int>(threadIdx.x) / kWarpThreads;
     const int lane = static_cast<int>(threadIdx.x) % kWarpThreads;
 #pragma unroll
@@ -59,7 +64,7 @@ static __device__ void sum_rows(float (&values)[N][Tile::kWidth], float (&totals
             for (int distance = kWarpThreads / 2; distance >= Tile::kColumns; distance /= 2) {
                 values[n][i] += __shfl_xor_sync(0xffffffffu, values[n][i], distance);
             }
-            if (lane < Tile::kColumns) partials[n][warp][i * kPitch + lane] = values[n][i];
+            if (lane < Tile::kColumns) shared.at[n][warp][i * kPitch + lane] = values[n][i];
         }
     }
     __syncthreads();
@@ -67,7 +72,13 @@ static __device__ void sum_rows(float (&values)[N][Tile::kWidth], float (&totals
     const int at = static_cast<int>(threadIdx.x) % Tile::kWidth * kPitch + static_cast<int>(threadIdx.x) / Tile::kWidth;
 #pragma unroll
     for (int n = 0; n < N; n++) {
-        totals[n] = partials[n][0][at];
-        for (int w = 1; w < kWarps; w++) totals[n] += partials[n][w][at];
+        totals[n] = shared.at[n][0][at];
+        for (int w = 1; w < RowSums<Tile, N>::kWarps; w++) totals[n] += shared.at[n][w][at];
     }
+}
+
+template <class Tile, int N>
+static __device__ void sum_rows(float (&values)[N][Tile::kWidth], float (&totals)[N]) {
+    __shared__ RowSums<Tile, N> shared;
+    sum_rows(shared, values, totals);
 }

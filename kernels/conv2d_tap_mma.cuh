@@ -12,11 +12,13 @@
 //           rows as the filter has and 8 more; below 2^30: pixels in either image, positions of gemm_k
 // Numerics  each output is one sum over gemm_k, 16 positions at a time, in ascending order of taps and channels (fprop of
 //           channels that are no multiple of 64), else of 64 channels, taps and channels; rounded to bf16 once, after
-//           batch norm and addend; no atomics, repeatable
+//           batch norm and addend. What a batch norm asks of the results is summed in f32 over the rows that are in shared
+//           memory together, at most 16 of them by a thread, as channels.cuh adds; no atomics, repeatable
 #pragma once
 
 #include "conv2d_taps.cuh"
 #include "mma_tile.cuh"
+#include "relu_mask.cuh"
 
 namespace tap_mma {
 
@@ -214,51 +216,222 @@ struct Gather {
     }
 };
 
-// Finishes and rounds the sums, eight neighbouring channels to a store. They pass through shared memory, because the lanes of
-// a fragment hold only two.
-template <class T, Pass kPass>
+// Sums of eight neighbouring channels.
+struct ChunkSums {
+    float at[kChunkElems];
+};
+
+// The result tile as the epilogue goes through it: its rows in shared memory, a thread on eight neighbouring channels of every
+// kThreads / kColumns-th row. The sums pass through shared memory because the lanes of a fragment hold only two.
+template <class T>
+struct Results {
+    static constexpr int kThreads = T::kThreads, kWidth = kChunkElems, kColumns = T::kCols / kWidth, kChannels = T::kCols;
+    static constexpr int kPitch = kChannels + mma_tile::kResultPad, kRowBytes = kPitch * static_cast<int>(sizeof(float));
+    // Where there is no room for all rows, the upper half of the warps goes first.
+    static constexpr int kRows = T::kRows * kRowBytes <= mma_tile::kMostResultBytes ? T::kRows : T::kRows / 2;
+    static_assert(kRows * kRowBytes <= T::kSharedBytes && kRows % T::kWarpRows == 0, "no room");
+    static_assert(sizeof(RowSums<Results, 2>) <= T::kSharedBytes && kThreads >= kChannels, "no room for sums");
+
+    float* at;
+    int32_t position, count;  // of the first row in out; rows that are in out
+    int32_t col_first;
+    int chunk_col;    // of this thread, counted from col_first
+    bool is_inside;   // there are such channels
+
+    __device__ __forceinline__ Results(const Conv2dArgs& a, int32_t position, int32_t num_rows, int32_t col_first)
+        : at(dynamic_shared<float>()),
+          position(position),
+          count(min(num_rows - position, kRows)),
+          col_first(col_first),
+          chunk_col(static_cast<int>(threadIdx.x) % kColumns * kWidth),
+          is_inside(col_first + chunk_col < a.out_c) {}
+
+    __device__ __forceinline__ int32_t channel() const { return col_first + chunk_col; }
+
+    // This thread's chunk of a row. A phase of shared memory serves eight lanes, whose chunks span its banks twice: half of them
+    // read the other half of their chunk first.
+    __device__ __forceinline__ ChunkSums chunk(int row) const {
+        const int first_half = static_cast<int>(threadIdx.x) / 4 % 2 * 4;
+        const float* sums = at + row * kPitch + chunk_col;
+        const Vec<float, 4> halves[2] = {load_vec<4>(sums + first_half), load_vec<4>(sums + (4 - first_half))};
+        ChunkSums chunk;
+#pragma unroll
+        for (int i = 0; i < kWidth; i++) chunk.at[i] = (i < 4) == (first_half == 0) ? halves[0][i % 4] : halves[1][i % 4];
+        return chunk;
+    }
+
+    // Stores `finish(sums, load(place in out))` of this thread's chunk of each row. What is loaded for kTogether rows is under way
+    // before the first of them is finished: the compiler cannot know that a store leaves later loads alone.
+    template <int kTogether, class Load, class Finish>
+    __device__ __forceinline__ void store(const Conv2dArgs& a, const TapPlane& plane, const Load& load,
+                                          const Finish& finish) const {
+        constexpr int kApart = kThreads / kColumns;
+        static_assert(kRows % (kApart * kTogether) == 0, "whole turns only");
+        if (!is_inside) return;
+        for (int first = static_cast<int>(threadIdx.x) / kColumns; first < count; first += kApart * kTogether) {
+            int64_t to[kTogether];
+            decltype(load(int64_t{})) loaded[kTogether];
+#pragma unroll
+            for (int i = 0; i < kTogether; i++) {
+                if (first + i * kApart >= count) break;
+                to[i] = out_offset(a, plane, position + first + i * kApart) + channel();
+                loaded[i] = load(to[i]);
+            }
+#pragma unroll
+            for (int i = 0; i < kTogether; i++) {
+                if (first + i * kApart >= count) break;
+                store_vec(static_cast<bf16*>(a.out) + to[i], finish(chunk(first + i * kApart), loaded[i]));
+            }
+        }
+    }
+
+    // Adds what each thread has of its channels over the rows; thread t < kChannels has the totals of channel t. Results are
+    // gone then.
+    __device__ __forceinline__ void add_rows(float (&values)[2][kWidth], float (&totals)[2]) const {
+        __syncthreads();
+        sum_rows(*reinterpret_cast<RowSums<Results, 2>*>(at), values, totals);
+    }
+
+    // Leaves two numbers of the channel that this thread has totals of.
+    __device__ __forceinline__ void leave(const Conv2dArgs& a, int32_t block, float first, float second) const {
+        const int32_t channel = col_first + static_cast<int32_t>(threadIdx.x);
+        if (threadIdx.x >= kChannels || channel >= a.out_c) return;
+        float* to = a.partials + int64_t{2} * block * a.out_c + channel;
+        to[0] = first;
+        to[a.out_c] = second;
+    }
+};
+
+using Chunk = Vec<bf16, kChunkElems>;
+
+// The addend's chunk; zeros without one.
+static __device__ __forceinline__ Chunk addend_at(const Conv2dArgs& a, int64_t to) {
+    return a.addend == nullptr ? Chunk{} : load_vec<kChunkElems>(static_cast<const bf16*>(a.addend) + to);
+}
+
+// Sums that are finished, with the addend, and rounded.
+template <class Finish>
+static __device__ __forceinline__ Chunk finished(const ChunkSums& sums, const Chunk& addend,
+                                                 const Finish& finish) {
+    Chunk chunk;
+#pragma unroll
+    for (int i = 0; i < kChunkElems; i++) chunk[i] = bf16(finish(i, sums.at[i], static_cast<float>(addend[i])));
+    return chunk;
+}
+
+static __device__ __forceinline__ float plus(int, float sum, float addend) { return addend + sum; }
+
+// Stores the rounded sums and leaves their mean and centred sum of squares, about the first row, as batch_norm_stats.cu.
+template <class T>
+static __device__ __forceinline__ void store_with_statistics(const Conv2dArgs& a, const TapPlane& plane,
+                                                             const Results<T>& results) {
+    if (results.count <= 0) return;
+    const float own_pivot = threadIdx.x < T::kCols ? float(bf16(results.at[threadIdx.x])) : 0.0f;
+    const Chunk pivot = finished(results.chunk(0), {}, plus);
+    float sums[2][kChunkElems] = {}, totals[2] = {};
+    results.template store<1>(a, plane, [](int64_t) { return Nothing{}; },
+                              [&](const ChunkSums& row, Nothing) {
+        const Chunk chunk = finished(row, {}, plus);
+#pragma unroll
+        for (int i = 0; i < kChunkElems; i++) {
+            const float apart = float(chunk[i]) - float(pivot[i]);
+            sums[0][i] += apart;
+            sums[1][i] += apart * apart;
+        }
+        return chunk;
+    });
+    results.add_rows(sums, totals);
+    const float apart = totals[0] / static_cast<float>(results.count);
+    results.leave(a, results.position / Results<T>::kRows, own_pivot + apart, totals[1] - totals[0] * apart);
+}
+
+// What the sums of a dgrad are finished with.
+template <class Mask>
+struct SumsOperands {
+    Chunk addend, x;
+    typename Mask::Loaded mask;
+};
+
+// Stores dz, the rounded sums behind the mask, and adds it, and dz * (x - mean), to this thread's `sums`.
+template <int kTogether, class T, class Mask>
+static __device__ __forceinline__ void store_behind(const Conv2dArgs& a, const TapPlane& plane, const Results<T>& results,
+                                                    const Mask& mask, float (&sums)[2][kChunkElems]) {
+    const bf16* xs = static_cast<const bf16*>(a.x);
+    float mean[kChunkElems];
+    load_floats(mean, a.mean + results.channel());
+    results.template store<kTogether>(a, plane, [&](int64_t to) {
+        return SumsOperands<Mask>{addend_at(a, to), load_vec<kChunkElems>(xs + to), mask.load(to)};
+    }, [&](const ChunkSums& row, const SumsOperands<Mask>& operands) {
+        Chunk dz = finished(row, operands.addend, plus);
+        mask.apply(operands.mask, operands.x, dz);
+#pragma unroll
+        for (int i = 0; i < kChunkElems; i++) {
+            sums[0][i] += float(dz[i]);
+            sums[1][i] += float(dz[i]) * (float(operands.x[i]) - mean[i]);
+        }
+        return dz;
+    });
+}
+
+// Stores dz and leaves its sums, as batch_norm_bwd_sums.cu: of no rows zeros.
+template <int kTogether, class T>
+static __device__ __forceinline__ void store_with_sums(const Conv2dArgs& a, const TapPlane& plane,
+                                                       const Results<T>& results, int32_t block) {
+    float sums[2][kChunkElems] = {}, totals[2] = {};
+    if (results.is_inside) {
+        with_mask<bf16, kChunkElems>(a, results.channel(),
+                                     [&](const auto& mask) { store_behind<kTogether>(a, plane, results, mask, sums); });
+    }
+    results.add_rows(sums, totals);
+    results.leave(a, block, totals[0], totals[1]);
+}
+
+// Which block of rows the position `row` of a class begins, counted over all classes, each of as many as the largest has.
+template <class T>
+static __device__ __forceinline__ int32_t block_of_rows(const Conv2dArgs& a, int32_t row) {
+    constexpr int kRows = Results<T>::kRows;
+    const int32_t tiles = static_cast<int32_t>(gridDim.x) / ceil_div(a.out_c, T::kCols);
+    return static_cast<int32_t>(blockIdx.y) * tiles * (T::kRows / kRows) + row / kRows;
+}
+
+// Leaves the sums of a tile without rows.
+template <class T>
+static __device__ __forceinline__ void leave_no_sums(const Conv2dArgs& a, int32_t row_first, int32_t col_first) {
+    for (int first = 0; first < T::kRows; first += Results<T>::kRows) {
+        const Results<T> results(a, row_first + first, 0, col_first);
+        results.leave(a, block_of_rows<T>(a, row_first + first), 0.0f, 0.0f);
+    }
+}
+
+// Finishes, rounds and stores the sums of a tile from row kFirst on, as many as are in shared memory together.
+template <int kFirst, Pass kPass, class T>
 static __device__ __forceinline__ void write(const Conv2dArgs& a, const TapPlane& plane, int32_t row_first,
                                              int32_t num_rows, int32_t col_first, const typename T::Acc& acc) {
-    constexpr int kPitch = T::kCols + mma_tile::kResultPad, kRowBytes = kPitch * static_cast<int>(sizeof(float));
-    constexpr int kChunks = T::kCols / kChunkElems;
-    // Where the stages have no room for all rows, the upper half of the warps goes first.
-    constexpr int kRowsAtOnce = T::kRows * kRowBytes <= T::kSharedBytes ? T::kRows : T::kRows / 2;
-    static_assert(kRowsAtOnce * kRowBytes <= T::kSharedBytes && kRowsAtOnce % T::kWarpRows == 0, "no room");
-    float* results = dynamic_shared<float>();
-    const int chunk_col = static_cast<int>(threadIdx.x) % kChunks * kChunkElems;
-    // A phase of shared memory serves eight lanes here, whose chunks span its banks twice: half of them read the other half
-    // of their chunk first.
-    const int first_half = static_cast<int>(threadIdx.x) / 4 % 2 * 4;
-    const bf16* addend = static_cast<const bf16*>(a.addend);
-#pragma unroll
-    for (int first = 0; first < T::kRows; first += kRowsAtOnce) {
-        if (first > 0) __syncthreads();
-        if (T::warp_row() / kRowsAtOnce == first / kRowsAtOnce) {
-            mma_tile::for_each_pair<T>(acc, [&](int row, int col, float one, float other) {
-                store_vec(results + (row - first) * kPitch + col, Vec<float, 2>{one, other});
-            });
-        }
-        __syncthreads();
-        if (col_first + chunk_col >= a.out_c) continue;
-        finish_sums<kPass, kChunkElems>(a, col_first + chunk_col, [&](const auto& finish) {
-            for (int row = static_cast<int>(threadIdx.x) / kChunks; row < kRowsAtOnce; row += T::kThreads / kChunks) {
-                const int32_t position = row_first + first + row;
-                if (position >= num_rows) return;
-                const int64_t to = out_offset(a, plane, position) + col_first + chunk_col;
-                const float* result = results + row * kPitch + chunk_col;
-                const Vec<float, 4> halves[2] = {load_vec<4>(result + first_half),
-                                                 load_vec<4>(result + (4 - first_half))};
-                Vec<bf16, kChunkElems> before = {};
-                if (addend != nullptr) before = load_vec<kChunkElems>(addend + to);
-                Vec<bf16, kChunkElems> chunk;
-#pragma unroll
-                for (int i = 0; i < kChunkElems; i++) {
-                    const float sum = (i < 4) == (first_half == 0) ? halves[0][i % 4] : halves[1][i % 4];
-                    chunk[i] = bf16(finish(i, sum, static_cast<float>(before[i])));
-                }
-                store_vec(static_cast<bf16*>(a.out) + to, chunk);
-            }
+    using Rows = Results<T>;
+    const Rows results(a, row_first + kFirst, num_rows, col_first);
+    if (kFirst > 0) __syncthreads();
+    if (T::warp_row() / Rows::kRows == kFirst / Rows::kRows) {
+        mma_tile::for_each_pair<T>(acc, [&](int row, int col, float one, float other) {
+            store_vec(results.at + (row - kFirst) * Rows::kPitch + col, Vec<float, 2>{one, other});
         });
+    }
+    __syncthreads();
+    if (a.partials == nullptr) {
+        finish_sums<kPass, kChunkElems>(a, results.channel(), [&](const auto& finish) {
+            results.template store<1>(a, plane, [&](int64_t to) { return addend_at(a, to); },
+                                      [&](const ChunkSums& sums, const Chunk& addend) {
+                return finished(sums, addend, finish);
+            });
+        });
+    } else if constexpr (kPass == Pass::kFprop) {
+        store_with_statistics(a, plane, results);
+    } else {
+        // While other results wait in registers, there are few for what is under way.
+        constexpr int kTogether = kFirst + Rows::kRows < T::kRows ? 1 : 4;
+        store_with_sums<kTogether>(a, plane, results, block_of_rows<T>(a, row_first + kFirst));
+    }
+    if constexpr (kFirst + Rows::kRows < T::kRows) {
+        write<kFirst + Rows::kRows, kPass, T>(a, plane, row_first, num_rows, col_first, acc);
     }
 }
 
@@ -269,13 +442,16 @@ static __device__ __forceinline__ void run(const Conv2dArgs& a) {
     const int32_t col_tiles = ceil_div(a.out_c, T::kCols);
     const int32_t row_first = static_cast<int32_t>(blockIdx.x) / col_tiles * T::kRows;
     const int32_t col_first = static_cast<int32_t>(blockIdx.x) % col_tiles * T::kCols;
-    if (row_first >= num_rows) return;  // the grid is made for the class with most positions
+    if (row_first >= num_rows) {  // the grid is made for the class with most positions
+        if (kPass == Pass::kDgrad && a.partials != nullptr) leave_no_sums<T>(a, row_first, col_first);
+        return;
+    }
     typename T::Acc acc;
     Gather<T, kPass, kTaps> gather = {{a, plane}, {a, plane, row_first, num_rows}, {a, plane, col_first}};
     const int32_t num_k_tiles = gather.walk.num_k_tiles();
     mma_tile::multiply<T, typename SourceGather<T, kTaps>::Lines, typename WeightGather<T, kPass>::Lines>(
         gather, num_k_tiles, acc);
-    write<T, kPass>(a, plane, row_first, num_rows, col_first, acc);
+    write<0, kPass, T>(a, plane, row_first, num_rows, col_first, acc);
 }
 
 }  // namespace tap_mma

@@ -26,10 +26,18 @@ struct Conv2dArgs {
     // The batch norm that follows an fprop in inference, each of out_c channels; null for none.
     const float* gamma;
     const float* beta;
-    const float* running_mean;
+    const float* mean;
     const float* running_var;
     float eps;
     int32_t relu;  // of what the batch norm and the addend give
+    // In training, what a batch norm asks of the results, [block of rows][2][out_c]; null for nothing. An fprop leaves the
+    // statistics of its results, as batch_norm_stats.cu. The out of a dgrad is the gradient of a batch norm's result: it is
+    // stored behind the mask of the ReLU, and its sums are left, as batch_norm_bwd_sums.cu. The mask is that of
+    // relu_mask.cuh, by gamma, beta, mean and rstd, by y, or none.
+    float* partials;
+    const void* x;
+    const void* y;
+    const float* rstd;
 };
 
 // The batch norm that follows an fprop, for kCount channels from `col`; channels behind the last repeat it.
@@ -42,7 +50,7 @@ struct ChannelNorm {
 #pragma unroll
         for (int i = 0; i < kCount; i++) {
             const int32_t channel = min(col + i, a.out_c - 1);
-            mean[i] = a.running_mean[channel];
+            mean[i] = a.mean[channel];
             scale[i] = a.gamma[channel] * (1.0f / sqrtf(a.running_var[channel] + a.eps));
             beta[i] = a.beta[channel];
         }

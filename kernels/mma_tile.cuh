@@ -23,7 +23,9 @@ FOR_RUST constexpr int kStagesBesideL1 = 4;
 // consumer GPUs give a block.
 FOR_RUST constexpr int kStagesOfLong = 2;
 // Floats added to a line of the result, so that the eight lines a warp writes together start in different banks.
-constexpr int kResultPad = 8;
+FOR_RUST constexpr int kResultPad = 8;
+// Shared memory that results take at a time, whatever a GPU has: how sums over rows are divided depends on shapes alone.
+FOR_RUST constexpr int kMostResultBytes = 98304;
 
 // A block's tile, divided among kWarpsDown * kWarpsAcross warps, and the stages of its pipeline.
 template <int kRows_, int kCols_, int kWarpsDown_, int kWarpsAcross_, int kStages_ = mma_tile::kStages>

@@ -1,21 +1,30 @@
 // The mask of a ReLU in the backward pass of the batch norm before it: 0 where y is not above 0, and dy elsewhere. y is read,
 // or computed from x once more as batch_norm_fwd.cu computes it, to the bit. A y that is not a number lets dy through.
+//
+// A mask is applied in two steps, so that what it reads of several places can be under way together: `load(at)`, then
+// `apply(what was loaded, x, dy)`.
 #pragma once
 
 #include "channels.cuh"
 
+struct Nothing {};
+
 // No ReLU followed.
 template <class T, int kWidth>
 struct NoMask {
-    __device__ __forceinline__ void operator()(uint64_t, const Vec<T, kWidth>&, Vec<T, kWidth>&) const {}
+    using Loaded = Nothing;
+
+    __device__ __forceinline__ Nothing load(uint64_t) const { return {}; }
+    __device__ __forceinline__ void apply(Nothing, const Vec<T, kWidth>&, Vec<T, kWidth>&) const {}
 };
 
 template <class T, int kWidth>
 struct ResultMask {
+    using Loaded = Vec<T, kWidth>;
     const T* y;
 
-    __device__ __forceinline__ void operator()(uint64_t at, const Vec<T, kWidth>&, Vec<T, kWidth>& dy) const {
-        const Vec<T, kWidth> result = load_vec<kWidth>(y + at);
+    __device__ __forceinline__ Loaded load(uint64_t at) const { return load_vec<kWidth>(y + at); }
+    __device__ __forceinline__ void apply(const Loaded& result, const Vec<T, kWidth>&, Vec<T, kWidth>& dy) const {
 #pragma unroll
         for (int i = 0; i < kWidth; i++) dy[i] = float(result[i]) <= 0.0f ? T(0.0f) : dy[i];
     }
@@ -23,6 +32,7 @@ struct ResultMask {
 
 template <class T, int kWidth>
 struct RecomputedMask {
+    using Loaded = Nothing;
     float mean[kWidth], scale[kWidth], beta[kWidth];
 
     __device__ __forceinline__ RecomputedMask(const float* mean_at, const float* rstd_at, const float* gamma_at,
@@ -36,7 +46,8 @@ struct RecomputedMask {
         for (int i = 0; i < kWidth; i++) scale[i] = gamma[i] * scale[i];
     }
 
-    __device__ __forceinline__ void operator()(uint64_t, const Vec<T, kWidth>& x, Vec<T, kWidth>& dy) const {
+    __device__ __forceinline__ Nothing load(uint64_t) const { return {}; }
+    __device__ __forceinline__ void apply(Nothing, const Vec<T, kWidth>& x, Vec<T, kWidth>& dy) const {
 #pragma unroll
         for (int i = 0; i < kWidth; i++) {
             const T y(normalized(float(x[i]), mean[i], scale[i], beta[i]));

@@ -1,6 +1,7 @@
 //! Rewrites of the textbook graph into the one that runs: the same numbers in fewer passes over memory.
 //!
-//! Each [`Rewrite`] looks for one pattern and replaces its nodes by one; values keep their ids and names. They act on
+//! Each [`Rewrite`] looks for one pattern and replaces its nodes by fewer, or by as many that pass over memory less often; values
+//! keep their ids and names. They act on
 //! the differentiated graph, so the patterns of the backward pass are found next to those of the forward pass. A [`Fusion`]
 //! says which of them run.
 
@@ -13,8 +14,8 @@ use crate::error::Result;
 use crate::graph::{Graph, Node, Op, Phase, Role, ValueId};
 use crate::named::named;
 use crate::ops::{
-    Add, BatchNormBwd, BatchNormInference, BatchNormTrain, Cast, CastTensors, Conv2dBatchNorm, Conv2dDgrad,
-    Conv2dFprop, Mask, Relu, ReluBwd,
+    Add, BatchNormApply, BatchNormBwd, BatchNormDx, BatchNormInference, BatchNormTrain, Cast, CastTensors,
+    Conv2dBatchNorm, Conv2dDgrad, Conv2dDgradSums, Conv2dFprop, Conv2dStats, Mask, Relu, ReluBwd,
 };
 use crate::tensor::DType;
 
@@ -55,10 +56,14 @@ rewrites! {
     BnAddRelu = "bn-add-relu" => Editor::bn_add_relu;
     /// In inference, a convolution stores normalised.
     ConvBn = "conv-bn" => Editor::conv_bn;
-    /// Gradients of ReLU and batch norm in one pass.
-    BnAddReluBwd = "bn-add-relu-bwd" => Editor::bn_add_relu_bwd;
     /// A dgrad adds to another branch's gradient.
     DgradAdd = "dgrad-add" => Editor::dgrad_add;
+    /// A dgrad applies the mask and takes the sums.
+    DgradSums = "dgrad-sums" => Editor::dgrad_sums;
+    /// Gradients of ReLU and batch norm in one pass.
+    BnAddReluBwd = "bn-add-relu-bwd" => Editor::bn_add_relu_bwd;
+    /// In training, a convolution takes the statistics.
+    ConvStats = "conv-stats" => Editor::conv_stats;
     /// One node makes the bf16 copies of all filters.
     MultiTensorCast = "multi-tensor-cast" => Editor::multi_tensor_cast;
 }
@@ -179,6 +184,76 @@ impl Editor<'_> {
             let outputs = norm.outputs.iter().copied().chain(shared.then_some(masked)).collect();
             self.nodes[first] = Some(Node { op, inputs, outputs, ..norm });
             self.nodes[index] = None;
+        }
+    }
+
+    /// dgrad, perhaps ReLU backward, then batch norm backward: the convolution stores behind the mask and takes the sums, and one
+    /// pass is left of the batch norm. Where several batch norms read the same gradient, the first.
+    fn dgrad_sums(&mut self) {
+        for index in 0..self.nodes.len() {
+            let Some(norm) = self.nodes[index].clone() else { continue };
+            if norm.op_as() != Some(&BatchNormBwd { mask: None, residual: false }) {
+                continue;
+            }
+            let &[dz, x, gamma, mean, rstd] = norm.inputs.as_slice() else { continue };
+            let Some(maker) = self.maker[dz.index()] else { continue };
+            let relu = self.nodes[maker].clone().filter(|node| node.op_as::<ReluBwd>().is_some());
+            let Some(dgrad_index) = relu.as_ref().map_or(Some(maker), |relu| self.only_maker(relu.inputs[0]))
+            else {
+                continue;
+            };
+            let Some(dgrad) = self.nodes[dgrad_index].clone() else { continue };
+            let Some(&op) = dgrad.op_as::<Conv2dDgrad>() else { continue };
+            let (mask, of_mask) = match relu.map(|relu| relu.inputs[1]) {
+                None => (None, None),
+                Some(y) => match self.beta_behind(y, x) {
+                    Some(beta) => (Some(Mask::Recomputed), Some(beta)),
+                    None => (Some(Mask::Result), Some(y)),
+                },
+            };
+            let (operands, sum) = dgrad.inputs.split_at(2);
+            let sums = [norm.outputs[1], norm.outputs[2]];
+            if mask.is_some() {
+                self.nodes[maker] = None;
+            }
+            self.nodes[dgrad_index] = Some(Node {
+                op: Arc::new(Conv2dDgradSums { dgrad: op, mask }),
+                inputs: [operands, &[x, gamma, mean, rstd], of_mask.as_slice(), sum].concat(),
+                outputs: vec![dz, sums[0], sums[1]],
+                ..dgrad
+            });
+            self.nodes[index] = Some(Node {
+                op: Arc::new(BatchNormDx),
+                inputs: vec![dz, x, gamma, mean, rstd, sums[0], sums[1]],
+                outputs: vec![norm.outputs[0]],
+                ..norm
+            });
+        }
+    }
+
+    /// Convolution, then a batch norm by the statistics of the batch: the convolution takes them as it stores, and one pass is
+    /// left of the batch norm.
+    fn conv_stats(&mut self) {
+        for index in 0..self.nodes.len() {
+            let Some(norm) = self.nodes[index].clone() else { continue };
+            let Some(&BatchNormTrain { eps, bn_momentum, relu, residual }) = norm.op_as() else { continue };
+            let Some(conv_index) = self.maker[norm.inputs[0].index()] else { continue };
+            let Some(conv) = self.nodes[conv_index].clone() else { continue };
+            let Some(&Conv2dFprop { window }) = conv.op_as() else { continue };
+            let (y, gamma, beta) = (norm.inputs[0], norm.inputs[1], norm.inputs[2]);
+            let statistics = &norm.outputs[1..];
+            self.nodes[conv_index] = Some(Node {
+                op: Arc::new(Conv2dStats { window, eps, bn_momentum }),
+                inputs: [&conv.inputs, &norm.inputs[3..5]].concat(),
+                outputs: [&[y], statistics].concat(),
+                ..conv
+            });
+            self.nodes[index] = Some(Node {
+                op: Arc::new(BatchNormApply { relu, residual }),
+                inputs: [&[y, gamma, beta], statistics, &norm.inputs[5..]].concat(),
+                outputs: vec![norm.outputs[0]],
+                ..norm
+            });
         }
     }
 

@@ -136,6 +136,9 @@ impl Trial {
             let magnitudes = NEVER_NEGATIVE.iter().any(|part| value.name.contains(part));
             let values: Vec<f64> = (0..len)
                 .map(|_| {
+                    if self.of_units && is_narrow {
+                        return map(stream.below(3) as f32 - 1.0).into();
+                    }
                     let value = stream.normal();
                     let value = if magnitudes { 0.25 + value.abs() } else { value };
                     map(if is_narrow { bf16::from_f32(value).to_f32() } else { value }).into()

@@ -80,6 +80,7 @@ pub struct Trial {
     pub name: String,
     pub(crate) record: Record,
     pub(crate) scale: Scale,
+    pub(crate) of_units: bool,
     pub(crate) classes: u32,
     pub(crate) seed: u64,
     pub(crate) only_in: Option<DType>,
@@ -101,13 +102,28 @@ impl Trial {
     /// Operations that `record` records.
     pub fn new(name: impl Into<String>, record: impl Fn(&mut Graph) -> Result<()> + 'static) -> Trial {
         let (name, record) = (name.into(), Box::new(record));
-        Trial { name, record, scale: Scale::Largest, classes: 4, seed: 5, only_in: None, given: Vec::new() }
+        Trial {
+            name,
+            record,
+            scale: Scale::Largest,
+            of_units: false,
+            classes: 4,
+            seed: 5,
+            only_in: None,
+            given: Vec::new(),
+        }
     }
 
     /// Says that every result is a sum of products of operands, and is to be measured by the norm of its terms: the root
     /// of what the same operations make of the squares of the operands.
     pub fn of_products(self) -> Trial {
         Trial { scale: Scale::Terms, ..self }
+    }
+
+    /// This trial with -1, 0 and 1 in the operands that a graph of bf16 takes in bf16: sums of a few hundred products are the same
+    /// in bf16 and f32 then, and so what is computed of them in f32 is not off by their rounding.
+    pub fn of_units(self) -> Trial {
+        Trial { of_units: true, ..self }
     }
 
     /// This trial with labels below `classes`.

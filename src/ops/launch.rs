@@ -93,11 +93,6 @@ impl ChannelGrid {
         self.rows.div_ceil(self.block_rows)
     }
 
-    /// Rows of the last block, which may have fewer than the others.
-    pub fn last_rows(&self) -> usize {
-        self.rows - (self.num_blocks() - 1) * self.block_rows
-    }
-
     /// How the blocks' partial sums are added up for each channel.
     pub fn totals(&self) -> TotalGrid {
         TotalGrid::new(self.channels, self.num_blocks(), WARP_THREADS)
@@ -192,7 +187,6 @@ mod tests {
         for (rows, channels) in [(77, 50), (524_288, 64), (131_072, 256), (4_000_000, 3), (9, 2048)] {
             for dtype in [DType::F32, DType::Bf16] {
                 let grid = ChannelGrid::sums([rows, channels].into(), dtype);
-                assert!((grid.num_blocks() - 1) * grid.block_rows + grid.last_rows() == rows);
                 assert!(grid.num_blocks() * grid.totals().columns <= TOTAL_THREADS * TOTAL_TURNS);
             }
         }

@@ -157,7 +157,7 @@ impl Op for LinearFprop {
         let split = fprop_split(&dims);
         let parts = args.workspace();
         let operands =
-            Operands { src: args.input(0), weights: args.input(1), addend: 0, out: parts, norm: None };
+            Operands { src: args.input(0), weights: args.input(1), out: parts, ..Default::default() };
         let grid = [num_tiles(dims.n, dims.k), 1, split.parts];
         let arguments = Conv2dArgs::fprop(&dims, operands, split.depth)?;
         kernels::LINEAR_FPROP_F32.launch(launcher, grid, &arguments)?;
@@ -209,7 +209,7 @@ impl Op for LinearDgrad {
         let (rows, classes) = extents(args.inputs[0].shape);
         let dims = dims(rows, args.outputs[0].shape.last(), classes);
         let (src, weights, out) = (args.input(0), args.input(1), args.output(0));
-        let operands = Operands { src, weights, addend: 0, out, norm: None };
+        let operands = Operands { src, weights, out, ..Default::default() };
         let arguments = Conv2dArgs::dgrad(&dims, operands)?;
         kernels::LINEAR_DGRAD_F32.launch(launcher, [num_tiles(dims.n, dims.c), 1, 1], &arguments)
     }

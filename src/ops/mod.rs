@@ -58,12 +58,14 @@ operations! {
     augment: AugmentFwd, augment;
     auto_augment: AutoAugment, auto_augment;
     avg_pool: GlobalAvgPool, GlobalAvgPoolBwd, global_avg_pool;
-    batch_norm: BatchNormBwd, BatchNormInference, BatchNormInferenceBwd, BatchNormTrain, BnConfig, Mask, batch_norm;
+    batch_norm: BatchNormApply, BatchNormBwd, BatchNormDx, BatchNormInference, BatchNormInferenceBwd, BatchNormTrain, BnConfig, Mask,
+        batch_norm;
     bias: AddBias, AddBiasBwd, add_bias;
     cast: Cast, CastTensors, cast;
     clip: ClipNorm;
     concat: Concat, SliceChannels, concat;
-    conv2d: Conv2dBatchNorm, Conv2dConfig, Conv2dDgrad, Conv2dFprop, Conv2dWgrad, Window, conv2d, conv2d_with;
+    conv2d: Conv2dBatchNorm, Conv2dConfig, Conv2dDgrad, Conv2dDgradSums, Conv2dFprop, Conv2dStats, Conv2dWgrad, Window, conv2d,
+        conv2d_with;
     dropout: DRAWS, Dropout, dropout;
     ema: Ema;
     flatten: Flatten, FlattenBwd, flatten;

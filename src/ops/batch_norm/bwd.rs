@@ -1,9 +1,10 @@
 //! The backward passes. Two looks at the operands: one for the sums over the rows, one for dx.
 
-use super::launch::{self, Norm};
+use super::launch::{self, DxAddresses, Norm};
 use super::{Blocks, Spread, check_operands};
 use crate::device::cpu::{
-    ChannelTile, CpuArgs, Real, Storage, for_each_channel_tile, for_each_chunk, lanes, lanes_mut, vectorized,
+    ChannelTile, CpuArgs, Real, Storage, for_each_channel_tile, for_each_chunk, for_each_chunk_pair, lanes,
+    lanes_mut, vectorized,
 };
 use crate::device::{DeviceKind, LaunchArgs, Launcher};
 use crate::error::Result;
@@ -104,7 +105,13 @@ impl Op for BatchNormBwd {
     fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
         let saved = Norm::Saved { mean: &args.inputs[3], rstd: &args.inputs[4] };
         launch::backward_sums(args, launcher, self.mask, saved)?;
-        launch::input_gradient(args, launcher, self.mask)
+        let to = DxAddresses {
+            dgamma: args.output(1),
+            dbeta: args.output(2),
+            dx: args.output(0),
+            dz: args.outputs.get(3).map_or(0, |dz| args.address(dz)),
+        };
+        launch::input_gradient(args, launcher, self.mask, to)
     }
 }
 
@@ -152,7 +159,7 @@ impl Op for BatchNormInferenceBwd {
 fn workspace_bytes(device: DeviceKind, x: ValueType) -> usize {
     match device {
         DeviceKind::Cpu => Blocks::workspace_bytes(x.shape),
-        DeviceKind::Cuda | DeviceKind::Simt => launch::partials_bytes(x),
+        DeviceKind::Cuda | DeviceKind::Simt => launch::partials_bytes(x.shape, x.dtype),
     }
 }
 
@@ -168,13 +175,27 @@ fn backward<T: Storage>(
     let dx = args.output_over_input::<T>(0, 1);
     let operands = Operands { dy, mask, mean: args.input::<T::Sum>(3), spread, channels: blocks.channels };
     let (sum_dz, sum_dz_xhat) = sums(operands, dx, blocks, args.workspace::<f64>());
-    let (dgamma, dbeta) = (args.output::<T::Sum>(1), args.output::<T::Sum>(2));
-    for c in 0..blocks.channels {
-        dgamma[c] = T::Sum::from_f64(sum_dz_xhat[c]);
-        dbeta[c] = T::Sum::from_f64(sum_dz[c]);
-    }
-    let gamma = args.input::<T::Sum>(2);
+    store_sums::<T::Sum>([sum_dz, sum_dz_xhat], [args.output(2), args.output(1)]);
     let per_row = if through_statistics { 1.0 / blocks.rows as f64 } else { 0.0 };
+    write_dx(operands, args.input(2), [sum_dz, sum_dz_xhat], per_row, blocks, dx);
+}
+
+/// dbeta and dgamma, from the sums.
+fn store_sums<R: Real>(sums: [&[f64]; 2], to: [&mut [R]; 2]) {
+    for (sums, to) in sums.into_iter().zip(to) {
+        to.iter_mut().zip(sums).for_each(|(to, &sum)| *to = R::from_f64(sum));
+    }
+}
+
+/// dx over its x, from sum(dz) and sum(dz*xhat), which count `per_row` for a row.
+pub(super) fn write_dx<T: Storage, S: Real>(
+    operands: Operands<'_, T>,
+    gamma: &[T::Sum],
+    [sum_dz, sum_dz_xhat]: [&[S]; 2],
+    per_row: f64,
+    blocks: Blocks,
+    dx: &mut [T],
+) {
     for_each_chunk(dx, blocks.elems(), |start, dx| {
         let operands = operands.part(blocks, start / blocks.elems());
         let mut tile = InputGradientTile { operands, gamma, sum_dz, sum_dz_xhat, per_row, dx };
@@ -182,22 +203,42 @@ fn backward<T: Storage>(
     });
 }
 
+/// Masks `dz`, which holds dy, and leaves dbeta and dgamma. `workspace` has [`Blocks::workspace_bytes`].
+pub(in crate::ops) fn masked_sums<T: Storage>(
+    dz: &mut [T],
+    x: &[T],
+    mask: Option<Masking<'_, T>>,
+    [mean, rstd]: [&[T::Sum]; 2],
+    blocks: Blocks,
+    workspace: &mut [f64],
+    [dbeta, dgamma]: [&mut [T::Sum]; 2],
+) {
+    let (spread, channels) = (Spread::Rstd(rstd), blocks.channels);
+    let (partials, totals) = workspace.split_at_mut(blocks.count() * blocks.partial_elems());
+    for_each_chunk_pair(dz, partials, (blocks.elems(), blocks.partial_elems()), |block, dz, partial| {
+        let (sum_dz, sum_dz_xhat) = partial.split_at_mut(channels);
+        let mask = mask.map(|mask| mask.part(blocks, block));
+        let operands = Operands { dy: &[], mask, mean, spread, channels };
+        let (dy, x) = (Gradient::Masked(dz), blocks.part(x, block));
+        for_each_channel_tile(channels, &mut SumsTile { operands, dy, x, sum_dz, sum_dz_xhat });
+    });
+    let (sum_dz, sum_dz_xhat) = add_partials(partials, totals, blocks);
+    store_sums([sum_dz, sum_dz_xhat], [dbeta, dgamma]);
+}
+
 /// What both looks read.
 #[derive(Clone, Copy)]
-struct Operands<'a, T: Storage> {
-    dy: &'a [T],
-    mask: Option<Masking<'a, T>>,
-    mean: &'a [T::Sum],
-    spread: Spread<'a, T::Sum>,
-    channels: usize,
+pub(super) struct Operands<'a, T: Storage> {
+    pub dy: &'a [T],
+    pub mask: Option<Masking<'a, T>>,
+    pub mean: &'a [T::Sum],
+    pub spread: Spread<'a, T::Sum>,
+    pub channels: usize,
 }
 
 impl<T: Storage> Operands<'_, T> {
     fn part(self, blocks: Blocks, block: usize) -> Self {
-        let mask = self.mask.map(|mask| match mask {
-            Masking::Result(y) => Masking::Result(blocks.part(y, block)),
-            of_channels => of_channels,
-        });
+        let mask = self.mask.map(|mask| mask.part(blocks, block));
         Operands { dy: blocks.part(self.dy, block), mask, ..self }
     }
 
@@ -216,31 +257,45 @@ impl<T: Storage> Operands<'_, T> {
             }
         })
     }
+}
 
-    /// dz of W channels at `at`, where x is.
-    #[inline(always)]
-    fn dz<const W: usize>(&self, mask: &Option<MaskTile<'_, T, W>>, at: usize, x: &[T; W]) -> [T::Sum; W] {
-        let dy = lanes::<T, W>(self.dy, at);
-        match mask {
-            None => dy.map(T::load),
-            Some(MaskTile::Result(y)) => {
-                let y = lanes::<T, W>(y, at);
-                std::array::from_fn(|c| masked(dy[c].load(), y[c].load()))
-            }
-            // y as `NormalizeTile` has it; it was stored as zero or below where it is at most this.
-            Some(MaskTile::Recomputed { mean, scale, beta }) => std::array::from_fn(|c| {
-                let y = (x[c].load() - mean[c]) * scale[c] + beta[c];
-                if y <= T::LARGEST_ZERO { T::Sum::ZERO } else { dy[c].load() }
-            }),
+/// dz of dy, W channels at `at`, where x is.
+#[inline(always)]
+fn dz_of<T: Storage, const W: usize>(
+    dy: &[T; W],
+    mask: &Option<MaskTile<'_, T, W>>,
+    at: usize,
+    x: &[T; W],
+) -> [T::Sum; W] {
+    match mask {
+        None => dy.map(T::load),
+        Some(MaskTile::Result(y)) => {
+            let y = lanes::<T, W>(y, at);
+            std::array::from_fn(|c| masked(dy[c].load(), y[c].load()))
         }
+        // y as `NormalizeTile` has it; it was stored as zero or below where it is at most this.
+        Some(MaskTile::Recomputed { mean, scale, beta }) => std::array::from_fn(|c| {
+            let y = (x[c].load() - mean[c]) * scale[c] + beta[c];
+            if y <= T::LARGEST_ZERO { T::Sum::ZERO } else { dy[c].load() }
+        }),
     }
 }
 
 /// A [`Mask`] with its operands.
 #[derive(Clone, Copy)]
-enum Masking<'a, T: Storage> {
+pub(in crate::ops) enum Masking<'a, T: Storage> {
     Result(&'a [T]),
     Recomputed { gamma: &'a [T::Sum], beta: &'a [T::Sum] },
+}
+
+impl<T: Storage> Masking<'_, T> {
+    /// What it has for a block.
+    fn part(self, blocks: Blocks, block: usize) -> Self {
+        match self {
+            Masking::Result(y) => Masking::Result(blocks.part(y, block)),
+            of_channels => of_channels,
+        }
+    }
 }
 
 /// A [`Masking`] as a tile of W channels uses it.
@@ -262,14 +317,20 @@ fn sums<'a, T: Storage>(
         let block = start / blocks.partial_elems();
         let (sum_dz, sum_dz_xhat) = partial.split_at_mut(channels);
         let (operands, x) = (operands.part(blocks, block), blocks.part(x, block));
-        for_each_channel_tile(channels, &mut SumsTile { operands, x, sum_dz, sum_dz_xhat });
+        let dy = Gradient::Read(operands.dy);
+        for_each_channel_tile(channels, &mut SumsTile { operands, dy, x, sum_dz, sum_dz_xhat });
     });
+    add_partials(partials, totals, blocks)
+}
+
+/// The sums of all blocks, into `totals`.
+fn add_partials<'a>(partials: &[f64], totals: &'a mut [f64], blocks: Blocks) -> (&'a [f64], &'a [f64]) {
     let totals = &mut totals[..blocks.partial_elems()];
     for_each_chunk(totals, CHANNEL_CHUNK, |first, totals| {
         let stride = blocks.partial_elems();
         for_each_channel_tile(totals.len(), &mut TotalsTile { partials, stride, first, totals });
     });
-    totals.split_at(channels)
+    totals.split_at(blocks.channels)
 }
 
 /// Totals that one task adds up.
@@ -295,8 +356,16 @@ impl ChannelTile for TotalsTile<'_, '_> {
     }
 }
 
+/// Where dy of a block is.
+enum Gradient<'a, T> {
+    Read(&'a [T]),
+    /// dz takes its place.
+    Masked(&'a mut [T]),
+}
+
 struct SumsTile<'a, 'p, T: Storage> {
     operands: Operands<'a, T>,
+    dy: Gradient<'p, T>,
     x: &'a [T],
     sum_dz: &'p mut [f64],
     sum_dz_xhat: &'p mut [f64],
@@ -312,7 +381,14 @@ impl<T: Storage> ChannelTile for SumsTile<'_, '_, T> {
         for row in 0..self.x.len() / channels {
             let at = row * channels + start;
             let x = lanes::<T, W>(self.x, at);
-            let dz = self.operands.dz(&mask, at, x);
+            let dy = match &self.dy {
+                Gradient::Read(dy) => lanes::<T, W>(dy, at),
+                Gradient::Masked(dy) => lanes(dy, at),
+            };
+            let dz = dz_of(dy, &mask, at, x);
+            if let Gradient::Masked(to) = &mut self.dy {
+                *lanes_mut(to, at) = dz.map(T::store);
+            }
             sum_dz = std::array::from_fn(|c| sum_dz[c] + dz[c]);
             sum_dz_centred = std::array::from_fn(|c| sum_dz_centred[c] + dz[c] * (x[c].load() - mean[c]));
         }
@@ -324,31 +400,31 @@ impl<T: Storage> ChannelTile for SumsTile<'_, '_, T> {
 }
 
 /// dx of one block, over its x.
-struct InputGradientTile<'a, 'x, T: Storage> {
+struct InputGradientTile<'a, 'x, T: Storage, S> {
     operands: Operands<'a, T>,
     gamma: &'a [T::Sum],
-    sum_dz: &'a [f64],
-    sum_dz_xhat: &'a [f64],
+    sum_dz: &'a [S],
+    sum_dz_xhat: &'a [S],
     per_row: f64,
     dx: &'x mut [T],
 }
 
-impl<T: Storage> ChannelTile for InputGradientTile<'_, '_, T> {
+impl<T: Storage, S: Real> ChannelTile for InputGradientTile<'_, '_, T, S> {
     #[inline(always)]
     fn run<const W: usize>(&mut self, start: usize) {
         let Operands { mean, spread, channels, .. } = self.operands;
         let (mean, rstd) = (*lanes::<T::Sum, W>(mean, start), spread.rstd::<W>(start));
         let gamma = lanes::<T::Sum, W>(self.gamma, start);
         let scale: [T::Sum; W] = std::array::from_fn(|c| gamma[c] * rstd[c]);
-        let mean_dz = lanes::<f64, W>(self.sum_dz, start).map(|sum| T::Sum::from_f64(sum * self.per_row));
-        let sum_dz_xhat = lanes::<f64, W>(self.sum_dz_xhat, start);
-        let slope: [T::Sum; W] =
-            std::array::from_fn(|c| rstd[c] * T::Sum::from_f64(sum_dz_xhat[c] * self.per_row));
+        let per_row = |sum: S| T::Sum::from_f64(sum.to_f64() * self.per_row);
+        let mean_dz = lanes::<S, W>(self.sum_dz, start).map(per_row);
+        let sum_dz_xhat = lanes::<S, W>(self.sum_dz_xhat, start);
+        let slope: [T::Sum; W] = std::array::from_fn(|c| rstd[c] * per_row(sum_dz_xhat[c]));
         let mask = self.operands.mask_tile::<W>(start);
         for row in 0..self.dx.len() / channels {
             let at = row * channels + start;
             let x = *lanes::<T, W>(self.dx, at);
-            let dz = self.operands.dz(&mask, at, &x);
+            let dz = dz_of(lanes(self.operands.dy, at), &mask, at, &x);
             *lanes_mut(self.dx, at) = std::array::from_fn::<T, W, _>(|c| {
                 T::store(scale[c] * (dz[c] - mean_dz[c] - (x[c].load() - mean[c]) * slope[c]))
             });

@@ -1,18 +1,19 @@
 //! The kernels of batch norm: statistics and sums through partial results in the workspace, then passes over the rows.
 
 use super::Mask;
+use crate::device::kernels::common::WARP_THREADS;
 use crate::device::kernels::{
     self, BatchNormBwdArgs, BatchNormBwdFinalizeArgs, BatchNormBwdPartialsArgs, BatchNormFinalizeArgs,
     BatchNormFwdArgs, BatchNormInferenceBwdArgs, BatchNormPartialsArgs,
 };
 use crate::device::{LaunchArgs, Launcher, Slot};
 use crate::error::Result;
-use crate::graph::ValueType;
-use crate::ops::launch::ChannelGrid;
+use crate::ops::launch::{ChannelGrid, TotalGrid};
+use crate::tensor::{DType, Shape};
 
 /// What x is normalised by.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Norm<'a> {
+pub(in crate::ops) enum Norm<'a> {
     /// Statistics of the batch.
     Saved { mean: &'a Slot, rstd: &'a Slot },
     /// The running statistics.
@@ -20,19 +21,47 @@ pub(super) enum Norm<'a> {
 }
 
 /// Workspace of the passes that sum: two f32 a block and channel.
-pub(super) fn partials_bytes(x: ValueType) -> usize {
-    let grid = ChannelGrid::sums(x.shape, x.dtype);
-    2 * grid.num_blocks() * grid.channels * size_of::<f32>()
+pub(in crate::ops) fn partials_bytes(x: Shape, dtype: DType) -> usize {
+    Partials::of(&ChannelGrid::sums(x, dtype), 0).num_bytes()
 }
 
-/// Mean and rstd of x into results 1 and 2; the running statistics, operands 3 and 4, follow.
-pub(super) fn statistics(
+/// Partial results of the sums of a matrix of rows by channels: two f32 for each block of rows and channel.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::ops) struct Partials {
+    /// Where they are.
+    pub address: u64,
+    /// Rows of the matrix.
+    pub rows: usize,
+    /// Its channels.
+    pub channels: usize,
+    /// Rows of each block but the last of a statistic.
+    pub block_rows: usize,
+    /// Number of blocks.
+    pub num_blocks: usize,
+}
+
+impl Partials {
+    fn of(grid: &ChannelGrid, address: u64) -> Partials {
+        let &ChannelGrid { rows, channels, block_rows, .. } = grid;
+        Partials { address, rows, channels, block_rows, num_blocks: grid.num_blocks() }
+    }
+
+    /// Bytes that they take.
+    pub fn num_bytes(&self) -> usize {
+        2 * self.num_blocks * self.channels * size_of::<f32>()
+    }
+
+    fn totals(&self) -> TotalGrid {
+        TotalGrid::new(self.channels, self.num_blocks, WARP_THREADS)
+    }
+}
+
+/// Mean and centred sum of squares of blocks of x, in the workspace.
+pub(in crate::ops) fn statistics_partials(
+    x: &Slot,
     args: &LaunchArgs<'_>,
     launcher: &mut dyn Launcher,
-    eps: f32,
-    bn_momentum: f32,
-) -> Result<()> {
-    let x = &args.inputs[0];
+) -> Result<Partials> {
     let grid = ChannelGrid::sums(x.shape, x.dtype).checked()?;
     let arguments = BatchNormPartialsArgs {
         x: args.address(x),
@@ -43,23 +72,43 @@ pub(super) fn statistics(
         is_wide: grid.is_wide.into(),
     };
     kernels::batch_norm_partials(x.dtype)?.launch(launcher, grid.grid(), &arguments)?;
-    let totals = grid.totals();
-    let arguments = BatchNormFinalizeArgs {
-        partials: arguments.partials,
-        running_mean: args.input(3),
-        running_var: args.input(4),
-        save_mean: args.output(1),
-        save_rstd: args.output(2),
-        num_blocks: grid.num_blocks() as u32,
-        rows: arguments.rows,
-        channels: arguments.channels,
-        block_rows: arguments.block_rows,
-        last_rows: grid.last_rows() as u32,
-        columns: totals.columns as u32,
-        eps,
-        bn_momentum,
-    };
-    kernels::BATCH_NORM_FINALIZE.launch(launcher, totals.blocks, &arguments)
+    Ok(Partials::of(&grid, args.workspace()))
+}
+
+/// Where the statistics of a batch go: addresses of f32 for each channel.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::ops) struct StatisticsAddresses {
+    pub save_mean: u64,
+    pub save_rstd: u64,
+    pub running_mean: u64,
+    pub running_var: u64,
+    /// Added to the variance.
+    pub eps: f32,
+    /// Share of the batch in the new running statistics.
+    pub bn_momentum: f32,
+}
+
+impl StatisticsAddresses {
+    /// Makes them of partial results.
+    pub(in crate::ops) fn finalize(self, partials: Partials, launcher: &mut dyn Launcher) -> Result<()> {
+        let totals = partials.totals();
+        let arguments = BatchNormFinalizeArgs {
+            partials: partials.address,
+            running_mean: self.running_mean,
+            running_var: self.running_var,
+            save_mean: self.save_mean,
+            save_rstd: self.save_rstd,
+            num_blocks: partials.num_blocks as u32,
+            rows: partials.rows as u32,
+            channels: partials.channels as u32,
+            block_rows: partials.block_rows as u32,
+            last_rows: (partials.rows - (partials.num_blocks - 1) * partials.block_rows) as u32,
+            columns: totals.columns as u32,
+            eps: self.eps,
+            bn_momentum: self.bn_momentum,
+        };
+        kernels::BATCH_NORM_FINALIZE.launch(launcher, totals.blocks, &arguments)
+    }
 }
 
 /// y, result 0, from x, gamma, beta and perhaps a residual, operands 0, 1, 2 and 5.
@@ -91,13 +140,85 @@ pub(super) fn normalize(
     kernels::batch_norm_fwd(x.dtype)?.launch(launcher, grid.grid(), &arguments)
 }
 
-/// Addresses of y and of beta, one of which a mask needs: operand 5, or 0 for none.
-fn mask_addresses(args: &LaunchArgs<'_>, mask: Option<Mask>) -> [u64; 2] {
+/// What the gradient of a batch norm is computed from: addresses, 0 for what is not there.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::ops) struct BwdAddresses {
+    pub dy: u64,
+    pub gamma: u64,
+    /// Of the ReLU's mask, one or none of them.
+    pub y: u64,
+    pub beta: u64,
+}
+
+impl BwdAddresses {
+    /// dy and gamma, operands 0 and 2, and what the mask needs, operand 5.
+    pub(super) fn new(args: &LaunchArgs<'_>, mask: Option<Mask>) -> BwdAddresses {
+        let [y, beta] = mask_addresses(mask, args.optional_input(5));
+        BwdAddresses { dy: args.input(0), gamma: args.input(2), y, beta }
+    }
+}
+
+/// Addresses of y and of beta, one of which a mask needs, where `operand` is what it needs.
+pub(in crate::ops) fn mask_addresses(mask: Option<Mask>, operand: u64) -> [u64; 2] {
     match mask {
         None => [0, 0],
-        Some(Mask::Result) => [args.input(5), 0],
-        Some(Mask::Recomputed) => [0, args.input(5)],
+        Some(Mask::Result) => [operand, 0],
+        Some(Mask::Recomputed) => [0, operand],
     }
+}
+
+/// Partial sums of dz and dz*(x - mean), in the workspace; dz goes to an address of its own, which may be that of dy, where it
+/// is not 0.
+pub(in crate::ops) fn bwd_partials(
+    x: &Slot,
+    of: BwdAddresses,
+    dz: u64,
+    norm: Norm<'_>,
+    args: &LaunchArgs<'_>,
+    launcher: &mut dyn Launcher,
+) -> Result<Partials> {
+    let grid = ChannelGrid::sums(x.shape, x.dtype).checked()?;
+    let norm = norm.addresses(args);
+    let BwdAddresses { dy, gamma, y, beta } = of;
+    let arguments = BatchNormBwdPartialsArgs {
+        dy,
+        x: args.address(x),
+        y,
+        gamma,
+        beta,
+        mean: norm.mean,
+        rstd: norm.save_rstd,
+        dz,
+        partials: args.workspace(),
+        rows: grid.rows as u32,
+        channels: grid.channels as u32,
+        block_rows: grid.block_rows as u32,
+        is_wide: grid.is_wide.into(),
+    };
+    kernels::batch_norm_bwd_partials(x.dtype)?.launch(launcher, grid.grid(), &arguments)?;
+    Ok(Partials::of(&grid, args.workspace()))
+}
+
+/// dgamma and dbeta, results 1 and 2, of partial sums.
+pub(in crate::ops) fn finalize_sums(
+    partials: Partials,
+    norm: Norm<'_>,
+    args: &LaunchArgs<'_>,
+    launcher: &mut dyn Launcher,
+) -> Result<()> {
+    let (totals, norm) = (partials.totals(), norm.addresses(args));
+    let arguments = BatchNormBwdFinalizeArgs {
+        partials: partials.address,
+        save_rstd: norm.save_rstd,
+        running_var: norm.running_var,
+        dgamma: args.output(1),
+        dbeta: args.output(2),
+        num_blocks: partials.num_blocks as u32,
+        channels: partials.channels as u32,
+        columns: totals.columns as u32,
+        eps: norm.eps,
+    };
+    kernels::BATCH_NORM_BWD_FINALIZE.launch(launcher, totals.blocks, &arguments)
 }
 
 /// dgamma and dbeta, results 1 and 2, from dy, x and what the mask needs: operands 0, 1 and 5.
@@ -107,61 +228,41 @@ pub(super) fn backward_sums(
     mask: Option<Mask>,
     norm: Norm<'_>,
 ) -> Result<()> {
-    let x = &args.inputs[1];
-    let grid = ChannelGrid::sums(x.shape, x.dtype).checked()?;
-    let norm = norm.addresses(args);
-    let [y, beta] = mask_addresses(args, mask);
-    let arguments = BatchNormBwdPartialsArgs {
-        dy: args.input(0),
-        x: args.address(x),
-        y,
-        gamma: args.input(2),
-        beta,
-        mean: norm.mean,
-        rstd: norm.save_rstd,
-        partials: args.workspace(),
-        rows: grid.rows as u32,
-        channels: grid.channels as u32,
-        block_rows: grid.block_rows as u32,
-        is_wide: grid.is_wide.into(),
-    };
-    kernels::batch_norm_bwd_partials(x.dtype)?.launch(launcher, grid.grid(), &arguments)?;
-    let totals = grid.totals();
-    let arguments = BatchNormBwdFinalizeArgs {
-        partials: arguments.partials,
-        save_rstd: norm.save_rstd,
-        running_var: norm.running_var,
-        dgamma: args.output(1),
-        dbeta: args.output(2),
-        num_blocks: grid.num_blocks() as u32,
-        channels: arguments.channels,
-        columns: totals.columns as u32,
-        eps: norm.eps,
-    };
-    kernels::BATCH_NORM_BWD_FINALIZE.launch(launcher, totals.blocks, &arguments)
+    let partials = bwd_partials(&args.inputs[1], BwdAddresses::new(args, mask), 0, norm, args, launcher)?;
+    finalize_sums(partials, norm, args, launcher)
 }
 
-/// dx and perhaps dz, results 0 and 3, once dgamma and dbeta, results 1 and 2, are there.
+/// Where dgamma and dbeta are, and where dx and dz go; no dz where it is 0.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct DxAddresses {
+    pub dgamma: u64,
+    pub dbeta: u64,
+    pub dx: u64,
+    pub dz: u64,
+}
+
+/// dx and perhaps dz from dy, x, gamma, mean, rstd and what the mask needs, operands 0 to 5, once dgamma and dbeta are there.
 pub(super) fn input_gradient(
     args: &LaunchArgs<'_>,
     launcher: &mut dyn Launcher,
     mask: Option<Mask>,
+    DxAddresses { dgamma, dbeta, dx, dz }: DxAddresses,
 ) -> Result<()> {
     let x = &args.inputs[1];
     let grid = ChannelGrid::rows(x.shape, x.dtype).checked()?;
-    let [y, beta] = mask_addresses(args, mask);
+    let BwdAddresses { dy, gamma, y, beta } = BwdAddresses::new(args, mask);
     let arguments = BatchNormBwdArgs {
-        dy: args.input(0),
+        dy,
         x: args.address(x),
         y,
-        gamma: args.input(2),
+        gamma,
         beta,
         mean: args.input(3),
         rstd: args.input(4),
-        dgamma: args.output(1),
-        dbeta: args.output(2),
-        dx: args.output(0),
-        dz: args.outputs.get(3).map_or(0, |dz| args.address(dz)),
+        dgamma,
+        dbeta,
+        dx,
+        dz,
         rows: grid.rows as u32,
         channels: grid.channels as u32,
         block_rows: grid.block_rows as u32,

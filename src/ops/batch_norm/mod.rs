@@ -7,14 +7,22 @@
 //! Sums over the rows are split into blocks that depend on the shape alone. A block is summed in the element type, f32 for bf16,
 //! blocks are combined in f64 and in order, so the result is the same for every number of threads.
 
+mod apply;
 mod bwd;
 mod inference;
 mod launch;
 mod train;
 
+pub use apply::{BatchNormApply, BatchNormDx};
 pub use bwd::{BatchNormBwd, BatchNormInferenceBwd, Mask};
+pub(super) use bwd::{Masking, masked_sums};
 pub use inference::BatchNormInference;
+pub(super) use launch::{
+    BwdAddresses, Norm, Partials, StatisticsAddresses, bwd_partials, finalize_sums, mask_addresses,
+    partials_bytes, statistics_partials,
+};
 pub use train::BatchNormTrain;
+pub(super) use train::{Statistics, check_rows};
 
 use crate::device::cpu::{
     ChannelTile, Real, Storage, for_each_channel_tile, for_each_chunk, lanes, lanes_mut,
@@ -76,7 +84,7 @@ pub fn batch_norm(graph: &mut Graph, name: &str, x: ValueId, config: BnConfig) -
 
 /// How M rows of C channels are split for the cores.
 #[derive(Debug, Clone, Copy)]
-struct Blocks {
+pub(super) struct Blocks {
     rows: usize,
     channels: usize,
     block_rows: usize,
@@ -85,11 +93,11 @@ struct Blocks {
 impl Blocks {
     /// Blocks of 32 KiB of f32, which a first-level cache holds for the second look at them; of more where rows are so
     /// long that combining the blocks would cost as much as summing them; of less where that leaves too few blocks.
-    fn new(shape: Shape) -> Blocks {
+    pub(super) fn new(shape: Shape) -> Blocks {
         const BLOCK_ELEMS: usize = 8 * 1024;
         const MIN_ROWS: usize = 32;
         const MIN_BLOCKS: usize = 16;
-        const LEAST_ROWS: usize = 8;
+        pub(super) const LEAST_ROWS: usize = 8;
         let channels = shape.last().max(1);
         let rows = shape.num_elems() / channels;
         let for_cores = rows.div_ceil(MIN_BLOCKS).max(LEAST_ROWS);
@@ -111,7 +119,7 @@ impl Blocks {
     }
 
     /// Partial results of every block, and the two totals.
-    fn workspace_bytes(shape: Shape) -> usize {
+    pub(super) fn workspace_bytes(shape: Shape) -> usize {
         let blocks = Blocks::new(shape);
         (blocks.count() + 1) * blocks.partial_elems() * size_of::<f64>()
     }
@@ -297,8 +305,10 @@ fn fwd_trial(draw: &mut Draw) -> Trial {
         };
         let operands = forms(graph, "train");
         graph.apply("y", BatchNormTrain { eps: 1e-5, bn_momentum: 0.1, relu, residual }, &operands)?;
-        let operands = forms(graph, "inference");
+        let mut operands = forms(graph, "inference");
         graph.apply("z", BatchNormInference { eps: 1e-5, relu, residual }, &operands)?;
+        operands[3..5].copy_from_slice(&["mean", "rstd"].map(|name| in_f32(graph, name, [c])));
+        graph.apply("applied", BatchNormApply { relu, residual }, &operands)?;
         Ok(())
     })
 }
@@ -322,6 +332,8 @@ fn bwd_trial(draw: &mut Draw) -> Trial {
         }));
         graph.apply("train", BatchNormBwd { mask, residual }, &operands)?;
         graph.apply("inference", BatchNormInferenceBwd { eps: 1e-5 }, &[dy, x, gamma, mean, var])?;
+        let [dgamma, dbeta] = ["dgamma", "dbeta"].map(|name| in_f32(graph, name, [c]));
+        graph.apply("dx", BatchNormDx, &[dy, x, gamma, mean, rstd, dgamma, dbeta])?;
         Ok(())
     })
 }
@@ -332,4 +344,4 @@ fn form(draw: &mut Draw) -> (bool, bool) {
 }
 
 /// Fewer rows can lie so close that the variance of a channel is all rounding.
-const LEAST_ROWS: usize = 8;
+pub(super) const LEAST_ROWS: usize = 8;

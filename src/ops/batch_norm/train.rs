@@ -1,6 +1,6 @@
 //! The training form: statistics of the batch, then normalisation.
 
-use super::launch::{self, Norm};
+use super::launch::{self, Norm, StatisticsAddresses};
 use super::{Blocks, Normalize, Spread, check_operands, refuse_fused};
 use crate::device::cpu::{
     ChannelTile, CpuArgs, Real, Storage, for_each_channel_tile, for_each_chunk, for_each_chunk_pair, lanes,
@@ -32,12 +32,7 @@ impl Op for BatchNormTrain {
 
     fn infer(&self, inputs: &[ValueType]) -> InferResult {
         let x = check_operands(inputs, 0, 1..5, 5 + usize::from(self.residual))?;
-        let rows = x.shape.num_elems() / x.shape.last().max(1);
-        if rows < 2 {
-            return Err(format!(
-                "has {rows} value a channel in x of {x}; a variance needs at least 2: take a larger batch or larger images"
-            ));
-        }
+        check_rows(x)?;
         Ok(vec![x, inputs[1], inputs[1]])
     }
 
@@ -65,7 +60,7 @@ impl Op for BatchNormTrain {
     fn workspace_bytes(&self, device: DeviceKind, inputs: &[ValueType], _outputs: &[ValueType]) -> usize {
         match device {
             DeviceKind::Cpu => Blocks::workspace_bytes(inputs[0].shape),
-            DeviceKind::Cuda | DeviceKind::Simt => launch::partials_bytes(inputs[0]),
+            DeviceKind::Cuda | DeviceKind::Simt => launch::partials_bytes(inputs[0].shape, inputs[0].dtype),
         }
     }
 
@@ -73,20 +68,15 @@ impl Op for BatchNormTrain {
         fn run<T: Storage>(op: &BatchNormTrain, args: &CpuArgs<'_>) {
             let blocks = Blocks::new(args.input_shape(0));
             let x = args.input::<T>(0);
-            let (mean, m2) = statistics(x, blocks, args.workspace::<f64>());
-            let (save_mean, save_rstd) = (args.output::<T::Sum>(1), args.output::<T::Sum>(2));
-            let (running_mean, running_var) = (args.input_mut::<T::Sum>(3), args.input_mut::<T::Sum>(4));
-            let (rows, eps) = (blocks.rows as f64, f64::from(op.eps));
-            let blend = |running: &mut T::Sum, batch: f64| {
-                let share = f64::from(op.bn_momentum);
-                *running = T::Sum::from_f64((1.0 - share) * running.to_f64() + share * batch);
+            let statistics = Statistics {
+                save_mean: args.output::<T::Sum>(1),
+                save_rstd: args.output(2),
+                running_mean: args.input_mut(3),
+                running_var: args.input_mut(4),
+                eps: op.eps,
+                bn_momentum: op.bn_momentum,
             };
-            for c in 0..blocks.channels {
-                save_mean[c] = T::Sum::from_f64(mean[c]);
-                save_rstd[c] = T::Sum::from_f64(1.0 / (m2[c] / rows + eps).sqrt());
-                blend(&mut running_mean[c], mean[c]);
-                blend(&mut running_var[c], m2[c] / (rows - 1.0));
-            }
+            let (save_mean, save_rstd) = statistics.take(x, blocks, args.workspace::<f64>());
             let normalize = Normalize {
                 x: Some(x),
                 residual: op.residual.then(|| args.input::<T>(5)),
@@ -102,13 +92,69 @@ impl Op for BatchNormTrain {
     }
 
     fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
-        launch::statistics(args, launcher, self.eps, self.bn_momentum)?;
+        let to = StatisticsAddresses {
+            save_mean: args.output(1),
+            save_rstd: args.output(2),
+            running_mean: args.input(3),
+            running_var: args.input(4),
+            eps: self.eps,
+            bn_momentum: self.bn_momentum,
+        };
+        let partials = launch::statistics_partials(&args.inputs[0], args, launcher)?;
+        to.finalize(partials, launcher)?;
         launch::normalize(
             args,
             launcher,
             self.relu,
             Norm::Saved { mean: &args.outputs[1], rstd: &args.outputs[2] },
         )
+    }
+}
+
+/// Refuses an x that has no variance.
+pub(in crate::ops) fn check_rows(x: ValueType) -> InferResult<()> {
+    let rows = x.shape.num_elems() / x.shape.last().max(1);
+    if rows >= 2 {
+        return Ok(());
+    }
+    Err(format!(
+        "has {rows} value a channel in x of {x}; a variance needs at least 2: take a larger batch or larger images"
+    ))
+}
+
+/// Where the statistics of a batch go: a number for each channel.
+pub(in crate::ops) struct Statistics<'a, R> {
+    pub save_mean: &'a mut [R],
+    pub save_rstd: &'a mut [R],
+    pub running_mean: &'a mut [R],
+    pub running_var: &'a mut [R],
+    /// Added to the variance.
+    pub eps: f32,
+    /// Share of the batch in the new running statistics.
+    pub bn_momentum: f32,
+}
+
+impl<'a, R: Real> Statistics<'a, R> {
+    /// Takes those of x, and gives mean and rstd back. `workspace` has [`Blocks::workspace_bytes`].
+    pub(in crate::ops) fn take<T: Storage<Sum = R>>(
+        self,
+        x: &[T],
+        blocks: Blocks,
+        workspace: &mut [f64],
+    ) -> (&'a [R], &'a [R]) {
+        let (mean, m2) = statistics(x, blocks, workspace);
+        let (rows, eps) = (blocks.rows as f64, f64::from(self.eps));
+        let blend = |running: &mut R, batch: f64| {
+            let share = f64::from(self.bn_momentum);
+            *running = R::from_f64((1.0 - share) * running.to_f64() + share * batch);
+        };
+        for c in 0..blocks.channels {
+            self.save_mean[c] = R::from_f64(mean[c]);
+            self.save_rstd[c] = R::from_f64(1.0 / (m2[c] / rows + eps).sqrt());
+            blend(&mut self.running_mean[c], mean[c]);
+            blend(&mut self.running_var[c], m2[c] / (rows - 1.0));
+        }
+        (self.save_mean, self.save_rstd)
     }
 }
 

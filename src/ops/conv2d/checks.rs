@@ -1,15 +1,16 @@
 //! What convolutions are checked by: uses of the operations, and every kernel by itself.
 
-use super::launch::{Stored, launch_variant};
-use super::split::wgrad_workspace_bytes;
+use super::launch::ByVariant;
 use super::variants::{Pass, VARIANTS, Variant};
-use super::{Conv2dBatchNorm, Conv2dDgrad, Conv2dFprop, Conv2dWgrad, Window, conv2d_with};
+use super::{
+    Conv2dBatchNorm, Conv2dDgrad, Conv2dDgradSums, Conv2dFprop, Conv2dStats, Conv2dWgrad, Window, conv2d_with,
+};
 use crate::device::cpu::CpuArgs;
 use crate::device::cpu::conv::Conv2dDims;
 use crate::device::{DeviceKind, LaunchArgs, Launcher};
 use crate::error::Result;
 use crate::graph::{Cost, Graph, InPlace, InferResult, Op, ValueId, ValueType};
-use crate::ops::batch_norm::BatchNormInference;
+use crate::ops::batch_norm::{BatchNormInference, LEAST_ROWS, Mask};
 use crate::ops::checks::{Case, Checks, Draw, DrawTrial, MOST_MACS, Trial, in_f32, input, state};
 
 /// What these operations are checked by.
@@ -149,57 +150,101 @@ fn kernel_trial(variant: &'static Variant, draw: &mut Draw) -> Trial {
         }
         let dims = window.dims(x, filter);
         let (accumulate, norm) = (draw.coin(), draw_norm(draw));
-        let normalizes = accumulate && variant.pass() == Pass::Fprop;
-        if variant.macs(&dims) > most_macs {
+        let form = draw.within(0, 2);
+        // A variance of few numbers can be all rounding.
+        let has_variance = dims.n * dims.p() * dims.q() >= LEAST_ROWS;
+        if variant.macs(&dims) > most_macs || form == 2 && variant.pass() == Pass::Fprop && !has_variance {
             continue;
         }
         let name = variant.kernel().name;
-        let title = format!("{name}: {x:?}, filter {filter:?}, {window:?}");
+        let mask = draw.pick(&[None, Some(Mask::Result), Some(Mask::Recomputed)]);
+        let title = format!("{name}: {x:?}, filter {filter:?}, {window:?}, form {form}, {mask:?}");
         let trial = Trial::new(title, move |graph| {
             let y = [dims.n, dims.p(), dims.q(), dims.k];
-            match variant.pass() {
-                Pass::Fprop if normalizes => {
-                    let op = Conv2dBatchNorm { window, norm };
+            let by = ByKernel { dims, variant };
+            match (variant.pass(), form) {
+                (Pass::Fprop, 0) => {
+                    let operands = [input(graph, "x", x), input(graph, "w", filter)];
+                    by.record(graph, Conv2dFprop { window }, &operands)
+                }
+                (Pass::Fprop, 1) => {
                     let conv = [input(graph, "x", x), input(graph, "w", filter)];
                     let operands = norm_operands(graph, &conv, y, norm);
-                    graph.apply(name, ByKernel { op, stored: op.stored(), dims, variant }, &operands)
+                    by.record(graph, Conv2dBatchNorm { window, norm }, &operands)
                 }
-                Pass::Fprop => {
-                    let op = Conv2dFprop { window };
-                    let operands = [input(graph, "x", x), input(graph, "w", filter)];
-                    graph.apply(name, ByKernel { op, stored: Stored::Sums, dims, variant }, &operands)
+                (Pass::Fprop, _) => {
+                    let operands = stats_operands(graph, x, filter);
+                    by.record(graph, Conv2dStats { window, eps: 1e-5, bn_momentum: 0.1 }, &operands)
                 }
-                Pass::Dgrad => {
-                    let op = Conv2dDgrad { window, x: x.into(), accumulate };
+                (Pass::Dgrad, 0) => {
+                    let dgrad = Conv2dDgrad { window, x: x.into(), accumulate };
                     let mut operands = vec![input(graph, "dy", y), input(graph, "w", filter)];
-                    if accumulate {
-                        operands.push(input(graph, "sum", x));
-                    }
-                    graph.apply(name, ByKernel { op, stored: Stored::Sums, dims, variant }, &operands)
+                    operands.extend(accumulate.then(|| input(graph, "sum", x)));
+                    by.record(graph, dgrad, &operands)
                 }
-                Pass::Wgrad => {
-                    let op = Conv2dWgrad { window, w: filter.into() };
+                (Pass::Dgrad, _) => {
+                    let dgrad = Conv2dDgrad { window, x: x.into(), accumulate };
+                    let op = Conv2dDgradSums { dgrad, mask };
+                    let operands = sums_operands(graph, y, filter, op);
+                    by.record(graph, op, &operands)
+                }
+                (Pass::Wgrad, _) => {
                     let operands = [input(graph, "x", x), input(graph, "dy", y)];
-                    graph.apply(name, ByKernel { op, stored: Stored::Sums, dims, variant }, &operands)
+                    by.record(graph, Conv2dWgrad { window, w: filter.into() }, &operands)
                 }
             }
-            .map(|_| ())
         })
         .only_in(variant.dtype);
-        return if normalizes { trial } else { trial.of_products() };
+        return match (variant.pass(), form) {
+            (Pass::Wgrad, _) | (_, 0) => trial.of_products(),
+            (Pass::Fprop, 1) => trial,
+            // Sums of results that are rounded.
+            _ => trial.of_units(),
+        };
+    }
+}
+
+/// The operands of [`Conv2dStats`].
+fn stats_operands(graph: &mut Graph, x: [usize; 4], filter: [usize; 4]) -> Vec<ValueId> {
+    let mut operands = vec![input(graph, "x", x), input(graph, "w", filter)];
+    operands.extend(["running_mean", "running_var"].map(|name| state(graph, name, [filter[0]])));
+    operands
+}
+
+/// The operands of [`Conv2dDgradSums`].
+fn sums_operands(graph: &mut Graph, y: [usize; 4], filter: [usize; 4], op: Conv2dDgradSums) -> Vec<ValueId> {
+    let (x, channels) = (op.dgrad.x, [filter[3]]);
+    let mut operands = vec![input(graph, "dy", y), input(graph, "w", filter), input(graph, "x", x)];
+    operands.extend(["gamma", "mean", "rstd"].map(|name| in_f32(graph, name, channels)));
+    operands.extend(op.mask.map(|mask| match mask {
+        Mask::Result => input(graph, "y", x),
+        Mask::Recomputed => in_f32(graph, "beta", channels),
+    }));
+    operands.extend(op.dgrad.accumulate.then(|| input(graph, "sum", x)));
+    operands
+}
+
+/// A kernel that is given instead of chosen, and the problem that it takes.
+#[derive(Debug, Clone, Copy)]
+struct ByKernel {
+    dims: Conv2dDims,
+    variant: &'static Variant,
+}
+
+impl ByKernel {
+    fn record(self, graph: &mut Graph, op: impl ByVariant + 'static, operands: &[ValueId]) -> Result<()> {
+        graph.apply(self.variant.kernel().name, OpByKernel { op, by: self }, operands).map(|_| ())
     }
 }
 
 /// An operation computed by a kernel that is given instead of chosen.
 #[derive(Debug)]
-struct ByKernel<O> {
+struct OpByKernel<O> {
     op: O,
-    stored: Stored,
-    dims: Conv2dDims,
-    variant: &'static Variant,
+    by: ByKernel,
 }
 
-impl<O: Op> Op for ByKernel<O> {
+impl<O: ByVariant> Op for OpByKernel<O> {
     fn name(&self) -> &'static str {
         self.op.name()
     }
@@ -208,8 +253,16 @@ impl<O: Op> Op for ByKernel<O> {
         self.op.infer(inputs)
     }
 
+    fn output_names(&self) -> &'static [&'static str] {
+        self.op.output_names()
+    }
+
     fn cost(&self, inputs: &[ValueType], outputs: &[ValueType]) -> Cost {
         self.op.cost(inputs, outputs)
+    }
+
+    fn mutates(&self) -> &[usize] {
+        self.op.mutates()
     }
 
     fn in_place(&self) -> &'static [InPlace] {
@@ -219,10 +272,7 @@ impl<O: Op> Op for ByKernel<O> {
     fn workspace_bytes(&self, device: DeviceKind, inputs: &[ValueType], outputs: &[ValueType]) -> usize {
         match device {
             DeviceKind::Cpu => self.op.workspace_bytes(device, inputs, outputs),
-            DeviceKind::Cuda | DeviceKind::Simt => match self.variant.pass() {
-                Pass::Wgrad => wgrad_workspace_bytes(self.variant, &self.dims),
-                Pass::Fprop | Pass::Dgrad => 0,
-            },
+            DeviceKind::Cuda | DeviceKind::Simt => self.op.workspace_by(self.by.variant, &self.by.dims),
         }
     }
 
@@ -231,6 +281,6 @@ impl<O: Op> Op for ByKernel<O> {
     }
 
     fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
-        launch_variant(self.variant, &self.dims, self.stored, args, launcher)
+        self.op.launch_by(self.by.variant, &self.by.dims, args, launcher)
     }
 }

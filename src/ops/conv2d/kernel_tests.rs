@@ -87,7 +87,7 @@ fn computed(
     device
         .run((0, 0, 0), &mut |launcher| {
             launcher.bind(&args, &[]);
-            launch_variant(variant, dims, Stored::Sums, &args, launcher)
+            launch_variant(variant, dims, Stored::Sums { addend: None }, &args, launcher)
         })
         .unwrap();
     let mut bytes = vec![0; out.num_bytes()];

@@ -1,42 +1,47 @@
 //! Arguments of the convolution kernels, and their launches.
 
 use super::split::{Split, wgrad_split};
-use super::variants::{Gemm, Pass, PassEntry, Variant, choose};
+use super::variants::{Gemm, PassEntry, Variant};
 use crate::device::cpu::conv::Conv2dDims;
 use crate::device::kernels::mma_tile::{CHUNK_ELEMS, DEPTH};
 use crate::device::kernels::totals::TOTAL_THREADS;
 use crate::device::kernels::{self, Conv2dArgs, Conv2dWgradArgs, SplitSumArgs};
 use crate::device::{LaunchArgs, Launcher};
 use crate::error::Result;
+use crate::graph::Op;
 use crate::ops::launch::{SIGNED, TotalGrid, below, vec_elems};
 use crate::tensor::DType;
 
 /// Addresses of an fprop's or dgrad's operands; 0 for no addend.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Operands {
     pub src: u64,
     pub weights: u64,
     pub addend: u64,
     pub out: u64,
-    pub norm: Option<NormOperands>,
+    pub norm: NormOperands,
 }
 
-/// The batch norm that follows an fprop: addresses, and its settings.
+/// The batch norm that is computed along: addresses, 0 for what is not there, and its settings.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct NormOperands {
     gamma: u64,
     beta: u64,
-    running_mean: u64,
+    mean: u64,
     running_var: u64,
     eps: f32,
     relu: bool,
+    partials: u64,
+    x: u64,
+    y: u64,
+    rstd: u64,
 }
 
 /// What a convolution stores.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Stored {
-    /// Its sums, added to operand 2 where there is one.
-    Sums,
+    /// Its sums, added to an operand where there is one.
+    Sums { addend: Option<usize> },
     /// The batch norm of its sums by operands 2 to 5, added to operand 6 where there is one.
     Normalized {
         /// Added to the variance.
@@ -44,19 +49,37 @@ pub(super) enum Stored {
         /// Whether a ReLU follows.
         relu: bool,
     },
+    /// The sums of an fprop; in the workspace, partial results of their statistics.
+    WithStatistics,
+    /// The sums of a dgrad, added to an operand where there is one, behind a mask; in the workspace, partial sums of a batch
+    /// norm's backward pass by operands 2 to 5: x, gamma, mean and rstd.
+    WithSums {
+        addend: Option<usize>,
+        /// Addresses of what the mask needs, or 0.
+        y: u64,
+        beta: u64,
+    },
 }
 
 impl Stored {
     fn operands(self, args: &LaunchArgs<'_>) -> Operands {
+        let addend_at = |addend: Option<usize>| addend.map_or(0, |index| args.input(index));
         let (addend, norm) = match self {
-            Stored::Sums => (2, None),
+            Stored::Sums { addend } => (addend_at(addend), NormOperands::default()),
             Stored::Normalized { eps, relu } => {
-                let [gamma, beta, running_mean, running_var] = [2, 3, 4, 5].map(|index| args.input(index));
-                (6, Some(NormOperands { gamma, beta, running_mean, running_var, eps, relu }))
+                let [gamma, beta, mean, running_var] = [2, 3, 4, 5].map(|index| args.input(index));
+                let norm = NormOperands { gamma, beta, mean, running_var, eps, relu, ..Default::default() };
+                (args.optional_input(6), norm)
+            }
+            Stored::WithStatistics => (0, NormOperands { partials: args.workspace(), ..Default::default() }),
+            Stored::WithSums { addend, y, beta } => {
+                let [x, gamma, mean, rstd] = [2, 3, 4, 5].map(|index| args.input(index));
+                let partials = args.workspace();
+                let norm = NormOperands { gamma, beta, mean, partials, x, y, rstd, ..Default::default() };
+                (addend_at(addend), norm)
             }
         };
-        let (src, weights, out) = (args.input(0), args.input(1), args.output(0));
-        Operands { src, weights, addend: args.optional_input(addend), out, norm }
+        Operands { src: args.input(0), weights: args.input(1), addend, out: args.output(0), norm }
     }
 }
 
@@ -123,7 +146,6 @@ impl Conv2dArgs {
     ) -> Result<Conv2dArgs> {
         checked(dims)?;
         let Operands { src, weights, addend, out, norm } = operands;
-        let norm = norm.unwrap_or_default();
         Ok(Conv2dArgs {
             src,
             weights,
@@ -145,10 +167,14 @@ impl Conv2dArgs {
             k_per_split: k_per_split as i32,
             gamma: norm.gamma,
             beta: norm.beta,
-            running_mean: norm.running_mean,
+            mean: norm.mean,
             running_var: norm.running_var,
             eps: norm.eps,
             relu: norm.relu.into(),
+            partials: norm.partials,
+            x: norm.x,
+            y: norm.y,
+            rstd: norm.rstd,
         })
     }
 }
@@ -179,15 +205,21 @@ impl Conv2dWgradArgs {
     }
 }
 
-/// Launches a pass: fprop (x, w [, batch norm]) -> y, dgrad (dy, w [, sum]) -> dx, wgrad (x, dy) -> dw.
-pub(super) fn launch(
-    pass: Pass,
-    dims: &Conv2dDims,
-    stored: Stored,
-    args: &LaunchArgs<'_>,
-    launcher: &mut dyn Launcher,
-) -> Result<()> {
-    launch_variant(choose(pass, args.inputs[0].dtype, dims)?, dims, stored, args, launcher)
+/// An operation that a kernel of a pass computes, by itself or followed by others.
+pub(super) trait ByVariant: Op {
+    /// Launches it by a kernel that takes it.
+    fn launch_by(
+        &self,
+        variant: &Variant,
+        dims: &Conv2dDims,
+        args: &LaunchArgs<'_>,
+        launcher: &mut dyn Launcher,
+    ) -> Result<()>;
+
+    /// Scratch memory of that kernel and of what follows.
+    fn workspace_by(&self, _variant: &Variant, _dims: &Conv2dDims) -> usize {
+        0
+    }
 }
 
 /// Launches a pass by a kernel that takes it.
@@ -269,7 +301,8 @@ mod tests {
         let variant = VARIANTS.iter().find(|variant| variant.kernel().name == kernel).unwrap();
         let slot = Slot { offset_bytes: 0, shape: Shape::from([1]), dtype: DType::F32 };
         let args = LaunchArgs { arena_address: 0, inputs: &[slot; 2], outputs: &[slot], workspace: slot };
-        launch_variant(variant, dims, Stored::Sums, &args, &mut Nowhere).map_err(|error| error.to_string())
+        launch_variant(variant, dims, Stored::Sums { addend: None }, &args, &mut Nowhere)
+            .map_err(|error| error.to_string())
     }
 
     #[test]

@@ -5,28 +5,34 @@
 
 mod batch_norm;
 mod checks;
+mod cpu;
 #[cfg(test)]
 mod kernel_tests;
 mod launch;
 mod split;
+mod stats;
+mod sums;
 mod variants;
 
 pub use batch_norm::Conv2dBatchNorm;
 pub(super) use checks::checks;
+use cpu::{Convolve, CpuWorkspace};
 pub(super) use launch::Operands;
-use launch::Stored;
+use launch::{ByVariant, Stored};
 pub(super) use split::Split;
 use split::wgrad_workspace_bytes;
-use variants::{Pass, choose};
+pub use stats::Conv2dStats;
+pub use sums::Conv2dDgradSums;
+use variants::{Pass, Variant, choose};
 
-use crate::device::cpu::conv::{self, Conv2dDims, Finish, mixed};
-use crate::device::cpu::{CpuArgs, Element};
+use crate::device::cpu::CpuArgs;
+use crate::device::cpu::conv::Conv2dDims;
 use crate::device::{DeviceKind, LaunchArgs, Launcher};
 use crate::error::Result;
 use crate::graph::{
     Backward, Cost, Graph, InPlace, InferResult, Init, Onnx, OnnxNode, Op, ValueId, ValueType,
 };
-use crate::ops::cast;
+use crate::ops::{cast, dispatch_storage};
 use crate::tensor::{DType, Layout, Shape};
 
 /// Steps and borders of a convolution.
@@ -161,22 +167,6 @@ fn cost(dims: &Conv2dDims, inputs: &[ValueType], outputs: &[ValueType]) -> Cost 
     Cost { flops: dims.flops(), ..Cost::traffic(inputs, outputs) }
 }
 
-/// Scratch memory of a pass on the CPU, by the type of its operands; the f64 oracle needs none.
-struct CpuWorkspace {
-    f32_elems: fn(&Conv2dDims) -> usize,
-    bf16_bytes: fn(&Conv2dDims) -> usize,
-}
-
-impl CpuWorkspace {
-    fn num_bytes(&self, device: DeviceKind, dtype: DType, dims: &Conv2dDims) -> usize {
-        match (device, dtype) {
-            (DeviceKind::Cpu, DType::F32) => (self.f32_elems)(dims) * size_of::<f32>(),
-            (DeviceKind::Cpu, DType::Bf16) => (self.bf16_bytes)(dims),
-            _ => 0,
-        }
-    }
-}
-
 impl Op for Conv2dFprop {
     fn name(&self) -> &'static str {
         "conv2d_fprop"
@@ -217,38 +207,32 @@ impl Op for Conv2dFprop {
 
     fn workspace_bytes(&self, device: DeviceKind, inputs: &[ValueType], _outputs: &[ValueType]) -> usize {
         let dims = self.window.dims(inputs[0].shape.nhwc(), inputs[1].shape.nhwc());
-        let workspace =
-            CpuWorkspace { f32_elems: conv::fprop_workspace_elems, bf16_bytes: mixed::fprop_workspace_bytes };
-        workspace.num_bytes(device, inputs[0].dtype, &dims)
+        CpuWorkspace::FPROP.num_bytes(device, inputs[0].dtype, &dims)
     }
 
     fn cpu(&self, args: &CpuArgs<'_>) {
-        let dims = self.window.dims(args.input_shape(0).nhwc(), args.input_shape(1).nhwc());
-        let (x, w, y) = (0, 1, 0);
-        match args.input_dtype(0) {
-            DType::Bf16 => mixed::fprop(
-                &dims,
-                args.input(x),
-                args.input(w),
-                None,
-                args.output(y),
-                args.workspace::<f32>(),
-            ),
-            DType::F32 => conv::conv2d_fprop(
-                &dims,
-                args.input(x),
-                args.input(w),
-                Finish::None,
-                args.output(y),
-                args.workspace::<f32>(),
-            ),
-            _ => conv::conv2d_fprop_reference::<f64>(&dims, args.input(x), args.input(w), args.output(y)),
+        fn run<T: Convolve>(dims: &Conv2dDims, args: &CpuArgs<'_>) {
+            T::fprop(dims, args.input(0), args.input(1), args.output(0), args.workspace());
         }
+        let dims = self.window.dims(args.input_shape(0).nhwc(), args.input_shape(1).nhwc());
+        dispatch_storage!(args.input_dtype(0), run(&dims, args));
     }
 
     fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
         let dims = self.window.dims(args.inputs[0].shape.nhwc(), args.inputs[1].shape.nhwc());
-        launch::launch(Pass::Fprop, &dims, Stored::Sums, args, launcher)
+        self.launch_by(choose(Pass::Fprop, args.inputs[0].dtype, &dims)?, &dims, args, launcher)
+    }
+}
+
+impl ByVariant for Conv2dFprop {
+    fn launch_by(
+        &self,
+        variant: &Variant,
+        dims: &Conv2dDims,
+        args: &LaunchArgs<'_>,
+        launcher: &mut dyn Launcher,
+    ) -> Result<()> {
+        launch::launch_variant(variant, dims, Stored::Sums { addend: None }, args, launcher)
     }
 }
 
@@ -284,44 +268,34 @@ impl Op for Conv2dDgrad {
 
     fn workspace_bytes(&self, device: DeviceKind, inputs: &[ValueType], _outputs: &[ValueType]) -> usize {
         let dims = self.window.dims(self.x.nhwc(), inputs[1].shape.nhwc());
-        let workspace =
-            CpuWorkspace { f32_elems: conv::dgrad_workspace_elems, bf16_bytes: mixed::dgrad_workspace_bytes };
-        workspace.num_bytes(device, inputs[0].dtype, &dims)
+        CpuWorkspace::DGRAD.num_bytes(device, inputs[0].dtype, &dims)
     }
 
     fn cpu(&self, args: &CpuArgs<'_>) {
-        fn dx<'a, T: Element>(args: &CpuArgs<'a>, adds: bool) -> &'a mut [T] {
-            if adds { args.output_over_input(0, 2) } else { args.output(0) }
+        fn run<T: Convolve>(dims: &Conv2dDims, adds: bool, args: &CpuArgs<'_>) {
+            let dx = if adds { args.output_over_input::<T>(0, 2) } else { args.output(0) };
+            T::dgrad(dims, args.input(0), args.input(1), adds, dx, args.workspace());
         }
         let dims = self.window.dims(self.x.nhwc(), args.input_shape(1).nhwc());
-        let (dy, w, adds) = (0, 1, self.accumulate);
-        match args.input_dtype(0) {
-            DType::Bf16 => mixed::dgrad(
-                &dims,
-                args.input(dy),
-                args.input(w),
-                adds,
-                dx(args, adds),
-                args.workspace::<f32>(),
-            ),
-            DType::F32 => conv::conv2d_dgrad(
-                &dims,
-                args.input(dy),
-                args.input(w),
-                adds,
-                dx(args, adds),
-                args.workspace::<f32>(),
-            ),
-            _ => {
-                let dx = dx::<f64>(args, adds);
-                conv::conv2d_dgrad_reference(&dims, args.input(dy), args.input(w), adds, dx);
-            }
-        }
+        dispatch_storage!(args.input_dtype(0), run(&dims, self.accumulate, args));
     }
 
     fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
         let dims = self.window.dims(self.x.nhwc(), args.inputs[1].shape.nhwc());
-        launch::launch(Pass::Dgrad, &dims, Stored::Sums, args, launcher)
+        self.launch_by(choose(Pass::Dgrad, args.inputs[0].dtype, &dims)?, &dims, args, launcher)
+    }
+}
+
+impl ByVariant for Conv2dDgrad {
+    fn launch_by(
+        &self,
+        variant: &Variant,
+        dims: &Conv2dDims,
+        args: &LaunchArgs<'_>,
+        launcher: &mut dyn Launcher,
+    ) -> Result<()> {
+        let addend = self.accumulate.then_some(2);
+        launch::launch_variant(variant, dims, Stored::Sums { addend }, args, launcher)
     }
 }
 
@@ -349,39 +323,39 @@ impl Op for Conv2dWgrad {
     fn workspace_bytes(&self, device: DeviceKind, inputs: &[ValueType], _outputs: &[ValueType]) -> usize {
         let dims = self.window.dims(inputs[0].shape.nhwc(), self.w.nhwc());
         match device {
-            DeviceKind::Cpu => {
-                let workspace = CpuWorkspace {
-                    f32_elems: conv::wgrad_workspace_elems,
-                    bf16_bytes: mixed::wgrad_workspace_bytes,
-                };
-                workspace.num_bytes(device, inputs[0].dtype, &dims)
-            }
+            DeviceKind::Cpu => CpuWorkspace::WGRAD.num_bytes(device, inputs[0].dtype, &dims),
             DeviceKind::Cuda | DeviceKind::Simt => choose(Pass::Wgrad, inputs[0].dtype, &dims)
-                .map_or(0, |variant| wgrad_workspace_bytes(variant, &dims)),
+                .map_or(0, |variant| self.workspace_by(variant, &dims)),
         }
     }
 
     fn cpu(&self, args: &CpuArgs<'_>) {
-        let dims = self.window.dims(args.input_shape(0).nhwc(), self.w.nhwc());
-        let (x, dy, dw) = (0, 1, 0);
-        match args.input_dtype(0) {
-            DType::Bf16 => {
-                mixed::wgrad(&dims, args.input(x), args.input(dy), args.output(dw), args.workspace::<f32>())
-            }
-            DType::F32 => conv::conv2d_wgrad(
-                &dims,
-                args.input(x),
-                args.input(dy),
-                args.output(dw),
-                args.workspace::<f32>(),
-            ),
-            _ => conv::conv2d_wgrad_reference::<f64>(&dims, args.input(x), args.input(dy), args.output(dw)),
+        fn run<T: Convolve>(dims: &Conv2dDims, args: &CpuArgs<'_>) {
+            T::wgrad(dims, args.input(0), args.input(1), args.output(0), args.workspace());
         }
+        let dims = self.window.dims(args.input_shape(0).nhwc(), self.w.nhwc());
+        dispatch_storage!(args.input_dtype(0), run(&dims, args));
     }
 
     fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
         let dims = self.window.dims(args.inputs[0].shape.nhwc(), self.w.nhwc());
-        launch::launch(Pass::Wgrad, &dims, Stored::Sums, args, launcher)
+        self.launch_by(choose(Pass::Wgrad, args.inputs[0].dtype, &dims)?, &dims, args, launcher)
+    }
+}
+
+impl ByVariant for Conv2dWgrad {
+    fn launch_by(
+        &self,
+        variant: &Variant,
+        dims: &Conv2dDims,
+        args: &LaunchArgs<'_>,
+        launcher: &mut dyn Launcher,
+    ) -> Result<()> {
+        launch::launch_variant(variant, dims, Stored::Sums { addend: None }, args, launcher)
+    }
+
+    fn workspace_by(&self, variant: &Variant, dims: &Conv2dDims) -> usize {
+        wgrad_workspace_bytes(variant, dims)
     }
 }
 

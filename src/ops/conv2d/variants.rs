@@ -8,9 +8,12 @@ use super::split::Split;
 use crate::device::cpu::conv::Conv2dDims;
 use crate::device::kernels::conv2d_tap_gemm::TILE;
 use crate::device::kernels::conv2d_tap_mma::MOST_TAPS;
-use crate::device::kernels::mma_tile::{CHUNK_ELEMS, DEPTH, STAGES, STAGES_BESIDE_L1, STAGES_OF_LONG};
+use crate::device::kernels::mma_tile::{
+    CHUNK_ELEMS, DEPTH, MOST_RESULT_BYTES, RESULT_PAD, STAGES, STAGES_BESIDE_L1, STAGES_OF_LONG,
+};
 use crate::device::kernels::{self, Conv2dArgs, Conv2dWgradArgs, Entry};
 use crate::error::{Error, Result};
+use crate::ops::batch_norm::Partials;
 use crate::tensor::DType;
 
 /// Blocks that fill a large GPU: two for each of a good hundred multiprocessors.
@@ -204,6 +207,32 @@ impl Variant {
     /// Whether it counts channels of the images in chunks.
     pub(super) fn takes_chunks(&self) -> bool {
         self.unit == Unit::TensorCores
+    }
+
+    /// Whether it takes the sums of a batch norm along.
+    pub(super) fn leaves_sums(&self) -> bool {
+        self.unit == Unit::TensorCores
+    }
+
+    /// Rows of its results that are in shared memory together, as kernels/conv2d_tap_mma.cuh has it.
+    fn result_rows(&self) -> usize {
+        let bytes = self.tile_rows * (self.tile_cols + RESULT_PAD) * DType::F32.size_bytes();
+        if bytes <= MOST_RESULT_BYTES { self.tile_rows } else { self.tile_rows / 2 }
+    }
+
+    /// Partial results of the statistics that an fprop leaves at `address`.
+    pub(super) fn statistics_partials(&self, dims: &Conv2dDims, address: u64) -> Partials {
+        let (Gemm { rows, cols: channels, .. }, block_rows) =
+            (Gemm::new(Pass::Fprop, dims), self.result_rows());
+        Partials { address, rows, channels, block_rows, num_blocks: rows.div_ceil(block_rows) }
+    }
+
+    /// Partial sums that a dgrad leaves at `address`: each class has as many blocks as that with most positions.
+    pub(super) fn sums_partials(&self, dims: &Conv2dDims, address: u64) -> Partials {
+        let (gemm, block_rows) = (Gemm::new(Pass::Dgrad, dims), self.result_rows());
+        let num_blocks = gemm.classes * gemm.rows.div_ceil(self.tile_rows) * (self.tile_rows / block_rows);
+        let (rows, channels) = (dims.n * dims.h * dims.w, gemm.cols);
+        Partials { address, rows, channels, block_rows, num_blocks }
     }
 
     pub(super) fn num_tiles(&self, gemm: &Gemm) -> usize {

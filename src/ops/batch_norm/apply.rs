@@ -1,0 +1,102 @@
+//! What is left of a batch norm where a convolution takes its sums as it stores: one pass forward, one backward.
+
+use super::bwd::{Operands, write_dx};
+use super::launch::{self, DxAddresses, Norm};
+use super::{Blocks, Normalize, Spread, check_operands};
+use crate::device::cpu::{CpuArgs, Storage};
+use crate::device::{LaunchArgs, Launcher};
+use crate::error::Result;
+use crate::graph::{Cost, InPlace, InferResult, Op, ValueType};
+use crate::ops::{cost_per_elem, dispatch_storage};
+
+/// `(x, gamma, beta, save_mean, save_rstd [, residual]) -> y`, y = act((x - mean)*rstd*gamma + beta [+ residual]): a
+/// [`BatchNormTrain`](super::BatchNormTrain) whose statistics are there. Set by fusion; there is no gradient, which would go
+/// through the statistics, too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BatchNormApply {
+    /// act is a ReLU instead of the identity.
+    pub relu: bool,
+    /// There is a sixth operand of x's shape.
+    pub residual: bool,
+}
+
+/// `(dz, x, gamma, save_mean, save_rstd, dgamma, dbeta) -> dx`: the last pass of a [`BatchNormBwd`](super::BatchNormBwd) whose
+/// sums are there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BatchNormDx;
+
+impl Op for BatchNormApply {
+    fn name(&self) -> &'static str {
+        "batch_norm_apply"
+    }
+
+    fn infer(&self, inputs: &[ValueType]) -> InferResult {
+        Ok(vec![check_operands(inputs, 0, 1..5, 5 + usize::from(self.residual))?])
+    }
+
+    fn cost(&self, inputs: &[ValueType], outputs: &[ValueType]) -> Cost {
+        cost_per_elem(4, inputs, outputs)
+    }
+
+    fn cpu(&self, args: &CpuArgs<'_>) {
+        fn run<T: Storage>(op: &BatchNormApply, args: &CpuArgs<'_>) {
+            let normalize = Normalize {
+                x: Some(args.input::<T>(0)),
+                residual: op.residual.then(|| args.input::<T>(5)),
+                mean: args.input(3),
+                spread: Spread::Rstd(args.input(4)),
+                gamma: args.input(1),
+                beta: args.input(2),
+                relu: op.relu,
+            };
+            normalize.write(Blocks::new(args.input_shape(0)), args.output::<T>(0));
+        }
+        dispatch_storage!(args.input_dtype(0), run(self, args));
+    }
+
+    fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
+        let saved = Norm::Saved { mean: &args.inputs[3], rstd: &args.inputs[4] };
+        launch::normalize(args, launcher, self.relu, saved)
+    }
+}
+
+impl Op for BatchNormDx {
+    fn name(&self) -> &'static str {
+        "batch_norm_dx"
+    }
+
+    fn infer(&self, inputs: &[ValueType]) -> InferResult {
+        Ok(vec![check_operands(inputs, 1, 2..7, 7)?])
+    }
+
+    fn cost(&self, inputs: &[ValueType], outputs: &[ValueType]) -> Cost {
+        cost_per_elem(6, inputs, outputs)
+    }
+
+    /// x dies here, as in the whole backward pass.
+    fn in_place(&self) -> &'static [InPlace] {
+        &[InPlace { output: 0, input: 1 }]
+    }
+
+    fn cpu(&self, args: &CpuArgs<'_>) {
+        fn run<T: Storage>(args: &CpuArgs<'_>) {
+            let blocks = Blocks::new(args.input_shape(1));
+            let operands = Operands {
+                dy: args.input::<T>(0),
+                mask: None,
+                mean: args.input(3),
+                spread: Spread::Rstd(args.input(4)),
+                channels: blocks.channels,
+            };
+            let sums = [args.input::<T::Sum>(6), args.input(5)];
+            let dx = args.output_over_input::<T>(0, 1);
+            write_dx(operands, args.input(2), sums, 1.0 / blocks.rows as f64, blocks, dx);
+        }
+        dispatch_storage!(args.input_dtype(1), run(args));
+    }
+
+    fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
+        let [dgamma, dbeta] = [args.input(5), args.input(6)];
+        launch::input_gradient(args, launcher, None, DxAddresses { dgamma, dbeta, dx: args.output(0), dz: 0 })
+    }
+}
