@@ -23,6 +23,12 @@ KERNEL(conv2d_dgrad_tile256x128_bf16, Conv2dArgs, 256) { tap_mma::run<mma_tile::
 KERNEL(conv2d_dgrad_1x1_tile256x128_bf16, Conv2dArgs, 256) {
     tap_mma::run<mma_tile::Tile256x128, Pass::kDgrad, tap_mma::Taps::kOne>(args);
 }
+KERNEL(conv2d_dgrad_tile256x128_stages3_bf16, Conv2dArgs, 256) {
+    tap_mma::run<mma_tile::Tile256x128Stages3, Pass::kDgrad>(args);
+}
+KERNEL(conv2d_dgrad_1x1_tile256x128_stages3_bf16, Conv2dArgs, 256) {
+    tap_mma::run<mma_tile::Tile256x128Stages3, Pass::kDgrad, tap_mma::Taps::kOne>(args);
+}
 KERNEL(conv2d_dgrad_tile256x64_bf16, Conv2dArgs, 128) { tap_mma::run<mma_tile::Tile256x64, Pass::kDgrad>(args); }
 KERNEL(conv2d_dgrad_1x1_tile256x64_bf16, Conv2dArgs, 128) {
     tap_mma::run<mma_tile::Tile256x64, Pass::kDgrad, tap_mma::Taps::kOne>(args);

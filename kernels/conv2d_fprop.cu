@@ -19,6 +19,12 @@ KERNEL(conv2d_fprop_tile256x128_bf16, Conv2dArgs, 256) { tap_mma::run<mma_tile::
 KERNEL(conv2d_fprop_1x1_tile256x128_bf16, Conv2dArgs, 256) {
     tap_mma::run<mma_tile::Tile256x128, Pass::kFprop, tap_mma::Taps::kOne>(args);
 }
+KERNEL(conv2d_fprop_tile256x128_stages3_bf16, Conv2dArgs, 256) {
+    tap_mma::run<mma_tile::Tile256x128Stages3, Pass::kFprop>(args);
+}
+KERNEL(conv2d_fprop_1x1_tile256x128_stages3_bf16, Conv2dArgs, 256) {
+    tap_mma::run<mma_tile::Tile256x128Stages3, Pass::kFprop, tap_mma::Taps::kOne>(args);
+}
 KERNEL(conv2d_fprop_tile256x64_bf16, Conv2dArgs, 128) { tap_mma::run<mma_tile::Tile256x64, Pass::kFprop>(args); }
 KERNEL(conv2d_fprop_1x1_tile256x64_bf16, Conv2dArgs, 128) {
     tap_mma::run<mma_tile::Tile256x64, Pass::kFprop, tap_mma::Taps::kOne>(args);

@@ -6,7 +6,7 @@
 //           a k-tile is 64 channels of one tap, all taps of these channels follow one another, so that a pixel that
 //           several taps read comes from L2 once and stays in L1
 //           grid = (row tiles * column tiles, classes); column tiles of the same rows are neighbours
-//           shared: 3 stages of 128 bytes per row and column of the tile; at the end the f32 results
+//           shared: 2 to 4 stages of 128 bytes per row and column of the tile (mma_tile.cuh); at the end the f32 results
 // Requires  channels of both images multiples of 8, 16-byte aligned tensors, filters of at most kMostTaps rows and columns;
 //           counted in int32_t, and so below 2^31: chunks of 8 channels of the source, elements of the source in as many
 //           rows as the filter has and 8 more; below 2^30: pixels in either image, positions of gemm_k

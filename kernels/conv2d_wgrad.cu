@@ -21,6 +21,15 @@ KERNEL(conv2d_wgrad_bf16, Conv2dWgradArgs, 256) { wgrad_gemm::run<bf16>(args); }
 KERNEL(conv2d_wgrad_tile256x128_bf16, Conv2dWgradArgs, 256) { wgrad_mma::run<mma_tile::Tile256x128>(args); }
 KERNEL(conv2d_wgrad_tile128x256_bf16, Conv2dWgradArgs, 256) { wgrad_mma::run<mma_tile::Tile128x256, true>(args); }
 KERNEL(conv2d_wgrad_1x1_tile128x256_bf16, Conv2dWgradArgs, 256) { wgrad_mma::run<mma_tile::Tile128x256>(args); }
+KERNEL(conv2d_wgrad_tile256x128_stages3_bf16, Conv2dWgradArgs, 256) {
+    wgrad_mma::run<mma_tile::Tile256x128Stages3>(args);
+}
+KERNEL(conv2d_wgrad_tile128x256_stages3_bf16, Conv2dWgradArgs, 256) {
+    wgrad_mma::run<mma_tile::Tile128x256Stages3, true>(args);
+}
+KERNEL(conv2d_wgrad_1x1_tile128x256_stages3_bf16, Conv2dWgradArgs, 256) {
+    wgrad_mma::run<mma_tile::Tile128x256Stages3>(args);
+}
 KERNEL(conv2d_wgrad_tile256x64_bf16, Conv2dWgradArgs, 128) { wgrad_mma::run<mma_tile::Tile256x64>(args); }
 KERNEL(conv2d_wgrad_tile64x256_bf16, Conv2dWgradArgs, 128) { wgrad_mma::run<mma_tile::Tile64x256, true>(args); }
 KERNEL(conv2d_wgrad_1x1_tile64x256_bf16, Conv2dWgradArgs, 128) { wgrad_mma::run<mma_tile::Tile64x256>(args); }

@@ -6,7 +6,7 @@
 //           (r, s, c) and walks over pixels. Columns are taps of 64 channels one after another where channels are whole
 //           sixty-fours: taps of one tile read the same pixels, which wide tiles take through L1
 //           grid = (row tiles * column tiles, splits); shared: 3 stages of 128 bytes per row and column of the tile,
-//           two where one of them is 256
+//           two where one of them is 256, but three of 256x128 where a block has room for them
 // Requires  C and K multiples of 8, 16-byte aligned tensors; fewer than 2^30 pixels in either image and filter columns, which
 //           are counted in int32_t
 // Numerics  each part is one sum over pixels, 16 at a time in ascending order; the parts are added by `split_sum` in a

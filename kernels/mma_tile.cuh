@@ -20,7 +20,7 @@ FOR_RUST constexpr int kStages = 3;
 // Where L1 is to hold what taps share, one more for narrow tiles: two blocks of 96 KiB leave it more than three of 72.
 FOR_RUST constexpr int kStagesBesideL1 = 4;
 // Of tiles of 256 rows or columns: two blocks of 256x64 fit on a multiprocessor, and one of 256x128 takes 96 of the 99 KiB that
-// consumer GPUs give a block.
+// consumer GPUs give a block. Where a GPU gives it 144 KiB, 256x128 has kStages.
 FOR_RUST constexpr int kStagesOfLong = 2;
 // Floats added to a line of the result, so that the eight lines a warp writes together start in different banks.
 FOR_RUST constexpr int kResultPad = 8;
@@ -56,6 +56,8 @@ struct Tile {
 // blocks of four, or one of eight, which brings three quarters of the bytes for a product.
 using Tile256x128 = Tile<256, 128, 4, 2, kStagesOfLong>;
 using Tile128x256 = Tile<128, 256, 2, 4, kStagesOfLong>;
+using Tile256x128Stages3 = Tile<256, 128, 4, 2>;
+using Tile128x256Stages3 = Tile<128, 256, 2, 4>;
 using Tile128x128 = Tile<128, 128, 2, 2>;
 using Tile128x64 = Tile<128, 64, 2, 2>;
 using Tile64x128 = Tile<64, 128, 2, 2>;

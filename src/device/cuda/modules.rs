@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 pub(super) struct Modules {
     arch: &'static str,
     /// Shared memory a block may ask for on this GPU, static and dynamic together.
-    max_shared_bytes: i32,
+    block_shared_bytes: u32,
     /// In the order of `KERNELS`.
     functions: [Option<sys::CUfunction>; KERNELS.len()],
     loaded: Vec<sys::CUmodule>,
@@ -27,12 +27,12 @@ impl Modules {
     /// # Errors
     /// [`Error::Device`] if the GPU does not answer.
     pub(super) fn new(context: &Arc<CudaContext>, arch: &'static str) -> Result<Modules> {
-        let max_shared_bytes = context
+        let block_shared_bytes = context
             .attribute(sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)
             .map_err(failed("asking for the size of shared memory"))?;
         Ok(Modules {
             arch,
-            max_shared_bytes,
+            block_shared_bytes: block_shared_bytes.unsigned_abs(),
             functions: [None; KERNELS.len()],
             loaded: Vec::new(),
             context: Arc::clone(context),
@@ -41,6 +41,10 @@ impl Modules {
 
     pub(super) fn arch(&self) -> &'static str {
         self.arch
+    }
+
+    pub(super) fn block_shared_bytes(&self) -> u32 {
+        self.block_shared_bytes
     }
 
     /// The function to launch, loaded if it is not.
@@ -72,7 +76,7 @@ impl Modules {
             .map_err(failed(action()))?;
         self.loaded.push(module);
         for kernel in KERNELS.iter().filter(|kernel| kernel.file == file) {
-            let function = find_function(module, kernel, self.max_shared_bytes)
+            let function = find_function(module, kernel, self.block_shared_bytes as i32)
                 .map_err(failed(format!("loading kernel `{}` for {}", kernel.name, self.arch)))?;
             self.functions[kernel.index] = Some(function);
         }
@@ -84,7 +88,7 @@ impl Modules {
 fn find_function(
     module: sys::CUmodule,
     kernel: &Kernel,
-    max_shared_bytes: i32,
+    block_shared_bytes: i32,
 ) -> std::result::Result<sys::CUfunction, DriverError> {
     use sys::CUfunction_attribute as Attribute;
     let name = CString::new(kernel.name).expect("a kernel's name is an identifier");
@@ -96,7 +100,7 @@ fn find_function(
             Attribute::CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES,
         )?;
         let attribute = Attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-        result::function::set_function_attribute(function, attribute, max_shared_bytes - fixed)?;
+        result::function::set_function_attribute(function, attribute, block_shared_bytes - fixed)?;
         Ok(function)
     }
 }

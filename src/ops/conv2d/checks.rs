@@ -7,7 +7,7 @@ use super::{
 };
 use crate::device::cpu::CpuArgs;
 use crate::device::cpu::conv::Conv2dDims;
-use crate::device::{DeviceKind, LaunchArgs, Launcher};
+use crate::device::{DeviceKind, Kernel, LaunchArgs, Launcher};
 use crate::error::Result;
 use crate::graph::{Cost, Graph, InPlace, InferResult, Op, ValueId, ValueType};
 use crate::ops::batch_norm::{BatchNormInference, LEAST_ROWS, Mask};
@@ -31,8 +31,11 @@ pub(in crate::ops) fn checks() -> Checks {
         }),
     ];
     let mut trials: Vec<DrawTrial> = vec![Box::new(trial), Box::new(norm_trial)];
-    trials
-        .extend(VARIANTS.iter().map(|variant| -> DrawTrial { Box::new(|draw| kernel_trial(variant, draw)) }));
+    for variant in &VARIANTS {
+        trials.extend(variant.kernels().map(|(entry, shared_bytes)| -> DrawTrial {
+            Box::new(move |draw| kernel_trial(variant, entry.kernel().name, shared_bytes, draw))
+        }));
+    }
     Checks { cases, trials }
 }
 
@@ -119,7 +122,8 @@ fn norm_operands(
 
 /// One kernel on a problem that it takes, whichever the operation would choose: more than one tile each way now and then,
 /// never whole tiles only; a wgrad at times over so many pixels that it is split.
-fn kernel_trial(variant: &'static Variant, draw: &mut Draw) -> Trial {
+/// The kernel is the one that `variant` has for blocks of `shared_bytes`.
+fn kernel_trial(variant: &'static Variant, name: &'static str, shared_bytes: u32, draw: &mut Draw) -> Trial {
     let in_chunks = variant.takes_chunks_only();
     let is_long = variant.pass() == Pass::Wgrad && draw.within(0, 2) == 0;
     // Tensor cores take large tiles, and a sum that goes round their stages.
@@ -156,12 +160,11 @@ fn kernel_trial(variant: &'static Variant, draw: &mut Draw) -> Trial {
         if variant.macs(&dims) > most_macs || form == 2 && variant.pass() == Pass::Fprop && !has_variance {
             continue;
         }
-        let name = variant.kernel().name;
         let mask = draw.pick(&[None, Some(Mask::Result), Some(Mask::Recomputed)]);
         let title = format!("{name}: {x:?}, filter {filter:?}, {window:?}, form {form}, {mask:?}");
         let trial = Trial::new(title, move |graph| {
             let y = [dims.n, dims.p(), dims.q(), dims.k];
-            let by = ByKernel { dims, variant };
+            let by = ByKernel { dims, variant, name, shared_bytes };
             match (variant.pass(), form) {
                 (Pass::Fprop, 0) => {
                     let operands = [input(graph, "x", x), input(graph, "w", filter)];
@@ -229,11 +232,14 @@ fn sums_operands(graph: &mut Graph, y: [usize; 4], filter: [usize; 4], op: Conv2
 struct ByKernel {
     dims: Conv2dDims,
     variant: &'static Variant,
+    name: &'static str,
+    /// Most shared memory of its blocks.
+    shared_bytes: u32,
 }
 
 impl ByKernel {
     fn record(self, graph: &mut Graph, op: impl ByVariant + 'static, operands: &[ValueId]) -> Result<()> {
-        graph.apply(self.variant.kernel().name, OpByKernel { op, by: self }, operands).map(|_| ())
+        graph.apply(self.name, OpByKernel { op, by: self }, operands).map(|_| ())
     }
 }
 
@@ -242,6 +248,33 @@ impl ByKernel {
 struct OpByKernel<O> {
     op: O,
     by: ByKernel,
+}
+
+/// A launcher whose blocks have no more shared memory than so many bytes.
+pub(super) struct Within<'a> {
+    pub launcher: &'a mut dyn Launcher,
+    pub block_shared_bytes: u32,
+}
+
+impl Launcher for Within<'_> {
+    fn bind(&mut self, args: &LaunchArgs<'_>, mutates: &[usize]) {
+        self.launcher.bind(args, mutates);
+    }
+
+    fn block_shared_bytes(&self) -> u32 {
+        self.block_shared_bytes.min(self.launcher.block_shared_bytes())
+    }
+
+    fn launch(
+        &mut self,
+        kernel: &'static Kernel,
+        grid: [u32; 3],
+        block: [u32; 3],
+        shared_bytes: u32,
+        arguments: &[u8],
+    ) -> Result<()> {
+        self.launcher.launch(kernel, grid, block, shared_bytes, arguments)
+    }
 }
 
 impl<O: ByVariant> Op for OpByKernel<O> {
@@ -281,6 +314,8 @@ impl<O: ByVariant> Op for OpByKernel<O> {
     }
 
     fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
-        self.op.launch_by(self.by.variant, &self.by.dims, args, launcher)
+        let ByKernel { dims, variant, shared_bytes, .. } = self.by;
+        let mut within = Within { launcher, block_shared_bytes: shared_bytes };
+        self.op.launch_by(variant, &dims, args, &mut within)
     }
 }

@@ -7,6 +7,7 @@ use devices::{Watch, on_each_device};
 use half::bf16;
 use proptest::prelude::*;
 
+use super::checks::Within;
 use super::launch::{Stored, launch_variant};
 use super::split::wgrad_workspace_bytes;
 use super::variants::{Pass, VARIANTS, Variant};
@@ -57,9 +58,9 @@ const fn quick(seed: u64) -> Watch {
     Watch { seed, judged: false }
 }
 
-/// The result of `variant` on `operands`; memory of the result and the workspace starts as NaN.
+/// The result of the kernel that `variant` has for blocks of `shared_bytes`, on `operands`; memory of the result and the workspace starts as NaN.
 fn computed(
-    variant: &Variant,
+    (variant, shared_bytes): (&Variant, u32),
     dims: &Conv2dDims,
     operands: &[Vec<f32>],
     sum: Sum,
@@ -87,7 +88,8 @@ fn computed(
     device
         .run((0, 0, 0), &mut |launcher| {
             launcher.bind(&args, &[]);
-            launch_variant(variant, dims, Stored::Sums { addend: None }, &args, launcher)
+            let mut within = Within { launcher, block_shared_bytes: shared_bytes };
+            launch_variant(variant, dims, Stored::Sums { addend: None }, &args, &mut within)
         })
         .unwrap();
     let mut bytes = vec![0; out.num_bytes()];
@@ -109,7 +111,7 @@ fn reference(pass: Pass, dims: &Conv2dDims, operands: &[Vec<f64>]) -> Vec<f64> {
     out
 }
 
-/// Holds `variant` to the reference: within 1e-5 of the norm of each sum's terms and, in bf16, one rounding.
+/// Holds the kernels of `variant` to the reference, and to each other's bits: within 1e-5 of the norm of each sum's terms and, in bf16, one rounding.
 fn check(variant: &Variant, dims: &Conv2dDims, sum: Sum, watch: Watch) {
     let sum = if variant.pass() == Pass::Dgrad { sum } else { Sum::Nothing };
     let ([first, second], num_results) = sizes(variant.pass(), dims);
@@ -125,14 +127,19 @@ fn check(variant: &Variant, dims: &Conv2dDims, sum: Sum, watch: Watch) {
     let rounding =
         if variant.pass() == Pass::Wgrad || variant.dtype == DType::F32 { 0.0 } else { 1.0 / 256.0 };
     on_each_device(|device, open| {
-        let got = computed(variant, dims, &operands, sum, open(watch));
+        let by_stages: Vec<Vec<f32>> = variant
+            .kernels()
+            .map(|(_, shared_bytes)| computed((variant, shared_bytes), dims, &operands, sum, open(watch)))
+            .collect();
+        let got = &by_stages[0];
+        let name = variant.entry.kernel().name;
+        assert!(by_stages.iter().all(|other| other == got), "{name} on {device}: {dims:?}");
         for (i, (&got, (&expected, &square))) in got.iter().zip(expected.iter().zip(&squares)).enumerate() {
             let error = (f64::from(got) - expected).abs();
             let tolerance = 1e-5 * square.sqrt() + rounding * expected.abs();
             assert!(
                 error <= tolerance,
-                "{} {dims:?} {sum:?} on {device}: [{i}] is {got}, not {expected}",
-                variant.kernel().name
+                "{name} {dims:?} {sum:?} on {device}: [{i}] is {got}, not {expected}"
             );
         }
     });
@@ -173,9 +180,10 @@ fn every_variant_computes_the_same_bits_in_any_order_of_threads() {
             let ([first, second], _) = sizes(variant.pass(), &dims);
             let operands = [random(first, 4), random(second, 5)];
             on_each_device(|device, open| {
-                let [first, others @ ..] = [1, 2, 3]
-                    .map(|seed| computed(variant, &dims, &operands, Sum::Nothing, open(quick(seed))));
-                let name = variant.kernel().name;
+                let [first, others @ ..] = [1, 2, 3].map(|seed| {
+                    computed((variant, u32::MAX), &dims, &operands, Sum::Nothing, open(quick(seed)))
+                });
+                let name = variant.entry.kernel().name;
                 assert!(others.iter().all(|other| *other == first), "{name} on {device}: {dims:?}");
             });
         }
@@ -205,7 +213,7 @@ fn index_maps_hold_for_every_small_axis() {
         let [w, s, stride_w, pad_w] = axes[(i * 7 + 3) % axes.len()];
         let plane = |c, k| dims([2, h, w, c], k, [r, s], [stride_h, stride_w], [pad_h, pad_w]);
         for variant in &VARIANTS {
-            match variant.kernel().name {
+            match variant.entry.kernel().name {
                 name if name.ends_with("_f32") => {
                     check(variant, &plane(2, 3), Sum::InPlace, quick(i as u64));
                 }

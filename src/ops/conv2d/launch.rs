@@ -233,7 +233,8 @@ pub(super) fn launch_variant(
     let gemm = Gemm::new(variant.pass(), dims);
     let grid = [variant.num_tiles(&gemm), gemm.classes, 1];
     let operands = stored.operands(args);
-    let (entry, arguments) = match variant.entry {
+    let (entry, shared_bytes) = variant.kernel_within(launcher.block_shared_bytes());
+    let (entry, arguments) = match entry {
         PassEntry::Fprop(entry) => (entry, Conv2dArgs::fprop(dims, operands, gemm.depth)?),
         PassEntry::Dgrad(entry) => (entry, Conv2dArgs::dgrad(dims, operands)?),
         PassEntry::Wgrad(entry) => {
@@ -242,14 +243,14 @@ pub(super) fn launch_variant(
             let parts = if split.parts == 1 { out } else { args.workspace() };
             let arguments = Conv2dWgradArgs::new(dims, [x, dy, parts], split)?;
             let grid = [variant.num_tiles(&gemm), split.parts, 1];
-            entry.launch_with_shared(launcher, grid, variant.shared_bytes(), &arguments)?;
+            entry.launch_with_shared(launcher, grid, shared_bytes, &arguments)?;
             return if split.parts == 1 { Ok(()) } else { add_parts(dims, [parts, out], split, launcher) };
         }
     };
     if variant.takes_chunks() {
         chunks_checked(&arguments)?;
     }
-    entry.launch_with_shared(launcher, grid, variant.shared_bytes(), &arguments)
+    entry.launch_with_shared(launcher, grid, shared_bytes, &arguments)
 }
 
 /// Adds the parts of a split wgrad.
@@ -298,7 +299,7 @@ mod tests {
     }
 
     fn launched(kernel: &str, dims: &Conv2dDims) -> std::result::Result<(), String> {
-        let variant = VARIANTS.iter().find(|variant| variant.kernel().name == kernel).unwrap();
+        let variant = VARIANTS.iter().find(|variant| variant.entry.kernel().name == kernel).unwrap();
         let slot = Slot { offset_bytes: 0, shape: Shape::from([1]), dtype: DType::F32 };
         let args = LaunchArgs { arena_address: 0, inputs: &[slot; 2], outputs: &[slot], workspace: slot };
         launch_variant(variant, dims, Stored::Sums { addend: None }, &args, &mut Nowhere)

@@ -23,6 +23,7 @@ pub(super) use split::Split;
 use split::wgrad_workspace_bytes;
 pub use stats::Conv2dStats;
 pub use sums::Conv2dDgradSums;
+pub(crate) use variants::conv2d_shared_bytes;
 use variants::{Pass, Variant, choose};
 
 use crate::device::cpu::CpuArgs;

@@ -51,10 +51,23 @@ pub(super) enum PassEntry {
 }
 use PassEntry::{Dgrad, Fprop, Wgrad};
 
+impl PassEntry {
+    pub(super) fn kernel(self) -> &'static kernels::Kernel {
+        match self {
+            Fprop(entry) | Dgrad(entry) => entry.kernel,
+            Wgrad(entry) => entry.kernel,
+        }
+    }
+}
+
 /// A kernel and what it takes.
 #[derive(Debug)]
 pub(super) struct Variant {
+    /// The kernel; of two the one with fewer stages.
     pub entry: PassEntry,
+    /// The same with [`STAGES`], where it has fewer, for GPUs that give a block so much shared memory. Stages decide when
+    /// bytes come and not what becomes of them: both give the same bits.
+    deeper: Option<PassEntry>,
     pub dtype: DType,
     unit: Unit,
     /// Most rows and columns of a filter.
@@ -72,19 +85,25 @@ pub(super) struct Variant {
 impl Variant {
     const fn cuda_cores(entry: PassEntry, dtype: DType) -> Variant {
         let (unit, most_taps, stages) = (Unit::CudaCores, usize::MAX, 0);
-        Variant { entry, dtype, unit, most_taps, tile_rows: TILE, tile_cols: TILE, stages, rate: 0.05 }
+        let (deeper, tile_rows, tile_cols, rate) = (None, TILE, TILE, 0.05);
+        Variant { entry, deeper, dtype, unit, most_taps, tile_rows, tile_cols, stages, rate }
     }
 
     const fn tensor_cores(entry: PassEntry, [tile_rows, tile_cols]: [usize; 2], rate: f64) -> Variant {
         let most_taps = if matches!(entry, Wgrad(_)) { usize::MAX } else { MOST_TAPS };
         let stages = if tile_rows > 128 || tile_cols > 128 { STAGES_OF_LONG } else { STAGES };
-        let (dtype, unit) = (DType::Bf16, Unit::TensorCores);
-        Variant { entry, dtype, unit, most_taps, tile_rows, tile_cols, stages, rate }
+        let (dtype, unit, deeper) = (DType::Bf16, Unit::TensorCores, None);
+        Variant { entry, deeper, dtype, unit, most_taps, tile_rows, tile_cols, stages, rate }
     }
 
     /// The same for filters of one tap.
     const fn of_one_tap(self) -> Variant {
         Variant { most_taps: 1, ..self }
+    }
+
+    /// The same, and this kernel with more stages.
+    const fn or_deeper(self, deeper: PassEntry) -> Variant {
+        Variant { deeper: Some(deeper), ..self }
     }
 
     /// The same with so many stages.
@@ -93,12 +112,16 @@ impl Variant {
     }
 }
 
-/// All kernels. Those without a tile in their name take any shape. Of two that cost the same the first is chosen.
+/// All kernels. Those without a tile in their name take any shape. Of two that cost the same the first is chosen. The tiles that
+/// have a deeper twin are those of which one block fills a multiprocessor: of 256x64 two blocks of three stages do not fit.
 pub(super) static VARIANTS: [Variant; 35] = [
     Variant::cuda_cores(Fprop(&kernels::CONV2D_FPROP_F32), DType::F32),
     Variant::cuda_cores(Fprop(&kernels::CONV2D_FPROP_BF16), DType::Bf16),
-    Variant::tensor_cores(Fprop(&kernels::CONV2D_FPROP_1X1_TILE256X128_BF16), [256, 128], 1.15).of_one_tap(),
-    Variant::tensor_cores(Fprop(&kernels::CONV2D_FPROP_TILE256X128_BF16), [256, 128], 1.15),
+    Variant::tensor_cores(Fprop(&kernels::CONV2D_FPROP_1X1_TILE256X128_BF16), [256, 128], 1.15)
+        .of_one_tap()
+        .or_deeper(Fprop(&kernels::CONV2D_FPROP_1X1_TILE256X128_STAGES3_BF16)),
+    Variant::tensor_cores(Fprop(&kernels::CONV2D_FPROP_TILE256X128_BF16), [256, 128], 1.15)
+        .or_deeper(Fprop(&kernels::CONV2D_FPROP_TILE256X128_STAGES3_BF16)),
     Variant::tensor_cores(Fprop(&kernels::CONV2D_FPROP_1X1_TILE128X128_BF16), [128, 128], 1.0).of_one_tap(),
     Variant::tensor_cores(Fprop(&kernels::CONV2D_FPROP_TILE128X128_BF16), [128, 128], 1.0),
     Variant::tensor_cores(Fprop(&kernels::CONV2D_FPROP_1X1_TILE256X64_BF16), [256, 64], 0.88).of_one_tap(),
@@ -111,8 +134,11 @@ pub(super) static VARIANTS: [Variant; 35] = [
         .of_stages(STAGES_BESIDE_L1),
     Variant::cuda_cores(Dgrad(&kernels::CONV2D_DGRAD_F32), DType::F32),
     Variant::cuda_cores(Dgrad(&kernels::CONV2D_DGRAD_BF16), DType::Bf16),
-    Variant::tensor_cores(Dgrad(&kernels::CONV2D_DGRAD_1X1_TILE256X128_BF16), [256, 128], 1.15).of_one_tap(),
-    Variant::tensor_cores(Dgrad(&kernels::CONV2D_DGRAD_TILE256X128_BF16), [256, 128], 1.15),
+    Variant::tensor_cores(Dgrad(&kernels::CONV2D_DGRAD_1X1_TILE256X128_BF16), [256, 128], 1.15)
+        .of_one_tap()
+        .or_deeper(Dgrad(&kernels::CONV2D_DGRAD_1X1_TILE256X128_STAGES3_BF16)),
+    Variant::tensor_cores(Dgrad(&kernels::CONV2D_DGRAD_TILE256X128_BF16), [256, 128], 1.15)
+        .or_deeper(Dgrad(&kernels::CONV2D_DGRAD_TILE256X128_STAGES3_BF16)),
     Variant::tensor_cores(Dgrad(&kernels::CONV2D_DGRAD_1X1_TILE128X128_BF16), [128, 128], 1.0).of_one_tap(),
     Variant::tensor_cores(Dgrad(&kernels::CONV2D_DGRAD_TILE128X128_BF16), [128, 128], 1.0),
     Variant::tensor_cores(Dgrad(&kernels::CONV2D_DGRAD_1X1_TILE256X64_BF16), [256, 64], 0.88).of_one_tap(),
@@ -125,9 +151,13 @@ pub(super) static VARIANTS: [Variant; 35] = [
         .of_stages(STAGES_BESIDE_L1),
     Variant::cuda_cores(Wgrad(&kernels::CONV2D_WGRAD_F32), DType::F32),
     Variant::cuda_cores(Wgrad(&kernels::CONV2D_WGRAD_BF16), DType::Bf16),
-    Variant::tensor_cores(Wgrad(&kernels::CONV2D_WGRAD_TILE256X128_BF16), [256, 128], 1.15),
-    Variant::tensor_cores(Wgrad(&kernels::CONV2D_WGRAD_1X1_TILE128X256_BF16), [128, 256], 1.2).of_one_tap(),
-    Variant::tensor_cores(Wgrad(&kernels::CONV2D_WGRAD_TILE128X256_BF16), [128, 256], 1.2),
+    Variant::tensor_cores(Wgrad(&kernels::CONV2D_WGRAD_TILE256X128_BF16), [256, 128], 1.15)
+        .or_deeper(Wgrad(&kernels::CONV2D_WGRAD_TILE256X128_STAGES3_BF16)),
+    Variant::tensor_cores(Wgrad(&kernels::CONV2D_WGRAD_1X1_TILE128X256_BF16), [128, 256], 1.2)
+        .of_one_tap()
+        .or_deeper(Wgrad(&kernels::CONV2D_WGRAD_1X1_TILE128X256_STAGES3_BF16)),
+    Variant::tensor_cores(Wgrad(&kernels::CONV2D_WGRAD_TILE128X256_BF16), [128, 256], 1.2)
+        .or_deeper(Wgrad(&kernels::CONV2D_WGRAD_TILE128X256_STAGES3_BF16)),
     Variant::tensor_cores(Wgrad(&kernels::CONV2D_WGRAD_TILE128X128_BF16), [128, 128], 1.0),
     Variant::tensor_cores(Wgrad(&kernels::CONV2D_WGRAD_TILE256X64_BF16), [256, 64], 0.88),
     Variant::tensor_cores(Wgrad(&kernels::CONV2D_WGRAD_1X1_TILE64X256_BF16), [64, 256], 1.0).of_one_tap(),
@@ -172,13 +202,6 @@ impl Variant {
             Fprop(_) => Pass::Fprop,
             Dgrad(_) => Pass::Dgrad,
             Wgrad(_) => Pass::Wgrad,
-        }
-    }
-
-    pub(super) fn kernel(&self) -> &'static kernels::Kernel {
-        match self.entry {
-            Fprop(entry) | Dgrad(entry) => entry.kernel,
-            Wgrad(entry) => entry.kernel,
         }
     }
 
@@ -265,15 +288,28 @@ impl Variant {
         }
     }
 
-    pub(super) fn shared_bytes(&self) -> u32 {
-        match self.unit {
-            Unit::CudaCores => 0,
-            Unit::TensorCores => {
-                let stage_elems = (self.tile_rows + self.tile_cols) * DEPTH;
-                (self.stages * stage_elems * DType::Bf16.size_bytes()) as u32
-            }
-        }
+    /// Shared memory of so many stages, in bytes.
+    fn bytes_of_stages(&self, stages: usize) -> u32 {
+        (stages * (self.tile_rows + self.tile_cols) * DEPTH * DType::Bf16.size_bytes()) as u32
     }
+
+    /// Its kernels, the one with the most stages first, and the shared memory that each of them asks for, in bytes.
+    pub(super) fn kernels(&self) -> impl Iterator<Item = (PassEntry, u32)> {
+        let deeper = self.deeper.map(|entry| (entry, self.bytes_of_stages(STAGES)));
+        deeper.into_iter().chain([(self.entry, self.bytes_of_stages(self.stages))])
+    }
+
+    /// The kernel with as many stages as a block may have shared memory for, and what it asks for, both in bytes.
+    pub(super) fn kernel_within(&self, block_shared_bytes: u32) -> (PassEntry, u32) {
+        let fits = |&(_, shared_bytes): &(PassEntry, u32)| shared_bytes <= block_shared_bytes;
+        self.kernels().find(fits).unwrap_or((self.entry, self.bytes_of_stages(self.stages)))
+    }
+}
+
+/// Dynamic shared memory that `kernel` asks for in bytes, if it is one of these.
+pub(crate) fn conv2d_shared_bytes(kernel: &kernels::Kernel) -> Option<u32> {
+    let mut of_variants = VARIANTS.iter().flat_map(Variant::kernels);
+    of_variants.find(|(entry, _)| entry.kernel() == kernel).map(|(_, shared_bytes)| shared_bytes)
 }
 
 /// The kernel for a problem.
@@ -297,6 +333,9 @@ mod tests {
     use crate::device::kernels::common::WARP_THREADS;
     use crate::ops::conv2d::launch::MOST_TILE_COLS;
 
+    /// What a consumer GPU gives a block.
+    const CONSUMER_SHARED_BYTES: u32 = 99 << 10;
+
     fn dims(n: usize, size: usize, c: usize, k: usize, kernel: usize, stride: usize) -> Conv2dDims {
         let pad = kernel / 2;
         Conv2dDims {
@@ -317,14 +356,20 @@ mod tests {
     #[test]
     fn every_variant_does_what_its_kernel_is_named_after() {
         for variant in &VARIANTS {
-            let &kernels::Kernel { name, file, block_threads, .. } = variant.kernel();
+            let &kernels::Kernel { name, file, block_threads, .. } = variant.entry.kernel();
             assert_eq!(file, format!("conv2d_{:?}", variant.pass()).to_lowercase());
             assert!(name.ends_with(&variant.dtype.to_string()), "{name}");
             let named = name.contains(&format!("tile{}x{}", variant.tile_rows, variant.tile_cols));
             assert_eq!(named, variant.unit == Unit::TensorCores, "{name}");
             assert!(variant.tile_cols <= MOST_TILE_COLS);
-            // What a consumer GPU gives a block.
-            assert!(variant.shared_bytes() <= 99 << 10, "{name}");
+            let least = variant.kernel_within(CONSUMER_SHARED_BYTES);
+            assert!(least.0.kernel() == variant.entry.kernel() && least.1 <= CONSUMER_SHARED_BYTES, "{name}");
+            if let Some(deeper) = variant.deeper {
+                let kernel = deeper.kernel();
+                assert_eq!(kernel.name.replace(&format!("_stages{STAGES}"), ""), name);
+                assert_eq!((kernel.file, kernel.block_threads), (file, block_threads), "{name}");
+                assert!(variant.stages < STAGES);
+            }
             let warps = block_threads as usize / WARP_THREADS;
             assert!((variant.tile_rows * variant.tile_cols).is_multiple_of(warps * 16 * 16), "{name}");
         }
@@ -333,7 +378,7 @@ mod tests {
     #[test]
     fn channels_not_in_eights_run_on_cuda_cores() {
         for (c, k) in [(3, 64), (64, 50), (175, 64)] {
-            let name = choose(Pass::Dgrad, DType::Bf16, &dims(2, 9, c, k, 3, 1)).unwrap().kernel().name;
+            let name = choose(Pass::Dgrad, DType::Bf16, &dims(2, 9, c, k, 3, 1)).unwrap().entry.kernel().name;
             assert_eq!(name, "conv2d_dgrad_bf16");
         }
         assert!(choose(Pass::Fprop, DType::F64, &dims(2, 9, 3, 8, 3, 1)).is_err());
@@ -341,19 +386,19 @@ mod tests {
 
     #[test]
     fn tiles_follow_the_number_of_channels_and_of_blocks() {
-        let fprop = |dims| choose(Pass::Fprop, DType::Bf16, &dims).unwrap().kernel().name;
+        let fprop = |dims| choose(Pass::Fprop, DType::Bf16, &dims).unwrap().entry.kernel().name;
         assert_eq!(fprop(dims(256, 32, 128, 128, 3, 1)), "conv2d_fprop_tile256x128_bf16");
         assert_eq!(fprop(dims(256, 4, 512, 512, 3, 1)), "conv2d_fprop_tile128x128_bf16");
         assert_eq!(fprop(dims(256, 32, 64, 64, 3, 1)), "conv2d_fprop_tile256x64_bf16");
         assert_eq!(fprop(dims(8, 8, 256, 256, 3, 1)), "conv2d_fprop_tile64x64_bf16");
-        let wgrad = |dims| choose(Pass::Wgrad, DType::Bf16, &dims).unwrap().kernel().name;
+        let wgrad = |dims| choose(Pass::Wgrad, DType::Bf16, &dims).unwrap().entry.kernel().name;
         assert_eq!(wgrad(dims(256, 8, 256, 256, 3, 1)), "conv2d_wgrad_tile128x256_bf16");
         assert_eq!(wgrad(dims(256, 32, 64, 64, 3, 1)), "conv2d_wgrad_tile64x256_bf16");
     }
 
     #[test]
     fn filters_of_one_tap_have_kernels_of_their_own_and_large_ones_none_on_tensor_cores() {
-        let fprop = |dims| choose(Pass::Fprop, DType::Bf16, &dims).unwrap().kernel().name;
+        let fprop = |dims| choose(Pass::Fprop, DType::Bf16, &dims).unwrap().entry.kernel().name;
         assert_eq!(fprop(dims(256, 16, 512, 128, 1, 1)), "conv2d_fprop_1x1_tile256x128_bf16");
         assert_eq!(fprop(dims(2, 32, 64, 64, MOST_TAPS, 1)), "conv2d_fprop_tile64x64_bf16");
         assert_eq!(fprop(dims(2, 32, 64, 64, MOST_TAPS + 2, 1)), "conv2d_fprop_bf16");
