@@ -2,9 +2,9 @@
 
 use std::fmt;
 
-/// What `all` stands for: one image per kind of chip in common use, and the assembly text that drivers compile for every
-/// later one.
-pub const ALL: &str = "sm_80,sm_86,sm_89,sm_90a,compute_80";
+/// What `all` stands for: one image per kind of chip in common use, and the assembly texts that drivers compile for every
+/// later one: those from 9.0 on may overlap launches.
+pub const ALL: &str = "sm_80,sm_86,sm_89,sm_90a,compute_80,compute_90";
 
 /// Kernels use `cp.async` and bf16 matrix instructions, which came with this one.
 const LOWEST: u32 = 80;
@@ -28,6 +28,24 @@ impl Arch {
     /// The assembly text that every chip and every driver takes.
     pub fn lowest_text() -> Arch {
         Arch { number: LOWEST.to_string(), is_ptx: true }
+    }
+
+    /// The assembly text that an image of `source` for this architecture is, or is assembled from.
+    ///
+    /// Reading the source takes nvcc ten times as long as assembling. Source becomes the same text, but for its name, for all
+    /// architectures between two that it asks for by `__CUDA_ARCH__ >= 900`, so the lowest of them serves. Source that asks
+    /// in another way is read for each.
+    pub fn text_of(&self, source: &str) -> Arch {
+        let text = |number: String| Arch { number, is_ptx: true };
+        let asked: Option<Vec<u32>> = source.split("__CUDA_ARCH").skip(1).map(asked_for).collect();
+        match asked {
+            Some(steps) if !self.is_ptx => {
+                let own: u32 = digits(&self.number).parse().expect("a number that has been parsed");
+                let reached = steps.into_iter().filter(|&step| step <= own).max();
+                text(reached.unwrap_or(LOWEST).to_string())
+            }
+            _ => text(self.number.clone()),
+        }
     }
 
     /// The value of nvcc's `-gencode`.
@@ -71,13 +89,25 @@ pub fn parse_list(text: &str, known: &str) -> Result<Vec<Arch>, String> {
     Ok(archs)
 }
 
+/// The 90 of `__ >= 900`.
+fn asked_for(after_word: &str) -> Option<u32> {
+    let number = after_word.strip_prefix("__ >= ")?;
+    let digits = number.find(|c: char| !c.is_ascii_digit()).map_or(number, |end| &number[..end]);
+    digits.strip_suffix('0')?.parse().ok()
+}
+
+/// The number without the letter of a variant.
+fn digits(number: &str) -> &str {
+    number.trim_end_matches(['a', 'f'])
+}
+
 fn parse(word: &str, known: &str) -> Result<Arch, String> {
     let (number, is_ptx) = match (word.strip_prefix("compute_"), word.strip_prefix("sm_")) {
         (Some(number), _) => (number, true),
         (None, Some(number)) => (number, false),
         (None, None) => (word, false),
     };
-    let digits = number.trim_end_matches(['a', 'f']);
+    let digits = digits(number);
     let value: u32 = digits.parse().map_err(|_| format!("is not an architecture; give one like {ALL}"))?;
     if value < LOWEST {
         return Err(format!("is too old: the kernels need sm_{LOWEST} (Ampere) or later"));

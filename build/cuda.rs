@@ -90,18 +90,6 @@ fn capabilities() -> String {
     answer.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default()
 }
 
-/// The assembly text that an image is, or is assembled from.
-///
-/// Reading the source takes nvcc ten times as long as assembling. Source that does not ask for the architecture becomes the
-/// same text for each, but for its name, so the lowest text serves all chips.
-fn text_of(file: &KernelFile, arch: &Arch) -> Arch {
-    if arch.is_ptx || file.text_with_headers.contains("__CUDA_ARCH") {
-        Arch { number: arch.number.clone(), is_ptx: true }
-    } else {
-        Arch::lowest_text()
-    }
-}
-
 /// nvcc, and what all its results depend on.
 struct Compiler<'a> {
     nvcc: &'a Nvcc,
@@ -111,7 +99,10 @@ struct Compiler<'a> {
 impl Compiler<'_> {
     /// The assembly texts that `pairs` need, one a pair; those that several need are compiled once.
     fn texts(&self, pairs: &[(&KernelFile, &Arch)], folder: &Path) -> Result<Vec<Output>, String> {
-        let jobs: Vec<Job> = pairs.iter().map(|(file, arch)| self.text(file, &text_of(file, arch))).collect();
+        let jobs: Vec<Job> = pairs
+            .iter()
+            .map(|(file, arch)| self.text(file, &arch.text_of(&file.text_with_headers)))
+            .collect();
         let wanted: Vec<String> = jobs.iter().map(|job| job.name.clone()).collect();
         let different: BTreeMap<String, Job> = jobs.into_iter().map(|job| (job.name.clone(), job)).collect();
         let (names, jobs): (Vec<String>, Vec<Job>) = different.into_iter().unzip();

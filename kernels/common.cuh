@@ -9,10 +9,31 @@
 // Stands before a constant or a struct that Rust needs, too: build.rs reads it here and writes it for Rust.
 #define FOR_RUST
 
+// On GPUs of compute capability 9.0 and later a launch may begin before the one before it is done (programmatic dependent
+// launch): what it reads is there, and what it overwrites no longer needed, once all launches before it are.
+static __device__ __forceinline__ void wait_for_launches_before() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+// Lets blocks of the next launch take what this one leaves free and wait there, once each of its blocks has come here.
+static __device__ __forceinline__ void let_next_launch_begin() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;");
+#endif
+}
+
 // The head of a kernel: symbol, argument struct `args`, threads per block, and where the assembler is not to save registers
-// for the sake of more, the fewest blocks of a multiprocessor. The body follows in braces.
-#define KERNEL(symbol, Args, ...) \
-    extern "C" __global__ void __launch_bounds__(__VA_ARGS__) symbol(const __grid_constant__ Args args)
+// for the sake of more, the fewest blocks of a multiprocessor. The body follows in braces. Every thread waits for the launches
+// before: the host relies on it where it lets launches overlap (`CudaDevice::launch`).
+#define KERNEL(symbol, Args, ...)                                                                              \
+    static __device__ __forceinline__ void symbol##_body(const Args& args);                                    \
+    extern "C" __global__ void __launch_bounds__(__VA_ARGS__) symbol(const __grid_constant__ Args args) {      \
+        wait_for_launches_before();                                                                            \
+        symbol##_body(args);                                                                                   \
+    }                                                                                                          \
+    static __device__ __forceinline__ void symbol##_body(const Args& args)
 
 // The block's dynamic shared memory; every call gives the same address, aligned to 1024 bytes.
 template <class T>

@@ -266,6 +266,9 @@ SIMT_HOOK T atomicMin(T* address, T value) {
 #define SIMT_ENTRY(symbol) symbol
 #endif
 
+// Launches follow one another here.
+static inline void let_next_launch_begin() {}
+
 // Each thread has its own copy of the arguments, as on the GPU.
 #define KERNEL(symbol, Args, ...)                                                            \
     static void symbol##_body(const Args& args);                                             \

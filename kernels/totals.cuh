@@ -54,6 +54,9 @@ struct TotalTile {
     template <int N, class T>
     __device__ __forceinline__ void add_rows(T (&values)[N]) const {
         __shared__ T shared[N][kTotalThreads];
+        // A few blocks leave most of a GPU to the next launch. A launch that fills the GPU does not say so early:
+        // multiprocessors that are done first would get more blocks of the next than the others.
+        let_next_launch_begin();
 #pragma unroll
         for (int n = 0; n < N; n++) {
             for (uint32_t distance = kWarpThreads / 2; distance >= columns; distance /= 2) {

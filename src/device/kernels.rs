@@ -261,4 +261,16 @@ mod tests {
         }
         assert!(IMAGES.iter().all(|image| !image.bytes.is_empty()));
     }
+
+    #[test]
+    fn assembly_text_waits_for_launches_before_from_9_0_on_alone() {
+        for image in &IMAGES {
+            let Some(number) = image.arch.strip_prefix("compute_") else { continue };
+            let number: u32 = number.trim_end_matches(['a', 'f']).parse().unwrap();
+            let text = std::str::from_utf8(image.bytes).unwrap();
+            let num_kernels = KERNELS.iter().filter(|kernel| kernel.file == image.file).count();
+            let expected = if number >= 90 { num_kernels } else { 0 };
+            assert_eq!(text.matches("griddepcontrol.wait").count(), expected, "{} for {number}", image.file);
+        }
+    }
 }

@@ -32,7 +32,8 @@ pub struct Gpu {
     pub l2_mib: f64,
     /// A round trip to memory in clocks.
     pub latency_clocks: f64,
-    /// What a launch of a captured list takes besides its work, in microseconds: blocks start and end.
+    /// What a launch of a captured list takes besides its work, in microseconds: blocks start and end. Where launches may
+    /// overlap, from compute capability 9.0 on, it is an estimate.
     pub launch_gap_us: f64,
     /// Registers of a multiprocessor.
     pub registers_per_sm: u32,
@@ -46,6 +47,12 @@ pub struct Gpu {
     pub l1_kib_per_sm: u32,
 }
 
+/// Between launches of which each begins when the one before it is done: between the two values that measured steps leave
+/// ([`super`]).
+const GAP_US: f64 = 1.5;
+/// Where a launch may begin while the one before it ends. Not measured: the lower of those two values, as if nothing but the
+/// blocks themselves had to start.
+const OVERLAPPED_GAP_US: f64 = 0.7;
 /// What a block takes of shared memory besides its own, in bytes.
 const RESERVED_SHARED_BYTES: u32 = 1024;
 /// Shared memory that a multiprocessor can be set to give to blocks, in KiB (CUDA C Programming Guide).
@@ -74,7 +81,7 @@ impl Gpu {
             dram_gb_per_s: 2930.0,
             l2_mib: 50.0,
             latency_clocks: 1950.0,
-            launch_gap_us: 1.5,
+            launch_gap_us: OVERLAPPED_GAP_US,
             registers_per_sm: 65536,
             threads_per_sm: 2048,
             blocks_per_sm: 32,
@@ -92,6 +99,7 @@ impl Gpu {
                 l2_gb_per_s: 4100.0,
                 dram_gb_per_s: 1780.0,
                 l2_mib: 40.0,
+                launch_gap_us: GAP_US,
                 shared_kib_per_sm: 164,
                 l1_kib_per_sm: 192,
                 ..hopper
@@ -106,6 +114,7 @@ impl Gpu {
                 l2_mib: 72.0,
                 threads_per_sm: 1536,
                 blocks_per_sm: 24,
+                launch_gap_us: GAP_US,
                 shared_kib_per_sm: 100,
                 l1_kib_per_sm: 128,
                 ..hopper

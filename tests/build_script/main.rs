@@ -31,6 +31,25 @@ fn architectures_are_read_with_and_without_prefix() {
 }
 
 #[test]
+fn architectures_share_a_text_where_the_source_asks_for_nothing_between_them() {
+    let text =
+        |name: &str, source: &str| arch::parse_list(name, KNOWN).unwrap()[0].text_of(source).to_string();
+    let steps = "#if __CUDA_ARCH__ >= 900\n#endif\n#if __CUDA_ARCH__ >= 1000\n#endif";
+    for (name, source, expected) in [
+        ("sm_89", "", "compute_80"),
+        ("sm_90a", "", "compute_80"),
+        ("sm_89", steps, "compute_80"),
+        ("sm_90a", steps, "compute_90"),
+        ("sm_100", steps, "compute_100"),
+        ("sm_89", "#ifdef __CUDA_ARCH__", "compute_89"),
+        ("sm_90a", "#if __CUDA_ARCH__ >= 900 && defined(__CUDA_ARCH_FEAT_SM90_ALL)", "compute_90a"),
+        ("compute_89", steps, "compute_89"),
+    ] {
+        assert_eq!(text(name, source), expected, "{name} of {source:?}");
+    }
+}
+
+#[test]
 fn without_a_list_a_build_is_for_the_gpus_that_are_there() {
     for (capabilities, list) in [
         ("", "all"),

@@ -25,7 +25,7 @@ const CODES: [i32; 4] = [1, 3, 6, 8];
 fn error_of(call: &str) -> &'static str {
     match call {
         _ if call.contains("Alloc") || call.contains("Module") || call.contains("Instantiate") => "2",
-        "cuLaunchKernel" | "cuGraphLaunch" => "719!",
+        "cuLaunchKernelEx" | "cuGraphLaunch" => "719!",
         _ if call.contains("Synchronize") || call.contains("Memcpy") || call.contains("Query") => "700!",
         _ => "999",
     }

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::process::{Command, Output};
 
 pub use common::{Record, SoftGpu, software_gpu};
+use residuum::device::kernels::TOOLKIT;
 use serde::Deserialize;
 
 impl SoftGpu {
@@ -24,6 +25,11 @@ impl SoftGpu {
     }
 }
 
+/// Whether this build has assembly text whose kernels wait for the launches before them.
+pub fn kernels_wait() -> bool {
+    TOOLKIT.as_ref().is_some_and(|toolkit| toolkit.archs.contains(&"compute_90"))
+}
+
 /// Counts of what happened on the software GPU, over one process or several.
 #[derive(Debug, Default, Deserialize)]
 pub struct Report {
@@ -34,6 +40,9 @@ pub struct Report {
     /// Those after which no work was left: a GPU that has nothing to do.
     #[serde(default)]
     pub idles: u64,
+    /// Kernels that ran in launches that may begin before those before them are done.
+    #[serde(default)]
+    pub overlapping: u64,
     /// What a driver or a GPU would object to, or leave undefined.
     pub violations: u64,
     /// What was alive at the end of a process.
@@ -80,6 +89,7 @@ impl Report {
         }
         self.waits += other.waits;
         self.idles += other.idles;
+        self.overlapping += other.overlapping;
         self.violations += other.violations;
         self.leaks += other.leaks;
         self.races += other.races;

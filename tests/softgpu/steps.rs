@@ -1,6 +1,6 @@
 //! What the host does between steps.
 
-use crate::gpu::software_gpu;
+use crate::gpu::{kernels_wait, software_gpu};
 use crate::program::Program;
 
 /// Work on the software GPU starts when something waits for it. A step that waits for the one before leaves a GPU without
@@ -28,4 +28,18 @@ fn no_step_waits_for_the_step_before() {
             many.idles - few.idles
         );
     }
+}
+
+#[test]
+fn every_launch_of_a_step_may_begin_while_the_one_before_it_ends() {
+    let Some(gpu) = software_gpu() else { return };
+    let program = Program::with_scenes();
+    let call = "train --data-dir scenes --model resnet9 --img-size 16 --batch-size 2 --limit-val 2 --lr 0.001 \
+                --precision bf16 --device cuda --max-steps 3";
+    let (output, record) = gpu.output(&mut program.command(call), &[]);
+    assert!(output.status.success(), "{}", record.log());
+    let report = record.clean_report();
+    let launches: u64 = report.kernels.values().map(|kernel| kernel.launches).sum();
+    assert!(report.calls["cuGraphLaunch"] > 0 && launches > report.calls["cuLaunchKernelEx"]);
+    assert_eq!(report.overlapping, if kernels_wait() { launches } else { 0 });
 }

@@ -41,6 +41,12 @@ pub(super) fn choose<'a>(capability: (u32, u32), archs: &[&'a str]) -> Option<&'
         .map(|(_, name)| name)
 }
 
+/// Whether launches of images for `arch` may overlap under a driver for CUDA `driver`: their kernels wait for what they need
+/// (`wait_for_launches_before` in kernels/common.cuh), and the driver keeps it in what it captures.
+pub(super) fn may_overlap(driver: (u32, u32), arch: &str) -> bool {
+    driver >= (12, 3) && Arch::parse(arch).is_some_and(|arch| arch.capability >= (9, 0))
+}
+
 /// Whether a driver for CUDA `driver` loads images for `arch` made by nvcc `toolkit`.
 ///
 /// Machine code needs a driver of the same major number, assembly text one at least as new as nvcc.
@@ -66,7 +72,7 @@ pub(super) fn check_driver(driver: (u32, u32), toolkit: &str, arch: &str) -> Res
 mod tests {
     use super::*;
 
-    const DEFAULT: [&str; 5] = ["sm_80", "sm_86", "sm_89", "sm_90a", "compute_80"];
+    const DEFAULT: [&str; 6] = ["sm_80", "sm_86", "sm_89", "sm_90a", "compute_80", "compute_90"];
 
     #[test]
     fn each_gpu_gets_the_closest_image() {
@@ -76,8 +82,8 @@ mod tests {
             ((8, 7), Some("sm_86")),
             ((8, 9), Some("sm_89")),
             ((9, 0), Some("sm_90a")),
-            ((10, 0), Some("compute_80")),
-            ((12, 1), Some("compute_80")),
+            ((10, 0), Some("compute_90")),
+            ((12, 1), Some("compute_90")),
             ((7, 5), None),
         ] {
             assert_eq!(choose(capability, &DEFAULT), expected, "{capability:?}");
@@ -90,6 +96,19 @@ mod tests {
         assert_eq!(choose((10, 3), &["sm_100a", "compute_90a"]), None);
         assert_eq!(choose((10, 3), &["sm_100f", "compute_90"]), Some("sm_100f"));
         assert_eq!(choose((8, 9), &["compute_80", "compute_89", "compute_90"]), Some("compute_89"));
+    }
+
+    #[test]
+    fn launches_overlap_where_kernels_wait_and_captures_keep_it() {
+        for (driver, arch, expected) in [
+            ((13, 0), "sm_90a", true),
+            ((12, 3), "compute_90", true),
+            ((12, 2), "sm_90a", false),
+            ((13, 0), "sm_89", false),
+            ((13, 0), "compute_80", false),
+        ] {
+            assert_eq!(may_overlap(driver, arch), expected, "{driver:?} {arch}");
+        }
     }
 
     #[test]

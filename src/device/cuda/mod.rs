@@ -11,6 +11,7 @@ mod staging;
 #[cfg(test)]
 mod tests;
 
+use std::ptr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,6 +40,8 @@ pub struct CudaDevice {
     staging: Staging,
     readbacks: Readbacks,
     modules: Modules,
+    /// Whether a launch may begin while the one before it ends.
+    overlaps: bool,
     stream: Arc<CudaStream>,
     context: Arc<CudaContext>,
     gpu: Gpu,
@@ -76,9 +79,11 @@ impl CudaDevice {
         let context = driver.context(ordinal)?;
         let stream = context.new_stream().map_err(failed("creating a stream"))?;
         let modules = Modules::new(&context, arch)?;
+        let overlaps = images::may_overlap(driver.cuda_version, arch);
         let staging = Staging::new(&context);
         let readbacks = Readbacks::new(&context)?;
-        Ok(CudaDevice { graphs: Vec::new(), arena: None, staging, readbacks, modules, stream, context, gpu })
+        let (graphs, arena) = (Vec::new(), None);
+        Ok(CudaDevice { graphs, arena, staging, readbacks, modules, overlaps, stream, context, gpu })
     }
 
     /// The GPU that was opened.
@@ -331,12 +336,29 @@ impl Launcher for CudaDevice {
     ) -> Result<()> {
         let function = self.modules.function(kernel)?;
         let mut parameters = [arguments.as_ptr().cast_mut().cast()];
-        let [grid_dim, block_dim] = [grid, block].map(|[x, y, z]| (x, y, z));
-        let stream = self.stream.cu_stream();
+        // A capture makes of this attribute an edge that lets the next kernel begin. Kernels wait for what they need.
+        let mut overlap = sys::CUlaunchAttribute {
+            id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+            pad: [0; 4],
+            value: sys::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
+        };
+        let config = sys::CUlaunchConfig {
+            gridDimX: grid[0],
+            gridDimY: grid[1],
+            gridDimZ: grid[2],
+            blockDimX: block[0],
+            blockDimY: block[1],
+            blockDimZ: block[2],
+            sharedMemBytes: shared_bytes,
+            hStream: self.stream.cu_stream(),
+            attrs: &raw mut overlap,
+            numAttrs: self.overlaps.into(),
+        };
         // SAFETY: the kernel takes one struct, whose bytes the driver copies before it returns; the operation that
         // launches vouches for the addresses in it.
         let launch = |()| unsafe {
-            result::launch_kernel(function, grid_dim, block_dim, shared_bytes, stream, &mut parameters)
+            sys::cuLaunchKernelEx(&raw const config, function, parameters.as_mut_ptr(), ptr::null_mut())
+                .result()
         };
         self.context.bind_to_thread().and_then(launch).map_err(|error| {
             let on = format!("grid {grid:?}, block {block:?}, {shared_bytes} shared bytes");

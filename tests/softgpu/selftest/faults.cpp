@@ -4,7 +4,7 @@
 namespace selftest {
 namespace {
 
-constexpr int kInvalidPtx = 218, kIllegalAddress = 700, kMisaligned = 716, kIllegalInstruction = 715,
+constexpr int kInvalidValue = 1, kInvalidPtx = 218, kIllegalAddress = 700, kMisaligned = 716, kIllegalInstruction = 715,
               kLaunchFailed = 719;
 
 void plant(const std::string& what, int expected_code, const std::string& body, const Run& how = {},
@@ -94,6 +94,54 @@ void text_faults() {
     close_session();
 }
 
+void overlaps() {
+    open_session();
+    Run how;
+    how.overlaps = true;
+    const auto on_sm_90 = [](const std::string& body) {
+        const std::string text = kernel_text(body), target = ".target sm_80";
+        return text.substr(0, text.find(target)) + ".target sm_90" + text.substr(text.find(target) + target.size());
+    };
+    const auto plant_on_sm_90 = [&](const std::string& what, const std::string& body) {
+        planted(what, run(on_sm_90(body), how).code, kLaunchFailed);
+        reopen_session();
+    };
+    const std::string wait = "griddepcontrol.wait;\n", store = "st.global.u32 [%d1], 7;\n";
+    const Result fine = run(on_sm_90("griddepcontrol.launch_dependents;\n" + wait + store), how);
+    check_equal("a launch that waits first", fine.code, 0);
+    check_equal("writes", fine.words[31], 7);
+    plant_on_sm_90("a write before the wait", store + wait);
+    plant_on_sm_90("a read before the wait", "ld.global.u32 %r2, [%d1];\n" + wait);
+    plant_on_sm_90("an atomic before the wait", "red.global.add.u32 [%d0], 1;\n" + wait);
+    plant_on_sm_90("a copy before the wait",
+                   ".shared .align 16 .b8 sh[64];\nmov.u32 %r2, sh;\ncp.async.ca.shared.global [%r2], [%d0], 4;\n" +
+                       wait);
+    plant_on_sm_90("a lane that waits for itself alone",
+                   "setp.eq.u32 %p1, %r1, 0;\n@%p1 griddepcontrol.wait;\n" + store);
+    plant_on_sm_90("a kernel that never waits", "");
+    how.overlaps = false;
+    check_equal("what does not overlap need not wait", run(on_sm_90(store), how).code, 0);
+    planted("griddepcontrol before sm_90", run(kernel_text(wait), how).code, kInvalidPtx, "limit");
+    void *module = nullptr, *function = nullptr;
+    const std::string text = on_sm_90(wait);
+    cu("cuModuleLoadData", &module, static_cast<const void*>(text.c_str()));
+    cu("cuModuleGetFunction", &function, module, "k");
+    uint32_t argument = 0;
+    void* parameters[] = {&session().buffer, &argument};
+    planted("an attribute that is not covered", launch_with_attribute(2, function, how, parameters), kInvalidValue,
+            "limit");
+    cu("cuModuleUnload", module);
+    close_session();
+}
+
+void overlaps_too_early() {
+    open_session();
+    Run how;
+    how.overlaps = true;
+    planted("a launch that overlaps on a GPU before 9.0", run(kernel_text(""), how).code, kInvalidValue);
+    close_session();
+}
+
 const std::string kStoreOwn = R"(
     mov.u32 %r2, sh;
     mad.lo.s32 %r3, %r1, 4, %r2;
@@ -166,6 +214,8 @@ std::vector<Group> fault_groups() {
         {"faults of memory", {}, memory_faults},
         {"faults of warps", {}, warp_faults},
         {"faults of the text", {}, text_faults},
+        {"launches that overlap", {}, overlaps},
+        {"overlaps before 9.0", {{"SOFTGPU_CC", "8.9"}}, overlaps_too_early},
         {"races on shared memory", {{"SOFTGPU_RACES", "1"}}, shared_races},
         {"races on global memory", {{"SOFTGPU_RACES", "2"}}, global_races},
     };

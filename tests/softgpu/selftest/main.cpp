@@ -183,6 +183,21 @@ add.s64 %d1, %d0, %d1;
     return head + outside + registers + declarations + arguments + body + "\nret;\n}\n";
 }
 
+int launch_with_attribute(int id, void* function, const Run& how, void** parameters) {
+    struct Attribute {
+        int id, padding, value;
+        char rest[60];
+    } attribute = {id, 0, 1, {}};
+    struct Config {
+        unsigned grid[3], block[3], shared_bytes;
+        void* stream;
+        const Attribute* attributes;
+        unsigned num_attributes;
+    } config = {{how.grid, 1, 1}, {how.block, 1, 1}, how.shared_bytes, session().stream, &attribute, 1};
+    return cu("cuLaunchKernelEx", static_cast<const Config*>(&config), function, parameters,
+              static_cast<void**>(nullptr));
+}
+
 Result run(const std::string& text, const Run& how) {
     Session& open = session();
     std::vector<uint32_t> words = how.input;
@@ -195,8 +210,11 @@ Result run(const std::string& text, const Run& how) {
     upload(open.buffer, words.data(), kWords * 4);
     uint32_t argument = how.argument;
     void* parameters[] = {&open.buffer, &argument};
-    int code = cu("cuLaunchKernel", function, how.grid, 1u, 1u, how.block, 1u, 1u, how.shared_bytes,
-                  open.stream, static_cast<void**>(parameters), static_cast<void**>(nullptr));
+    constexpr int kProgrammaticStreamSerialization = 6;
+    int code = how.overlaps
+                   ? launch_with_attribute(kProgrammaticStreamSerialization, function, how, parameters)
+                   : cu("cuLaunchKernel", function, how.grid, 1u, 1u, how.block, 1u, 1u, how.shared_bytes,
+                        open.stream, static_cast<void**>(parameters), static_cast<void**>(nullptr));
     if (code == 0) code = cu("cuStreamSynchronize", open.stream);
     if (code == 0) download(words.data(), open.buffer, kWords * 4);
     cu("cuModuleUnload", module);

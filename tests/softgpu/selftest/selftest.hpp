@@ -53,7 +53,11 @@ struct Run {
     unsigned block = 32, grid = 1, shared_bytes = 0;
     uint32_t argument = 0;
     std::vector<uint32_t> input = {};
+    bool overlaps = false;  // may begin before what is before it in the stream is done
 };
+
+// Launches through cuLaunchKernelEx with the attribute `id` set to 1.
+int launch_with_attribute(int id, void* function, const Run& how, void** parameters);
 struct Result {
     int code;
     std::vector<uint32_t> words;  // of the buffer afterwards

@@ -97,6 +97,7 @@ void Block::start(uint64_t block_number) {
         warp.copies.clear();
         std::fill(std::begin(warp.num_commits), std::end(warp.num_commits), 0);
         warp.exited = 0;
+        warp.waited = 0;
         warp.num_jumps_back = 0;
         warp.at_barrier = false;
         set_special_registers(warp);
@@ -150,6 +151,22 @@ void Block::release_barrier(size_t num_done, size_t num_waiting) {
 }
 
 // Memory.
+
+void Block::check_waited(Access access, int lane) const {
+    if (warps_[current_warp_].waited >> lane & 1) return;
+    fault(Fault::LaunchFailed,
+          concat(verb(access), " global memory before griddepcontrol.wait, in a launch that may overlap with those ",
+                 "before it (a race)"),
+          lane);
+}
+
+void Block::check_waited_at_end(const Warp& warp, uint32_t lane_mask) const {
+    const uint32_t missing = lane_mask & ~warp.waited;
+    if (!launch_.overlaps || missing == 0) return;
+    fault(Fault::LaunchFailed,
+          "ends without griddepcontrol.wait: the next launch does not wait for those before this one",
+          __builtin_ctz(missing));
+}
 
 void Block::find_range(uint64_t address, unsigned num_bytes, int lane, Access access) {
     auto above =

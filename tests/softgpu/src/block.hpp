@@ -40,6 +40,9 @@ class Block {
     void start_copy(Warp& warp, const PendingCopy& copy);
     void finish_copies(Warp& warp, uint32_t lane_mask, uint32_t num_pending_groups);
 
+    // A lane that ends without having waited for the launches before lets the next one overlap with them, too.
+    void check_waited_at_end(const Warp& warp, uint32_t lane_mask) const;
+
     [[noreturn]] void fault(Fault kind, const std::string& what, int lane = -1) const;
     void note(const std::string& what, int lane = -1);
 
@@ -60,6 +63,7 @@ class Block {
     [[noreturn]] void stuck(const Warp& warp);
     [[noreturn]] void misaligned(uint64_t address, unsigned num_bytes, int lane) const;
     void finish_copy(const PendingCopy& copy);
+    void check_waited(Access access, int lane) const;
     void find_range(uint64_t address, unsigned num_bytes, int lane, Access access);
     void report_race(const std::optional<std::string>& race, int lane) const;
     std::string describe_place(int lane) const;
@@ -89,6 +93,7 @@ inline void Block::check_aligned(uint64_t address, unsigned num_bytes, int lane)
 }
 
 inline uint8_t* Block::global(uint64_t address, unsigned num_bytes, int lane, Access access) {
+    if (launch_.overlaps) check_waited(access, lane);
     if (!last_range_.contains(address, num_bytes)) find_range(address, num_bytes, lane, access);
     if (global_races_ && access != Access::Atomic) {
         const auto block = static_cast<uint32_t>(block_number_);

@@ -87,6 +87,10 @@ void active_mask(Block&, Warp& warp, const Instruction& in, uint32_t lane_mask) 
 
 void nothing(Block&, Warp&, const Instruction&, uint32_t) {}
 
+void wait_for_launches_before(Block&, Warp& warp, const Instruction&, uint32_t lane_mask) {
+    warp.waited |= lane_mask;
+}
+
 void trap(Block& block, Warp&, const Instruction&, uint32_t) {
     block.fault(Fault::IllegalInstruction, "trap");
 }
@@ -115,5 +119,6 @@ Handler vote_handler(const std::string& mode) {
 Handler active_mask_handler() { return active_mask; }
 Handler nothing_handler() { return nothing; }
 Handler trap_handler() { return trap; }
+Handler launches_before_handler() { return wait_for_launches_before; }
 
 }  // namespace softgpu

@@ -55,6 +55,7 @@ class Performer {
         for (const auto& [base, allocation] : context_.memory) {
             memory.push_back({base, allocation.num_bytes, allocation.host});
         }
+        report().overlapping += work.launch.overlaps;
         const Outcome outcome = run_launch(work.launch, memory);
         for (const std::string& note : outcome.notes) say("note", note);
         if (outcome.fault == Fault::Race) report().races++;

@@ -105,6 +105,63 @@ std::vector<uint8_t> gather_parameters(const Function& function, void** pointers
     return bytes;
 }
 
+// CUlaunchAttribute and CUlaunchConfig.
+struct LaunchAttribute {
+    int id;
+    char padding[4];
+    union {
+        int value;
+        char bytes[64];
+    };
+};
+struct LaunchConfig {
+    unsigned grid[3], block[3], shared_bytes;
+    void* stream;
+    const LaunchAttribute* attributes;
+    unsigned num_attributes;
+};
+static_assert(sizeof(LaunchAttribute) == 72 && sizeof(LaunchConfig) == 56, "as in cuda.h");
+
+// Whether the attributes let the launch begin before what is before it in its stream is done. What is captured has that as
+// an edge of the graph.
+bool may_overlap(const LaunchConfig& config, const Stream& stream) {
+    constexpr int kProgrammaticStreamSerialization = 6, kFirstDriverToCapture = 12030;
+    bool overlaps = false;
+    for (unsigned index = 0; index < config.num_attributes; index++) {
+        const LaunchAttribute& attribute = config.attributes[index];
+        if (attribute.id != kProgrammaticStreamSerialization) {
+            say("limit", concat("attribute ", attribute.id, " of a launch is not known here"));
+            throw Refusal{kInvalidValue};
+        }
+        overlaps = attribute.value != 0;
+    }
+    if (overlaps && settings().capability < 90) {
+        refuse(kInvalidValue, concat("launches overlap from capability 9.0 on, not ", settings().capability));
+    }
+    if (overlaps && stream.capture && settings().driver_version < kFirstDriverToCapture) {
+        refuse(kCaptureUnsupported, "launches that overlap are captured from CUDA 12.3 on");
+    }
+    return overlaps;
+}
+
+int launch_kernel(const LaunchConfig& config, void* handle, void** parameters, void** extra) {
+    const std::shared_ptr<Kernel> kernel = driver().kernels.get(handle);
+    Stream& stream = stream_of(config.stream);
+    Function& function = *kernel->function;
+    if (kernel->context != current_context()) {
+        refuse(kInvalidHandle, "the kernel is one of another context");
+    }
+    if (extra) refuse(kInvalidValue, "parameters in one buffer are not covered");
+    const auto& [grid_x, grid_y, grid_z] = config.grid;
+    const auto& [block_x, block_y, block_z] = config.block;
+    Launch launch{&function, {grid_x, grid_y, grid_z}, {block_x, block_y, block_z}, config.shared_bytes, {}};
+    check_extents(function, launch);
+    check_shared(*kernel, config.shared_bytes);
+    launch.parameters = gather_parameters(function, parameters);
+    launch.overlaps = may_overlap(config, stream);
+    return submit(stream, KernelWork{kernel, std::move(launch)});
+}
+
 }  // namespace
 
 SOFTGPU_API cuModuleLoadData(void** handle, const void* image) {
@@ -207,19 +264,14 @@ SOFTGPU_API cuLaunchKernel(void* handle, unsigned grid_x, unsigned grid_y, unsig
                            unsigned block_y, unsigned block_z, unsigned shared_bytes, void* stream_handle,
                            void** parameters, void** extra) {
     return call("cuLaunchKernel", kContext, [&] {
-        const std::shared_ptr<Kernel> kernel = driver().kernels.get(handle);
-        Stream& stream = stream_of(stream_handle);
-        Function& function = *kernel->function;
-        if (kernel->context != current_context()) {
-            refuse(kInvalidHandle, "the kernel is one of another context");
-        }
-        if (extra) refuse(kInvalidValue, "parameters in one buffer are not covered");
-        Launch launch{&function, {grid_x, grid_y, grid_z}, {block_x, block_y, block_z}, shared_bytes, {}};
-        check_extents(function, launch);
-        check_shared(*kernel, shared_bytes);
-        launch.parameters = gather_parameters(function, parameters);
-        return submit(stream, KernelWork{kernel, std::move(launch)});
+        const LaunchConfig config = {grid_x,       grid_y,        grid_z,  block_x, block_y, block_z,
+                                     shared_bytes, stream_handle, nullptr, 0};
+        return launch_kernel(config, handle, parameters, extra);
     });
+}
+
+SOFTGPU_API cuLaunchKernelEx(const LaunchConfig* config, void* handle, void** parameters, void** extra) {
+    return call("cuLaunchKernelEx", kContext, [&] { return launch_kernel(*config, handle, parameters, extra); });
 }
 
 }  // namespace softgpu

@@ -26,6 +26,7 @@ Handler vote_handler(const std::string& mode);
 Handler active_mask_handler();
 Handler nothing_handler();  // of fences: memory is in order here
 Handler trap_handler();
+Handler launches_before_handler();  // griddepcontrol.wait
 
 Handler load_handler(const Instruction& instruction);
 Handler store_handler(const Instruction& instruction);

@@ -41,7 +41,7 @@ InstructionParser::Rule InstructionParser::find_rule(const std::string& name) {
         {"bar", &P::barrier},   {"barrier", &P::barrier},   {"membar", &P::fence},
         {"fence", &P::fence},   {"atom", &P::atomic},       {"red", &P::atomic},
         {"bra", &P::branch},    {"ret", &P::exit},          {"exit", &P::exit},
-        {"trap", &P::trap},
+        {"trap", &P::trap},     {"griddepcontrol", &P::grid_dependency},
     };
     if (arithmetic_forms().count(name)) return &P::arithmetic;
     const auto found = rules.find(name);
@@ -473,6 +473,13 @@ void InstructionParser::barrier() {
 void InstructionParser::fence() {
     opcode_.ignore_modifiers();
     in_.handler = nothing_handler();
+}
+
+void InstructionParser::grid_dependency() {
+    if (target_ < 90) tokens_.fail("griddepcontrol needs sm_90");
+    in_.handler = opcode_.has("wait")                ? launches_before_handler()
+                  : opcode_.has("launch_dependents") ? nothing_handler()
+                                                     : nullptr;
 }
 
 void InstructionParser::branch() {

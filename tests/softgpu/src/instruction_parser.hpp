@@ -12,7 +12,9 @@ namespace softgpu {
 
 class InstructionParser {
  public:
-    InstructionParser(TokenStream& tokens, KernelBuilder& kernel) : tokens_(tokens), kernel_(kernel) {}
+    // `target` is the 80 of sm_80.
+    InstructionParser(TokenStream& tokens, KernelBuilder& kernel, unsigned target)
+        : tokens_(tokens), kernel_(kernel), target_(target) {}
 
     void set_source(int file, int line) {
         source_file_ = file;
@@ -62,6 +64,7 @@ class InstructionParser {
     void active_mask();
     void barrier();
     void fence();
+    void grid_dependency();
     void atomic();
     void branch();
     void exit();
@@ -69,6 +72,7 @@ class InstructionParser {
 
     TokenStream& tokens_;
     KernelBuilder& kernel_;
+    const unsigned target_;
     int source_file_ = 0, source_line_ = 0;
     Opcode opcode_;  // of the instruction that is read
     Instruction in_;

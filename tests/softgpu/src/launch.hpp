@@ -25,6 +25,7 @@ struct Launch {
     uint32_t grid[3], block[3];
     uint32_t dynamic_shared_bytes;
     std::vector<uint8_t> parameters;
+    bool overlaps = false;  // may begin before what is before it in the stream is done
 };
 
 enum class Fault { None, IllegalAddress, Misaligned, LaunchFailed, IllegalInstruction, Race };

@@ -127,7 +127,7 @@ class ModuleParser {
     }
 
     void body(KernelBuilder& builder) {
-        InstructionParser instructions(tokens_, builder);
+        InstructionParser instructions(tokens_, builder, program_.target);
         int depth = 0;
         do {
             const std::string word = tokens_.current();

@@ -54,7 +54,8 @@ std::string Report::json() const {
     std::ostringstream out;
     out << "{\"process\": " << getpid() << ", \"calls\": {";
     list(out, calls, [&](const auto& call) { out << quoted(call.first) << ": " << call.second; });
-    out << "}, \"waits\": " << waits << ", \"idles\": " << idles << ", \"violations\": " << violations << ", \"leaks\": " << leaks
+    out << "}, \"waits\": " << waits << ", \"idles\": " << idles
+        << ", \"overlapping\": " << overlapping << ", \"violations\": " << violations << ", \"leaks\": " << leaks
         << ", \"races\": " << races << ", \"injected\": " << injected << ", \"kernels\": {";
     list(out, kernels, [&](const auto& kernel) {
         out << quoted(kernel.first) << ": ";

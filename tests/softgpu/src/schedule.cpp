@@ -123,6 +123,7 @@ Block::Pause Block::run_group(Warp& warp, LaneGroup group, uint64_t& steps_left)
                 park(group.pc + 1, lane_mask, false);
                 return Pause::AtBarrier;
             case Step::Exit:
+                check_waited_at_end(warp, lane_mask);
                 warp.exited |= lane_mask;
                 group.lane_mask &= ~lane_mask;
                 if (group.lane_mask == 0) return Pause::Parted;

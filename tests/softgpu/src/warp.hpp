@@ -33,7 +33,7 @@ struct Warp {
     std::vector<LaneGroup> groups;
     std::vector<PendingCopy> copies;
     uint32_t num_commits[kWarpLanes] = {};
-    uint32_t lanes = 0, exited = 0;
+    uint32_t lanes = 0, exited = 0, waited = 0;  // waited: for the launches before
     uint64_t num_jumps_back = 0;
     bool at_barrier = false;
 
