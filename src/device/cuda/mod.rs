@@ -4,6 +4,7 @@
 
 mod driver;
 mod images;
+mod landing;
 mod memory;
 mod modules;
 mod replay;

@@ -1,4 +1,4 @@
-//! Copies to the GPU that do not make the host wait.
+//! Copies to the GPU that do not make the host wait, and large ones that do not make its kernels wait.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -6,8 +6,9 @@ use std::sync::Arc;
 use cudarc::driver::{CudaContext, CudaEvent, CudaStream, result, sys};
 
 use super::driver::failed;
+use super::landing::{self, Landing};
 use super::memory::Pinned;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// How many lists of launches the host may have started that the GPU has not finished. Two would keep the GPU at work; more
 /// hide a batch that comes late.
@@ -32,6 +33,9 @@ pub(super) struct Staging {
     /// Uploaded since the last list was started; none before the first, which parameters and data precede.
     list_bytes: Option<usize>,
     most_list_bytes: usize,
+    landing: Option<Landing>,
+    /// The GPU had no memory for it.
+    landing_is_refused: bool,
     context: Arc<CudaContext>,
 }
 
@@ -43,6 +47,8 @@ impl Staging {
             spare: Vec::new(),
             list_bytes: None,
             most_list_bytes: 0,
+            landing: None,
+            landing_is_refused: false,
             context: Arc::clone(context),
         }
     }
@@ -66,6 +72,9 @@ impl Staging {
         }
         self.context.bind_to_thread().map_err(failed("copying to the GPU"))?;
         self.grow_for(bytes.len())?;
+        // What precedes the first list need not be ahead of anything.
+        let lands = self.list_bytes.is_some() && bytes.len() >= landing::LEAST_BYTES;
+        let lands = lands && self.make_landing_for(bytes.len())?;
         let ring = self.ring.as_ref().expect("a ring that has grown is there");
         let (ring, ring_bytes) = (ring.address, ring.num_bytes);
         // Half a ring at most, so that the host writes one piece while the GPU fetches another.
@@ -77,20 +86,26 @@ impl Staging {
                     None => self.wait_for_oldest()?,
                 }
             };
-            // SAFETY: the ring has `piece.len()` bytes there, which no copy under way reads; the caller vouches for
-            // `address`.
-            unsafe {
-                let to = ring.add(offset);
-                to.copy_from_nonoverlapping(piece.as_ptr(), piece.len());
-                let piece = std::slice::from_raw_parts(to, piece.len());
-                result::memcpy_htod_async(address + (index * piece_bytes) as u64, piece, stream.cu_stream())
-            }
-            .map_err(failed("copying to the GPU"))?;
             let sent = match self.spare.pop() {
                 Some(event) => event,
                 None => self.context.new_event(None).map_err(failed("creating an event"))?,
             };
-            sent.record(stream).map_err(failed("copying to the GPU"))?;
+            let address = address + (index * piece_bytes) as u64;
+            // SAFETY: the ring has `piece.len()` bytes there, which no copy under way reads and which stay until `sent` has
+            // come; the caller vouches for `address`.
+            unsafe {
+                let to = ring.add(offset);
+                to.copy_from_nonoverlapping(piece.as_ptr(), piece.len());
+                let piece = std::slice::from_raw_parts(to, piece.len());
+                match &mut self.landing {
+                    Some(landing) if lands => landing.upload(address, piece, &sent, stream)?,
+                    _ => {
+                        result::memcpy_htod_async(address, piece, stream.cu_stream())
+                            .and_then(|()| sent.record(stream))
+                            .map_err(failed("copying to the GPU"))?;
+                    }
+                }
+            }
             self.pieces.push(offset, piece.len(), sent);
         }
         Ok(())
@@ -109,6 +124,23 @@ impl Staging {
             self.ring = Some(Pinned::new(&self.context, wanted, flags, "uploads")?);
         }
         Ok(())
+    }
+
+    /// Makes room for large uploads beside the launches; false where the GPU has no memory for it.
+    fn make_landing_for(&mut self, num_bytes: usize) -> Result<bool> {
+        if self.landing.as_ref().is_some_and(|landing| landing.has_room_for(num_bytes)) {
+            return Ok(true);
+        }
+        // Freeing it waits for the copies that use it.
+        self.landing = None;
+        if !self.landing_is_refused {
+            match Landing::new(&self.context, num_bytes) {
+                Ok(landing) => self.landing = Some(landing),
+                Err(Error::DoesNotFit { .. }) => self.landing_is_refused = true,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(self.landing.is_some())
     }
 
     fn wait_for_oldest(&mut self) -> Result<()> {
@@ -139,7 +171,7 @@ impl Drop for Staging {
 
 /// Which parts of a ring are in use: pieces one behind the other, each in one part, oldest first.
 #[derive(Debug)]
-struct Pieces<E> {
+pub(super) struct Pieces<E> {
     /// Start of each, and the event behind its copy.
     under_way: VecDeque<(usize, E)>,
     /// Where the newest ends.
@@ -158,7 +190,7 @@ impl<E> Pieces<E> {
     }
 
     /// Where `num_bytes` have room in a ring of `ring_bytes`; `None` if they have none now.
-    fn place(&self, num_bytes: usize, ring_bytes: usize) -> Option<usize> {
+    pub(super) fn place(&self, num_bytes: usize, ring_bytes: usize) -> Option<usize> {
         let Some(&(tail, _)) = self.under_way.front() else { return (num_bytes <= ring_bytes).then_some(0) };
         if self.head <= tail {
             (num_bytes <= tail - self.head).then_some(self.head)
@@ -169,12 +201,12 @@ impl<E> Pieces<E> {
         }
     }
 
-    fn push(&mut self, offset: usize, num_bytes: usize, event: E) {
+    pub(super) fn push(&mut self, offset: usize, num_bytes: usize, event: E) {
         self.under_way.push_back((offset, event));
         self.head = offset + num_bytes;
     }
 
-    fn pop(&mut self) -> Option<E> {
+    pub(super) fn pop(&mut self) -> Option<E> {
         self.under_way.pop_front().map(|(_, event)| event)
     }
 }

@@ -83,6 +83,37 @@ fn uploads_of_every_size_arrive_whole_with_others_under_way() {
     assert!(back == expected, "what was uploaded is downloaded");
 }
 
+/// The bytes of a batch, each batch's its own.
+fn batch_bytes(num_bytes: usize, batch: u32) -> Vec<u8> {
+    (0..num_bytes as u32).map(|i| ((i + 977 * batch).wrapping_mul(2_654_435_761) >> 13) as u8).collect()
+}
+
+#[test]
+fn a_large_upload_of_a_later_list_does_not_overtake_the_lists_before_it() {
+    let Some(mut device) = open() else { return };
+    // From the second on they land beside the launches, first with room for these and then for twice as much.
+    let (large, small) = (landing::LEAST_BYTES + 4, 4000);
+    device.allocate(2 * large + small).unwrap();
+    let address = device.arena_address();
+    let list = device.capture(|launcher| fill(launcher, address + 4, 1, 1.0)).unwrap();
+    let (mut readback, mut expected) = (Vec::new(), Vec::new());
+    for batch in 0..12 {
+        let num_bytes = if batch < 6 { large } else { 2 * large };
+        let bytes = batch_bytes(num_bytes, batch);
+        device.upload(0, &bytes).unwrap();
+        device.upload(2 * large, &bytes[..small]).unwrap();
+        device.replay(list).unwrap();
+        for at in [0, 4, 8, num_bytes - 4, 2 * large, 2 * large + small - 4] {
+            device.enqueue_readback(at, 4, &mut readback).unwrap();
+            let from = if at >= 2 * large { at - 2 * large } else { at };
+            let uploaded: [u8; 4] = bytes[from..from + 4].try_into().unwrap();
+            expected.extend(if at == 4 { 1.0_f32.to_ne_bytes() } else { uploaded });
+        }
+    }
+    device.finish_readback(&mut readback).unwrap();
+    assert!(readback == expected, "a batch has bytes of another");
+}
+
 #[test]
 fn a_launch_writes_its_elements_and_no_others() {
     let Some(mut device) = open() else { return };

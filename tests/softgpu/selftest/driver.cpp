@@ -141,6 +141,43 @@ void events() {
     close_session();
 }
 
+void streams_that_wait() {
+    open_session();
+    const uint64_t buffer = session().buffer;
+    void *pinned = nullptr, *other = nullptr, *sent = nullptr, *module = nullptr, *stream = session().stream;
+    uint32_t words[3] = {}, argument = 0;
+    check_equal("cuMemHostAlloc", cu("cuMemHostAlloc", &pinned, size_t{8}, 0u), 0);
+    check_equal("another stream", cu("cuStreamCreate", &other, 1u), 0);
+    check_equal("cuEventCreate", cu("cuEventCreate", &sent, 2u), 0);
+    check_equal("an event never recorded is over", cu("cuStreamWaitEvent", stream, sent, 0u), 0);
+    static_cast<uint32_t*>(pinned)[0] = 5;
+    cu("cuMemsetD8Async", buffer, static_cast<unsigned char>(0), size_t{12}, stream);
+    cu("cuStreamSynchronize", stream);
+    cu("cuMemcpyHtoDAsync_v2", buffer, static_cast<const void*>(pinned), size_t{4}, other);
+    check_equal("a copy on the GPU", cu("cuMemcpyDtoDAsync_v2", buffer + 4, buffer, size_t{4}, stream), 0);
+    cu("cuEventRecord", sent, other);
+    check_equal("cuStreamWaitEvent", cu("cuStreamWaitEvent", stream, sent, 0u), 0);
+    cu("cuMemcpyDtoDAsync_v2", buffer + 8, buffer, size_t{4}, stream);
+    download(words, buffer, 12);
+    check_equal("a stream does not wait by itself for another", words[1], 0);
+    check_equal("it waits where it is told to", words[2], 5);
+    void* function = load(kernel_text("red.global.add.u32 [%d0], 1;"), &module);
+    void* pointers[] = {&session().buffer, &argument};
+    cu("cuEventRecord", sent, other);
+    cu("cuStreamWaitEvent", stream, sent, 0u);
+    check_equal("a launch behind a wait", launch(function, pointers), 0);
+    download(words, buffer, 4);
+    check_equal("runs", words[0], 5 + 32);
+    cu("cuModuleUnload", module);
+    planted("a copy on the GPU past the end",
+            cu("cuMemcpyDtoDAsync_v2", buffer, buffer + kWords * 4 - 4, size_t{8}, stream), kInvalidValue);
+    planted("a wait for no event", cu("cuStreamWaitEvent", stream, pinned, 0u), kInvalidHandle);
+    cu("cuEventDestroy_v2", sent);
+    cu("cuStreamDestroy_v2", other);
+    cu("cuMemFreeHost", pinned);
+    close_session();
+}
+
 void host_memory() {
     open_session();
     void *pinned = nullptr, *second = nullptr, *stream = session().stream;
@@ -190,6 +227,7 @@ std::vector<Group> driver_groups() {
         {"parameters", {}, parameters},
         {"captures", {}, captures},
         {"events", {}, events},
+        {"streams that wait", {}, streams_that_wait},
         {"host memory", {{"SOFTGPU_PINNED_MIB", "1"}}, host_memory},
         {"release with things alive", {}, release_with_things_alive},
     };

@@ -81,6 +81,12 @@ class Performer {
         }
         memcpy(work.to, context_.host_address(work.from), work.num_bytes);
     }
+    void operator()(const CopyWork& work) {
+        if (!is_alive(work.from, work.num_bytes, "a copy on the GPU")) return;
+        if (!is_alive(work.to, work.num_bytes, "a copy on the GPU")) return;
+        memmove(context_.host_address(work.to), context_.host_address(work.from), work.num_bytes);
+    }
+    void operator()(const WaitWork& work) { drain_until(*work.record); }
     void operator()(const RecordWork& work) {
         work.record->is_done = true;
         work.record->time_ns = now_ns();

@@ -86,7 +86,17 @@ struct RecordWork {
     std::shared_ptr<Event> event;  // in a graph: gets a new record at every launch
 };
 
-using Work = std::variant<KernelWork, FillWork, UploadWork, DownloadWork, RecordWork>;
+struct CopyWork {
+    uint64_t to, from;
+    size_t num_bytes;
+};
+
+// For what another stream has recorded.
+struct WaitWork {
+    std::shared_ptr<EventRecord> record;
+};
+
+using Work = std::variant<KernelWork, FillWork, UploadWork, DownloadWork, CopyWork, RecordWork, WaitWork>;
 
 struct Capture {
     unsigned mode;

@@ -151,6 +151,15 @@ SOFTGPU_API cuMemcpyHtoDAsync_v2(uint64_t to, const void* from, size_t num_bytes
     });
 }
 
+SOFTGPU_API cuMemcpyDtoDAsync_v2(uint64_t to, uint64_t from, size_t num_bytes, void* stream) {
+    return call("cuMemcpyDtoDAsync", kContext, [&]() -> int {
+        Stream& on = stream_of(stream);
+        check_device_range(to, num_bytes);
+        check_device_range(from, num_bytes);
+        return submit(on, CopyWork{to, from, num_bytes});
+    });
+}
+
 SOFTGPU_API cuMemcpyDtoHAsync_v2(void* to, uint64_t from, size_t num_bytes, void* stream) {
     return call("cuMemcpyDtoHAsync", kContext, [&]() -> int {
         Stream& on = stream_of(stream);

@@ -105,6 +105,17 @@ SOFTGPU_API cuEventRecordWithFlags(void* event, void* stream, unsigned flags) {
     return call("cuEventRecordWithFlags", kContext, [&] { return record_event(event, stream, flags); });
 }
 
+SOFTGPU_API cuStreamWaitEvent(void* stream_handle, void* handle, unsigned flags) {
+    return call("cuStreamWaitEvent", kContext, [&]() -> int {
+        Stream& stream = stream_of(stream_handle);
+        const Event& event = uncaptured_event(handle);
+        if (flags != 0) refuse(kInvalidValue, concat("flags ", flags));
+        if (stream.capture) refuse(kCaptureUnsupported, "a captured stream that waits for another is not covered");
+        // What is recorded later does not count, and never recorded is over.
+        return event.record ? submit(stream, WaitWork{event.record}) : stream.context->sticky;
+    });
+}
+
 SOFTGPU_API cuEventSynchronize(void* handle) {
     return call("cuEventSynchronize", kContext | kUncaptured, [&] {
         const Event& event = uncaptured_event(handle);
