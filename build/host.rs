@@ -4,6 +4,7 @@
 //! undefined arithmetic; `kernels/host_unit.cpp` tells how.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::{env, fs};
 
 use crate::declared::Layout;
@@ -84,8 +85,22 @@ pub fn compile(files: &[KernelFile], folder: &Path, out_dir: &Path) -> Result<bo
         }
         build.object(output.path);
     }
+    link_standard_library(&mut build, compiler.to_command());
     build.try_compile("residuum_kernels").map_err(|error| format!("cannot archive the kernels: {error}"))?;
     Ok(true)
+}
+
+/// Of the C++ library the kernels need one routine, so it is linked in where it is to be had, and programs run on machines
+/// that do not have it.
+fn link_standard_library(build: &mut cc::Build, mut compiler: Command) {
+    let Ok(answer) = compiler.arg("-print-file-name=libstdc++.a").output() else { return };
+    let archive = PathBuf::from(String::from_utf8_lossy(&answer.stdout).trim());
+    // A compiler that does not find the file says its name.
+    if let Some(folder) = archive.parent().filter(|_| archive.is_absolute() && archive.is_file()) {
+        build.cpp_link_stdlib(None);
+        println!("cargo::rustc-link-search=native={}", folder.display());
+        println!("cargo::rustc-link-lib=static:-bundle=stdc++");
+    }
 }
 
 /// The emulator's own C++ files, by name.
