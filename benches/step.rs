@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use common::{CLASSES, Flags, RUNS, Row, end, median_and_spread};
+use residuum::Error;
 use residuum::batch::Batch;
 use residuum::device::{Device, DeviceKind};
 use residuum::exec::{Session, Start};
@@ -42,9 +43,16 @@ const CPU_ROWS: &[Row] = &[
 
 const GPU_ROWS: &[Row] = &[
     Row::new("resnet18", 128, 128, true),
+    Row::new("resnet18", 128, 256, true),
+    Row::new("resnet18", 128, 512, true),
     Row::new("resnet34", 128, 128, true),
+    Row::new("resnet34", 128, 256, true),
+    Row::new("resnet34", 128, 512, true),
     Row::new("resnet50", 128, 128, true),
+    Row::new("resnet50", 128, 256, true),
+    Row::new("resnet50", 128, 512, true),
     Row::new("resnet50", 224, 64, true),
+    Row::new("resnet50", 224, 256, true),
     Row::new("resnet18", 128, 128, false),
     Row::new("resnet34", 128, 128, false),
     Row::new("resnet50", 128, 128, false),
@@ -72,7 +80,15 @@ fn main() {
     let (device, float) = options.flags.open();
     options.copy |= device == Device::Cpu;
     for row in options.flags.rows(device, CPU_ROWS, GPU_ROWS) {
-        let mut bench = Bench::new(&options, device, *row, float);
+        let mut bench = match Bench::new(&options, device, *row, float) {
+            Ok(bench) => bench,
+            // The next may be smaller.
+            Err(error @ Error::DoesNotFit { .. }) => {
+                eprintln!("{} of {}: {error}", row.title(), row.batch);
+                continue;
+            }
+            Err(error) => end(&error),
+        };
         let times = rayon::scope(|_| bench.measure(options.seconds));
         report(&options, device, &mut bench, times);
         if options.profile {
@@ -98,17 +114,17 @@ struct Bench {
 }
 
 impl Bench {
-    fn new(options: &Options, device: Device, row: Row, float: DType) -> Bench {
+    fn new(options: &Options, device: Device, row: Row, float: DType) -> residuum::Result<Bench> {
         let config = StepConfig { keep_inputs: !options.copy || options.profile, ..row.config(float) };
         let is_quick = options.flags.is_quick(device);
         let mut stream = Stream::new(1, 0, 0, Use::Augment);
         let images = (0..row.batch * row.size * row.size * 3).map(|_| stream.normal()).collect();
         let labels = (0..row.batch).map(|_| stream.below(CLASSES as u32) as i32).collect();
-        let work = Bench::open(device, &row, config).unwrap_or_else(|error| end(&error));
+        let work = Bench::open(device, &row, config)?;
         let mut bench = Bench { row, float, work, batch: Batch::new(images, labels), copies: true, is_quick };
         bench.run_step();
         bench.copies = options.copy;
-        bench
+        Ok(bench)
     }
 
     fn open(device: Device, row: &Row, config: StepConfig) -> residuum::Result<Work> {

@@ -3,9 +3,11 @@
 #
 #   ./run.sh [--device cuda[:N]|simt] [--stages "NAME..."] [--quick] [OUT]
 #
-# Stages: doctor, tests, kernels, sanitizer, repeat, train, bench; all of them unless named. A stage that fails does not
-# stop the others; the last lines say which did, and the exit status is 1. OUT (out unless given) receives summary.txt,
-# environment.txt, log.txt and rows of JSON with date, GPU and commit.
+# Stages: doctor, tests, kernels, sanitizer, repeat, train, bench, pytorch, compare; all of them unless named. A stage that
+# fails does not stop the others; the last lines say which did, and the exit status is 1. OUT (out unless given) receives
+# summary.txt, environment.txt, log.txt, rows of JSON with date, GPU and commit, and ratios.txt and layers.txt, which put
+# residuum next to PyTorch. Programs are unpacked into TMPDIR (/tmp unless set) and run there; BUILD has their size and what
+# they need of the system.
 #
 # MINIPLACES names the folder of photos that train learns from. PYTHON names an interpreter with torch and torchvision
 # (python3 unless given) for the comparison. --quick runs a short form of every stage, whose times say nothing: it proves
@@ -13,13 +15,14 @@
 set -uo pipefail
 
 here=$(dirname "$(realpath -- "${BASH_SOURCE[0]}")")
-stages=(doctor tests kernels sanitizer repeat train bench)
-declare -A limit_s=([doctor]=60 [tests]=900 [kernels]=300 [sanitizer]=900 [repeat]=300 [train]=900 [bench]=1500)
+stages=(doctor tests kernels sanitizer repeat train bench pytorch compare)
+declare -A limit_s=([doctor]=60 [tests]=900 [kernels]=300 [sanitizer]=900 [repeat]=300 [train]=900 [bench]=1500
+    [pytorch]=3600 [compare]=60)
 # What a stage returns that had nothing to do.
 skipped=77
 
 usage() {
-    sed -n '2,13s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+    sed -n '2,15s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
 }
 refuse() {
     echo "run.sh: $1; see --help" >&2
@@ -99,6 +102,9 @@ rows() {
 }
 
 has_torch() {
+    "$python" -c 'import torch, torchvision' 2>/dev/null
+}
+has_torch_with_gpu() {
     "$python" -c 'import torch, torchvision; raise SystemExit(not torch.cuda.is_available())' 2>/dev/null
 }
 
@@ -207,7 +213,7 @@ run_train() {
 
 run_bench() {
     local failed=0 peaks=() ceilings
-    if ! $is_quick && has_torch; then
+    if ! $is_quick && has_torch_with_gpu; then
         if ceilings=$("$python" "$here/peers/gpu.py" --ceilings); then
             echo "$ceilings" | rows kernels.jsonl
             if [[ $ceilings =~ \"tflops\":\ ([0-9.]+),\ \"gb_s\":\ ([0-9.]+) ]]; then
@@ -218,14 +224,42 @@ run_bench() {
     "$scratch/benches/step" --device "$device" "${quick[@]+"${quick[@]}"}" --json | rows residuum.jsonl || failed=1
     "$scratch/benches/step" --device "$device" "${quick[@]+"${quick[@]}"}" --json --copy --rows train | rows residuum.jsonl || failed=1
     "$scratch/benches/kernels" --device "$device" "${quick[@]+"${quick[@]}"}" --json "${peaks[@]+"${peaks[@]}"}" | rows kernels.jsonl || failed=1
-    if $is_quick; then
-        echo "no comparison with PyTorch: the times say nothing"
-    elif has_torch; then
-        "$python" "$here/peers/gpu.py" | rows pytorch.jsonl || failed=1
-        "$python" "$here/peers/ratios.py" "$out"/{residuum,pytorch}.jsonl | tee "$out/ratios.txt" || failed=1
-    else
-        echo "no comparison with PyTorch: $python has no torch and torchvision that see a GPU"
+    return "$failed"
+}
+
+run_pytorch() {
+    local failed=0 tiny=()
+    if $is_quick && has_torch; then
+        # Shows that the scripts work.
+        tiny=(--tiny --device cpu)
+    elif ! has_torch_with_gpu; then
+        echo "$python has no torch and torchvision that see a GPU"
+        return "$skipped"
     fi
+    "$python" "$here/peers/convs.py" "${tiny[@]+"${tiny[@]}"}" | rows pytorch.jsonl || failed=1
+    if $is_quick; then
+        "$python" "$here/peers/gpu.py" "${tiny[@]}" --seconds 0 --setups eager | rows pytorch.jsonl || failed=1
+        return "$failed"
+    fi
+    "$python" "$here/peers/gpu.py" | rows pytorch.jsonl || failed=1
+    # The search takes minutes a row.
+    "$python" "$here/peers/gpu.py" --setups autotune --rows train --batch 256 | rows pytorch.jsonl || failed=1
+    return "$failed"
+}
+
+run_compare() {
+    local failed=0
+    # Even of what a stage left that was not done in time.
+    if ! [[ -s $out/residuum.jsonl && -s $out/kernels.jsonl && -s $out/pytorch.jsonl ]]; then
+        echo "bench and pytorch have left no rows of both sides"
+        return "$skipped"
+    fi
+    "$python" "$here/peers/layers.py" "$out"/{kernels,pytorch}.jsonl | tee "$out/layers.txt" || failed=1
+    if $is_quick; then
+        echo "the whole steps of both are not the same in short"
+        return "$failed"
+    fi
+    "$python" "$here/peers/ratios.py" "$out"/{residuum,pytorch}.jsonl | tee "$out/ratios.txt" || failed=1
     return "$failed"
 }
 
@@ -241,6 +275,8 @@ case $only in
     repeat) run_repeat; exit ;;
     train) run_train; exit ;;
     bench) run_bench; exit ;;
+    pytorch) run_pytorch; exit ;;
+    compare) run_compare; exit ;;
     *) refuse "no stage is called $only" ;;
 esac
 
@@ -251,9 +287,18 @@ tar -xJf "$here/programs.tar.xz" -C "$scratch" || {
     echo "run.sh: $here/programs.tar.xz cannot be unpacked; that takes tar and xz" >&2
     exit 1
 }
+# A copy of an archive may have lost modes, or a umask taken them.
+chmod u+rwx "$scratch"/{bin,tests,benches} "$scratch"/{bin,tests,benches}/*
+if ! reason=$("$residuum" --version 2>&1 >/dev/null); then
+    printf '%s\n' "$reason" >&2
+    echo "run.sh: programs do not run from $scratch. They need $(sed -n 's/^needs //p' "$here/BUILD"); here is" \
+        "$(getconf GNU_LIBC_VERSION 2>/dev/null || echo another libc), $(uname -m). If TMPDIR's file system runs no programs" \
+        "(noexec), set TMPDIR to another" >&2
+    exit 1
+fi
 : >"$out/log.txt"
 : >"$out/summary.txt"
-rm -f "$out"/*.jsonl "$out/ratios.txt"
+rm -f "$out"/*.jsonl "$out"/{ratios,layers}.txt
 group=
 trap '[[ -z $group ]] || kill -KILL -- "-$group" 2>/dev/null; exit 130' INT TERM
 status=0

@@ -74,7 +74,7 @@ echo "building the tests: the library's, ${gpu_tests[*]}" >&2
 built test --release --no-run --lib "${gpu_tests[@]/#/--test=}" | grep -v "/release/residuum$" | pack tests
 echo "building the benchmarks: ${benches[*]}" >&2
 built bench --no-run "${benches[@]/#/--bench=}" | grep -v "/release/residuum$" | pack benches
-cp benches/peers/{gpu.py,ratios.py} "$kit/peers/"
+cp benches/peers/{convs,gpu,layers,ratios}.py "$kit/peers/"
 
 changes=$(git status --porcelain 2>/dev/null | wc -l)
 {
@@ -88,6 +88,14 @@ packed=(bin/residuum tests/residuum "${gpu_tests[@]/#/tests/}" "${benches[@]/#/b
 for wanted in "${packed[@]}"; do
     [[ -s $kit/$wanted ]] || fail "the build gave no $wanted"
 done
+# What the executables ask of the system: the newest version of glibc that any names, and the libraries they open.
+needs() {
+    local names=("${packed[@]/#/$kit/}")
+    echo "glibc $(objdump -T "${names[@]}" | grep -o 'GLIBC_[0-9.]*' | sort -Vu | tail -n 1 | cut -d _ -f 2) or later"
+    objdump -p "${names[@]}" | sed -n 's/^ *NEEDED *//p' | sort -u | grep -vE '^(libc|libm|libdl|libpthread|ld-linux[^.]*)\.so'
+}
+echo "unpacked $(du -cm "${packed[@]/#/$kit/}" | tail -n 1 | cut -f 1) MiB" >>"$kit/BUILD"
+echo "needs $(needs | paste -sd , | sed 's/,/, /g'), $(uname -m)" >>"$kit/BUILD"
 # Every executable holds every kernel for every architecture; a window wider than an executable stores them once.
 (cd "$kit" && tar -c "${packed[@]}" | xz --lzma2=preset=1,dict=256MiB >programs.tar.xz && rm -r bin tests benches)
 mib=$(($(du -sb "$kit" | cut -f 1) / 1048576))

@@ -1,11 +1,11 @@
 """Speed of a training step and of inference in PyTorch on a GPU: the rows that benches/step.rs measures there.
 
-    python benches/peers/gpu.py [--rows TEXT] [--seconds S] [--setups NAMES] [--tiny] [--device D]
+    python benches/peers/gpu.py [--rows TEXT] [--batch N] [--seconds S] [--setups NAMES] [--tiny] [--device D]
     python benches/peers/gpu.py --ceilings
 
 One JSON object a line on stdout: peer, version, model, size, batch, mode (train or infer), images_per_second (median
-over groups of steps), spread (interquartile range over median), setup and memory_mib. The setups, all with
-channels_last and bf16 autocast, input resident on the GPU:
+over groups of steps), spread (interquartile range over median), setup, input (resident on the GPU, or copied to it from
+page-locked memory before every step) and memory_mib. The setups, all with channels_last and bf16 autocast:
 
     eager       as PyTorch runs by default, with cuDNN's search for the fastest algorithms
     graphs      torch.compile, mode "reduce-overhead": fused kernels, replayed as CUDA graphs
@@ -31,18 +31,23 @@ WARM_UP_GROUPS = 3
 MIN_GROUPS = 5
 STEPS_PER_GROUP = 10
 
-# (model, size, batch, mode)
+# (model, size, batch, mode, input)
 ROWS = [
-    ("resnet18", 128, 128, "train"),
-    ("resnet34", 128, 128, "train"),
-    ("resnet50", 128, 128, "train"),
-    ("resnet50", 224, 64, "train"),
-    ("resnet18", 128, 128, "infer"),
-    ("resnet34", 128, 128, "infer"),
-    ("resnet50", 128, 128, "infer"),
-    ("resnet50", 224, 64, "infer"),
+    *((model, 128, batch, "train", "resident") for model in ("resnet18", "resnet34", "resnet50") for batch in (128, 256, 512)),
+    ("resnet50", 224, 64, "train", "resident"),
+    ("resnet50", 224, 256, "train", "resident"),
+    ("resnet18", 128, 256, "train", "copied"),
+    ("resnet50", 128, 256, "train", "copied"),
+    ("resnet18", 128, 128, "infer", "resident"),
+    ("resnet34", 128, 128, "infer", "resident"),
+    ("resnet50", 128, 128, "infer", "resident"),
+    ("resnet50", 224, 64, "infer", "resident"),
 ]
-TINY_ROWS = [("resnet18", 32, 2, "train"), ("resnet18", 32, 2, "infer")]
+TINY_ROWS = [
+    ("resnet18", 32, 2, "train", "resident"),
+    ("resnet18", 32, 2, "train", "copied"),
+    ("resnet18", 32, 2, "infer", "resident"),
+]
 
 
 def synchronize(device):
@@ -91,7 +96,7 @@ def inference(model, x, mode, device):
 
 def measure(row, setup: str, seconds: float, device) -> dict:
     """Median rate of one row; groups of steps, with one wait for the GPU each, until `seconds` have passed."""
-    name, size, batch, mode = row
+    name, size, batch, mode, source = row
     torch.manual_seed(0)
     torch._dynamo.reset()
     model = torchvision.models.get_model(name, num_classes=CLASSES).to(device, memory_format=torch.channels_last)
@@ -103,10 +108,15 @@ def measure(row, setup: str, seconds: float, device) -> dict:
     compiled = SETUPS[setup]
     step = training_step(model, x, labels, compiled, device) if mode == "train" else inference(model, x, compiled, device)
     steps = STEPS_PER_GROUP if device.type == "cuda" else 1
+    copied = [(tensor, tensor.cpu()) for tensor in ((x, labels) if source == "copied" else ())]
+    if device.type == "cuda":
+        copied = [(on_device, on_host.pin_memory()) for on_device, on_host in copied]
 
     def group() -> float:
         start = time.perf_counter()
         for _ in range(steps):
+            for on_device, on_host in copied:
+                on_device.copy_(on_host, non_blocking=True)
             step()
         synchronize(device)
         return steps * batch / (time.perf_counter() - start)
@@ -128,7 +138,7 @@ def measure(row, setup: str, seconds: float, device) -> dict:
 
 
 def result(row, setup: str, seconds: float, device) -> dict:
-    name, size, batch, mode = row
+    name, size, batch, mode, source = row
     about = {
         "peer": "pytorch",
         "version": torch.__version__,
@@ -139,7 +149,7 @@ def result(row, setup: str, seconds: float, device) -> dict:
         "setup": setup,
         "layout": "channels_last",
         "precision": "bf16",
-        "input": "resident",
+        "input": source,
         "device": torch.cuda.get_device_name() if device.type == "cuda" else device.type,
     }
     try:
@@ -176,6 +186,7 @@ def ceilings() -> dict:
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", default="", metavar="TEXT", help="only rows whose `model size mode` contains TEXT")
+    parser.add_argument("--batch", type=int, metavar="N", help="only rows of this batch")
     parser.add_argument("--seconds", type=float, default=4.0, help="time per row and setup (default 4)")
     parser.add_argument("--setups", default="eager,graphs", help="of " + ", ".join(SETUPS) + " (default eager,graphs)")
     parser.add_argument("--tiny", action="store_true", help="two small rows, to see that everything works")
@@ -192,9 +203,11 @@ def main():
         print(json.dumps(ceilings()))
         return
     torch.backends.cudnn.benchmark = True
-    rows = [row for row in (TINY_ROWS if args.tiny else ROWS) if args.rows in f"{row[0]} {row[1]} {row[3]}"]
+    of_batch = [row for row in (TINY_ROWS if args.tiny else ROWS) if args.batch in (None, row[2])]
+    rows = [row for row in of_batch if args.rows in f"{row[0]} {row[1]} {row[3]}"]
     if not rows:
-        sys.exit(f"--rows {args.rows!r} matches none of: " + ", ".join(f"{r[0]} {r[1]} {r[3]}" for r in ROWS))
+        known = ", ".join(f"{r[0]} {r[1]} {r[3]} of {r[2]}" for r in ROWS)
+        sys.exit(f"--rows {args.rows!r} and --batch {args.batch} match none of: {known}")
     for row in rows:
         for setup in setups:
             print(json.dumps(result(row, setup, args.seconds, device)), flush=True)
