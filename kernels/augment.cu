@@ -2,16 +2,17 @@
 // Math      place = inverse(x, y); value = bilinear(pixels[rows[n]], place), black outside; value = clamp(colour * value);
 //           a pixel drawn by noise takes a random colour; y = value * scale + offset, 0 in the erased box;
 //           inside the box of mix, y = y * weight + (1 - weight) * y of the partner
-// Layout    pixels u8 M,H,W,3; rows i32 N, -1 is padding; params N rows of SampleParams; y N,H,W,3
+// Layout    pixels u8 M,H,W,3; rows i32 N, -1 is padding; params N rows of SampleParams; y N,H,W,3, or in augment_blocks
+//           N,ceil(H/2)+3,ceil(W/2)+3,16: what space_to_depth.cu makes of such images
 // Mapping   grid.y -> sample; thread -> 4 neighbouring pixels, whose 12 values leave in vectors, or 1 pixel where H*W is
-//           no multiple of 4
-// Cost      20 flop per element of y; DRAM floor = 1 byte of pixels per element of y + bytes(y). Taps of
-//           neighbouring pixels meet in the cache; where samples mix, both photos are read
+//           no multiple of 4; in augment_blocks the 4 pixels of a block of 2x2, or a block of padding
+// Cost      60*height*width flop per element of rows; DRAM floor = 3*height*width bytes of pixels per element of rows +
+//           bytes(y). Taps of neighbouring pixels meet in the cache; where samples mix, both photos are read
 // Numerics  places bit for bit as on the CPU (no contraction), values to rounding; noise is Philox of (pixel, epoch,
 //           image, use) under the seed, the same numbers as on the CPU
 // Requires  pixels aligned to 4 bytes, y to 16; rows below M; partners below N; H*W below 2^31; width 4 only if H*W is a
 //           multiple of 4; grid.y = N
-// Reference AugmentFwd in src/ops/augment.rs, SampleParams in src/transform/mod.rs
+// Reference AugmentFwd and AugmentBlocks in src/ops/augment.rs, SampleParams in src/transform/mod.rs
 #include "augment.cuh"
 #include "elementwise.cuh"
 
@@ -138,6 +139,35 @@ static __device__ void augment_pixels(const AugmentArgs& a) {
     }
 }
 
+// A block of 2x2 pixels, with the padding of the stem's convolution: two rows and columns of blocks before the image, one behind.
+template <class T>
+static __device__ void augment_block(const AugmentArgs& a) {
+    const uint32_t rows = (a.height + 1) / 2 + 3, columns = (a.width + 1) / 2 + 3;
+    const uint32_t block = static_cast<uint32_t>(grid_thread());
+    if (block >= rows * columns) return;
+    const uint32_t row = block / columns, column = block - row * columns;
+    float values[16] = {};
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        // Before the image these wrap around, beyond every extent.
+        const uint32_t y = 2 * row + i / 2 - 4, x = 2 * column + i % 2 - 4;
+        if (y >= a.height || x >= a.width) continue;
+        float value[3];
+        mixed_pixel(a, static_cast<int>(blockIdx.y), x, y, value);
+#pragma unroll
+        for (int c = 0; c < 3; c++) values[3 * i + c] = value[c];
+    }
+    constexpr int kWidth = kVecElems<T>;
+    T* to = static_cast<T*>(a.y) + (uint64_t{blockIdx.y} * rows * columns + block) * 16;
+#pragma unroll
+    for (int v = 0; v < 16 / kWidth; v++) {
+        Vec<T, kWidth> vec;
+#pragma unroll
+        for (int i = 0; i < kWidth; i++) vec[i] = T(values[v * kWidth + i]);
+        store_vec(to + v * kWidth, vec);
+    }
+}
+
 template <class T>
 static __device__ void augment(const AugmentArgs& a) {
     if (a.is_wide) {
@@ -149,3 +179,5 @@ static __device__ void augment(const AugmentArgs& a) {
 
 KERNEL(augment_f32, AugmentArgs, 256) { augment<float>(args); }
 KERNEL(augment_bf16, AugmentArgs, 256) { augment<bf16>(args); }
+KERNEL(augment_blocks_f32, AugmentArgs, 256) { augment_block<float>(args); }
+KERNEL(augment_blocks_bf16, AugmentArgs, 256) { augment_block<bf16>(args); }

@@ -14,8 +14,9 @@ use crate::error::Result;
 use crate::graph::{Graph, Node, Op, Phase, Role, ValueId};
 use crate::named::named;
 use crate::ops::{
-    Add, BatchNormApply, BatchNormBwd, BatchNormDx, BatchNormInference, BatchNormTrain, Cast, CastTensors,
-    Conv2dBatchNorm, Conv2dDgrad, Conv2dDgradSums, Conv2dFprop, Conv2dStats, Mask, Relu, ReluBwd,
+    Add, AugmentBlocks, AugmentFwd, BatchNormApply, BatchNormBwd, BatchNormDx, BatchNormInference, BatchNormTrain,
+    Cast, CastTensors, Conv2dBatchNorm, Conv2dDgrad, Conv2dDgradSums, Conv2dFprop, Conv2dStats, Mask, Relu, ReluBwd,
+    SpaceToDepth,
 };
 use crate::tensor::DType;
 
@@ -66,6 +67,8 @@ rewrites! {
     ConvStats = "conv-stats" => Editor::conv_stats;
     /// One node makes the bf16 copies of all filters.
     MultiTensorCast = "multi-tensor-cast" => Editor::multi_tensor_cast;
+    /// Images are made in the blocks of pixels that the stem reads.
+    AugmentBlocks = "augment-blocks" => Editor::augment_blocks;
 }
 
 /// The graph after `rewrites`.
@@ -308,6 +311,23 @@ impl Editor<'_> {
         }
         if let Some((index, node)) = copies {
             self.nodes[index] = Some(node);
+        }
+    }
+
+    /// Images made from photos, then blocks of their pixels: the images are made in blocks at once.
+    fn augment_blocks(&mut self) {
+        for index in 0..self.nodes.len() {
+            let Some(blocks) =
+                self.nodes[index].clone().filter(|node| node.op_as::<SpaceToDepth>().is_some())
+            else {
+                continue;
+            };
+            let Some(augment_index) = self.only_maker(blocks.inputs[0]) else { continue };
+            let Some(augment) = self.nodes[augment_index].clone() else { continue };
+            let Some(&op) = augment.op_as::<AugmentFwd>() else { continue };
+            let op = Arc::new(AugmentBlocks(op));
+            self.nodes[augment_index] = Some(Node { op, outputs: blocks.outputs, ..augment });
+            self.nodes[index] = None;
         }
     }
 

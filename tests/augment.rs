@@ -13,8 +13,9 @@ use residuum::data::scenes::SceneOptions;
 use residuum::data::{Pack, Split};
 use residuum::device::{Device, DeviceKind};
 use residuum::exec::{Session, Start};
+use residuum::fuse::{Rewrite, fuse};
 use residuum::graph::Graph;
-use residuum::ops::{AugmentFwd, augment, auto_augment};
+use residuum::ops::{AugmentFwd, SpaceToDepth, augment, auto_augment};
 use residuum::plan::plan;
 use residuum::rng::{Stream, Use};
 use residuum::tensor::DType;
@@ -230,6 +231,43 @@ fn the_kernel_computes_what_the_cpu_computes() {
                     ORDERS.map(|watch| on_device(dims, DType::F32, open, watch, &operands).0);
                 let bits = |values: Vec<f64>| values.into_iter().map(f64::to_bits).collect::<Vec<_>>();
                 assert_eq!(bits(first), bits(second), "{policy} {dims:?}: order of threads");
+            }
+        }
+    });
+}
+
+#[test]
+fn images_made_in_blocks_are_the_blocks_of_the_images() {
+    on_each_device(|_, open| {
+        // Photos, height, width, samples: even and odd extents, one block of threads and several.
+        for dims @ [photos, height, width, samples] in [[3, 7, 10, 4], [1, 1, 1, 1], [2, 38, 29, 3]] {
+            let operands = operands(dims, "modern,erase@1,drop=0.2,cutmix");
+            for dtype in [DType::F32, DType::Bf16] {
+                let mut graph = Graph::new(dtype);
+                let of = [
+                    graph.input("pixels", [photos, height, width, 3], DType::U8),
+                    graph.input("rows", [samples], DType::I32),
+                    graph.input("params", [samples, SampleParams::NUM_ELEMS], DType::F32),
+                ];
+                let op = AugmentFwd { normalization: NORMALIZATION, dtype };
+                let images = augment(&mut graph, "pictures", of, op).unwrap();
+                let blocks = graph.apply_one("images", SpaceToDepth, &[images]).unwrap();
+                graph.keep(blocks);
+                let fused = fuse(&graph, &[Rewrite::AugmentBlocks]).unwrap();
+                assert_eq!((graph.nodes().len(), fused.nodes().len()), (2, 1));
+                let [apart, together] = [&graph, &fused].map(|graph| {
+                    let device = open(JUDGED);
+                    let program = plan(&[graph], device.kind()).unwrap();
+                    let mut session = Session::on(program, device, Start::Zeros).unwrap();
+                    let mut on_cpu = Session::new(plan(&[graph], DeviceKind::Cpu).unwrap()).unwrap();
+                    session.fill_memory(0xFF).unwrap();
+                    [&mut session, &mut on_cpu].map(|session| {
+                        run(session, &operands);
+                        results(session).0
+                    })
+                });
+                assert!(apart == together, "{dims:?} in {dtype}");
+                assert!(apart[1].iter().any(|&value| value > 0.5) || photos == 1);
             }
         }
     });

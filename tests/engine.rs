@@ -13,7 +13,7 @@ use residuum::plan::{Plan, Step, plan};
 use residuum::rng::{Stream, Use};
 use residuum::run::checkpoint::NamedTensor;
 use residuum::step::{
-    EVAL, Optimiser, StepConfig, TRAIN, Trained, Training, evaluation_graph, program, training_graph,
+    EVAL, Optimiser, PixelSource, StepConfig, TRAIN, Trained, Training, evaluation_graph, program, training_graph,
 };
 use residuum::tensor::{DType, Layout, Shape};
 
@@ -121,7 +121,8 @@ fn num_launches(plan: &Plan) -> usize {
 #[test]
 fn every_rewrite_saves_launches() {
     let launches = |fuse| {
-        let config = StepConfig { fuse, float: DType::Bf16, ..step_config("resnet18") };
+        let pixels = PixelSource::Batch;
+        let config = StepConfig { fuse, float: DType::Bf16, pixels, ..step_config("resnet18") };
         let program = program(&config, DeviceKind::Cuda).unwrap();
         [TRAIN, EVAL].map(|plan| num_launches(&program.plans[plan]))
     };

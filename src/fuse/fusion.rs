@@ -123,7 +123,7 @@ mod tests {
     fn names_leave_rewrites_out_in_any_order() {
         let fusion = Fusion::without_named("dgrad-add, bn-add-relu,dgrad-add").unwrap();
         assert_eq!(fusion, Fusion::without(&[Rewrite::BnAddRelu, Rewrite::DgradAdd]));
-        let runs = [Rewrite::ConvBn, Rewrite::BnAddReluBwd, Rewrite::MultiTensorCast];
+        let runs = [Rewrite::ConvBn, Rewrite::BnAddReluBwd, Rewrite::MultiTensorCast, Rewrite::AugmentBlocks];
         assert_eq!(fusion.rewrites(), runs, "they run in the order of the table");
         for names in ["all", "conv-bn,all", "all,conv-bn", &Rewrite::NAMES.join(",")] {
             assert_eq!(Fusion::without_named(names).unwrap(), Fusion::NONE, "{names}");
@@ -133,7 +133,8 @@ mod tests {
     #[test]
     fn a_name_that_is_none_is_refused_with_all_names_and_the_nearest() {
         let message = |names| Fusion::without_named(names).unwrap_err().to_string();
-        let list = "bn-add-relu, conv-bn, dgrad-add, dgrad-sums, bn-add-relu-bwd, conv-stats, multi-tensor-cast or all";
+        let list = "bn-add-relu, conv-bn, dgrad-add, dgrad-sums, bn-add-relu-bwd, conv-stats, multi-tensor-cast, \
+                    augment-blocks or all";
         assert_eq!(
             message("conv-bn,dgrad-ad"),
             format!("`dgrad-ad` is unknown; take {list}; did you mean `dgrad-add`?")
@@ -147,7 +148,7 @@ mod tests {
         struct File {
             fuse: Fusion,
         }
-        let some = Fusion::without(&[Rewrite::BnAddRelu, Rewrite::BnAddReluBwd, Rewrite::MultiTensorCast]);
+        let some = Fusion::of(&[Rewrite::DgradAdd, Rewrite::ConvBn]);
         for (fuse, text) in
             [(Fusion::ALL, "true"), (Fusion::NONE, "false"), (some, "[\"conv-bn\", \"dgrad-add\"]")]
         {

@@ -12,6 +12,7 @@ use crate::error::Result;
 use crate::graph::{Cost, Graph, InferResult, Op, ValueId, ValueType};
 use crate::ops::checks::{Checks, Contents, Draw, Trial};
 use crate::ops::launch::{SIGNED, below};
+use crate::ops::stem::{BLOCK, PADDING_BEFORE, SpaceToDepth};
 use crate::rng::Use;
 use crate::tensor::{DType, Shape};
 use crate::transform::{
@@ -52,6 +53,11 @@ pub struct AugmentFwd {
     /// Type of the result: f32 or bf16.
     pub dtype: DType,
 }
+
+/// The same operands `-> blocks [N,ceil(H/2)+3,ceil(W/2)+3,16]`: [`SpaceToDepth`] of [`AugmentFwd`]. Set by fusion; the images
+/// themselves are never written.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AugmentBlocks(pub AugmentFwd);
 
 /// Records the network's input of type `dtype` made from `pixels`, `rows` and `params`; see [`AugmentFwd`].
 ///
@@ -100,39 +106,11 @@ impl Op for AugmentFwd {
     }
 
     fn cpu(&self, args: &CpuArgs<'_>) {
-        let &[_, height, width, _] = args.input_shape(0).dims() else { unreachable!("inferred") };
-        let (pixels, rows) = (args.input::<u8>(0), args.input::<i32>(1));
-        let params = SampleParams::from_floats(args.input::<f32>(2));
-        let channels = self.normalization.scale_and_offset();
-        let photo = |sample: usize| {
-            let row = usize::try_from(rows[sample]).ok()?;
-            let photo_bytes = height * width * NUM_CHANNELS;
-            Some(Image::new(&pixels[row * photo_bytes..][..photo_bytes], height, width))
-        };
-        // The pixels of line `line`, counted through all samples, from column `first` on.
-        let run = |line: usize, first: usize, out: &mut [[f32; NUM_CHANNELS]]| {
-            let (sample, y) = (line / height, line % height);
-            let Some(own) = photo(sample) else { return out.fill([0.0; NUM_CHANNELS]) };
-            let params_of_sample = &params[sample];
-            params_of_sample.input_run(own, (first, y), &channels, out);
-            let mix = &params_of_sample.mix;
-            let columns = mix.columns(y);
-            for x in columns.start.max(first)..columns.end.min(first + out.len()) {
-                let partner = mix.partner as usize;
-                let mut other = [[0.0; NUM_CHANNELS]];
-                if let Some(photo) = photo(partner) {
-                    params[partner].input_run(photo, (x, y), &channels, &mut other);
-                }
-                out[x - first]
-                    .iter_mut()
-                    .zip(other[0])
-                    .for_each(|(own, other)| *own = mix.blend(*own, other));
-            }
-        };
-        let line_elems = width * NUM_CHANNELS;
+        let samples = Samples::new(self, args);
+        let line_elems = samples.width * NUM_CHANNELS;
         if self.dtype == DType::F32 {
             for_each_chunk(args.output::<f32>(0), line_elems, |start, out| {
-                run(start / line_elems, 0, out.as_chunks_mut().0);
+                samples.run(start / line_elems, 0, out.as_chunks_mut().0);
             });
             return;
         }
@@ -140,36 +118,157 @@ impl Op for AugmentFwd {
             for (part, out) in out.chunks_mut(RUN_PIXELS * NUM_CHANNELS).enumerate() {
                 let mut values = [[0.0; NUM_CHANNELS]; RUN_PIXELS];
                 let values = &mut values[..out.len() / NUM_CHANNELS];
-                run(start / line_elems, part * RUN_PIXELS, values);
+                samples.run(start / line_elems, part * RUN_PIXELS, values);
                 out.iter_mut().zip(values.as_flattened()).for_each(|(out, &v)| *out = bf16::store(v));
             }
         });
     }
 
     fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
-        let [pixels, rows, params] = args.inputs else { unreachable!("inferred") };
         let images = &args.outputs[0];
         let kernel = kernels::augment(images.dtype)?;
-        let &[num_samples, height, width, _] = images.shape.dims() else { unreachable!("inferred") };
+        let arguments = self.arguments(args)?;
+        let num_pixels = (arguments.height * arguments.width) as usize;
+        let pixels_per_block = kernel.block_threads() * if arguments.is_wide == 1 { WIDE_PIXELS } else { 1 };
+        kernel.launch(
+            launcher,
+            [num_pixels.div_ceil(pixels_per_block), images.shape.dims()[0], 1],
+            &arguments,
+        )
+    }
+}
+
+impl AugmentFwd {
+    /// What both kernels take.
+    fn arguments(&self, args: &LaunchArgs<'_>) -> Result<AugmentArgs> {
+        let [pixels, rows, params] = args.inputs else { unreachable!("inferred") };
+        let &[_, height, width, _] = pixels.shape.dims() else { unreachable!("inferred") };
         // Threads of the last block count on behind the last pixel.
         below(SIGNED, height * width, "pixels of an image")?;
-        let is_wide = (height * width).is_multiple_of(WIDE_PIXELS);
-        let pixels_per_block = kernel.block_threads() * if is_wide { WIDE_PIXELS } else { 1 };
         let channels = self.normalization.scale_and_offset();
-        let arguments = AugmentArgs {
+        Ok(AugmentArgs {
             pixels: args.address(pixels),
             rows: args.address(rows),
             params: args.address(params),
-            y: args.address(images),
+            y: args.output(0),
             height: height as u32,
             width: width as u32,
-            is_wide: is_wide.into(),
+            is_wide: (height * width).is_multiple_of(WIDE_PIXELS).into(),
             noise_use: Use::Noise as u32,
             scale: channels.map(|(scale, _)| scale),
             offset: channels.map(|(_, offset)| offset),
-        };
-        let blocks = (height * width).div_ceil(pixels_per_block);
-        kernel.launch(launcher, [blocks, num_samples, 1], &arguments)
+        })
+    }
+}
+
+impl Op for AugmentBlocks {
+    fn name(&self) -> &'static str {
+        "augment_blocks"
+    }
+
+    fn infer(&self, inputs: &[ValueType]) -> InferResult {
+        SpaceToDepth.infer(&self.0.infer(inputs)?)
+    }
+
+    /// Of the photos, those that are shown.
+    fn cost(&self, inputs: &[ValueType], outputs: &[ValueType]) -> Cost {
+        let &[num_samples, ..] = inputs[1].shape.dims() else { unreachable!("inferred") };
+        let &[_, height, width, channels] = inputs[0].shape.dims() else { unreachable!("inferred") };
+        let shown = ValueType { shape: [num_samples, height, width, channels].into(), dtype: DType::U8 };
+        Cost::traffic(&[shown, inputs[1], inputs[2]], outputs).with_flops(20 * shown.shape.num_elems())
+    }
+
+    fn cpu(&self, args: &CpuArgs<'_>) {
+        fn run<T: Storage<Sum = f32>>(op: &AugmentFwd, args: &CpuArgs<'_>) {
+            let samples = Samples::new(op, args);
+            let [_, rows, columns, depth] = args.output_shape(0).nhwc();
+            for_each_chunk(args.output::<T>(0), columns * depth, |start, blocks| {
+                let (sample, row) = (start / (rows * columns * depth), start / (columns * depth) % rows);
+                blocks.fill(T::ZERO);
+                for below in 0..BLOCK {
+                    let Some(y) = (BLOCK * row + below).checked_sub(BLOCK * PADDING_BEFORE) else { continue };
+                    if y >= samples.height {
+                        continue;
+                    }
+                    for first in (0..samples.width).step_by(RUN_PIXELS) {
+                        let mut values = [[0.0; NUM_CHANNELS]; RUN_PIXELS];
+                        let values = &mut values[..RUN_PIXELS.min(samples.width - first)];
+                        samples.run(sample * samples.height + y, first, values);
+                        for (x, value) in (first..).zip(values) {
+                            let at = (x / BLOCK + PADDING_BEFORE) * depth
+                                + (BLOCK * below + x % BLOCK) * NUM_CHANNELS;
+                            let place = &mut blocks[at..at + NUM_CHANNELS];
+                            place.iter_mut().zip(value).for_each(|(to, v)| *to = T::store(*v));
+                        }
+                    }
+                }
+            });
+        }
+        match self.0.dtype {
+            DType::F32 => run::<f32>(&self.0, args),
+            _ => run::<bf16>(&self.0, args),
+        }
+    }
+
+    fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
+        let [num_samples, rows, columns, _] = args.outputs[0].shape.nhwc();
+        let kernel = kernels::augment_blocks(args.outputs[0].dtype)?;
+        let arguments = self.0.arguments(args)?;
+        below(SIGNED, rows * columns, "blocks of pixels of an image")?;
+        kernel.launch(
+            launcher,
+            [(rows * columns).div_ceil(kernel.block_threads()), num_samples, 1],
+            &arguments,
+        )
+    }
+}
+
+/// The samples of a batch, as the CPU makes them.
+struct Samples<'a> {
+    pixels: &'a [u8],
+    rows: &'a [i32],
+    params: &'a [SampleParams],
+    channels: [(f32, f32); NUM_CHANNELS],
+    height: usize,
+    width: usize,
+}
+
+impl<'a> Samples<'a> {
+    fn new(op: &AugmentFwd, args: &CpuArgs<'a>) -> Samples<'a> {
+        let &[_, height, width, _] = args.input_shape(0).dims() else { unreachable!("inferred") };
+        Samples {
+            pixels: args.input::<u8>(0),
+            rows: args.input::<i32>(1),
+            params: SampleParams::from_floats(args.input::<f32>(2)),
+            channels: op.normalization.scale_and_offset(),
+            height,
+            width,
+        }
+    }
+
+    /// The photo that a sample shows; none for padding.
+    fn photo(&self, sample: usize) -> Option<Image<'a>> {
+        let row = usize::try_from(self.rows[sample]).ok()?;
+        let photo_bytes = self.height * self.width * NUM_CHANNELS;
+        Some(Image::new(&self.pixels[row * photo_bytes..][..photo_bytes], self.height, self.width))
+    }
+
+    /// The pixels of line `line`, counted through all samples, from column `first` on.
+    fn run(&self, line: usize, first: usize, out: &mut [[f32; NUM_CHANNELS]]) {
+        let (sample, y) = (line / self.height, line % self.height);
+        let Some(own) = self.photo(sample) else { return out.fill([0.0; NUM_CHANNELS]) };
+        let params = &self.params[sample];
+        params.input_run(own, (first, y), &self.channels, out);
+        let mix = &params.mix;
+        let columns = mix.columns(y);
+        for x in columns.start.max(first)..columns.end.min(first + out.len()) {
+            let partner = mix.partner as usize;
+            let mut other = [[0.0; NUM_CHANNELS]];
+            if let Some(photo) = self.photo(partner) {
+                self.params[partner].input_run(photo, (x, y), &self.channels, &mut other);
+            }
+            out[x - first].iter_mut().zip(other[0]).for_each(|(own, other)| *own = mix.blend(*own, other));
+        }
     }
 }
 
@@ -212,7 +311,9 @@ fn trial(draw: &mut Draw, is_wide: bool) -> Trial {
             graph.input("params", [samples, SampleParams::NUM_ELEMS], DType::F32),
         ];
         let dtype = graph.float();
-        augment(graph, "images", operands, AugmentFwd { normalization, dtype })?;
+        let op = AugmentFwd { normalization, dtype };
+        augment(graph, "images", operands, op)?;
+        graph.apply_one("blocks", AugmentBlocks(op), &operands)?;
         Ok(())
     })
     .with_operand("pixels", Contents::U8(pixels))

@@ -56,7 +56,7 @@ operations! {
     adam: Adam, AdamConfig;
     adaptive_avg_pool: AdaptiveAvgPool, AdaptiveAvgPoolBwd, adaptive_avg_pool;
     add: Add, add;
-    augment: AugmentFwd, augment;
+    augment: AugmentBlocks, AugmentFwd, augment;
     auto_augment: AutoAugment, auto_augment;
     avg_pool: GlobalAvgPool, GlobalAvgPoolBwd, global_avg_pool;
     batch_norm: BatchNormApply, BatchNormBwd, BatchNormDx, BatchNormInference, BatchNormInferenceBwd, BatchNormTrain, BnConfig, Mask,

@@ -21,9 +21,9 @@ use crate::ops::{CHUNK_ELEMS, dispatch_real, dispatch_storage, one_input};
 use crate::tensor::DType;
 
 /// Pixels of a block in each direction.
-const BLOCK: usize = 2;
+pub(super) const BLOCK: usize = 2;
 /// Rows of blocks of padding before the image, and before and after it together.
-const PADDING_BEFORE: usize = 2;
+pub(super) const PADDING_BEFORE: usize = 2;
 const PADDING: usize = BLOCK_TAPS - 1;
 /// Channels that one access of a tensor core's operand holds, in bf16.
 const CHANNELS_ALIGNED: usize = 8;
