@@ -2,13 +2,21 @@
 // cover a pixel.
 #pragma once
 
+#include "divisor.cuh"
 #include "elementwise.cuh"
 
 // Image (H, W, C), result (P, Q) and window.
 struct PoolGeometry {
     uint32_t channels, height, width, out_height, out_width;
-    uint32_t kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w;
+    uint32_t kernel_h, kernel_w, pad_h, pad_w;
+    Divisor stride_h, stride_w;
     uint32_t is_wide;  // a thread takes 16 bytes of channels, not one channel
+};
+
+// What a kernel gives a thread of: images of so many rows and columns of pixels, windows or blocks of pixels.
+struct PoolUnits {
+    Divisor rows, columns;
+    Divisor vecs;  // vectors of channels that a thread takes, of each
 };
 
 // A window as the arguments say.
@@ -17,7 +25,7 @@ struct AnyWindow {
     uint32_t kernel_h, kernel_w, stride_h, stride_w;
 
     __device__ __forceinline__ explicit AnyWindow(const PoolGeometry& g)
-        : kernel_h(g.kernel_h), kernel_w(g.kernel_w), stride_h(g.stride_h), stride_w(g.stride_w) {}
+        : kernel_h(g.kernel_h), kernel_w(g.kernel_w), stride_h(g.stride_h.divisor), stride_w(g.stride_w.divisor) {}
 };
 
 // The window of ResNets, known to the compiler: it unrolls the loops over taps, and their loads are under way together.
@@ -26,25 +34,19 @@ struct Window3x3 {
     static constexpr uint32_t kernel_h = 3, kernel_w = 3, stride_h = 2, stride_w = 2;
 };
 
-// Where an element of a matrix of images is, of which a thread takes kWidth channels.
+// Where a unit is, and the first of the channels that a thread takes of it.
 struct PoolPlace {
     uint32_t image, row, column, channel;
 };
 
-// The place of the i-th vector of images of rows x columns x (vecs vectors of channels).
-template <int kWidth>
-static __device__ __forceinline__ PoolPlace place_of(uint32_t i, uint32_t rows, uint32_t columns, uint32_t vecs) {
-    const uint32_t pixel = i / vecs, image_row = pixel / columns, image = image_row / rows;
-    return {image, image_row - image * rows, pixel - image_row * columns, (i - pixel * vecs) * kWidth};
+static __device__ __forceinline__ PoolPlace place_of(uint32_t unit, uint32_t channel, const PoolUnits& units) {
+    const uint32_t image_row = quotient(unit, units.columns), image = quotient(image_row, units.rows);
+    return {image, image_row - image * units.rows.divisor, unit - image_row * units.columns.divisor, channel};
 }
 
-// Positions along one axis, the end not among them.
-struct Range {
-    uint32_t first, end;
-};
-
-// The windows that cover padded position `position`.
-static __device__ __forceinline__ Range windows_over(uint32_t position, uint32_t kernel, uint32_t stride, uint32_t count) {
-    const uint32_t past = position + 1 > kernel ? position + 1 - kernel : 0;
-    return {ceil_div(past, stride), min(position / stride + 1, count)};
+// The place of the i-th vector of kWidth channels.
+template <int kWidth>
+static __device__ __forceinline__ PoolPlace place_of_vec(uint32_t i, const PoolUnits& units) {
+    const uint32_t unit = quotient(i, units.vecs);
+    return place_of(unit, (i - unit * units.vecs.divisor) * kWidth, units);
 }

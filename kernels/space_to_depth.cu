@@ -5,26 +5,29 @@
 //           counting on; neighbouring threads write neighbours and read runs of 2C elements
 // Cost      no flop; DRAM floor = bytes(x) + bytes(y)
 // Numerics  exact
-// Requires  fewer than 2^32 elements; rows = ceil(height / 2) + 3, columns alike; depth >= 4C and a
+// Requires  fewer than 2^32 elements, and blocks and their vectors below 2^31; rows = ceil(height / 2) + 3, columns alike; depth >= 4C and a
 //           multiple of 16 / sizeof(T), y aligned to 16 bytes; grid.x >= 1
 // Reference SpaceToDepth in src/ops/stem.rs
+#include "divisor.cuh"
 #include "elementwise.cuh"
 
 struct SpaceToDepthArgs {
     const void* x;
     void* y;
     uint64_t num_elems;
-    uint32_t height, width, channels, rows, columns, depth;
+    uint32_t height, width, channels;
+    Divisor rows, columns, vecs;  // vecs: of 16 bytes, of a block
 };
 
 template <class T>
 static __device__ void space_to_depth(const SpaceToDepthArgs& a) {
     constexpr int kWidth = kVecElems<T>;
-    const uint32_t vecs = a.depth / kWidth, run = 2 * a.channels;
+    const uint32_t run = 2 * a.channels;
     for (uint64_t i = grid_thread(); i < a.num_elems / kWidth; i += grid_threads()) {
-        const uint32_t block = static_cast<uint32_t>(i) / vecs, at = (static_cast<uint32_t>(i) - block * vecs) * kWidth;
-        const uint32_t block_row = block / a.columns, column = block - block_row * a.columns;
-        const uint32_t image = block_row / a.rows, row = block_row - image * a.rows;
+        const uint32_t vec = static_cast<uint32_t>(i), block = quotient(vec, a.vecs);
+        const uint32_t at = (vec - block * a.vecs.divisor) * kWidth;
+        const uint32_t block_row = quotient(block, a.columns), column = block - block_row * a.columns.divisor;
+        const uint32_t image = quotient(block_row, a.rows), row = block_row - image * a.rows.divisor;
         // Before the image these wrap around, beyond every extent.
         const uint32_t h = 2 * row - 4, w = 2 * column - 4;
         // The block's two runs of x, counted such that element `at` of the block is element `at` of either.

@@ -5,7 +5,7 @@ use crate::device::kernels::channels::{CHANNEL_THREADS, NARROW_COLUMNS, WIDE_COL
 use crate::device::kernels::common::WARP_THREADS;
 use crate::device::kernels::elementwise::ACCESS_BYTES;
 use crate::device::kernels::totals::{TOTAL_THREADS, TOTAL_TURNS};
-use crate::device::kernels::{Grid, loop_grid};
+use crate::device::kernels::{Divisor, Grid, loop_grid};
 use crate::error::{Error, Result};
 use crate::tensor::{DType, Shape};
 
@@ -48,6 +48,16 @@ pub(crate) fn vec_grid(slot: &Slot) -> Grid {
 /// Elements of an access.
 pub(crate) fn vec_elems(dtype: DType) -> usize {
     ACCESS_BYTES / dtype.size_bytes()
+}
+
+impl Divisor {
+    /// What divides numbers below [`SIGNED`] by `divisor`, from 1 to [`SIGNED`], in kernels/divisor.cuh: the factor
+    /// ceil(2^(31+shift) / divisor), where 2^shift is the least power of two that is not smaller.
+    pub(crate) fn new(divisor: usize) -> Divisor {
+        let shift = divisor.next_power_of_two().ilog2();
+        let factor = (1_u64 << (31 + shift)).div_ceil(divisor as u64);
+        Divisor { divisor: divisor as u32, factor: factor as u32, shift }
+    }
 }
 
 /// How the blocks of kernels/channels.cuh cover M rows of C channels.
@@ -144,6 +154,22 @@ mod tests {
 
     fn grid_of(shape: [usize; 2], dtype: DType) -> ChannelGrid {
         ChannelGrid::sums(shape.into(), dtype)
+    }
+
+    #[test]
+    fn a_multiplication_divides() {
+        let ends = [1, 2, 3, 5, 7, 8, 63, 64, 67, 1000, 65_537, (1 << 30) - 1, 1 << 30, SIGNED - 1, SIGNED];
+        for divisor in (1..300).chain(ends) {
+            let Divisor { factor, shift, .. } = Divisor::new(divisor);
+            let multiples = (1..5).map(|i| i * divisor).chain([SIGNED / divisor * divisor, SIGNED]);
+            for value in (0..300).chain(multiples.flat_map(|of| [of - 1, of])).filter(|&value| value < SIGNED)
+            {
+                // As the kernel's 32 bits have it.
+                let product = u64::from(2 * value as u32) * u64::from(factor);
+                let quotient = (product >> 32) as u32 >> shift;
+                assert_eq!(quotient as usize, value / divisor, "{value} / {divisor}");
+            }
+        }
     }
 
     #[test]

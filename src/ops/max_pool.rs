@@ -5,12 +5,12 @@ use crate::device::cpu::{
     ChannelTile, CpuArgs, Storage, for_each_channel_tile, for_each_chunk, for_each_chunk_pair, lanes,
     lanes_mut,
 };
-use crate::device::kernels::{self, MaxPoolBwdArgs, MaxPoolFwdArgs, PoolGeometry};
+use crate::device::kernels::{self, Divisor, MaxPoolBwdArgs, MaxPoolFwdArgs, PoolGeometry, PoolUnits};
 use crate::device::{LaunchArgs, Launcher, Slot};
 use crate::error::Result;
 use crate::graph::{Backward, Cost, Graph, InferResult, Onnx, OnnxNode, Op, ValueId, ValueType};
 use crate::ops::checks::{Case, Checks, Draw, Trial, input};
-use crate::ops::launch::{UNSIGNED, below, vec_elems};
+use crate::ops::launch::{SIGNED, UNSIGNED, below, vec_elems};
 use crate::ops::{dispatch_storage, float, one_input};
 use crate::tensor::DType;
 
@@ -139,16 +139,17 @@ impl Op for MaxPool {
         let (x, y) = (&args.inputs[0], &args.outputs[0]);
         let geometry = geometry(self.0, x, y)?;
         let [n, p, q, _] = y.shape.nhwc();
+        let (num_vecs, units) = vecs_of(&geometry, y, [n, p, q])?;
         let arguments = MaxPoolFwdArgs {
             x: args.address(x),
             y: args.address(y),
             argmax: args.output(1),
-            num_vecs: num_vecs(&geometry, x.dtype, n * p * q),
+            num_vecs,
             geometry,
+            units,
         };
-        let is_3x3 = is_3x3(&geometry);
-        let kernel = if is_3x3 { kernels::max_pool_fwd_3x3 } else { kernels::max_pool_fwd };
-        kernel(x.dtype)?.launch(launcher, kernels::thread_grid(arguments.num_vecs as usize), &arguments)
+        let kernel = if is_3x3(&geometry) { kernels::max_pool_fwd_3x3 } else { kernels::max_pool_fwd };
+        kernel(x.dtype)?.launch(launcher, kernels::thread_grid(num_vecs as usize), &arguments)
     }
 }
 
@@ -243,20 +244,17 @@ impl Op for MaxPoolBwd {
     fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
         let (dy, dx) = (&args.inputs[0], &args.outputs[0]);
         let geometry = geometry(self.window, dx, dy)?;
-        let [n, h, w, _] = dx.shape.nhwc();
-        let PoolWindow { stride_h, stride_w, pad_h, pad_w, .. } = self.window;
-        let is_3x3 = is_3x3(&geometry);
-        let pixels =
-            if is_3x3 { (h + pad_h).div_ceil(stride_h) * (w + pad_w).div_ceil(stride_w) } else { h * w };
+        let (num_vecs, units) = vecs_of(&geometry, dx, pixel_units(&geometry, dx))?;
         let arguments = MaxPoolBwdArgs {
             dy: args.address(dy),
             argmax: args.input(1),
             dx: args.address(dx),
-            num_vecs: num_vecs(&geometry, dx.dtype, n * pixels),
+            num_vecs,
             geometry,
+            units,
         };
-        let kernel = if is_3x3 { kernels::max_pool_bwd_3x3 } else { kernels::max_pool_bwd };
-        kernel(dx.dtype)?.launch(launcher, kernels::thread_grid(arguments.num_vecs as usize), &arguments)
+        let kernel = if is_3x3(&geometry) { kernels::max_pool_bwd_3x3 } else { kernels::max_pool_bwd };
+        kernel(dx.dtype)?.launch(launcher, kernels::thread_grid(num_vecs as usize), &arguments)
     }
 }
 
@@ -310,6 +308,7 @@ fn windows(position: usize, kernel: usize, stride: usize, count: usize) -> std::
 /// [`Error::Device`] if there are more elements than kernels count.
 fn geometry(window: PoolWindow, image: &Slot, result: &Slot) -> Result<PoolGeometry> {
     below(UNSIGNED, image.shape.num_elems().max(result.shape.num_elems()), "elements")?;
+    below(SIGNED / 2, window.stride_h.max(window.stride_w), "pixels from one window to the next")?;
     let [_, height, width, channels] = image.shape.nhwc().map(|extent| extent as u32);
     let [_, out_height, out_width, _] = result.shape.nhwc().map(|extent| extent as u32);
     Ok(PoolGeometry {
@@ -320,10 +319,10 @@ fn geometry(window: PoolWindow, image: &Slot, result: &Slot) -> Result<PoolGeome
         out_width,
         kernel_h: window.kernel_h as u32,
         kernel_w: window.kernel_w as u32,
-        stride_h: window.stride_h as u32,
-        stride_w: window.stride_w as u32,
         pad_h: window.pad_h as u32,
         pad_w: window.pad_w as u32,
+        stride_h: Divisor::new(window.stride_h),
+        stride_w: Divisor::new(window.stride_w),
         is_wide: image.shape.last().is_multiple_of(vec_elems(image.dtype)).into(),
     })
 }
@@ -331,13 +330,37 @@ fn geometry(window: PoolWindow, image: &Slot, result: &Slot) -> Result<PoolGeome
 /// Whether the kernels for windows of 3x3 pixels two apart take it.
 fn is_3x3(geometry: &PoolGeometry) -> bool {
     let PoolGeometry { kernel_h, kernel_w, stride_h, stride_w, is_wide, .. } = *geometry;
-    is_wide == 1 && [kernel_h, kernel_w, stride_h, stride_w] == [3, 3, 2, 2]
+    is_wide == 1 && [kernel_h, kernel_w, stride_h.divisor, stride_w.divisor] == [3, 3, 2, 2]
 }
 
-/// Vectors of channels, or single channels, of so many pixels, windows or blocks of pixels: a thread takes one.
-fn num_vecs(geometry: &PoolGeometry, dtype: DType, pixels: usize) -> u64 {
-    let width = if geometry.is_wide == 1 { vec_elems(dtype) } else { 1 };
-    (pixels * (geometry.channels as usize / width)) as u64
+/// What threads of the backward pass take, as images, rows and columns: pixels, or blocks of 2x2 of them, padding included.
+fn pixel_units(geometry: &PoolGeometry, image: &Slot) -> [usize; 3] {
+    let [n, h, w, _] = image.shape.nhwc();
+    if !is_3x3(geometry) {
+        return [n, h, w];
+    }
+    let blocks =
+        |extent: usize, pad: u32, stride: Divisor| (extent + pad as usize).div_ceil(stride.divisor as usize);
+    [n, blocks(h, geometry.pad_h, geometry.stride_h), blocks(w, geometry.pad_w, geometry.stride_w)]
+}
+
+/// How many vectors of channels, or single channels, units of so many images, rows and columns have, and how a thread finds
+/// its own. `value` has their channels.
+///
+/// # Errors
+/// [`Error::Device`] if there are more than kernels count.
+fn vecs_of(
+    geometry: &PoolGeometry,
+    value: &Slot,
+    [n, rows, columns]: [usize; 3],
+) -> Result<(u32, PoolUnits)> {
+    let width = if geometry.is_wide == 1 { vec_elems(value.dtype) } else { 1 };
+    let vecs = geometry.channels as usize / width;
+    let num_vecs = n * rows * columns * vecs;
+    below(SIGNED, num_vecs, "vectors of channels")?;
+    let units =
+        PoolUnits { rows: Divisor::new(rows), columns: Divisor::new(columns), vecs: Divisor::new(vecs) };
+    Ok((num_vecs as u32, units))
 }
 
 /// What these operations are checked by.

@@ -11,12 +11,12 @@
 use super::conv2d::{Conv2dConfig, Window, conv2d, conv2d_filter, conv2d_with};
 use crate::device::cpu::{CpuArgs, Real, Storage, for_each_chunk};
 use crate::device::kernels::stem_filter::{BLOCK_TAPS, PIXEL_TAPS};
-use crate::device::kernels::{self, Entry, SpaceToDepthArgs, StemFilterArgs};
+use crate::device::kernels::{self, Divisor, Entry, SpaceToDepthArgs, StemFilterArgs};
 use crate::device::{LaunchArgs, Launcher};
 use crate::error::Result;
 use crate::graph::{Backward, Graph, InferResult, Op, ValueId, ValueType};
 use crate::ops::checks::{Case, Checks, Draw, Trial, in_f32, input};
-use crate::ops::launch::{UNSIGNED, below, only_f32, vec_grid};
+use crate::ops::launch::{UNSIGNED, below, only_f32, vec_elems, vec_grid};
 use crate::ops::{CHUNK_ELEMS, dispatch_real, dispatch_storage, one_input};
 use crate::tensor::DType;
 
@@ -124,9 +124,9 @@ impl Op for SpaceToDepth {
             height: height as u32,
             width: width as u32,
             channels: channels as u32,
-            rows: rows as u32,
-            columns: columns as u32,
-            depth: depth as u32,
+            rows: Divisor::new(rows),
+            columns: Divisor::new(columns),
+            vecs: Divisor::new(depth / vec_elems(y.dtype)),
         };
         kernels::space_to_depth(x.dtype)?.launch(launcher, vec_grid(y), &arguments)
     }
