@@ -14,9 +14,9 @@ use crate::error::Result;
 use crate::graph::{Graph, Node, Op, Phase, Role, ValueId};
 use crate::named::named;
 use crate::ops::{
-    Add, AugmentBlocks, AugmentFwd, BatchNormApply, BatchNormBwd, BatchNormDx, BatchNormInference, BatchNormTrain,
-    Cast, CastTensors, Conv2dBatchNorm, Conv2dDgrad, Conv2dDgradSums, Conv2dFprop, Conv2dStats, Mask, Relu, ReluBwd,
-    SpaceToDepth,
+    Add, AugmentBlocks, AugmentFwd, BatchNormApply, BatchNormBwd, BatchNormDx, BatchNormInference,
+    BatchNormPoolBwd, BatchNormTrain, Cast, CastTensors, Conv2dBatchNorm, Conv2dDgrad, Conv2dDgradSums,
+    Conv2dFprop, Conv2dStats, Mask, MaxPoolBwd, Relu, ReluBwd, SpaceToDepth,
 };
 use crate::tensor::DType;
 
@@ -63,6 +63,8 @@ rewrites! {
     DgradSums = "dgrad-sums" => Editor::dgrad_sums;
     /// Gradients of ReLU and batch norm in one pass.
     BnAddReluBwd = "bn-add-relu-bwd" => Editor::bn_add_relu_bwd;
+    /// Gradients of max pooling, ReLU and batch norm in one pass.
+    BnPoolBwd = "bn-pool-bwd" => Editor::bn_pool_bwd;
     /// In training, a convolution takes the statistics.
     ConvStats = "conv-stats" => Editor::conv_stats;
     /// One node makes the bf16 copies of all filters.
@@ -257,6 +259,24 @@ impl Editor<'_> {
                 outputs: vec![norm.outputs[0]],
                 ..norm
             });
+        }
+    }
+
+    /// Max pooling backward, then what [`Rewrite::BnAddReluBwd`] made of the ReLU and the batch norm before it: their passes
+    /// gather what reaches a pixel, which is written nowhere.
+    fn bn_pool_bwd(&mut self) {
+        for index in 0..self.nodes.len() {
+            let Some(norm) = self.nodes[index].clone() else { continue };
+            if norm.op_as() != Some(&BatchNormBwd { mask: Some(Mask::Recomputed), residual: false }) {
+                continue;
+            }
+            let Some(pool_index) = self.only_maker(norm.inputs[0]) else { continue };
+            let Some(pool) = self.nodes[pool_index].clone() else { continue };
+            let Some(&MaxPoolBwd { window, .. }) = pool.op_as() else { continue };
+            let op = Arc::new(BatchNormPoolBwd { window });
+            let inputs = [&pool.inputs[..1], &norm.inputs[1..], &pool.inputs[1..]].concat();
+            self.nodes[index] = Some(Node { op, inputs, ..norm });
+            self.nodes[pool_index] = None;
         }
     }
 

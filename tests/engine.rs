@@ -13,7 +13,8 @@ use residuum::plan::{Plan, Step, plan};
 use residuum::rng::{Stream, Use};
 use residuum::run::checkpoint::NamedTensor;
 use residuum::step::{
-    EVAL, Optimiser, PixelSource, StepConfig, TRAIN, Trained, Training, evaluation_graph, program, training_graph,
+    EVAL, Optimiser, PixelSource, StepConfig, TRAIN, Trained, Training, evaluation_graph, program,
+    training_graph,
 };
 use residuum::tensor::{DType, Layout, Shape};
 
@@ -73,7 +74,9 @@ fn every_rewrite_finds_all_its_places_in_a_residual_network() {
 
         let all = fuse(&textbook, &Rewrite::ALL).unwrap();
         assert_eq!(count(&all, "add_fwd"), 0, "{name}: residual adds and gradient sums are all taken in");
-        assert_eq!(masks(&all), [before_a_relu, before_an_add], "{name}");
+        assert_eq!(count(&all, "batch_norm_pool_bwd"), 1, "{name}: behind the stem");
+        assert_eq!(count(&all, "max_pool_bwd"), 0, "{name}");
+        assert_eq!(masks(&all), [before_a_relu - 1, before_an_add], "{name}");
         assert_eq!(count(&all, "conv2d_fprop_stats"), norms, "{name}");
         assert_eq!(count(&all, "batch_norm_apply"), norms, "{name}");
         // The stem's, the last, and of each downsampled block the shortcut's have no dgrad of their own behind them.

@@ -133,8 +133,7 @@ mod tests {
     #[test]
     fn a_name_that_is_none_is_refused_with_all_names_and_the_nearest() {
         let message = |names| Fusion::without_named(names).unwrap_err().to_string();
-        let list = "bn-add-relu, conv-bn, dgrad-add, dgrad-sums, bn-add-relu-bwd, conv-stats, multi-tensor-cast, \
-                    augment-blocks or all";
+        let list = format!("{} or all", Rewrite::NAMES.join(", "));
         assert_eq!(
             message("conv-bn,dgrad-ad"),
             format!("`dgrad-ad` is unknown; take {list}; did you mean `dgrad-add`?")

@@ -139,7 +139,7 @@ impl Op for MaxPool {
         let (x, y) = (&args.inputs[0], &args.outputs[0]);
         let geometry = geometry(self.0, x, y)?;
         let [n, p, q, _] = y.shape.nhwc();
-        let (num_vecs, units) = vecs_of(&geometry, y, [n, p, q])?;
+        let (num_vecs, units) = vecs_of(&geometry, y.dtype, [n, p, q])?;
         let arguments = MaxPoolFwdArgs {
             x: args.address(x),
             y: args.address(y),
@@ -148,7 +148,9 @@ impl Op for MaxPool {
             geometry,
             units,
         };
-        let kernel = if is_3x3(&geometry) { kernels::max_pool_fwd_3x3 } else { kernels::max_pool_fwd };
+        let image = ValueType { shape: x.shape, dtype: x.dtype };
+        let is_3x3 = is_3x3(self.0, image);
+        let kernel = if is_3x3 { kernels::max_pool_fwd_3x3 } else { kernels::max_pool_fwd };
         kernel(x.dtype)?.launch(launcher, kernels::thread_grid(num_vecs as usize), &arguments)
     }
 }
@@ -226,17 +228,7 @@ impl Op for MaxPoolBwd {
 
     fn cpu(&self, args: &CpuArgs<'_>) {
         fn run<T: Storage>(op: MaxPoolBwd, args: &CpuArgs<'_>) {
-            let [_, p, q, channels] = args.input_shape(0).nhwc();
-            let (dy, argmax) = (args.input::<T>(0), args.input::<u8>(1));
-            let image_elems = p * q * channels;
-            for_each_chunk(args.output::<T>(0), op.width * channels, |start, dx| {
-                let row = start / (op.width * channels);
-                let image = row / op.height * image_elems;
-                let (dy, argmax) = (&dy[image..][..image_elems], &argmax[image..][..image_elems]);
-                let mut tile =
-                    MaxBwdTile { op, extents: [p, q, channels], dy, argmax, h: row % op.height, dx };
-                for_each_channel_tile(channels, &mut tile);
-            });
+            op.gather(args.input_shape(0).nhwc(), args.input::<T>(0), args.input(1), args.output(0));
         }
         dispatch_storage!(args.input_dtype(0), run(*self, args));
     }
@@ -244,7 +236,8 @@ impl Op for MaxPoolBwd {
     fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
         let (dy, dx) = (&args.inputs[0], &args.outputs[0]);
         let geometry = geometry(self.window, dx, dy)?;
-        let (num_vecs, units) = vecs_of(&geometry, dx, pixel_units(&geometry, dx))?;
+        let image = ValueType { shape: dx.shape, dtype: dx.dtype };
+        let (num_vecs, units) = vecs_of(&geometry, dx.dtype, pixel_units(self.window, image))?;
         let arguments = MaxPoolBwdArgs {
             dy: args.address(dy),
             argmax: args.input(1),
@@ -253,8 +246,30 @@ impl Op for MaxPoolBwd {
             geometry,
             units,
         };
-        let kernel = if is_3x3(&geometry) { kernels::max_pool_bwd_3x3 } else { kernels::max_pool_bwd };
+        let kernel =
+            if is_3x3(self.window, image) { kernels::max_pool_bwd_3x3 } else { kernels::max_pool_bwd };
         kernel(dx.dtype)?.launch(launcher, kernels::thread_grid(num_vecs as usize), &arguments)
+    }
+}
+
+impl MaxPoolBwd {
+    /// dx of the gradient `dy`, of these extents.
+    pub(super) fn gather<T: Storage>(
+        self,
+        [_, p, q, channels]: [usize; 4],
+        dy: &[T],
+        argmax: &[u8],
+        dx: &mut [T],
+    ) {
+        let image_elems = p * q * channels;
+        for_each_chunk(dx, self.width * channels, |start, dx| {
+            let row = start / (self.width * channels);
+            let image = row / self.height * image_elems;
+            let (dy, argmax) = (&dy[image..][..image_elems], &argmax[image..][..image_elems]);
+            let extents = [p, q, channels];
+            let mut tile = MaxBwdTile { op: self, extents, dy, argmax, h: row % self.height, dx };
+            for_each_channel_tile(channels, &mut tile);
+        });
     }
 }
 
@@ -306,7 +321,7 @@ fn windows(position: usize, kernel: usize, stride: usize, count: usize) -> std::
 ///
 /// # Errors
 /// [`Error::Device`] if there are more elements than kernels count.
-fn geometry(window: PoolWindow, image: &Slot, result: &Slot) -> Result<PoolGeometry> {
+pub(super) fn geometry(window: PoolWindow, image: &Slot, result: &Slot) -> Result<PoolGeometry> {
     below(UNSIGNED, image.shape.num_elems().max(result.shape.num_elems()), "elements")?;
     below(SIGNED / 2, window.stride_h.max(window.stride_w), "pixels from one window to the next")?;
     let [_, height, width, channels] = image.shape.nhwc().map(|extent| extent as u32);
@@ -327,40 +342,38 @@ fn geometry(window: PoolWindow, image: &Slot, result: &Slot) -> Result<PoolGeome
     })
 }
 
-/// Whether the kernels for windows of 3x3 pixels two apart take it.
-fn is_3x3(geometry: &PoolGeometry) -> bool {
-    let PoolGeometry { kernel_h, kernel_w, stride_h, stride_w, is_wide, .. } = *geometry;
-    is_wide == 1 && [kernel_h, kernel_w, stride_h.divisor, stride_w.divisor] == [3, 3, 2, 2]
+/// Whether the kernels for windows of 3x3 pixels two apart take images like `image`.
+pub(super) fn is_3x3(window: PoolWindow, image: ValueType) -> bool {
+    let PoolWindow { kernel_h, kernel_w, stride_h, stride_w, .. } = window;
+    let is_wide = image.shape.last().is_multiple_of(vec_elems(image.dtype));
+    is_wide && [kernel_h, kernel_w, stride_h, stride_w] == [3, 3, 2, 2]
 }
 
-/// What threads of the backward pass take, as images, rows and columns: pixels, or blocks of 2x2 of them, padding included.
-fn pixel_units(geometry: &PoolGeometry, image: &Slot) -> [usize; 3] {
+/// Images, rows and columns of what threads of the backward pass take: pixels, or blocks of 2x2 of them, padding included.
+pub(super) fn pixel_units(window: PoolWindow, image: ValueType) -> [usize; 3] {
     let [n, h, w, _] = image.shape.nhwc();
-    if !is_3x3(geometry) {
+    if !is_3x3(window, image) {
         return [n, h, w];
     }
-    let blocks =
-        |extent: usize, pad: u32, stride: Divisor| (extent + pad as usize).div_ceil(stride.divisor as usize);
-    [n, blocks(h, geometry.pad_h, geometry.stride_h), blocks(w, geometry.pad_w, geometry.stride_w)]
+    [n, (h + window.pad_h).div_ceil(window.stride_h), (w + window.pad_w).div_ceil(window.stride_w)]
 }
 
-/// How many vectors of channels, or single channels, units of so many images, rows and columns have, and how a thread finds
-/// its own. `value` has their channels.
+/// How a thread finds its vector of channels, or single channel, of units of so many images, rows and columns; `vecs` of
+/// each.
+pub(super) fn places([_, rows, columns]: [usize; 3], vecs: usize) -> PoolUnits {
+    PoolUnits { rows: Divisor::new(rows), columns: Divisor::new(columns), vecs: Divisor::new(vecs) }
+}
+
+/// How many such vectors there are: `geometry`'s channels, of units of so many images, rows and columns.
 ///
 /// # Errors
 /// [`Error::Device`] if there are more than kernels count.
-fn vecs_of(
-    geometry: &PoolGeometry,
-    value: &Slot,
-    [n, rows, columns]: [usize; 3],
-) -> Result<(u32, PoolUnits)> {
-    let width = if geometry.is_wide == 1 { vec_elems(value.dtype) } else { 1 };
+fn vecs_of(geometry: &PoolGeometry, dtype: DType, units: [usize; 3]) -> Result<(u32, PoolUnits)> {
+    let width = if geometry.is_wide == 1 { vec_elems(dtype) } else { 1 };
     let vecs = geometry.channels as usize / width;
-    let num_vecs = n * rows * columns * vecs;
+    let num_vecs = units.iter().product::<usize>() * vecs;
     below(SIGNED, num_vecs, "vectors of channels")?;
-    let units =
-        PoolUnits { rows: Divisor::new(rows), columns: Divisor::new(columns), vecs: Divisor::new(vecs) };
-    Ok((num_vecs as u32, units))
+    Ok((num_vecs as u32, places(units, vecs)))
 }
 
 /// What these operations are checked by.
@@ -384,7 +397,8 @@ pub(super) fn checks() -> Checks {
     Checks { cases, trials: vec![Box::new(trial)] }
 }
 
-fn trial(draw: &mut Draw) -> Trial {
+/// A window and an image that it fits.
+pub(super) fn window_and_image(draw: &mut Draw) -> (PoolWindow, [usize; 4]) {
     // Windows of 3x3 with stride 2 have kernels of their own.
     let is_3x3 = draw.coin();
     let [kernel_h, kernel_w] = if is_3x3 { [3, 3] } else { [draw.within(1, 5), draw.within(1, 5)] };
@@ -392,7 +406,11 @@ fn trial(draw: &mut Draw) -> Trial {
     let (pad_h, pad_w) = (draw.within(0, kernel_h / 2), draw.within(0, kernel_w / 2));
     let window = PoolWindow { kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w };
     let [n, h, w, c] = draw.image(1);
-    let shape = [n, h.max(kernel_h), w.max(kernel_w), c];
+    (window, [n, h.max(kernel_h), w.max(kernel_w), c])
+}
+
+fn trial(draw: &mut Draw) -> Trial {
+    let (window, shape) = window_and_image(draw);
     Trial::new(format!("max pool: {shape:?}, {window:?}"), move |graph| {
         let x = input(graph, "x", shape);
         let outputs = graph.apply("y", MaxPool(window), &[x])?;

@@ -59,8 +59,8 @@ operations! {
     augment: AugmentBlocks, AugmentFwd, augment;
     auto_augment: AutoAugment, auto_augment;
     avg_pool: GlobalAvgPool, GlobalAvgPoolBwd, global_avg_pool;
-    batch_norm: BatchNormApply, BatchNormBwd, BatchNormDx, BatchNormInference, BatchNormInferenceBwd, BatchNormTrain, BnConfig, Mask,
-        batch_norm;
+    batch_norm: BatchNormApply, BatchNormBwd, BatchNormDx, BatchNormInference, BatchNormInferenceBwd, BatchNormPoolBwd,
+        BatchNormTrain, BnConfig, Mask, batch_norm;
     bias: AddBias, AddBiasBwd, add_bias;
     cast: Cast, CastTensors, cast;
     clip: ClipNorm;

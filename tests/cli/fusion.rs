@@ -92,8 +92,8 @@ fn a_profile_shows_what_a_rewrite_merges() {
 #[test]
 fn an_unknown_rewrite_is_refused_with_all_names_and_the_nearest() {
     let program = Program::with_scenes();
-    let names = "take bn-add-relu, conv-bn, bn-add-relu-bwd, dgrad-add, multi-tensor-cast, augment-blocks or all";
-    let parts = ["--no-fuse", "`dgrad-sum` is unknown", names];
+    let names = format!("take {} or all", Rewrite::NAMES.join(", "));
+    let parts = ["--no-fuse", "`dgrad-sum` is unknown", &names];
     for command in [SMALL_RUN, "plan", "profile", "eval --run a", &format!("predict --run a {PHOTO}")] {
         program.fails(&format!("{command} --no-fuse conv-bn,dgrad-sum"), 2, &parts);
         program.fails(&format!("{command} --no-fuse conv-bm"), 2, &["did you mean `conv-bn`?"]);

@@ -86,7 +86,7 @@ impl Op for BatchNormBwd {
                     Mask::Result => Masking::Result(args.input::<T>(5)),
                     Mask::Recomputed => Masking::Recomputed { gamma: args.input(2), beta: args.input(5) },
                 });
-                return backward(args, args.input::<T>(0), mask, spread, true);
+                return backward(args, args.workspace(), args.input::<T>(0), mask, spread, true);
             }
             let blocks = Blocks::new(args.input_shape(1));
             let dz = args.output_over_input::<T>(3, 0);
@@ -97,7 +97,7 @@ impl Op for BatchNormBwd {
                     vectorized(|| dz.iter_mut().zip(y).for_each(|(dz, &y)| *dz = masked(*dz, y)));
                 });
             }
-            backward(args, dz, None, spread, true);
+            backward(args, args.workspace(), dz, None, spread, true);
         }
         dispatch_storage!(args.input_dtype(1), run(self, args));
     }
@@ -144,7 +144,7 @@ impl Op for BatchNormInferenceBwd {
     fn cpu(&self, args: &CpuArgs<'_>) {
         fn run<T: Storage>(op: &BatchNormInferenceBwd, args: &CpuArgs<'_>) {
             let spread = Spread::Var(args.input::<T::Sum>(4), T::Sum::from_f64(f64::from(op.eps)));
-            backward(args, args.input::<T>(0), None, spread, false);
+            backward(args, args.workspace(), args.input::<T>(0), None, spread, false);
         }
         dispatch_storage!(args.input_dtype(1), run(self, args));
     }
@@ -164,8 +164,9 @@ fn workspace_bytes(device: DeviceKind, x: ValueType) -> usize {
 }
 
 /// Writes dx, dgamma and dbeta; `through_statistics` says whether mean and variance depend on x.
-fn backward<T: Storage>(
+pub(super) fn backward<T: Storage>(
     args: &CpuArgs<'_>,
+    workspace: &mut [f64],
     dy: &[T],
     mask: Option<Masking<'_, T>>,
     spread: Spread<'_, T::Sum>,
@@ -174,7 +175,7 @@ fn backward<T: Storage>(
     let blocks = Blocks::new(args.input_shape(1));
     let dx = args.output_over_input::<T>(0, 1);
     let operands = Operands { dy, mask, mean: args.input::<T::Sum>(3), spread, channels: blocks.channels };
-    let (sum_dz, sum_dz_xhat) = sums(operands, dx, blocks, args.workspace::<f64>());
+    let (sum_dz, sum_dz_xhat) = sums(operands, dx, blocks, workspace);
     store_sums::<T::Sum>([sum_dz, sum_dz_xhat], [args.output(2), args.output(1)]);
     let per_row = if through_statistics { 1.0 / blocks.rows as f64 } else { 0.0 };
     write_dx(operands, args.input(2), [sum_dz, sum_dz_xhat], per_row, blocks, dx);

@@ -41,7 +41,7 @@ pub(in crate::ops) struct Partials {
 }
 
 impl Partials {
-    fn of(grid: &ChannelGrid, address: u64) -> Partials {
+    pub(super) fn of(grid: &ChannelGrid, address: u64) -> Partials {
         let &ChannelGrid { rows, channels, block_rows, .. } = grid;
         Partials { address, rows, channels, block_rows, num_blocks: grid.num_blocks() }
     }

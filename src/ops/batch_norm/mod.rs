@@ -11,6 +11,7 @@ mod apply;
 mod bwd;
 mod inference;
 mod launch;
+mod pool;
 mod train;
 
 pub use apply::{BatchNormApply, BatchNormDx};
@@ -21,6 +22,7 @@ pub(super) use launch::{
     BwdAddresses, Norm, Partials, StatisticsAddresses, bwd_partials, finalize_sums, mask_addresses,
     partials_bytes, statistics_partials,
 };
+pub use pool::BatchNormPoolBwd;
 pub use train::BatchNormTrain;
 pub(super) use train::{Statistics, check_rows};
 
@@ -283,7 +285,7 @@ pub(super) fn checks() -> Checks {
             add(graph, "sum", y, y)
         }),
     ];
-    Checks { cases, trials: vec![Box::new(fwd_trial), Box::new(bwd_trial)] }
+    Checks { cases, trials: vec![Box::new(fwd_trial), Box::new(bwd_trial), Box::new(pool::trial)] }
 }
 
 fn fwd_trial(draw: &mut Draw) -> Trial {
