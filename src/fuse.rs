@@ -15,8 +15,8 @@ use crate::graph::{Graph, Node, Op, Phase, Role, ValueId};
 use crate::named::named;
 use crate::ops::{
     Add, AugmentBlocks, AugmentFwd, BatchNormApply, BatchNormBwd, BatchNormDx, BatchNormInference,
-    BatchNormPoolBwd, BatchNormTrain, Cast, CastTensors, Conv2dBatchNorm, Conv2dDgrad, Conv2dDgradSums,
-    Conv2dFprop, Conv2dStats, Mask, MaxPoolBwd, Relu, ReluBwd, SpaceToDepth,
+    BatchNormPool, BatchNormPoolBwd, BatchNormTrain, Cast, CastTensors, Conv2dBatchNorm, Conv2dDgrad,
+    Conv2dDgradSums, Conv2dFprop, Conv2dStats, Mask, MaxPool, MaxPoolBwd, Relu, ReluBwd, SpaceToDepth,
 };
 use crate::tensor::DType;
 
@@ -67,6 +67,8 @@ rewrites! {
     BnPoolBwd = "bn-pool-bwd" => Editor::bn_pool_bwd;
     /// In training, a convolution takes the statistics.
     ConvStats = "conv-stats" => Editor::conv_stats;
+    /// Batch norm, ReLU and max pooling in one pass.
+    BnPool = "bn-pool" => Editor::bn_pool;
     /// One node makes the bf16 copies of all filters.
     MultiTensorCast = "multi-tensor-cast" => Editor::multi_tensor_cast;
     /// Images are made in the blocks of pixels that the stem reads.
@@ -259,6 +261,22 @@ impl Editor<'_> {
                 outputs: vec![norm.outputs[0]],
                 ..norm
             });
+        }
+    }
+
+    /// What [`Rewrite::ConvStats`] left of a batch norm with its ReLU, then max pooling: one pass normalises and takes the largest.
+    fn bn_pool(&mut self) {
+        for index in 0..self.nodes.len() {
+            let Some(pool) = self.nodes[index].clone() else { continue };
+            let Some(&MaxPool(window)) = pool.op_as() else { continue };
+            let Some(norm_index) = self.only_maker(pool.inputs[0]) else { continue };
+            let Some(norm) = self.nodes[norm_index].clone() else { continue };
+            if norm.op_as() != Some(&BatchNormApply { relu: true, residual: false }) {
+                continue;
+            }
+            let op = Arc::new(BatchNormPool { window });
+            self.nodes[index] = Some(Node { op, inputs: norm.inputs, name: norm.name, ..pool });
+            self.nodes[norm_index] = None;
         }
     }
 

@@ -120,19 +120,11 @@ impl Op for MaxPool {
     }
 
     fn cpu(&self, args: &CpuArgs<'_>) {
-        fn run<T: Storage>(window: PoolWindow, args: &CpuArgs<'_>) {
-            let [_, height, width, channels] = args.input_shape(0).nhwc();
-            let [_, p, q, _] = args.output_shape(0).nhwc();
-            let (x, y, argmax) = (args.input::<T>(0), args.output::<T>(0), args.output::<u8>(1));
-            let row_elems = q * channels;
-            for_each_chunk_pair(y, argmax, (row_elems, row_elems), |row, y, argmax| {
-                let image = &x[row / p * height * width * channels..][..height * width * channels];
-                let mut tile =
-                    MaxTile { window, extents: [height, width, channels], image, p: row % p, y, argmax };
-                for_each_channel_tile(channels, &mut tile);
-            });
+        fn run<T: Storage>(op: MaxPool, args: &CpuArgs<'_>) {
+            let extents = [args.input_shape(0), args.output_shape(0)].map(|shape| shape.nhwc());
+            op.largest(extents, args.input::<T>(0), args.output(0), args.output(1));
         }
-        dispatch_storage!(args.input_dtype(0), run(self.0, args));
+        dispatch_storage!(args.input_dtype(0), run(*self, args));
     }
 
     fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
@@ -152,6 +144,25 @@ impl Op for MaxPool {
         let is_3x3 = is_3x3(self.0, image);
         let kernel = if is_3x3 { kernels::max_pool_fwd_3x3 } else { kernels::max_pool_fwd };
         kernel(x.dtype)?.launch(launcher, kernels::thread_grid(num_vecs as usize), &arguments)
+    }
+}
+
+impl MaxPool {
+    /// y and argmax of `x`; the extents are those of x and y.
+    pub(super) fn largest<T: Storage>(
+        self,
+        [[_, height, width, channels], [_, p, q, _]]: [[usize; 4]; 2],
+        x: &[T],
+        y: &mut [T],
+        argmax: &mut [u8],
+    ) {
+        let row_elems = q * channels;
+        for_each_chunk_pair(y, argmax, (row_elems, row_elems), |row, y, argmax| {
+            let image = &x[row / p * height * width * channels..][..height * width * channels];
+            let extents = [height, width, channels];
+            let mut tile = MaxTile { window: self.0, extents, image, p: row % p, y, argmax };
+            for_each_channel_tile(channels, &mut tile);
+        });
     }
 }
 

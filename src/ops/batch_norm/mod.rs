@@ -22,7 +22,7 @@ pub(super) use launch::{
     BwdAddresses, Norm, Partials, StatisticsAddresses, bwd_partials, finalize_sums, mask_addresses,
     partials_bytes, statistics_partials,
 };
-pub use pool::BatchNormPoolBwd;
+pub use pool::{BatchNormPool, BatchNormPoolBwd};
 pub use train::BatchNormTrain;
 pub(super) use train::{Statistics, check_rows};
 
@@ -285,7 +285,15 @@ pub(super) fn checks() -> Checks {
             add(graph, "sum", y, y)
         }),
     ];
-    Checks { cases, trials: vec![Box::new(fwd_trial), Box::new(bwd_trial), Box::new(pool::trial)] }
+    Checks {
+        cases,
+        trials: vec![
+            Box::new(fwd_trial),
+            Box::new(bwd_trial),
+            Box::new(pool::fwd_trial),
+            Box::new(pool::bwd_trial),
+        ],
+    }
 }
 
 fn fwd_trial(draw: &mut Draw) -> Trial {

@@ -2,10 +2,10 @@
 
 use super::bwd::{Masking, backward};
 use super::launch::{Norm, Partials, finalize_sums};
-use super::{BatchNormBwd, Blocks, LEAST_ROWS, Mask, Spread};
+use super::{BatchNormApply, BatchNormBwd, Blocks, LEAST_ROWS, Mask, Normalize, Spread};
 use crate::device::cpu::{CpuArgs, Storage};
 use crate::device::kernels::{
-    self, BatchNormPoolBwdArgs, BatchNormPoolBwdPartialsArgs, PoolGeometry, PoolUnits,
+    self, BatchNormPoolBwdArgs, BatchNormPoolBwdPartialsArgs, BatchNormPoolFwdArgs, PoolGeometry, PoolUnits,
 };
 use crate::device::{DeviceKind, LaunchArgs, Launcher};
 use crate::error::Result;
@@ -18,6 +18,13 @@ use crate::ops::max_pool::{
 use crate::ops::{dispatch_storage, same_shapes};
 use crate::tensor::{DType, Shape};
 
+/// `(x, gamma, beta, save_mean, save_rstd) -> (y, argmax)`: [`MaxPool`] of [`BatchNormApply`] with its ReLU. Set by fusion.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BatchNormPool {
+    /// The pooling's window.
+    pub window: PoolWindow,
+}
+
 /// `(dy, x, gamma, save_mean, save_rstd, beta, argmax) -> (dx, dgamma, dbeta)`: [`BatchNormBwd`] of [`MaxPoolBwd`], with
 /// [`Mask::Recomputed`]. Set by fusion.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,7 +33,9 @@ pub struct BatchNormPoolBwd {
     pub window: PoolWindow,
 }
 
-/// The batch norm's part.
+/// The batch norm's part of the forward pass.
+const APPLY: BatchNormApply = BatchNormApply { relu: true, residual: false };
+/// That of the backward pass.
 const NORM: BatchNormBwd = BatchNormBwd { mask: Some(Mask::Recomputed), residual: false };
 const NORM_OPERANDS: usize = 6;
 
@@ -161,8 +170,98 @@ impl Op for BatchNormPoolBwd {
     }
 }
 
+impl BatchNormPool {
+    fn pool(self) -> MaxPool {
+        MaxPool(self.window)
+    }
+}
+
+impl Op for BatchNormPool {
+    fn name(&self) -> &'static str {
+        "batch_norm_pool_fwd"
+    }
+
+    fn infer(&self, inputs: &[ValueType]) -> InferResult {
+        self.pool().infer(&APPLY.infer(inputs)?)
+    }
+
+    fn output_names(&self) -> &'static [&'static str] {
+        &["", "argmax"]
+    }
+
+    fn cost(&self, inputs: &[ValueType], outputs: &[ValueType]) -> Cost {
+        let taps = self.window.kernel_h * self.window.kernel_w;
+        let flops = 4 * inputs[0].shape.num_elems() + taps * outputs[0].shape.num_elems();
+        Cost::traffic(inputs, outputs).with_flops(flops)
+    }
+
+    /// On the CPU, the normalised image is written after all.
+    fn workspace_bytes(&self, device: DeviceKind, inputs: &[ValueType], _outputs: &[ValueType]) -> usize {
+        match device {
+            DeviceKind::Cpu => inputs[0].num_bytes(),
+            DeviceKind::Cuda | DeviceKind::Simt => 0,
+        }
+    }
+
+    fn cpu(&self, args: &CpuArgs<'_>) {
+        fn run<T: Storage>(op: BatchNormPool, args: &CpuArgs<'_>) {
+            let normalize = Normalize {
+                x: Some(args.input::<T>(0)),
+                residual: None,
+                mean: args.input(3),
+                spread: Spread::Rstd(args.input(4)),
+                gamma: args.input(1),
+                beta: args.input(2),
+                relu: true,
+            };
+            let image = args.workspace::<T>();
+            normalize.write(Blocks::new(args.input_shape(0)), image);
+            let extents = [args.input_shape(0), args.output_shape(0)].map(|shape| shape.nhwc());
+            op.pool().largest(extents, image, args.output(0), args.output(1));
+        }
+        dispatch_storage!(args.input_dtype(0), run(*self, args));
+    }
+
+    fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
+        let (x, y) = (&args.inputs[0], &args.outputs[0]);
+        let [n, p, q, channels] = y.shape.nhwc();
+        let grid = ChannelGrid::rows([n * p * q, channels].into(), y.dtype).checked()?;
+        let arguments = BatchNormPoolFwdArgs {
+            x: args.address(x),
+            gamma: args.input(1),
+            beta: args.input(2),
+            mean: args.input(3),
+            rstd: args.input(4),
+            y: args.address(y),
+            argmax: args.output(1),
+            num_units: grid.rows as u32,
+            block_units: grid.block_rows as u32,
+            geometry: geometry(self.window, x, y)?,
+            units: places([n, p, q], 1),
+            reserved: 0,
+        };
+        let image = ValueType { shape: x.shape, dtype: x.dtype };
+        let is_3x3 = is_3x3(self.window, image);
+        let kernel = if is_3x3 { kernels::batch_norm_pool_fwd_3x3 } else { kernels::batch_norm_pool_fwd };
+        kernel(x.dtype)?.launch(launcher, grid.grid(), &arguments)
+    }
+}
+
+/// Gamma and the spread are far from zero, or two normalised values could be one in bf16, and another tap the first.
+pub(super) fn fwd_trial(draw: &mut Draw) -> Trial {
+    let (window, shape) = window_and_image(draw);
+    Trial::new(format!("batch norm and max pool: {shape:?}, {window:?}"), move |graph| {
+        let x = input(graph, "x", shape);
+        let [gamma, beta, mean, rstd] =
+            ["gamma.var", "beta", "mean", "rstd"].map(|name| in_f32(graph, name, [shape[3]]));
+        graph.apply("y", BatchNormPool { window }, &[x, gamma, beta, mean, rstd])?;
+        Ok(())
+    })
+    .of_units()
+}
+
 /// Sums of a few units are the same in bf16, to which dz is rounded on the way.
-pub(super) fn trial(draw: &mut Draw) -> Trial {
+pub(super) fn bwd_trial(draw: &mut Draw) -> Trial {
     let (window, mut shape) = window_and_image(draw);
     if shape[..3].iter().product::<usize>() < LEAST_ROWS {
         shape[0] = LEAST_ROWS;
