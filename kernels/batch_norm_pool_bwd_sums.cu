@@ -27,7 +27,7 @@ struct BatchNormPoolBwdPartialsArgs {
     uint32_t num_units, block_units;
     PoolGeometry geometry;
     PoolUnits units;
-    uint32_t reserved;
+    uint32_t reserved;  // keeps the struct free of padding
 };
 
 template <class T, class Unit, bool kIsWide>

@@ -25,7 +25,7 @@ struct BatchNormPoolFwdArgs {
     uint32_t num_units, block_units;
     PoolGeometry geometry;
     PoolUnits units;
-    uint32_t reserved;
+    uint32_t reserved;  // keeps the struct free of padding
 };
 
 template <class T, bool kIsWide, class Window>

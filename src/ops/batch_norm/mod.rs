@@ -31,7 +31,7 @@ use crate::device::cpu::{
 };
 use crate::error::{Error, Result};
 use crate::graph::{Backward, Graph, InferResult, Init, Mode, ValueId, ValueType};
-use crate::ops::checks::{Case, Checks, Draw, Trial, in_f32, input, state};
+use crate::ops::checks::{Case, Checks, Draw, DrawTrial, Trial, in_f32, input, state};
 use crate::ops::relu::masked;
 use crate::ops::{add, cast, float, sum_dtype};
 use crate::tensor::{Layout, Shape};
@@ -285,15 +285,9 @@ pub(super) fn checks() -> Checks {
             add(graph, "sum", y, y)
         }),
     ];
-    Checks {
-        cases,
-        trials: vec![
-            Box::new(fwd_trial),
-            Box::new(bwd_trial),
-            Box::new(pool::fwd_trial),
-            Box::new(pool::bwd_trial),
-        ],
-    }
+    let mut trials: Vec<DrawTrial> = vec![Box::new(fwd_trial), Box::new(bwd_trial)];
+    trials.extend(pool::trials());
+    Checks { cases, trials }
 }
 
 fn fwd_trial(draw: &mut Draw) -> Trial {
