@@ -9,7 +9,7 @@
 //           read as they lie, C along the lines of shared memory: `ldmatrix.trans` costs what `ldmatrix` does, and a
 //           transposed copy would cost a launch and a workspace
 // Cost      2*kernel_h*kernel_w*out_c flop per element of src; DRAM floor = bytes(src) + bytes(weights) + bytes(addend)
-//           + bytes(out)
+//           + bytes(x) + bytes(y) + bytes(out)
 // Tuned for as conv2d_fprop.cu
 // Requires  per row of VARIANTS in src/ops/conv2d/variants.rs; the rows without a tile take anything
 // Numerics  one sum over gemm_k per output, in the order that the headers say, then the addend, rounded once; no atomics, repeatable

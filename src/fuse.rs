@@ -63,7 +63,7 @@ rewrites! {
     DgradSums = "dgrad-sums" => Editor::dgrad_sums;
     /// Gradients of ReLU and batch norm in one pass.
     BnAddReluBwd = "bn-add-relu-bwd" => Editor::bn_add_relu_bwd;
-    /// Gradients of max pooling, ReLU and batch norm in one pass.
+    /// Gradients of what bn-pool joins, in one pass.
     BnPoolBwd = "bn-pool-bwd" => Editor::bn_pool_bwd;
     /// In training, a convolution takes the statistics.
     ConvStats = "conv-stats" => Editor::conv_stats;
@@ -71,7 +71,7 @@ rewrites! {
     BnPool = "bn-pool" => Editor::bn_pool;
     /// One node makes the bf16 copies of all filters.
     MultiTensorCast = "multi-tensor-cast" => Editor::multi_tensor_cast;
-    /// Images are made in the blocks of pixels that the stem reads.
+    /// Images are made in the blocks of the stem.
     AugmentBlocks = "augment-blocks" => Editor::augment_blocks;
 }
 

@@ -123,7 +123,8 @@ mod tests {
     fn names_leave_rewrites_out_in_any_order() {
         let fusion = Fusion::without_named("dgrad-add, bn-add-relu,dgrad-add").unwrap();
         assert_eq!(fusion, Fusion::without(&[Rewrite::BnAddRelu, Rewrite::DgradAdd]));
-        let runs = [Rewrite::ConvBn, Rewrite::BnAddReluBwd, Rewrite::MultiTensorCast, Rewrite::AugmentBlocks];
+        let mut runs = Rewrite::ALL.to_vec();
+        runs.retain(|rewrite| ![Rewrite::BnAddRelu, Rewrite::DgradAdd].contains(rewrite));
         assert_eq!(fusion.rewrites(), runs, "they run in the order of the table");
         for names in ["all", "conv-bn,all", "all,conv-bn", &Rewrite::NAMES.join(",")] {
             assert_eq!(Fusion::without_named(names).unwrap(), Fusion::NONE, "{names}");

@@ -5,7 +5,8 @@
 //! another with a gap. This form and the rates of an H200 are fitted to 448 launches of ResNet-18 and ResNet-50 measured
 //! there by Nsight Compute (`benches/runs/2026-11-26-h200-speed/`): a launch is off by 12 % on average, weighted by the root
 //! of its time. Started alone, under that profiler, a launch took 2.5 us besides; in captured lists the measured steps of both
-//! networks leave 0.7 and 1.9 us, between which the gap is (less where launches overlap, which was not measured). L2 is taken to hold what was touched last, up to its size; what is written goes to memory once.
+//! networks leave 0.7 and 1.9 us, between which the gap is (less where launches overlap, which was not measured).
+//! L2 is taken to hold what was touched last, up to its size; what is written goes to memory once.
 
 use std::collections::HashMap;
 

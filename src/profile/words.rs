@@ -12,8 +12,8 @@ pub const SOURCES: [&str; 3] = [
      round trips and barriers, on an emulator that runs some blocks of every launch, scaled to all of them. Registers are the \
      assembler's, instructions of the inner loop the disassembler's.",
     "Modelled: bytes that L1 and L2 hold, hence those from L2 and DRAM, and every predicted time: the times that its units \
-     would take alone, overlapping in part (the cube root of the sum of their cubes), and the gap before the launch, which was not measured where launches may \
-     overlap (compute capability 9.0 and later).",
+     would take alone, overlapping in part (the cube root of the sum of their cubes), and the gap before the launch, \
+     which is an assumption where launches may overlap (compute capability 9.0 and later).",
     "Compulsory bytes are those of a node's operands and results, each once. Flops are those of the mathematics, counted at \
      a node's first launch.",
 ];

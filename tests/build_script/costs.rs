@@ -166,8 +166,9 @@ fn cost_of_launch(line: &str, args: &Arguments<'_>, named: &mut BTreeSet<usize>)
     Some(cost)
 }
 
-/// What the headers of the kernels that `node` launches say.
-fn cost_by_headers(graph: &Graph, node: &Node, files: &BTreeMap<String, KernelFile>) -> Cost {
+/// What the headers of the kernels that `node` launches say. Nothing where CUDA cores need a pass of its own for what tensor
+/// cores take along: such an operation costs what it costs on tensor cores.
+fn cost_by_headers(graph: &Graph, node: &Node, files: &BTreeMap<String, KernelFile>) -> Option<Cost> {
     let types = |ids: &[_]| ids.iter().map(|&id| graph.value(id).ty).collect::<Vec<ValueType>>();
     let (inputs, outputs) = (types(&node.inputs), types(&node.outputs));
     let mut end_bytes = 0;
@@ -186,6 +187,10 @@ fn cost_by_headers(graph: &Graph, node: &Node, files: &BTreeMap<String, KernelFi
     };
     let mut recorder = Recorder::default();
     node.op.launch(&args, &mut recorder).unwrap();
+    let launches = |part: &str| recorder.0.iter().any(|(kernel, _)| kernel.name.contains(part));
+    if launches("conv2d") && launches("batch_norm_partials") | launches("batch_norm_bwd_partials") {
+        return None;
+    }
 
     let (mut cost, mut named) = (Cost::default(), BTreeSet::new());
     for (kernel, bytes) in &recorder.0 {
@@ -202,7 +207,7 @@ fn cost_by_headers(graph: &Graph, node: &Node, files: &BTreeMap<String, KernelFi
         let times = 1 + u64::from(node.op.mutates().contains(&position));
         cost.bytes += times * slot.num_bytes() as u64;
     }
-    cost
+    Some(cost)
 }
 
 fn kernel_files() -> BTreeMap<String, KernelFile> {
@@ -226,13 +231,8 @@ fn operations_cost_what_the_headers_of_their_kernels_say() {
                 for node in graph.nodes() {
                     let types = |ids: &[_]| ids.iter().map(|&id| graph.value(id).ty).collect::<Vec<_>>();
                     let cost = node.op.cost(&types(&node.inputs), &types(&node.outputs));
-                    assert_eq!(
-                        cost,
-                        cost_by_headers(&graph, node, &files),
-                        "{:?} in {}",
-                        node.op,
-                        trial.name
-                    );
+                    let Some(by_headers) = cost_by_headers(&graph, node, &files) else { continue };
+                    assert_eq!(cost, by_headers, "{:?} in {}", node.op, trial.name);
                     checked.insert(node.op.name());
                 }
             }

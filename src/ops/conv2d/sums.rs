@@ -13,7 +13,7 @@ use crate::ops::batch_norm::{
     Blocks, BwdAddresses, Mask, Masking, Norm, bwd_partials, finalize_sums, mask_addresses, masked_sums,
     partials_bytes,
 };
-use crate::ops::{cost_per_elem, dispatch_storage, sum_dtype};
+use crate::ops::{dispatch_storage, sum_dtype};
 use crate::tensor::Shape;
 
 /// `(dy, w, x, gamma, save_mean, save_rstd [, y or beta] [, sum]) -> (dz, dgamma, dbeta)`: [`Conv2dDgrad`] of dy and w, to which
@@ -101,11 +101,10 @@ impl Op for Conv2dDgradSums {
         &["", "dgamma", "dbeta"]
     }
 
-    /// Those of the convolution, and five operations for each of its results.
+    /// Flops are the products' alone, as where a dgrad adds to a sum.
     fn cost(&self, inputs: &[ValueType], outputs: &[ValueType]) -> Cost {
-        let sums = cost_per_elem(5, &outputs[..1], &[]).flops;
-        let conv = self.dgrad.cost(&inputs[..2], outputs);
-        Cost { flops: conv.flops + sums, ..Cost::traffic(inputs, outputs) }
+        let dgrad = self.dgrad.cost(&inputs[..2], outputs);
+        Cost { bytes: Cost::traffic(inputs, outputs).bytes, ..dgrad }
     }
 
     fn in_place(&self) -> &'static [InPlace] {
