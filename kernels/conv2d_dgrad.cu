@@ -1,6 +1,7 @@
 // conv2d_dgrad: the gradient of a convolution's input, as implicit GEMM
 // Math      dx[n,h,w,c] = sum_rsk dy[n, (h+pad_h-r)/stride_h, (w+pad_w-s)/stride_w, k] * w[k,r,s,c] [+ addend[n,h,w,c]]
-//           over the r, s for which the divisions leave no remainder and the result lies in dy
+//           over the r, s for which the divisions leave no remainder and the result lies in dy; on tensor cores also behind
+//           the mask of a ReLU, with partial sums of the batch norm before it, which batch_norm_bwd_finalize adds up
 // Layout    dy NPQK, w KRSC, dx and addend NHWC, all f32 or all bf16; f32 accumulation
 // GEMM      for each of the stride_h*stride_w classes of (h, w): gemm_m = N * positions of the class, gemm_n = C,
 //           gemm_k = taps of the class * K. 3x3 with stride 2: 1, 2, 2 and 4 taps. A class without taps writes zeros, or

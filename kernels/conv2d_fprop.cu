@@ -1,6 +1,7 @@
 // conv2d_fprop: y = cross-correlation of x with w, as implicit GEMM
 // Math      y[n,p,q,k] = sum_rsc x[n, p*stride_h-pad_h+r, q*stride_w-pad_w+s, c] * w[k,r,s,c]; in inference with the batch
-//           norm that follows, act((y - running_mean[k]) / sqrt(running_var[k] + eps) * gamma[k] + beta[k] [+ addend])
+//           norm that follows, act((y - running_mean[k]) / sqrt(running_var[k] + eps) * gamma[k] + beta[k] [+ addend]);
+//           in training, on tensor cores, partial statistics of y besides, which batch_norm_finalize adds up
 // Layout    x NHWC, w KRSC, y NPQK, all f32 or all bf16; f32 accumulation
 // GEMM      gemm_m = N*P*Q, gemm_n = K, gemm_k = R*S*C
 // Mapping   conv2d_tap_gemm.cuh on CUDA cores, conv2d_tap_mma.cuh on tensor cores

@@ -1,9 +1,9 @@
 //! A convolution and the batch norm that follows it in inference: the sums are normalised as they are stored.
 
-use super::launch::{self, ByVariant, Stored};
-use super::variants::{Pass, Variant, choose};
+use super::launch::{self, ByChoice, Choice, Stored};
+use super::variants::Pass;
 use super::{Conv2dFprop, CpuWorkspace, Window};
-use crate::device::cpu::conv::{self, Conv2dDims, Finish, FinishNorm, mixed};
+use crate::device::cpu::conv::{self, Finish, FinishNorm, mixed};
 use crate::device::cpu::{CpuArgs, Element};
 use crate::device::{DeviceKind, LaunchArgs, Launcher};
 use crate::error::Result;
@@ -40,16 +40,10 @@ impl Conv2dBatchNorm {
     }
 }
 
-impl ByVariant for Conv2dBatchNorm {
-    fn launch_by(
-        &self,
-        variant: &Variant,
-        dims: &Conv2dDims,
-        args: &LaunchArgs<'_>,
-        launcher: &mut dyn Launcher,
-    ) -> Result<()> {
+impl ByChoice for Conv2dBatchNorm {
+    fn launch_by(&self, choice: &Choice, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
         let stored = Stored::Normalized { eps: self.norm.eps, relu: self.norm.relu };
-        launch::launch_variant(variant, dims, stored, args, launcher)
+        launch::launch(choice, stored, args, launcher)
     }
 }
 
@@ -113,6 +107,6 @@ impl Op for Conv2dBatchNorm {
 
     fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
         let dims = self.window.dims(args.inputs[0].shape.nhwc(), args.inputs[1].shape.nhwc());
-        self.launch_by(choose(Pass::Fprop, args.inputs[0].dtype, &dims)?, &dims, args, launcher)
+        self.launch_by(&Choice::new(Pass::Fprop, args.inputs[0].dtype, dims)?, args, launcher)
     }
 }

@@ -1,13 +1,12 @@
 //! What convolutions are checked by: uses of the operations, and every kernel by itself.
 
-use super::launch::ByVariant;
+use super::launch::{ByChoice, Choice};
 use super::variants::{Pass, VARIANTS, Variant};
 use super::{
     Conv2dBatchNorm, Conv2dDgrad, Conv2dDgradSums, Conv2dFprop, Conv2dStats, Conv2dWgrad, Window, conv2d_with,
 };
 use crate::device::cpu::CpuArgs;
-use crate::device::cpu::conv::Conv2dDims;
-use crate::device::{DeviceKind, Kernel, LaunchArgs, Launcher};
+use crate::device::{DeviceKind, LaunchArgs, Launcher};
 use crate::error::Result;
 use crate::graph::{Cost, Graph, InPlace, InferResult, Op, ValueId, ValueType};
 use crate::ops::batch_norm::{BatchNormInference, LEAST_ROWS, Mask};
@@ -122,8 +121,13 @@ fn norm_operands(
 
 /// One kernel on a problem that it takes, whichever the operation would choose: more than one tile each way now and then,
 /// never whole tiles only; a wgrad at times over so many pixels that it is split.
-/// The kernel is the one that `variant` has for blocks of `shared_bytes`.
-fn kernel_trial(variant: &'static Variant, name: &'static str, shared_bytes: u32, draw: &mut Draw) -> Trial {
+/// The kernel is the one that `variant` has for blocks of so many bytes of shared memory.
+fn kernel_trial(
+    variant: &'static Variant,
+    name: &'static str,
+    block_shared_bytes: u32,
+    draw: &mut Draw,
+) -> Trial {
     let in_chunks = variant.takes_chunks_only();
     let is_long = variant.pass() == Pass::Wgrad && draw.within(0, 2) == 0;
     // Tensor cores take large tiles, and a sum that goes round their stages.
@@ -164,36 +168,42 @@ fn kernel_trial(variant: &'static Variant, name: &'static str, shared_bytes: u32
         let title = format!("{name}: {x:?}, filter {filter:?}, {window:?}, form {form}, {mask:?}");
         let trial = Trial::new(title, move |graph| {
             let y = [dims.n, dims.p(), dims.q(), dims.k];
-            let by = ByKernel { dims, variant, name, shared_bytes };
+            let choice = Choice { variant, dims, block_shared_bytes };
             match (variant.pass(), form) {
                 (Pass::Fprop, 0) => {
                     let operands = [input(graph, "x", x), input(graph, "w", filter)];
-                    by.record(graph, Conv2dFprop { window }, &operands)
+                    record(graph, name, Conv2dFprop { window }, choice, &operands)
                 }
                 (Pass::Fprop, 1) => {
                     let conv = [input(graph, "x", x), input(graph, "w", filter)];
                     let operands = norm_operands(graph, &conv, y, norm);
-                    by.record(graph, Conv2dBatchNorm { window, norm }, &operands)
+                    record(graph, name, Conv2dBatchNorm { window, norm }, choice, &operands)
                 }
                 (Pass::Fprop, _) => {
                     let operands = stats_operands(graph, x, filter);
-                    by.record(graph, Conv2dStats { window, eps: 1e-5, bn_momentum: 0.1 }, &operands)
+                    record(
+                        graph,
+                        name,
+                        Conv2dStats { window, eps: 1e-5, bn_momentum: 0.1 },
+                        choice,
+                        &operands,
+                    )
                 }
                 (Pass::Dgrad, 0) => {
                     let dgrad = Conv2dDgrad { window, x: x.into(), accumulate };
                     let mut operands = vec![input(graph, "dy", y), input(graph, "w", filter)];
                     operands.extend(accumulate.then(|| input(graph, "sum", x)));
-                    by.record(graph, dgrad, &operands)
+                    record(graph, name, dgrad, choice, &operands)
                 }
                 (Pass::Dgrad, _) => {
                     let dgrad = Conv2dDgrad { window, x: x.into(), accumulate };
                     let op = Conv2dDgradSums { dgrad, mask };
                     let operands = sums_operands(graph, y, filter, op);
-                    by.record(graph, op, &operands)
+                    record(graph, name, op, choice, &operands)
                 }
                 (Pass::Wgrad, _) => {
                     let operands = [input(graph, "x", x), input(graph, "dy", y)];
-                    by.record(graph, Conv2dWgrad { window, w: filter.into() }, &operands)
+                    record(graph, name, Conv2dWgrad { window, w: filter.into() }, choice, &operands)
                 }
             }
         })
@@ -205,6 +215,17 @@ fn kernel_trial(variant: &'static Variant, name: &'static str, shared_bytes: u32
             _ => trial.of_units(),
         };
     }
+}
+
+/// Records an operation by a kernel that is given.
+fn record(
+    graph: &mut Graph,
+    name: &str,
+    op: impl ByChoice + 'static,
+    choice: Choice,
+    operands: &[ValueId],
+) -> Result<()> {
+    graph.apply(name, OpByKernel { op, choice }, operands).map(|_| ())
 }
 
 /// The operands of [`Conv2dStats`].
@@ -227,57 +248,14 @@ fn sums_operands(graph: &mut Graph, y: [usize; 4], filter: [usize; 4], op: Conv2
     operands
 }
 
-/// A kernel that is given instead of chosen, and the problem that it takes.
-#[derive(Debug, Clone, Copy)]
-struct ByKernel {
-    dims: Conv2dDims,
-    variant: &'static Variant,
-    name: &'static str,
-    /// Most shared memory of its blocks.
-    shared_bytes: u32,
-}
-
-impl ByKernel {
-    fn record(self, graph: &mut Graph, op: impl ByVariant + 'static, operands: &[ValueId]) -> Result<()> {
-        graph.apply(self.name, OpByKernel { op, by: self }, operands).map(|_| ())
-    }
-}
-
 /// An operation computed by a kernel that is given instead of chosen.
 #[derive(Debug)]
 struct OpByKernel<O> {
     op: O,
-    by: ByKernel,
+    choice: Choice,
 }
 
-/// A launcher whose blocks have no more shared memory than so many bytes.
-pub(super) struct Within<'a> {
-    pub launcher: &'a mut dyn Launcher,
-    pub block_shared_bytes: u32,
-}
-
-impl Launcher for Within<'_> {
-    fn bind(&mut self, args: &LaunchArgs<'_>, mutates: &[usize]) {
-        self.launcher.bind(args, mutates);
-    }
-
-    fn block_shared_bytes(&self) -> u32 {
-        self.block_shared_bytes.min(self.launcher.block_shared_bytes())
-    }
-
-    fn launch(
-        &mut self,
-        kernel: &'static Kernel,
-        grid: [u32; 3],
-        block: [u32; 3],
-        shared_bytes: u32,
-        arguments: &[u8],
-    ) -> Result<()> {
-        self.launcher.launch(kernel, grid, block, shared_bytes, arguments)
-    }
-}
-
-impl<O: ByVariant> Op for OpByKernel<O> {
+impl<O: ByChoice> Op for OpByKernel<O> {
     fn name(&self) -> &'static str {
         self.op.name()
     }
@@ -305,7 +283,7 @@ impl<O: ByVariant> Op for OpByKernel<O> {
     fn workspace_bytes(&self, device: DeviceKind, inputs: &[ValueType], outputs: &[ValueType]) -> usize {
         match device {
             DeviceKind::Cpu => self.op.workspace_bytes(device, inputs, outputs),
-            DeviceKind::Cuda | DeviceKind::Simt => self.op.workspace_by(self.by.variant, &self.by.dims),
+            DeviceKind::Cuda | DeviceKind::Simt => self.op.workspace_by(&self.choice),
         }
     }
 
@@ -314,8 +292,6 @@ impl<O: ByVariant> Op for OpByKernel<O> {
     }
 
     fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
-        let ByKernel { dims, variant, shared_bytes, .. } = self.by;
-        let mut within = Within { launcher, block_shared_bytes: shared_bytes };
-        self.op.launch_by(variant, &dims, args, &mut within)
+        self.op.launch_by(&self.choice, args, launcher)
     }
 }

@@ -7,8 +7,7 @@ use devices::{Watch, on_each_device};
 use half::bf16;
 use proptest::prelude::*;
 
-use super::checks::Within;
-use super::launch::{Stored, launch_variant};
+use super::launch::{Choice, Stored, launch};
 use super::split::wgrad_workspace_bytes;
 use super::variants::{Pass, VARIANTS, Variant};
 use crate::device::cpu::conv::{
@@ -58,9 +57,10 @@ const fn quick(seed: u64) -> Watch {
     Watch { seed, judged: false }
 }
 
-/// The result of the kernel that `variant` has for blocks of `shared_bytes`, on `operands`; memory of the result and the workspace starts as NaN.
+/// The result of the kernel that `variant` has for blocks of so many bytes of shared memory, on `operands`; memory of the result and
+/// the workspace starts as NaN.
 fn computed(
-    (variant, shared_bytes): (&Variant, u32),
+    (variant, block_shared_bytes): (&'static Variant, u32),
     dims: &Conv2dDims,
     operands: &[Vec<f32>],
     sum: Sum,
@@ -88,9 +88,9 @@ fn computed(
     device
         .run((0, 0, 0), &mut |launcher| {
             launcher.bind(&args, &[]);
-            let mut within = Within { launcher, block_shared_bytes: shared_bytes };
+            let choice = Choice { variant, dims: *dims, block_shared_bytes };
             let addend = (inputs.len() > 2).then_some(2);
-            launch_variant(variant, dims, Stored::Sums { addend }, &args, &mut within)
+            launch(&choice, Stored::Sums { addend }, &args, launcher)
         })
         .unwrap();
     let mut bytes = vec![0; out.num_bytes()];
@@ -113,7 +113,7 @@ fn reference(pass: Pass, dims: &Conv2dDims, operands: &[Vec<f64>]) -> Vec<f64> {
 }
 
 /// Holds the kernels of `variant` to the reference, and to each other's bits: within 1e-5 of the norm of each sum's terms and, in bf16, one rounding.
-fn check(variant: &Variant, dims: &Conv2dDims, sum: Sum, watch: Watch) {
+fn check(variant: &'static Variant, dims: &Conv2dDims, sum: Sum, watch: Watch) {
     let sum = if variant.pass() == Pass::Dgrad { sum } else { Sum::Nothing };
     let ([first, second], num_results) = sizes(variant.pass(), dims);
     let mut operands = vec![random(first, 1), random(second, 2)];

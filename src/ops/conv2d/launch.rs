@@ -1,7 +1,7 @@
 //! Arguments of the convolution kernels, and their launches.
 
 use super::split::{Split, wgrad_split};
-use super::variants::{Gemm, PassEntry, Variant};
+use super::variants::{Gemm, Pass, PassEntry, Variant, choose};
 use crate::device::cpu::conv::Conv2dDims;
 use crate::device::kernels::mma_tile::{CHUNK_ELEMS, DEPTH};
 use crate::device::kernels::totals::TOTAL_THREADS;
@@ -205,35 +205,48 @@ impl Conv2dWgradArgs {
     }
 }
 
+/// A problem and the kernel that computes it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Choice {
+    pub variant: &'static Variant,
+    pub dims: Conv2dDims,
+    /// Most shared memory that a block takes, in bytes, where a device gives it as much: it decides how many stages there are.
+    pub block_shared_bytes: u32,
+}
+
+impl Choice {
+    /// The kernel for a problem, as [`choose`] has it.
+    ///
+    /// # Errors
+    /// As [`choose`].
+    pub(super) fn new(pass: Pass, dtype: DType, dims: Conv2dDims) -> Result<Choice> {
+        Ok(Choice { variant: choose(pass, dtype, &dims)?, dims, block_shared_bytes: u32::MAX })
+    }
+}
+
 /// An operation that a kernel of a pass computes, by itself or followed by others.
-pub(super) trait ByVariant: Op {
-    /// Launches it by a kernel that takes it.
-    fn launch_by(
-        &self,
-        variant: &Variant,
-        dims: &Conv2dDims,
-        args: &LaunchArgs<'_>,
-        launcher: &mut dyn Launcher,
-    ) -> Result<()>;
+pub(super) trait ByChoice: Op {
+    /// Launches it by that kernel.
+    fn launch_by(&self, choice: &Choice, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()>;
 
     /// Scratch memory of that kernel and of what follows.
-    fn workspace_by(&self, _variant: &Variant, _dims: &Conv2dDims) -> usize {
+    fn workspace_by(&self, _choice: &Choice) -> usize {
         0
     }
 }
 
-/// Launches a pass by a kernel that takes it.
-pub(super) fn launch_variant(
-    variant: &Variant,
-    dims: &Conv2dDims,
+/// Launches a pass by the kernel that was chosen.
+pub(super) fn launch(
+    choice: &Choice,
     stored: Stored,
     args: &LaunchArgs<'_>,
     launcher: &mut dyn Launcher,
 ) -> Result<()> {
+    let Choice { variant, ref dims, block_shared_bytes } = *choice;
     let gemm = Gemm::new(variant.pass(), dims);
     let grid = [variant.num_tiles(&gemm), gemm.classes, 1];
     let operands = stored.operands(args);
-    let (entry, shared_bytes) = variant.kernel_within(launcher.block_shared_bytes());
+    let (entry, shared_bytes) = variant.kernel_within(block_shared_bytes.min(launcher.block_shared_bytes()));
     let (entry, arguments) = match entry {
         PassEntry::Fprop(entry) => (entry, Conv2dArgs::fprop(dims, operands, gemm.depth)?),
         PassEntry::Dgrad(entry) => (entry, Conv2dArgs::dgrad(dims, operands)?),
@@ -302,8 +315,8 @@ mod tests {
         let variant = VARIANTS.iter().find(|variant| variant.entry.kernel().name == kernel).unwrap();
         let slot = Slot { offset_bytes: 0, shape: Shape::from([1]), dtype: DType::F32 };
         let args = LaunchArgs { arena_address: 0, inputs: &[slot; 2], outputs: &[slot], workspace: slot };
-        launch_variant(variant, dims, Stored::Sums { addend: None }, &args, &mut Nowhere)
-            .map_err(|error| error.to_string())
+        let choice = Choice { variant, dims: *dims, block_shared_bytes: u32::MAX };
+        launch(&choice, Stored::Sums { addend: None }, &args, &mut Nowhere).map_err(|error| error.to_string())
     }
 
     #[test]

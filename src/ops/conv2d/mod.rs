@@ -18,13 +18,13 @@ pub use batch_norm::Conv2dBatchNorm;
 pub(super) use checks::checks;
 use cpu::{Convolve, CpuWorkspace};
 pub(super) use launch::Operands;
-use launch::{ByVariant, Stored};
+use launch::{ByChoice, Choice, Stored};
 pub(super) use split::Split;
 use split::wgrad_workspace_bytes;
 pub use stats::Conv2dStats;
 pub use sums::Conv2dDgradSums;
+use variants::Pass;
 pub(crate) use variants::conv2d_shared_bytes;
-use variants::{Pass, Variant, choose};
 
 use crate::device::cpu::CpuArgs;
 use crate::device::cpu::conv::Conv2dDims;
@@ -221,19 +221,13 @@ impl Op for Conv2dFprop {
 
     fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
         let dims = self.window.dims(args.inputs[0].shape.nhwc(), args.inputs[1].shape.nhwc());
-        self.launch_by(choose(Pass::Fprop, args.inputs[0].dtype, &dims)?, &dims, args, launcher)
+        self.launch_by(&Choice::new(Pass::Fprop, args.inputs[0].dtype, dims)?, args, launcher)
     }
 }
 
-impl ByVariant for Conv2dFprop {
-    fn launch_by(
-        &self,
-        variant: &Variant,
-        dims: &Conv2dDims,
-        args: &LaunchArgs<'_>,
-        launcher: &mut dyn Launcher,
-    ) -> Result<()> {
-        launch::launch_variant(variant, dims, Stored::Sums { addend: None }, args, launcher)
+impl ByChoice for Conv2dFprop {
+    fn launch_by(&self, choice: &Choice, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
+        launch::launch(choice, Stored::Sums { addend: None }, args, launcher)
     }
 }
 
@@ -283,20 +277,14 @@ impl Op for Conv2dDgrad {
 
     fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
         let dims = self.window.dims(self.x.nhwc(), args.inputs[1].shape.nhwc());
-        self.launch_by(choose(Pass::Dgrad, args.inputs[0].dtype, &dims)?, &dims, args, launcher)
+        self.launch_by(&Choice::new(Pass::Dgrad, args.inputs[0].dtype, dims)?, args, launcher)
     }
 }
 
-impl ByVariant for Conv2dDgrad {
-    fn launch_by(
-        &self,
-        variant: &Variant,
-        dims: &Conv2dDims,
-        args: &LaunchArgs<'_>,
-        launcher: &mut dyn Launcher,
-    ) -> Result<()> {
+impl ByChoice for Conv2dDgrad {
+    fn launch_by(&self, choice: &Choice, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
         let addend = self.accumulate.then_some(2);
-        launch::launch_variant(variant, dims, Stored::Sums { addend }, args, launcher)
+        launch::launch(choice, Stored::Sums { addend }, args, launcher)
     }
 }
 
@@ -325,8 +313,9 @@ impl Op for Conv2dWgrad {
         let dims = self.window.dims(inputs[0].shape.nhwc(), self.w.nhwc());
         match device {
             DeviceKind::Cpu => CpuWorkspace::WGRAD.num_bytes(device, inputs[0].dtype, &dims),
-            DeviceKind::Cuda | DeviceKind::Simt => choose(Pass::Wgrad, inputs[0].dtype, &dims)
-                .map_or(0, |variant| self.workspace_by(variant, &dims)),
+            DeviceKind::Cuda | DeviceKind::Simt => {
+                Choice::new(Pass::Wgrad, inputs[0].dtype, dims).map_or(0, |choice| self.workspace_by(&choice))
+            }
         }
     }
 
@@ -340,23 +329,17 @@ impl Op for Conv2dWgrad {
 
     fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
         let dims = self.window.dims(args.inputs[0].shape.nhwc(), self.w.nhwc());
-        self.launch_by(choose(Pass::Wgrad, args.inputs[0].dtype, &dims)?, &dims, args, launcher)
+        self.launch_by(&Choice::new(Pass::Wgrad, args.inputs[0].dtype, dims)?, args, launcher)
     }
 }
 
-impl ByVariant for Conv2dWgrad {
-    fn launch_by(
-        &self,
-        variant: &Variant,
-        dims: &Conv2dDims,
-        args: &LaunchArgs<'_>,
-        launcher: &mut dyn Launcher,
-    ) -> Result<()> {
-        launch::launch_variant(variant, dims, Stored::Sums { addend: None }, args, launcher)
+impl ByChoice for Conv2dWgrad {
+    fn launch_by(&self, choice: &Choice, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
+        launch::launch(choice, Stored::Sums { addend: None }, args, launcher)
     }
 
-    fn workspace_by(&self, variant: &Variant, dims: &Conv2dDims) -> usize {
-        wgrad_workspace_bytes(variant, dims)
+    fn workspace_by(&self, choice: &Choice) -> usize {
+        wgrad_workspace_bytes(choice.variant, &choice.dims)
     }
 }
 

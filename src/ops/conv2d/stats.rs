@@ -1,8 +1,8 @@
 //! A convolution and the statistics of the batch norm that follows it in training: they are taken of the sums as these are
 //! stored.
 
-use super::launch::{self, ByVariant, Stored};
-use super::variants::{Pass, Variant, choose};
+use super::launch::{self, ByChoice, Choice, Stored};
+use super::variants::Pass;
 use super::{Conv2dFprop, Convolve, CpuWorkspace, Window};
 use crate::device::cpu::CpuArgs;
 use crate::device::cpu::conv::Conv2dDims;
@@ -34,14 +34,8 @@ impl Conv2dStats {
     }
 }
 
-impl ByVariant for Conv2dStats {
-    fn launch_by(
-        &self,
-        variant: &Variant,
-        dims: &Conv2dDims,
-        args: &LaunchArgs<'_>,
-        launcher: &mut dyn Launcher,
-    ) -> Result<()> {
+impl ByChoice for Conv2dStats {
+    fn launch_by(&self, choice: &Choice, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
         let to = StatisticsAddresses {
             save_mean: args.output(1),
             save_rstd: args.output(2),
@@ -50,17 +44,19 @@ impl ByVariant for Conv2dStats {
             eps: self.eps,
             bn_momentum: self.bn_momentum,
         };
+        let Choice { variant, ref dims, .. } = *choice;
         let partials = if variant.leaves_sums() {
-            launch::launch_variant(variant, dims, Stored::WithStatistics, args, launcher)?;
+            launch::launch(choice, Stored::WithStatistics, args, launcher)?;
             variant.statistics_partials(dims, args.workspace())
         } else {
-            launch::launch_variant(variant, dims, Stored::Sums { addend: None }, args, launcher)?;
+            launch::launch(choice, Stored::Sums { addend: None }, args, launcher)?;
             statistics_partials(&args.outputs[0], args, launcher)?
         };
         to.finalize(partials, launcher)
     }
 
-    fn workspace_by(&self, variant: &Variant, dims: &Conv2dDims) -> usize {
+    fn workspace_by(&self, choice: &Choice) -> usize {
+        let Choice { variant, ref dims, .. } = *choice;
         if variant.leaves_sums() {
             variant.statistics_partials(dims, 0).num_bytes()
         } else {
@@ -107,7 +103,7 @@ impl Op for Conv2dStats {
         match device {
             DeviceKind::Cpu => CpuWorkspace::FPROP.with_blocks(dtype, &dims, outputs[0].shape),
             DeviceKind::Cuda | DeviceKind::Simt => {
-                choose(Pass::Fprop, dtype, &dims).map_or(0, |variant| self.workspace_by(variant, &dims))
+                Choice::new(Pass::Fprop, dtype, dims).map_or(0, |choice| self.workspace_by(&choice))
             }
         }
     }
@@ -132,6 +128,6 @@ impl Op for Conv2dStats {
 
     fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
         let dims = self.dims(args.inputs[0].shape, args.inputs[1].shape);
-        self.launch_by(choose(Pass::Fprop, args.inputs[0].dtype, &dims)?, &dims, args, launcher)
+        self.launch_by(&Choice::new(Pass::Fprop, args.inputs[0].dtype, dims)?, args, launcher)
     }
 }

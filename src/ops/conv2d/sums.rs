@@ -1,8 +1,8 @@
 //! A dgrad whose result is the gradient of a batch norm: the sums of that batch norm's backward pass are taken of it as it is
 //! stored, behind the mask of the ReLU between the two.
 
-use super::launch::{self, ByVariant, Stored};
-use super::variants::{Pass, Variant, choose};
+use super::launch::{self, ByChoice, Choice, Stored};
+use super::variants::Pass;
 use super::{Conv2dDgrad, Convolve, CpuWorkspace};
 use crate::device::cpu::CpuArgs;
 use crate::device::cpu::conv::Conv2dDims;
@@ -39,22 +39,17 @@ impl Conv2dDgradSums {
     }
 }
 
-impl ByVariant for Conv2dDgradSums {
-    fn launch_by(
-        &self,
-        variant: &Variant,
-        dims: &Conv2dDims,
-        args: &LaunchArgs<'_>,
-        launcher: &mut dyn Launcher,
-    ) -> Result<()> {
+impl ByChoice for Conv2dDgradSums {
+    fn launch_by(&self, choice: &Choice, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
         let addend = self.dgrad.accumulate.then(|| self.addend());
         let norm = Norm::Saved { mean: &args.inputs[4], rstd: &args.inputs[5] };
         let [y, beta] = mask_addresses(self.mask, args.optional_input(6));
+        let Choice { variant, ref dims, .. } = *choice;
         let partials = if variant.leaves_sums() {
-            launch::launch_variant(variant, dims, Stored::WithSums { addend, y, beta }, args, launcher)?;
+            launch::launch(choice, Stored::WithSums { addend, y, beta }, args, launcher)?;
             variant.sums_partials(dims, args.workspace())
         } else {
-            launch::launch_variant(variant, dims, Stored::Sums { addend }, args, launcher)?;
+            launch::launch(choice, Stored::Sums { addend }, args, launcher)?;
             let (dy, x) = (args.output(0), &args.inputs[2]);
             let dz = if self.mask.is_some() { dy } else { 0 };
             let of = BwdAddresses { dy, gamma: args.input(3), y, beta };
@@ -63,7 +58,8 @@ impl ByVariant for Conv2dDgradSums {
         finalize_sums(partials, norm, args, launcher)
     }
 
-    fn workspace_by(&self, variant: &Variant, dims: &Conv2dDims) -> usize {
+    fn workspace_by(&self, choice: &Choice) -> usize {
+        let Choice { variant, ref dims, .. } = *choice;
         if variant.leaves_sums() {
             variant.sums_partials(dims, 0).num_bytes()
         } else {
@@ -120,7 +116,7 @@ impl Op for Conv2dDgradSums {
         match device {
             DeviceKind::Cpu => CpuWorkspace::DGRAD.with_blocks(dtype, &dims, inputs[2].shape),
             DeviceKind::Cuda | DeviceKind::Simt => {
-                choose(Pass::Dgrad, dtype, &dims).map_or(0, |variant| self.workspace_by(variant, &dims))
+                Choice::new(Pass::Dgrad, dtype, dims).map_or(0, |choice| self.workspace_by(&choice))
             }
         }
     }
@@ -146,6 +142,6 @@ impl Op for Conv2dDgradSums {
 
     fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
         let dims = self.dims(args.inputs[1].shape);
-        self.launch_by(choose(Pass::Dgrad, args.inputs[0].dtype, &dims)?, &dims, args, launcher)
+        self.launch_by(&Choice::new(Pass::Dgrad, args.inputs[0].dtype, dims)?, args, launcher)
     }
 }
