@@ -36,7 +36,8 @@ def convolution(ours: dict):
         "dgrad": lambda: (outputs[0], inputs[1], inputs[0]),
         "wgrad": lambda: (inputs[0], outputs[0], inputs[1]),
     }[pass_name]()
-    adds = "+" if pass_name == "dgrad" and len(inputs) > 2 and inputs[2] == shapes[0] else ""
+    # What a batch norm takes besides has six operands behind its two, the sum among them.
+    adds = "+" if (ours["op"], len(inputs)) in (("conv2d_dgrad", 3), ("conv2d_dgrad_sums", 8)) else ""
     return pass_name, ours["node"].removesuffix("." + pass_name), shapes, adds
 
 
