@@ -31,9 +31,11 @@ pub(in crate::ops) fn checks() -> Checks {
     ];
     let mut trials: Vec<DrawTrial> = vec![Box::new(trial), Box::new(norm_trial)];
     for variant in &VARIANTS {
-        trials.extend(variant.kernels().map(|(entry, shared_bytes)| -> DrawTrial {
-            Box::new(move |draw| kernel_trial(variant, entry.kernel().name, shared_bytes, draw))
-        }));
+        for (entry, shared_bytes) in variant.kernels() {
+            trials.extend(Along::all(variant.pass()).iter().map(|&along| -> DrawTrial {
+                Box::new(move |draw| kernel_trial(variant, entry.kernel().name, shared_bytes, along, draw))
+            }));
+        }
     }
     Checks { cases, trials }
 }
@@ -119,6 +121,34 @@ fn norm_operands(
     operands
 }
 
+/// What a kernel does beside its convolution. Each has code of its own in every kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Along {
+    /// Nothing; a dgrad may add to a sum.
+    Nothing,
+    /// A batch norm by running statistics.
+    Norm,
+    /// The statistics of its results.
+    Stats,
+    /// The sums of a batch norm's backward pass.
+    Sums(Option<Mask>),
+}
+
+impl Along {
+    fn all(pass: Pass) -> &'static [Along] {
+        match pass {
+            Pass::Fprop => &[Along::Nothing, Along::Norm, Along::Stats],
+            Pass::Dgrad => &[
+                Along::Nothing,
+                Along::Sums(None),
+                Along::Sums(Some(Mask::Result)),
+                Along::Sums(Some(Mask::Recomputed)),
+            ],
+            Pass::Wgrad => &[Along::Nothing],
+        }
+    }
+}
+
 /// One kernel on a problem that it takes, whichever the operation would choose: more than one tile each way now and then,
 /// never whole tiles only; a wgrad at times over so many pixels that it is split.
 /// The kernel is the one that `variant` has for blocks of so many bytes of shared memory.
@@ -126,6 +156,7 @@ fn kernel_trial(
     variant: &'static Variant,
     name: &'static str,
     block_shared_bytes: u32,
+    along: Along,
     draw: &mut Draw,
 ) -> Trial {
     let in_chunks = variant.takes_chunks_only();
@@ -158,61 +189,53 @@ fn kernel_trial(
         }
         let dims = window.dims(x, filter);
         let (accumulate, norm) = (draw.coin(), draw_norm(draw));
-        let form = draw.within(0, 2);
         // A variance of few numbers can be all rounding.
         let has_variance = dims.n * dims.p() * dims.q() >= LEAST_ROWS;
-        if variant.macs(&dims) > most_macs || form == 2 && variant.pass() == Pass::Fprop && !has_variance {
+        if variant.macs(&dims) > most_macs || along == Along::Stats && !has_variance {
             continue;
         }
-        let mask = draw.pick(&[None, Some(Mask::Result), Some(Mask::Recomputed)]);
-        let title = format!("{name}: {x:?}, filter {filter:?}, {window:?}, form {form}, {mask:?}");
+        let title = format!("{name}: {x:?}, filter {filter:?}, {window:?}, along {along:?}");
         let trial = Trial::new(title, move |graph| {
             let y = [dims.n, dims.p(), dims.q(), dims.k];
             let choice = Choice { variant, dims, block_shared_bytes };
-            match (variant.pass(), form) {
-                (Pass::Fprop, 0) => {
-                    let operands = [input(graph, "x", x), input(graph, "w", filter)];
-                    record(graph, name, Conv2dFprop { window }, choice, &operands)
+            let dgrad = Conv2dDgrad { window, x: x.into(), accumulate };
+            match (variant.pass(), along) {
+                (Pass::Wgrad, _) => {
+                    let operands = [input(graph, "x", x), input(graph, "dy", y)];
+                    record(graph, name, Conv2dWgrad { window, w: filter.into() }, choice, &operands)
                 }
-                (Pass::Fprop, 1) => {
+                (Pass::Dgrad, Along::Sums(mask)) => {
+                    let op = Conv2dDgradSums { dgrad, mask };
+                    let operands = sums_operands(graph, y, filter, op);
+                    record(graph, name, op, choice, &operands)
+                }
+                (Pass::Dgrad, _) => {
+                    let mut operands = vec![input(graph, "dy", y), input(graph, "w", filter)];
+                    operands.extend(accumulate.then(|| input(graph, "sum", x)));
+                    record(graph, name, dgrad, choice, &operands)
+                }
+                (Pass::Fprop, Along::Stats) => {
+                    let op = Conv2dStats { window, eps: 1e-5, bn_momentum: 0.1 };
+                    let operands = stats_operands(graph, x, filter);
+                    record(graph, name, op, choice, &operands)
+                }
+                (Pass::Fprop, Along::Norm) => {
                     let conv = [input(graph, "x", x), input(graph, "w", filter)];
                     let operands = norm_operands(graph, &conv, y, norm);
                     record(graph, name, Conv2dBatchNorm { window, norm }, choice, &operands)
                 }
                 (Pass::Fprop, _) => {
-                    let operands = stats_operands(graph, x, filter);
-                    record(
-                        graph,
-                        name,
-                        Conv2dStats { window, eps: 1e-5, bn_momentum: 0.1 },
-                        choice,
-                        &operands,
-                    )
-                }
-                (Pass::Dgrad, 0) => {
-                    let dgrad = Conv2dDgrad { window, x: x.into(), accumulate };
-                    let mut operands = vec![input(graph, "dy", y), input(graph, "w", filter)];
-                    operands.extend(accumulate.then(|| input(graph, "sum", x)));
-                    record(graph, name, dgrad, choice, &operands)
-                }
-                (Pass::Dgrad, _) => {
-                    let dgrad = Conv2dDgrad { window, x: x.into(), accumulate };
-                    let op = Conv2dDgradSums { dgrad, mask };
-                    let operands = sums_operands(graph, y, filter, op);
-                    record(graph, name, op, choice, &operands)
-                }
-                (Pass::Wgrad, _) => {
-                    let operands = [input(graph, "x", x), input(graph, "dy", y)];
-                    record(graph, name, Conv2dWgrad { window, w: filter.into() }, choice, &operands)
+                    let operands = [input(graph, "x", x), input(graph, "w", filter)];
+                    record(graph, name, Conv2dFprop { window }, choice, &operands)
                 }
             }
         })
         .only_in(variant.dtype);
-        return match (variant.pass(), form) {
-            (Pass::Wgrad, _) | (_, 0) => trial.of_products(),
-            (Pass::Fprop, 1) => trial,
+        return match along {
+            Along::Nothing => trial.of_products(),
+            Along::Norm => trial,
             // Sums of results that are rounded.
-            _ => trial.of_units(),
+            Along::Stats | Along::Sums(_) => trial.of_units(),
         };
     }
 }
