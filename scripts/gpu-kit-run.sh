@@ -264,7 +264,11 @@ run_compare() {
 }
 
 # The first process makes a folder and unpacks the executables into it; stages find it in the environment.
-scratch=${scratch:-}
+if [[ -z $only ]]; then
+    scratch=$(mktemp -d)
+    export scratch
+    trap 'rm -rf "$scratch"' EXIT
+fi
 residuum=$scratch/bin/residuum
 case $only in
     "") ;;
@@ -280,9 +284,6 @@ case $only in
     *) refuse "no stage is called $only" ;;
 esac
 
-scratch=$(mktemp -d)
-export scratch
-trap 'rm -rf "$scratch"' EXIT
 tar -xJf "$here/programs.tar.xz" -C "$scratch" || {
     echo "run.sh: $here/programs.tar.xz cannot be unpacked; that takes tar and xz" >&2
     exit 1
