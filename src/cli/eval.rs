@@ -127,7 +127,7 @@ impl EvalArgs {
         let room = rooms.next().unwrap_or(Capacity { points: 1, objects: 1 });
         let sizes: Vec<usize> = crops.iter().map(|crop| crop.size).collect();
         let mut session = file.session_at_sizes(&sizes, self.batch_size, device, room)?;
-        let evaluator = Evaluator::over_plans(&session, 0..sizes.len())?;
+        let evaluator = Evaluator::at_sizes(&session, &sizes)?;
         let options = config.loader_options(Augment::NONE);
         evaluator.with_views(self.views.views()).run(&mut session, images, &options, || signals.received())
     }

@@ -89,7 +89,7 @@ impl Predictor {
         let session = file.session_at_sizes(&sizes, batch_size, device, room)?;
         let batch = |&size: &usize| photos_batch(vec![0.0; batch_size * size * size * 3], batch_size);
         Ok(Predictor {
-            evaluator: Evaluator::over_plans(&session, 0..sizes.len())?.with_views(views),
+            evaluator: Evaluator::at_sizes(&session, &sizes)?.with_views(views),
             batches: sizes.iter().map(batch).collect(),
             prepare: sizes.iter().map(|&size| Prepare::at_size(file, size)).collect(),
             weights: file.path.clone(),

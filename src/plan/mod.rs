@@ -13,7 +13,7 @@ use std::sync::Arc;
 use crate::device::{ALIGNMENT_BYTES, DeviceKind, LaunchArgs, Nowhere, Slot};
 use crate::error::{Error, Result};
 use crate::graph::{Cost, Graph, Op, Phase, Role, Value, ValueId};
-use crate::tensor::{DType, Shape};
+use crate::tensor::DType;
 
 pub use memory::LiveBytes;
 
@@ -125,17 +125,6 @@ impl Plan {
                     "shares its memory with other values during a run; call Graph::keep on it before planning"
                         .into(),
             }),
-            None => Err(no_value(name)),
-        }
-    }
-
-    /// The shape of the value called `name`, whoever may use it.
-    ///
-    /// # Errors
-    /// [`Error::Graph`] if the graph has no such value or fusion removed it.
-    pub fn shape(&self, name: &str) -> Result<Shape> {
-        match self.places.get(name) {
-            Some((slot, _)) => Ok(slot.shape),
             None => Err(no_value(name)),
         }
     }

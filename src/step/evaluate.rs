@@ -1,7 +1,6 @@
 //! Error of a model on a set of images: every image counted exactly once.
 
 use std::cmp::Reverse;
-use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -154,7 +153,8 @@ pub struct Evaluator {
 struct Pass {
     plan: usize,
     feed: Feed,
-    width: usize,
+    /// Pixels of a side of the images. A graph that makes images in the blocks of its stem has no value of that size.
+    image_size: usize,
     logits: Slot,
 }
 
@@ -162,26 +162,32 @@ struct Pass {
 pub type EvaluatedImages<'a> = (&'a Arc<Pack>, Option<&'a Annotations>);
 
 impl Evaluator {
-    /// For plan `plan` of the session, made from an evaluation graph; one view of each image.
+    /// For plan `plan` of the session, made from an evaluation graph of images with `image_size` pixels a side; one view of
+    /// each image.
     ///
     /// # Errors
     /// [`Error::Graph`] if the plan is of another kind of graph.
-    pub fn new(session: &Session, plan: usize) -> Result<Evaluator> {
-        Evaluator::over_plans(session, plan..plan + 1)
+    pub fn new(session: &Session, plan: usize, image_size: usize) -> Result<Evaluator> {
+        Ok(Evaluator::over(vec![Pass::new(session, plan, image_size)?]))
     }
 
-    /// For several plans of the session, one for each size of the images; the logits at all sizes are averaged.
+    /// For the first plans of the session, one for each of these sizes of the images; the logits at all sizes are averaged.
     ///
     /// # Errors
     /// As [`Evaluator::new`].
     ///
     /// # Panics
-    /// If there are no plans.
-    pub fn over_plans(session: &Session, plans: Range<usize>) -> Result<Evaluator> {
-        let passes: Vec<Pass> = plans.map(|plan| Pass::new(session, plan)).collect::<Result<_>>()?;
+    /// If there are no sizes.
+    pub fn at_sizes(session: &Session, image_sizes: &[usize]) -> Result<Evaluator> {
+        let sizes = image_sizes.iter().copied().enumerate();
+        let passes = sizes.map(|(plan, size)| Pass::new(session, plan, size)).collect::<Result<_>>()?;
+        Ok(Evaluator::over(passes))
+    }
+
+    fn over(passes: Vec<Pass>) -> Evaluator {
         let num_classes = passes.first().expect("an evaluation has a graph").logits.shape.last();
         let (scores, view_scores) = (Vec::new(), Vec::new());
-        Ok(Evaluator { passes, num_classes, views: Views::One, scores, view_scores })
+        Evaluator { passes, num_classes, views: Views::One, scores, view_scores }
     }
 
     /// The same over other views.
@@ -249,7 +255,7 @@ impl Evaluator {
             pass.read_scores(session, view_scores)?;
             if *views == Views::Mirrored {
                 let one_view = view_scores.clone();
-                mirror(batch, pass.width);
+                mirror(batch, pass.image_size);
                 pass.run(session, batch, annotations)?;
                 pass.read_scores(session, view_scores)?;
                 add_mirrored(view_scores, one_view, *num_classes);
@@ -278,11 +284,11 @@ impl Evaluator {
 }
 
 impl Pass {
-    fn new(session: &Session, plan: usize) -> Result<Pass> {
+    fn new(session: &Session, plan: usize, image_size: usize) -> Result<Pass> {
         Ok(Pass {
             plan,
             feed: Feed::new(session.plan(plan)),
-            width: session.plan(plan).shape(values::IMAGES)?.dims()[2],
+            image_size,
             logits: session.plan(plan).slot(values::LOGITS)?,
         })
     }

@@ -107,7 +107,7 @@ impl Training {
         let smaller = (SMALLER..).zip(config.smaller_sizes.iter().copied());
         let plans = [(TRAIN, config.image_size)].into_iter().chain(smaller);
         let steps = plans.map(|(plan, size)| StepIo::new(&session, plan, size)).collect::<Result<_>>()?;
-        let evaluator = Evaluator::new(&session, EVAL)?;
+        let evaluator = Evaluator::new(&session, EVAL, config.image_size)?;
         let (num_updates, num_accumulated, copy_time) = (0, 0, Duration::ZERO);
         Ok(Training {
             config,

@@ -26,7 +26,7 @@ fn logits(name: &str, path: &Path) -> Vec<f32> {
     let mut session = file.session(BATCH, Device::Cpu).unwrap();
     let images = formula::nchw_to_nhwc(&formula::images("eval", BATCH, SIZE), [BATCH, 3, SIZE, SIZE]);
     let batch = residuum::batch::Batch::new(images, vec![0; BATCH]);
-    Evaluator::new(&session, 0).unwrap().logits(&mut session, &batch).unwrap()
+    Evaluator::new(&session, 0, SIZE).unwrap().logits(&mut session, &batch).unwrap()
 }
 
 #[test]

@@ -28,7 +28,7 @@ pub(super) fn predict(mut file: ModelFile, input: &Path, output: &Path, device: 
     let nhwc = Tensor::new(Shape::new(&tensor.shape), data.to_vec()).permuted([0, 2, 3, 1]).into_data();
     let batch_size = predictor::BATCH_SIZE.min(num_images);
     let mut session = file.session(batch_size, device)?;
-    let mut evaluator = Evaluator::new(&session, 0)?;
+    let mut evaluator = Evaluator::new(&session, 0, size)?;
     let mut results = Vec::new();
     let image_elems = size * size * 3;
     let mut batch = photos_batch(vec![0.0; batch_size * image_elems], batch_size);
