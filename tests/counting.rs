@@ -35,7 +35,7 @@ fn rows_are_whole_sectors_and_the_blocks_that_ran_stand_for_all() {
         ideal_sectors: 12 * 2 * 2 * 4,
         l2_bytes: 12 * 256,
         written_bytes: 12 * 256,
-        round_trips: 1,
+        loads_past_l1: 1,
         ..Counts::default()
     };
     assert_eq!(counts, expected);
@@ -55,7 +55,7 @@ fn columns_take_a_sector_a_lane_and_absent_lanes_none() {
 fn what_l1_holds_comes_from_l2_once() {
     let (counts, _) = count("counted_again", 1, 32, 0);
     assert_eq!((counts.global_requests, counts.global_sectors), (11, 44));
-    assert_eq!((counts.l2_bytes, counts.round_trips), (128, 1));
+    assert_eq!((counts.l2_bytes, counts.loads_past_l1), (128, 1));
 }
 
 #[test]
@@ -72,7 +72,7 @@ fn copies_and_products_are_counted_by_warps() {
     // A copy writes four phases of shared memory, zeros included, and ldmatrix reads four.
     assert_eq!((counts.shared_phases, counts.bank_conflicts()), (3 * 8, 0));
     assert_eq!((counts.l2_bytes, counts.written_bytes), (3 * 16 * 32, 3 * 512));
-    assert_eq!(counts.round_trips, 1);
+    assert_eq!(counts.copy_waits, 1);
 }
 
 #[test]

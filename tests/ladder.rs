@@ -120,7 +120,7 @@ fn counts_show_what_is_new_in_each_step() {
     for counts in [shared, swizzled, pipelined, wide] {
         assert_eq!(counts.bank_conflicts(), 0);
     }
-    assert!(pipelined.round_trips < swizzled.round_trips);
+    assert!(pipelined.copy_waits < swizzled.copy_waits);
     // Of a larger tile every element that is read from shared memory is used more often.
     assert!(wide.shared_phases < pipelined.shared_phases);
     assert!(shared.shared_phases > tensor.shared_phases);

@@ -26,13 +26,24 @@ pub struct Counts {
     /// Lines of 128 bytes that copies through L1 read there, by warps.
     #[serde(default)]
     pub l1_phases: u64,
-    /// Round trips to memory that one thread waits for in turn, the most of any.
-    pub round_trips: u64,
+    /// Loads past L1 that one warp does, the most of any.
+    pub loads_past_l1: u64,
+    /// Times that one thread waits for copies that are under way, the most of any.
+    pub copy_waits: u64,
     /// Barriers of a block, the most of any.
     pub barriers: u64,
 }
 
+/// Loads of one thread that are under way at a time where the machine code is not read: compilers move that many ahead of
+/// the first use.
+pub const LOADS_IN_FLIGHT: u64 = 4;
+
 impl Counts {
+    /// Round trips to memory that one thread waits for in turn, the most of any, if so many loads are under way together.
+    pub fn round_trips(&self, loads_in_flight: u64) -> u64 {
+        self.loads_past_l1.div_ceil(loads_in_flight) + self.copy_waits
+    }
+
     /// Phases beyond those that the bytes alone need.
     pub fn bank_conflicts(&self) -> u64 {
         self.shared_phases - self.ideal_phases
@@ -43,7 +54,8 @@ impl Counts {
     pub(super) fn add(&mut self, other: &Counts) {
         self.sampled_blocks += other.sampled_blocks;
         self.for_each_sum(other, |sum, value| *sum += value);
-        self.round_trips = self.round_trips.max(other.round_trips);
+        self.loads_past_l1 = self.loads_past_l1.max(other.loads_past_l1);
+        self.copy_waits = self.copy_waits.max(other.copy_waits);
         self.barriers = self.barriers.max(other.barriers);
     }
 

@@ -218,5 +218,5 @@ const DEMANDS: [Column<Counted>; 10] = [
     ("shared\nphases", Align::Right, |counted| count(counted.gpu.counts.shared_phases)),
     ("ideal", Align::Right, |counted| count(counted.gpu.counts.ideal_phases)),
     ("conflicts", Align::Right, |counted| count(counted.gpu.counts.bank_conflicts())),
-    ("round\ntrips", Align::Right, |counted| count(counted.gpu.counts.round_trips)),
+    ("round\ntrips", Align::Right, |counted| count(counted.gpu.round_trips)),
 ];

@@ -137,6 +137,9 @@ pub struct GpuLaunch {
     /// What the launch does, counted.
     #[serde(flatten)]
     pub counts: Counts,
+    /// Round trips to memory that one thread waits for in turn, the most of any: loads that are under way together, as the
+    /// machine code has them, are one.
+    pub round_trips: u64,
     /// Bytes from and to DRAM, modelled.
     pub dram_bytes: u64,
     /// The time that each unit would take alone.

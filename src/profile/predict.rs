@@ -26,6 +26,8 @@ pub(super) struct Work<'a> {
     pub counts: &'a Counts,
     pub num_blocks: u64,
     pub blocks_per_sm: u32,
+    /// Round trips to memory that one thread waits for.
+    pub round_trips: u64,
     /// Instructions of all warps; 0 where they are not known.
     pub instructions: u64,
     pub dram_bytes: u64,
@@ -57,7 +59,7 @@ impl Work<'_> {
             issue: on_sms(self.instructions as f64, gpu.issue_per_clock),
             l2: (l2_bytes / (gpu.l2_gb_per_s * 1e9)).max(on_sms(l2_bytes, L2_BYTES_PER_CLOCK)),
             dram: self.dram_bytes as f64 / (gpu.dram_gb_per_s * 1e9),
-            latency: self.waves(gpu).ceil() * counts.round_trips as f64 * gpu.latency_clocks / clock,
+            latency: self.waves(gpu).ceil() * self.round_trips as f64 * gpu.latency_clocks / clock,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The machine code of a kernel (SASS), as nvdisasm lists it: how much there is of it, and what its loops are made of.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Range;
 
 use serde::Deserialize;
 use serde::de::IgnoredAny;
@@ -15,6 +16,8 @@ pub struct KernelCode {
     pub instructions: u32,
     /// Its loops, by address.
     pub loops: Vec<Loop>,
+    /// Of its loads from global memory, how many are under way together: the mean over all loads, rounded.
+    pub loads_in_flight: Option<u32>,
 }
 
 /// A loop: all that leads back to an instruction through which every way into it goes.
@@ -125,6 +128,26 @@ impl Instruction {
     fn operation(&self) -> &str {
         self.opcode.split_once('.').map_or(&self.opcode, |(operation, _)| operation)
     }
+
+    /// The registers among its operands, of a group the first.
+    fn registers(&self) -> impl Iterator<Item = u32> {
+        let names = self.operands.split(|c: char| !c.is_ascii_alphanumeric());
+        names.filter_map(|name| name.strip_prefix('R')?.parse().ok())
+    }
+
+    /// The registers that it loads from global memory.
+    fn loaded(&self) -> Option<Range<u32>> {
+        if !matches!(self.operation(), "LDG" | "LD") {
+            return None;
+        }
+        let to = self.registers().next()?;
+        let size = |modifier: &str| match modifier {
+            "64" => Some(2),
+            "128" => Some(4),
+            _ => None,
+        };
+        Some(to..to + self.opcode.split('.').find_map(size).unwrap_or(1))
+    }
 }
 
 impl Function {
@@ -141,7 +164,33 @@ impl Function {
             found
         };
         let instructions = flow.reached.iter().filter(|&&is_reached| is_reached).count() as u32;
-        Ok(KernelCode { instructions, loops: bodies.iter().map(count).collect() })
+        let loads_in_flight = self.loads_in_flight(&flow);
+        Ok(KernelCode { instructions, loops: bodies.iter().map(count).collect(), loads_in_flight })
+    }
+
+    /// Loads under way together, as [`KernelCode::loads_in_flight`] says, in the order in which the instructions stand:
+    /// whoever reads a register that is being loaded waits for all loads before.
+    fn loads_in_flight(&self, flow: &Flow) -> Option<u32> {
+        let (mut loads, mut company) = (0, 0);
+        let mut under_way: Vec<Range<u32>> = Vec::new();
+        let mut land = |under_way: &mut Vec<Range<u32>>| {
+            loads += under_way.len();
+            company += under_way.len().pow(2);
+            under_way.clear();
+        };
+        for (instruction, _) in
+            self.sass_instructions.iter().zip(&flow.reached).filter(|(_, reached)| **reached)
+        {
+            let loaded = instruction.loaded();
+            let reads = instruction.registers().skip(usize::from(loaded.is_some()));
+            let waits = reads.into_iter().any(|read| under_way.iter().any(|loaded| loaded.contains(&read)));
+            if waits || matches!(instruction.operation(), "EXIT" | "RET") && instruction.predicate.is_none() {
+                land(&mut under_way);
+            }
+            under_way.extend(loaded);
+        }
+        land(&mut under_way);
+        (loads > 0).then(|| (company as f64 / loads as f64).round() as u32)
     }
 
     /// What may be run after the instruction.
@@ -296,7 +345,10 @@ mod tests {
         let kernels = KernelCode::of_listing(json.as_bytes()).unwrap();
         assert_eq!(kernels.keys().collect::<Vec<_>>(), ["fill_f32"]);
         let store = Loop { address: 0x20, is_innermost: true, instructions: 3, global: 1, ..Loop::default() };
-        assert_eq!(kernels["fill_f32"], KernelCode { instructions: 6, loops: vec![store] });
+        assert_eq!(
+            kernels["fill_f32"],
+            KernelCode { instructions: 6, loops: vec![store], loads_in_flight: None }
+        );
     }
 
     #[test]
@@ -328,7 +380,28 @@ mod tests {
         };
         assert_eq!(main.others(), 1);
         // The trap behind the exit and what fills up the line are never run.
-        assert_eq!(code, KernelCode { instructions: 10, loops: vec![main] });
+        assert_eq!(code, KernelCode { instructions: 10, loops: vec![main], loads_in_flight: None });
+    }
+
+    #[test]
+    fn loads_are_under_way_until_one_of_them_is_read() {
+        let in_flight = |text: &str| code(text).unwrap().loads_in_flight;
+        assert_eq!(in_flight("STG.E desc[UR6][R2.64], R4\n EXIT"), None);
+        let two = "LDG.E.128 R4, desc[UR6][R2.64]\n @P0 LDG.E.64 R8, desc[UR6][R2.64+0x10]\n";
+        // R7 is of the first, R9 of the second; R10 is of none.
+        for read in [7, 9] {
+            let text = format!("{two}FADD R20, R{read}, R21\n LDG.E R11, desc[UR6][R2.64]\n EXIT");
+            assert_eq!(in_flight(&text), Some(2), "of 2 * 2 + 1 in 3 loads");
+        }
+        let text = format!("{two}FADD R20, R10.reuse, R21\n LDG.E R11, desc[UR6][R2.64]\n EXIT");
+        assert_eq!(in_flight(&text), Some(3));
+        // A load from an address that is being loaded waits for it.
+        assert_eq!(in_flight("LDG.E.64 R2, desc[UR6][R8.64]\n LDG.E R4, desc[UR6][R2.64]\n EXIT"), Some(1));
+        // Loads on another way are not under way.
+        assert_eq!(
+            in_flight(&format!("@P0 BRA 0x30\n{two}EXIT\n LDG.E R11, desc[UR6][R2.64]\n EXIT")),
+            Some(2)
+        );
     }
 
     #[test]

@@ -5,6 +5,7 @@ use super::predict::{L2, Work};
 use super::sass::KernelCode;
 use super::{Gpu, GpuLaunch, Launch, Unit};
 use crate::batch::Batch;
+use crate::device::counts::LOADS_IN_FLIGHT;
 use crate::device::kernels::RESOURCES;
 use crate::device::kernels::common::WARP_THREADS;
 use crate::device::simt::{CountedLaunch, CountingDevice};
@@ -119,7 +120,9 @@ pub(super) fn predict(
         None => 0,
     };
     let main_loop = code.and_then(KernelCode::main_loop);
-    let work = Work { counts, num_blocks, blocks_per_sm, instructions, dram_bytes };
+    let loads_in_flight = code.and_then(|code| code.loads_in_flight).map_or(LOADS_IN_FLIGHT, u64::from);
+    let round_trips = counts.round_trips(loads_in_flight);
+    let work = Work { counts, num_blocks, blocks_per_sm, round_trips, instructions, dram_bytes };
     let unit_seconds = work.unit_seconds(gpu);
     GpuLaunch {
         kernel: kernel.name.to_string(),
@@ -132,6 +135,7 @@ pub(super) fn predict(
         loop_instructions: main_loop.map(|main| main.instructions),
         loop_tensor_instructions: main_loop.map(|main| main.tensor),
         counts: *counts,
+        round_trips,
         dram_bytes,
         unit_seconds,
         bound: Unit::longest(unit_seconds.all()),

@@ -67,7 +67,8 @@ fn launch(node: &str, operation: &str, kernel: &str, bound: Unit, gflop: f64, mb
         shared_phases: 1_100,
         ideal_phases: 1_000,
         l1_phases: 0,
-        round_trips: 9,
+        loads_past_l1: 24,
+        copy_waits: 3,
         barriers: 12,
     };
     let gpu = GpuLaunch {
@@ -81,6 +82,7 @@ fn launch(node: &str, operation: &str, kernel: &str, bound: Unit, gflop: f64, mb
         loop_instructions: is_conv.then_some(379),
         loop_tensor_instructions: is_conv.then_some(128),
         counts,
+        round_trips: counts.round_trips(4),
         dram_bytes: bytes,
         unit_seconds,
         bound,

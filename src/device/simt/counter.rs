@@ -23,8 +23,6 @@ const SECTOR_BYTES: usize = 32;
 const LINE_SECTORS: usize = 4;
 const BANKS: usize = 32;
 const BANK_BYTES: usize = 4;
-/// Loads of one thread that are under way at a time: compilers move that many ahead of the first use.
-const LOADS_IN_FLIGHT: u64 = 4;
 
 /// What a thread did once. A block does millions of these, so they are small.
 #[derive(Debug, Clone, Copy)]
@@ -183,8 +181,8 @@ impl Counter {
             }
         }
         let waits = self.threads.iter().map(|log| log.waits).fold(0.0, f64::max);
-        let loads = loads_past_l1.into_iter().max().unwrap_or(0);
-        counts.round_trips = loads.div_ceil(LOADS_IN_FLIGHT) + f64::ceil(waits) as u64;
+        counts.loads_past_l1 = loads_past_l1.into_iter().max().unwrap_or(0);
+        counts.copy_waits = f64::ceil(waits) as u64;
         add_sectors(&global.read, touched, |footprint| &mut footprint.read_bytes);
         add_sectors(&global.written, touched, |footprint| &mut footprint.written_bytes);
         counts
