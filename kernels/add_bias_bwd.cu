@@ -65,7 +65,8 @@ KERNEL(add_bias_bwd_total, AddBiasBwdTotalArgs, 256) {
     const bool is_inside = tile.column < args.channels;
     const auto load = [&](uint32_t block) { return args.partials[block * args.channels + tile.column]; };
     double sums[1] = {};
-    tile.for_each_addend(is_inside ? args.num_blocks : 0, load, [&](uint32_t, float partial) { sums[0] += partial; });
+    tile.for_each_addend(is_inside ? args.num_blocks : 0, load, 0.0f,
+                         [&](uint32_t, float partial) { sums[0] += partial; });
     tile.add_rows(sums);
     if (tile.row == 0 && is_inside) args.dbias[tile.column] = static_cast<float>(sums[0]);
 }

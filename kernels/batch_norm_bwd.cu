@@ -53,11 +53,9 @@ static __device__ void input_gradient(const BatchNormBwdArgs& a) {
     const uint32_t first = blockIdx.x * a.block_rows;
     const uint32_t end = first + min(a.block_rows, a.rows - first);
     with_mask<T, kWidth>(a, tile.channel, [&](const auto& mask) {
-        for (uint32_t row = first + tile.row; row < end; row += Tile::kRows) {
-            const uint64_t at = uint64_t{row} * a.channels + tile.channel;
-            Vec<T, kWidth> dz = load_vec<kWidth>(static_cast<const T*>(a.dy) + at);
-            const Vec<T, kWidth> x = load_vec<kWidth>(static_cast<const T*>(a.x) + at);
-            mask.apply(mask.load(at), x, dz);
+        const auto load = [&](uint64_t at) { return load_dy_and_x(a, mask, at); };
+        for_each_row<2>(tile, first, end, a.channels, load, [&](uint64_t at, const auto& operands) {
+            const Vec<T, kWidth> x = operands.x.unpacked(), dz = operands.dz(mask);
             Vec<T, kWidth> dx;
 #pragma unroll
             for (int i = 0; i < kWidth; i++) {
@@ -65,7 +63,7 @@ static __device__ void input_gradient(const BatchNormBwdArgs& a) {
             }
             store_vec(static_cast<T*>(a.dx) + at, dx);
             if (a.dz) store_vec(static_cast<T*>(a.dz) + at, dz);
-        }
+        });
     });
 }
 

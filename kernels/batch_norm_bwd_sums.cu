@@ -51,18 +51,16 @@ static __device__ void partials(const BatchNormBwdPartialsArgs& a) {
         float mean[kWidth];
         load_floats(mean, a.mean + tile.channel);
         with_mask<T, kWidth>(a, tile.channel, [&](const auto& mask) {
-            for (uint32_t row = first + tile.row; row < end; row += Tile::kRows) {
-                const uint64_t at = uint64_t{row} * a.channels + tile.channel;
-                Vec<T, kWidth> dz = load_vec<kWidth>(static_cast<const T*>(a.dy) + at);
-                const Vec<T, kWidth> x = load_vec<kWidth>(static_cast<const T*>(a.x) + at);
-                mask.apply(mask.load(at), x, dz);
+            const auto load = [&](uint64_t at) { return load_dy_and_x(a, mask, at); };
+            for_each_row<2>(tile, first, end, a.channels, load, [&](uint64_t at, const auto& operands) {
+                const Vec<T, kWidth> x = operands.x.unpacked(), dz = operands.dz(mask);
                 if (a.dz) store_vec(static_cast<T*>(a.dz) + at, dz);
 #pragma unroll
                 for (int i = 0; i < kWidth; i++) {
                     sums[0][i] += float(dz[i]);
                     sums[1][i] += float(dz[i]) * (float(x[i]) - mean[i]);
                 }
-            }
+            });
         });
     }
     float totals[2] = {};
@@ -95,7 +93,8 @@ KERNEL(batch_norm_bwd_finalize, BatchNormBwdFinalizeArgs, 256) {
         return Vec<float, 2>{partial[0], partial[args.channels]};
     };
     double sums[2] = {};
-    tile.for_each_addend(is_inside ? args.num_blocks : 0, load, [&](uint32_t, const Vec<float, 2>& partial) {
+    const Vec<float, 2> zero = {};
+    tile.for_each_addend(is_inside ? args.num_blocks : 0, load, zero, [&](uint32_t, const Vec<float, 2>& partial) {
         sums[0] += partial[0];
         sums[1] += partial[1];
     });

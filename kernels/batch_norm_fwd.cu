@@ -24,6 +24,11 @@ struct BatchNormFwdArgs {
     float eps;
 };
 
+template <class T, int kWidth>
+struct Operands {
+    Packed<T, kWidth> x, residual;
+};
+
 template <class T, bool kIsWide>
 static __device__ void normalize(const BatchNormFwdArgs& a) {
     using Tile = ChannelTile<T, kIsWide>;
@@ -42,22 +47,22 @@ static __device__ void normalize(const BatchNormFwdArgs& a) {
     }
     const uint32_t first = blockIdx.x * a.block_rows;
     const uint32_t end = first + min(a.block_rows, a.rows - first);
-    for (uint32_t row = first + tile.row; row < end; row += Tile::kRows) {
-        const uint64_t at = uint64_t{row} * a.channels + tile.channel;
-        const Vec<T, kWidth> x = load_vec<kWidth>(static_cast<const T*>(a.x) + at);
-        float y[kWidth];
-#pragma unroll
-        for (int i = 0; i < kWidth; i++) y[i] = normalized(float(x[i]), mean[i], scale[i], beta[i]);
-        if (a.residual) {
-            const Vec<T, kWidth> residual = load_vec<kWidth>(static_cast<const T*>(a.residual) + at);
-#pragma unroll
-            for (int i = 0; i < kWidth; i++) y[i] += float(residual[i]);
-        }
+    const auto load = [&](uint64_t at) {
+        Operands<T, kWidth> operands = {load_packed<kWidth>(static_cast<const T*>(a.x) + at), {}};
+        if (a.residual) operands.residual = load_packed<kWidth>(static_cast<const T*>(a.residual) + at);
+        return operands;
+    };
+    for_each_row<2>(tile, first, end, a.channels, load, [&](uint64_t at, const Operands<T, kWidth>& operands) {
+        const Vec<T, kWidth> x = operands.x.unpacked(), residual = operands.residual.unpacked();
         Vec<T, kWidth> rounded;
 #pragma unroll
-        for (int i = 0; i < kWidth; i++) rounded[i] = T(a.relu && y[i] <= 0.0f ? 0.0f : y[i]);
+        for (int i = 0; i < kWidth; i++) {
+            float y = normalized(float(x[i]), mean[i], scale[i], beta[i]);
+            if (a.residual) y += float(residual[i]);
+            rounded[i] = T(a.relu && y <= 0.0f ? 0.0f : y);
+        }
         store_vec(static_cast<T*>(a.y) + at, rounded);
-    }
+    });
 }
 
 template <class T>

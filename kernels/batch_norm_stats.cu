@@ -42,20 +42,21 @@ static __device__ void partials(const BatchNormPartialsArgs& a) {
     const Tile tile(a.channels);
     const uint32_t first = blockIdx.x * a.block_rows;
     const uint32_t count = min(a.block_rows, a.rows - first);
-    const T* x = static_cast<const T*>(a.x) + uint64_t{first} * a.channels;
+    const T* x = static_cast<const T*>(a.x);
+    const T* first_row = x + uint64_t{first} * a.channels;
     float sums[2][kWidth] = {};
     if (tile.is_inside) {
-        const Vec<T, kWidth> pivot = load_vec<kWidth>(x + tile.channel);
-#pragma unroll 4
-        for (uint32_t row = tile.row; row < count; row += Tile::kRows) {
-            const Vec<T, kWidth> v = load_vec<kWidth>(x + uint64_t{row} * a.channels + tile.channel);
+        const Vec<T, kWidth> pivot = load_vec<kWidth>(first_row + tile.channel);
+        const auto load = [&](uint64_t at) { return load_packed<kWidth>(x + at); };
+        for_each_row<4>(tile, first, first + count, a.channels, load, [&](uint64_t, const Packed<T, kWidth>& packed) {
+            const Vec<T, kWidth> v = packed.unpacked();
 #pragma unroll
             for (int i = 0; i < kWidth; i++) {
                 const float apart = float(v[i]) - float(pivot[i]);
                 sums[0][i] += apart;
                 sums[1][i] += apart * apart;
             }
-        }
+        });
     }
     float totals[2] = {};
     sum_rows<Tile>(sums, totals);
@@ -63,7 +64,7 @@ static __device__ void partials(const BatchNormPartialsArgs& a) {
     if (threadIdx.x >= Tile::kChannels || channel >= a.channels) return;
     const float apart = totals[0] / static_cast<float>(count);
     float* to = a.partials + uint64_t{2} * blockIdx.x * a.channels + channel;
-    to[0] = float(x[channel]) + apart;
+    to[0] = float(first_row[channel]) + apart;
     to[a.channels] = totals[1] - totals[0] * apart;
 }
 
@@ -97,8 +98,9 @@ KERNEL(batch_norm_finalize, BatchNormFinalizeArgs, 256) {
         return Vec<float, 2>{mean[0], mean[args.channels]};
     };
     double sums[2] = {};
-    tile.for_each_addend(is_inside ? args.num_blocks : 0, load, [&](uint32_t block, const Vec<float, 2>& mean_m2) {
-        const double rows = block + 1 < args.num_blocks ? args.block_rows : args.last_rows;
+    const Vec<float, 2> zero = {};
+    tile.for_each_addend(is_inside ? args.num_blocks : 0, load, zero, [&](uint32_t block, const Vec<float, 2>& mean_m2) {
+        const double rows = block + 1 < args.num_blocks ? args.block_rows : block < args.num_blocks ? args.last_rows : 0;
         const double apart = mean_m2[0] - pivot;  // in f32: exact for means that are close, else rounded as they are
         sums[0] += rows * apart;
         sums[1] += mean_m2[1] + rows * apart * apart;

@@ -40,6 +40,29 @@ struct ChannelTile {
           is_inside(channel < channels) {}
 };
 
+// Calls `use(at, load(at))` for the tile's rows from `first` to `end`, `at` being where the thread's channels of a row lie. What
+// is loaded of kTogether rows is under way together: the compiler cannot know that what `use` stores is not loaded after it.
+// So `load` must not read what `use` stores of another row.
+template <int kTogether, class Tile, class Load, class Use>
+static __device__ __forceinline__ void for_each_row(const Tile& tile, uint32_t first, uint32_t end, uint32_t channels,
+                                                    const Load& load, const Use& use) {
+    for (uint32_t row = first + tile.row; row < end; row += kTogether * Tile::kRows) {
+        uint64_t at[kTogether];
+        decltype(load(uint64_t{})) loaded[kTogether];
+#pragma unroll
+        for (uint32_t i = 0; i < kTogether; i++) {
+            if (row + i * Tile::kRows >= end) break;
+            at[i] = uint64_t{row + i * Tile::kRows} * channels + tile.channel;
+            loaded[i] = load(at[i]);
+        }
+#pragma unroll
+        for (uint32_t i = 0; i < kTogether; i++) {
+            if (row + i * Tile::kRows >= end) break;
+            use(at[i], loaded[i]);
+        }
+    }
+}
+
 // Shared memory of sum_rows. A thread's channels lie apart, and 32 neighbouring channels in 32 banks.
 template <class Tile, int N>
 struct RowSums {

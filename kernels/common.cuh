@@ -9,6 +9,8 @@
 // Stands before a constant or a struct that Rust needs, too: build.rs reads it here and writes it for Rust.
 #define FOR_RUST
 
+using Word16 = uint4;
+
 // On GPUs of compute capability 9.0 and later a launch may begin before the one before it is done (programmatic dependent
 // launch): what it reads is there, and what it overwrites no longer needed, once all launches before it are.
 static __device__ __forceinline__ void wait_for_launches_before() {
@@ -104,17 +106,32 @@ struct Word<2> { using type = uint16_t; };
 template <>
 struct Word<4> { using type = uint32_t; };
 template <>
-struct Word<8> { using type = uint2; };
+struct Word<8> { using type = uint64_t; };
 template <>
-struct Word<16> { using type = uint4; };
+struct Word<16> { using type = Word16; };
+
+// N neighbouring elements as they lie in memory. What is loaded before it is used stays so until then: a Vec of bf16 is a
+// register an element, and taking it apart waits for the load, and with it for all that could have been loaded meanwhile.
+template <class T, int N>
+struct Packed {
+    using W = typename Word<static_cast<int>(sizeof(T)) * N>::type;
+    W word;
+
+    __device__ __forceinline__ Vec<T, N> unpacked() const {
+        Vec<T, N> vec;
+        memcpy(&vec, &word, sizeof vec);
+        return vec;
+    }
+};
+
+template <int N, class T>
+static __device__ __forceinline__ Packed<T, N> load_packed(const T* from) {
+    return {*reinterpret_cast<const typename Packed<T, N>::W*>(from)};
+}
 
 template <int N, class T>
 static __device__ __forceinline__ Vec<T, N> load_vec(const T* from) {
-    using W = typename Word<static_cast<int>(sizeof(T)) * N>::type;
-    const W word = *reinterpret_cast<const W*>(from);
-    Vec<T, N> vec;
-    memcpy(&vec, &word, sizeof vec);
-    return vec;
+    return load_packed<N>(from).unpacked();
 }
 
 template <int N, class T>

@@ -303,10 +303,12 @@ struct Results {
 };
 
 using Chunk = Vec<bf16, kChunkElems>;
+using PackedChunk = Packed<bf16, kChunkElems>;
 
 // The addend's chunk; zeros without one.
-static __device__ __forceinline__ Chunk addend_at(const Conv2dArgs& a, int64_t to) {
-    return a.addend == nullptr ? Chunk{} : load_vec<kChunkElems>(static_cast<const bf16*>(a.addend) + to);
+static __device__ __forceinline__ PackedChunk addend_at(const Conv2dArgs& a, int64_t to) {
+    if (a.addend == nullptr) return {};
+    return load_packed<kChunkElems>(static_cast<const bf16*>(a.addend) + to);
 }
 
 // Sums that are finished, with the addend, and rounded.
@@ -348,7 +350,7 @@ static __device__ __forceinline__ void store_with_statistics(const Conv2dArgs& a
 // What the sums of a dgrad are finished with.
 template <class Mask>
 struct SumsOperands {
-    Chunk addend, x;
+    PackedChunk addend, x;
     typename Mask::Loaded mask;
 };
 
@@ -360,14 +362,15 @@ static __device__ __forceinline__ void store_behind(const Conv2dArgs& a, const T
     float mean[kChunkElems];
     load_floats(mean, a.mean + results.channel());
     results.template store<kTogether>(a, plane, [&](int64_t to) {
-        return SumsOperands<Mask>{addend_at(a, to), load_vec<kChunkElems>(xs + to), mask.load(to)};
+        return SumsOperands<Mask>{addend_at(a, to), load_packed<kChunkElems>(xs + to), mask.load(to)};
     }, [&](const ChunkSums& row, const SumsOperands<Mask>& operands) {
-        Chunk dz = finished(row, operands.addend, plus);
-        mask.apply(operands.mask, operands.x, dz);
+        const Chunk x = operands.x.unpacked();
+        Chunk dz = finished(row, operands.addend.unpacked(), plus);
+        mask.apply(operands.mask, x, dz);
 #pragma unroll
         for (int i = 0; i < kChunkElems; i++) {
             sums[0][i] += float(dz[i]);
-            sums[1][i] += float(dz[i]) * (float(operands.x[i]) - mean[i]);
+            sums[1][i] += float(dz[i]) * (float(x[i]) - mean[i]);
         }
         return dz;
     });
@@ -419,15 +422,15 @@ static __device__ __forceinline__ void write(const Conv2dArgs& a, const TapPlane
     if (a.partials == nullptr) {
         finish_sums<kPass, kChunkElems>(a, results.channel(), [&](const auto& finish) {
             results.template store<1>(a, plane, [&](int64_t to) { return addend_at(a, to); },
-                                      [&](const ChunkSums& sums, const Chunk& addend) {
-                return finished(sums, addend, finish);
+                                      [&](const ChunkSums& sums, const PackedChunk& addend) {
+                return finished(sums, addend.unpacked(), finish);
             });
         });
     } else if constexpr (kPass == Pass::kFprop) {
         store_with_statistics(a, plane, results);
     } else {
         // While other results wait in registers, there are few for what is under way.
-        constexpr int kTogether = kFirst + Rows::kRows < T::kRows ? 1 : 4;
+        constexpr int kTogether = kFirst + Rows::kRows < T::kRows ? 2 : 4;
         store_with_sums<kTogether>(a, plane, results, block_of_rows<T>(a, row_first + kFirst));
     }
     if constexpr (kFirst + Rows::kRows < T::kRows) {

@@ -36,6 +36,9 @@ struct alignas(16) uint4 { uint32_t x, y, z, w; };
 struct alignas(16) int4 { int32_t x, y, z, w; };
 struct alignas(16) float4 { float x, y, z, w; };
 
+// A copy of a struct the host's compiler may make member by member, which the emulator would take for as many accesses.
+__extension__ using Word16 = unsigned __int128;
+
 static inline uint2 make_uint2(uint32_t x, uint32_t y) { return {x, y}; }
 static inline int2 make_int2(int32_t x, int32_t y) { return {x, y}; }
 static inline float2 make_float2(float x, float y) { return {x, y}; }

@@ -25,7 +25,7 @@ static __device__ __forceinline__ void linear_db(const LinearDbArgs& a) {
     const float* dy = static_cast<const float*>(a.dy) + tile.column;
     float sums[1] = {};
     tile.for_each_addend(
-        is_inside ? a.num_rows : 0, [&](uint32_t row) { return dy[row * a.num_classes]; },
+        is_inside ? a.num_rows : 0, [&](uint32_t row) { return dy[row * a.num_classes]; }, 0.0f,
         [&](uint32_t, float value) { sums[0] += value; });
     tile.add_rows(sums);
     if (tile.row == 0 && is_inside) static_cast<float*>(a.db)[tile.column] = sums[0];

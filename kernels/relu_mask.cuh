@@ -9,29 +9,59 @@
 
 struct Nothing {};
 
+// dy and x of a place, and what the mask needs of it.
+template <class Mask>
+struct DyAndX {
+    using T = typename Mask::T;
+    static constexpr int kWidth = Mask::kWidth;
+    Packed<T, kWidth> dy, x;
+    typename Mask::Loaded loaded;
+
+    // dy behind the mask.
+    __device__ __forceinline__ Vec<T, kWidth> dz(const Mask& mask) const {
+        Vec<T, kWidth> dz = dy.unpacked();
+        mask.apply(loaded, x.unpacked(), dz);
+        return dz;
+    }
+};
+
+template <class Args, class Mask>
+static __device__ __forceinline__ DyAndX<Mask> load_dy_and_x(const Args& a, const Mask& mask, uint64_t at) {
+    using T = typename Mask::T;
+    return {load_packed<Mask::kWidth>(static_cast<const T*>(a.dy) + at),
+            load_packed<Mask::kWidth>(static_cast<const T*>(a.x) + at), mask.load(at)};
+}
+
 // No ReLU followed.
-template <class T, int kWidth>
+template <class Element, int kElems>
 struct NoMask {
+    using T = Element;
+    static constexpr int kWidth = kElems;
     using Loaded = Nothing;
 
     __device__ __forceinline__ Nothing load(uint64_t) const { return {}; }
     __device__ __forceinline__ void apply(Nothing, const Vec<T, kWidth>&, Vec<T, kWidth>&) const {}
 };
 
-template <class T, int kWidth>
+template <class Element, int kElems>
 struct ResultMask {
-    using Loaded = Vec<T, kWidth>;
+    using T = Element;
+    static constexpr int kWidth = kElems;
+    using Loaded = Packed<T, kWidth>;
     const T* y;
 
-    __device__ __forceinline__ Loaded load(uint64_t at) const { return load_vec<kWidth>(y + at); }
-    __device__ __forceinline__ void apply(const Loaded& result, const Vec<T, kWidth>&, Vec<T, kWidth>& dy) const {
+    __device__ __forceinline__ Loaded load(uint64_t at) const { return load_packed<kWidth>(y + at); }
+    __device__ __forceinline__ void apply(const Loaded& loaded, const Vec<T, kWidth>&, Vec<T, kWidth>& dy) const {
+        const Vec<T, kWidth> result = loaded.unpacked();
 #pragma unroll
         for (int i = 0; i < kWidth; i++) dy[i] = float(result[i]) <= 0.0f ? T(0.0f) : dy[i];
     }
 };
 
-template <class T, int kWidth>
+template <class Element, int kElems>
 struct RecomputedMask {
+    using T = Element;
+    static constexpr int kWidth = kElems;
     using Loaded = Nothing;
     float mean[kWidth], scale[kWidth], beta[kWidth];
 

@@ -26,7 +26,7 @@ static __device__ __forceinline__ void split_sum_of(const SplitSumArgs& a) {
     float sums[kWidth] = {};
     tile.for_each_addend(
         is_inside ? static_cast<uint32_t>(a.num_splits) : 0,
-        [&](uint32_t split) { return load_vec<kWidth>(parts + split * a.num_elems); },
+        [&](uint32_t split) { return load_vec<kWidth>(parts + split * a.num_elems); }, Vec<float, kWidth>{},
         [&](uint32_t, const Vec<float, kWidth>& part) {
 #pragma unroll
             for (int i = 0; i < kWidth; i++) sums[i] += part[i];

@@ -30,21 +30,25 @@ struct TotalTile {
           row(threadIdx.x / columns),
           column(uint64_t{blockIdx.x} * columns + threadIdx.x % columns) {}
 
-    // Calls `add(i, load(i))` for the addends of this thread, ascending.
-    template <class Load, class Add>
-    __device__ __forceinline__ void for_each_addend(uint32_t count, Load load, Add add) const {
+    // Calls `add(i, load(i))` for the addends of this thread, ascending, and `add(i, zero)` for as many behind the last as fill
+    // its turns. Loads stand by themselves: under a condition that adding has, too, the compiler would put a load beside each
+    // addition, and the next would wait for it.
+    template <class Load, class Addend, class Add>
+    __device__ __forceinline__ void for_each_addend(uint32_t count, Load load, const Addend& zero, Add add) const {
         for (uint32_t first = row; first < count; first += kTotalTurns * rows) {
-            decltype(load(first)) addends[kTotalTurns];
+            Addend addends[kTotalTurns];
+            if (first + (kTotalTurns - 1) * rows < count) {
 #pragma unroll
-            for (uint32_t turn = 0; turn < kTotalTurns; turn++) {
-                const uint32_t i = first + turn * rows;
-                if (i < count) addends[turn] = load(i);
+                for (uint32_t turn = 0; turn < kTotalTurns; turn++) addends[turn] = load(first + turn * rows);
+            } else {
+#pragma unroll
+                for (uint32_t turn = 0; turn < kTotalTurns; turn++) {
+                    const uint32_t i = first + turn * rows;
+                    addends[turn] = i < count ? load(i) : zero;
+                }
             }
 #pragma unroll
-            for (uint32_t turn = 0; turn < kTotalTurns; turn++) {
-                const uint32_t i = first + turn * rows;
-                if (i < count) add(i, addends[turn]);
-            }
+            for (uint32_t turn = 0; turn < kTotalTurns; turn++) add(first + turn * rows, addends[turn]);
         }
     }
 

@@ -76,17 +76,23 @@ impl ChannelGrid {
     /// Blocks that a GPU has work with: about one round of them on the largest.
     const ENOUGH_BLOCKS: usize = 1024;
 
-    /// For passes that write rows: blocks of few rows, down to one a thread where there is little to do.
+    /// For passes that write rows: blocks of few rows, down to one a thread where there is little to do. A thread has two rows
+    /// under way, and what it does once costs as much as several rows: half as many blocks keep a GPU busy.
     pub fn rows(shape: Shape, dtype: DType) -> ChannelGrid {
-        ChannelGrid::new(shape, dtype, |turns| turns.clamp(1, 8))
+        ChannelGrid::new(shape, dtype, ChannelGrid::ENOUGH_BLOCKS / 2, |turns| turns.clamp(1, 8))
     }
 
     /// For passes that sum rows: every block leaves partial sums, so they are no more than keep a GPU busy.
     pub fn sums(shape: Shape, dtype: DType) -> ChannelGrid {
-        ChannelGrid::new(shape, dtype, |turns| turns.max(4))
+        ChannelGrid::new(shape, dtype, ChannelGrid::ENOUGH_BLOCKS, |turns| turns.max(4))
     }
 
-    fn new(shape: Shape, dtype: DType, limit: impl FnOnce(usize) -> usize) -> ChannelGrid {
+    fn new(
+        shape: Shape,
+        dtype: DType,
+        enough_blocks: usize,
+        limit: impl FnOnce(usize) -> usize,
+    ) -> ChannelGrid {
         let channels = shape.last().max(1);
         let rows = shape.num_elems() / channels;
         let vec_elems = vec_elems(dtype);
@@ -94,7 +100,7 @@ impl ChannelGrid {
         let (columns, width) = if is_wide { (WIDE_COLUMNS, vec_elems) } else { (NARROW_COLUMNS, 1) };
         let tiles = channels.div_ceil(columns * width);
         let rows_per_turn = CHANNEL_THREADS / columns;
-        let turns = (rows * tiles).div_ceil(rows_per_turn * ChannelGrid::ENOUGH_BLOCKS);
+        let turns = (rows * tiles).div_ceil(rows_per_turn * enough_blocks);
         ChannelGrid { rows, channels, block_rows: rows_per_turn * limit(turns), is_wide, tiles }
     }
 
