@@ -467,6 +467,6 @@ mod tests {
         assert_eq!(code("BRA R2\n EXIT").unwrap_err(), "k: a jump leads out of it");
         let nothing = r#"[{}, [{"function-name": "k", "start": 0, "sass-instructions": []}]]"#;
         let kernels = KernelCode::of_listing(nothing.as_bytes()).unwrap();
-        assert_eq!(kernels["k"], KernelCode { instructions: 0, loops: Vec::new() });
+        assert_eq!(kernels["k"], KernelCode { instructions: 0, loops: Vec::new(), loads_in_flight: None });
     }
 }

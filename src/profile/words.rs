@@ -10,7 +10,8 @@ pub const NONE: &str = "\u{2013}";
 pub const SOURCES: [&str; 3] = [
     "Counted: products on the tensor cores, requests to global memory and their 32-byte sectors, phases of shared memory, \
      round trips and barriers, on an emulator that runs some blocks of every launch, scaled to all of them. Registers are the \
-     assembler's, instructions of the inner loop the disassembler's.",
+     assembler's; instructions of the inner loop, and how many loads of a round trip are under way together, the \
+     disassembler's.",
     "Modelled: bytes that L1 and L2 hold, hence those from L2 and DRAM, and every predicted time: the times that its units \
      would take alone, overlapping in part (the cube root of the sum of their cubes), and the gap before the launch, \
      which is an assumption where launches may overlap (compute capability 9.0 and later).",
