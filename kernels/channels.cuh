@@ -40,27 +40,34 @@ struct ChannelTile {
           is_inside(channel < channels) {}
 };
 
-// Calls `use(at, load(at))` for the tile's rows from `first` to `end`, `at` being where the thread's channels of a row lie. What
-// is loaded of kTogether rows is under way together: the compiler cannot know that what `use` stores is not loaded after it.
-// So `load` must not read what `use` stores of another row.
+// Calls `use(row, load(row))` for `first` and every kApart-th row after it, below `end`. What is loaded of kTogether rows is under
+// way together: the compiler cannot know that what `use` stores is not loaded after it. So `load` must not read what `use`
+// stores of another row.
+template <int kTogether, int kApart, class Row, class Load, class Use>
+static __device__ __forceinline__ void for_each_loaded(Row first, Row end, const Load& load, const Use& use) {
+    for (; first < end; first += kTogether * kApart) {
+        decltype(load(first)) loaded[kTogether];
+#pragma unroll
+        for (int i = 0; i < kTogether; i++) {
+            if (first + i * kApart >= end) break;
+            loaded[i] = load(first + i * kApart);
+        }
+#pragma unroll
+        for (int i = 0; i < kTogether; i++) {
+            if (first + i * kApart >= end) break;
+            use(first + i * kApart, loaded[i]);
+        }
+    }
+}
+
+// The same for the tile's rows from `first` to `end`, given where the thread's channels of a row lie instead of the row.
 template <int kTogether, class Tile, class Load, class Use>
 static __device__ __forceinline__ void for_each_row(const Tile& tile, uint32_t first, uint32_t end, uint32_t channels,
                                                     const Load& load, const Use& use) {
-    for (uint32_t row = first + tile.row; row < end; row += kTogether * Tile::kRows) {
-        uint64_t at[kTogether];
-        decltype(load(uint64_t{})) loaded[kTogether];
-#pragma unroll
-        for (uint32_t i = 0; i < kTogether; i++) {
-            if (row + i * Tile::kRows >= end) break;
-            at[i] = uint64_t{row + i * Tile::kRows} * channels + tile.channel;
-            loaded[i] = load(at[i]);
-        }
-#pragma unroll
-        for (uint32_t i = 0; i < kTogether; i++) {
-            if (row + i * Tile::kRows >= end) break;
-            use(at[i], loaded[i]);
-        }
-    }
+    const auto at = [&](uint32_t row) { return uint64_t{row} * channels + tile.channel; };
+    for_each_loaded<kTogether, Tile::kRows>(
+        first + tile.row, end, [&](uint32_t row) { return load(at(row)); },
+        [&](uint32_t row, const auto& loaded) { use(at(row), loaded); });
 }
 
 // Shared memory of sum_rows. A thread's channels lie apart, and 32 neighbouring channels in 32 banks.

@@ -260,29 +260,26 @@ struct Results {
         return chunk;
     }
 
-    // Stores `finish(sums, load(place in out))` of this thread's chunk of each row. What is loaded for kTogether rows is under way
-    // before the first of them is finished: the compiler cannot know that a store leaves later loads alone.
+    // Stores `finish(sums, load(place in out))` of this thread's chunk of each row, what is loaded of kTogether rows together.
     template <int kTogether, class Load, class Finish>
     __device__ __forceinline__ void store(const Conv2dArgs& a, const TapPlane& plane, const Load& load,
                                           const Finish& finish) const {
+        struct Placed {
+            int64_t to;
+            decltype(load(int64_t{})) loaded;
+        };
         constexpr int kApart = kThreads / kColumns;
         static_assert(kRows % (kApart * kTogether) == 0, "whole turns only");
         if (!is_inside) return;
-        for (int first = static_cast<int>(threadIdx.x) / kColumns; first < count; first += kApart * kTogether) {
-            int64_t to[kTogether];
-            decltype(load(int64_t{})) loaded[kTogether];
-#pragma unroll
-            for (int i = 0; i < kTogether; i++) {
-                if (first + i * kApart >= count) break;
-                to[i] = out_offset(a, plane, position + first + i * kApart) + channel();
-                loaded[i] = load(to[i]);
-            }
-#pragma unroll
-            for (int i = 0; i < kTogether; i++) {
-                if (first + i * kApart >= count) break;
-                store_vec(static_cast<bf16*>(a.out) + to[i], finish(chunk(first + i * kApart), loaded[i]));
-            }
-        }
+        for_each_loaded<kTogether, kApart>(
+            static_cast<int32_t>(threadIdx.x) / kColumns, count,
+            [&](int32_t row) -> Placed {
+                const int64_t to = out_offset(a, plane, position + row) + channel();
+                return {to, load(to)};
+            },
+            [&](int32_t row, const Placed& placed) {
+                store_vec(static_cast<bf16*>(a.out) + placed.to, finish(chunk(row), placed.loaded));
+            });
     }
 
     // Adds what each thread has of its channels over the rows; thread t < kChannels has the totals of channel t. Results are

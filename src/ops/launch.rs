@@ -77,7 +77,7 @@ impl ChannelGrid {
     const ENOUGH_BLOCKS: usize = 1024;
 
     /// For passes that write rows: blocks of few rows, down to one a thread where there is little to do. A thread has two rows
-    /// under way, and what it does once costs as much as several rows: half as many blocks keep a GPU busy.
+    /// under way, and what it does once it does for more rows: half as many blocks keep a GPU busy.
     pub fn rows(shape: Shape, dtype: DType) -> ChannelGrid {
         ChannelGrid::new(shape, dtype, ChannelGrid::ENOUGH_BLOCKS / 2, |turns| turns.clamp(1, 8))
     }
