@@ -1,6 +1,7 @@
 // batch_norm_fwd: normalise, add, clip, in one pass; the statistics are there already
 // Math      y[m,c] = act((x[m,c] - mean[c]) * rstd[c] * gamma[c] + beta[c] [+ residual[m,c]]), act a ReLU or nothing;
-//           rstd is save_rstd, or where that is null 1 / sqrt(running_var + eps): training and inference
+//           rstd is save_rstd, or where that is null 1 / sqrt(running_var + eps): training and inference. batch_norm_join
+//           normalises the residual as well, by residual_mean, residual_rstd, residual_gamma and residual_beta
 // Layout    x, residual (null: none), y: M rows of C channels; the rest f32 [C]; y may lie over x
 // Mapping   block -> block_rows rows of a channel tile (channels.cuh); a thread keeps mean, scale and shift of its
 //           channels in registers
@@ -20,8 +21,39 @@ struct BatchNormFwdArgs {
     const float* mean;
     const float* save_rstd;
     const float* running_var;
+    // Of batch_norm_join.
+    const float* residual_gamma;
+    const float* residual_beta;
+    const float* residual_mean;
+    const float* residual_rstd;
     uint32_t rows, channels, block_rows, is_wide, relu;
     float eps;
+};
+
+// What is added of a residual: itself.
+template <int kWidth>
+struct PlainResidual {
+    __device__ __forceinline__ PlainResidual(const BatchNormFwdArgs&, uint32_t) {}
+    __device__ __forceinline__ float operator()(int, float residual) const { return residual; }
+};
+
+// The result of a batch norm of its own.
+template <int kWidth>
+struct NormalizedResidual {
+    float mean[kWidth], scale[kWidth], beta[kWidth];
+
+    __device__ __forceinline__ NormalizedResidual(const BatchNormFwdArgs& a, uint32_t channel) {
+        float gamma[kWidth];
+        load_floats(mean, a.residual_mean + channel);
+        load_floats(scale, a.residual_rstd + channel);
+        load_floats(gamma, a.residual_gamma + channel);
+        load_floats(beta, a.residual_beta + channel);
+#pragma unroll
+        for (int i = 0; i < kWidth; i++) scale[i] = gamma[i] * scale[i];
+    }
+    __device__ __forceinline__ float operator()(int i, float residual) const {
+        return normalized(residual, mean[i], scale[i], beta[i]);
+    }
 };
 
 template <class T, int kWidth>
@@ -29,7 +61,7 @@ struct Operands {
     Packed<T, kWidth> x, residual;
 };
 
-template <class T, bool kIsWide>
+template <class T, bool kIsWide, template <int> class Residual>
 static __device__ void normalize(const BatchNormFwdArgs& a) {
     using Tile = ChannelTile<T, kIsWide>;
     constexpr int kWidth = Tile::kWidth;
@@ -45,6 +77,7 @@ static __device__ void normalize(const BatchNormFwdArgs& a) {
         const float rstd = a.save_rstd ? scale[i] : 1.0f / sqrtf(scale[i] + a.eps);
         scale[i] = gamma[i] * rstd;
     }
+    const Residual<kWidth> add(a, tile.channel);
     const uint32_t first = blockIdx.x * a.block_rows;
     const uint32_t end = first + min(a.block_rows, a.rows - first);
     const auto load = [&](uint64_t at) {
@@ -58,21 +91,23 @@ static __device__ void normalize(const BatchNormFwdArgs& a) {
 #pragma unroll
         for (int i = 0; i < kWidth; i++) {
             float y = normalized(float(x[i]), mean[i], scale[i], beta[i]);
-            if (a.residual) y += float(residual[i]);
+            if (a.residual) y += add(i, float(residual[i]));
             rounded[i] = T(a.relu && y <= 0.0f ? 0.0f : y);
         }
         store_vec(static_cast<T*>(a.y) + at, rounded);
     });
 }
 
-template <class T>
+template <class T, template <int> class Residual>
 static __device__ void batch_norm_fwd(const BatchNormFwdArgs& a) {
     if (a.is_wide) {
-        normalize<T, true>(a);
+        normalize<T, true, Residual>(a);
     } else {
-        normalize<T, false>(a);
+        normalize<T, false, Residual>(a);
     }
 }
 
-KERNEL(batch_norm_fwd_f32, BatchNormFwdArgs, 256) { batch_norm_fwd<float>(args); }
-KERNEL(batch_norm_fwd_bf16, BatchNormFwdArgs, 256) { batch_norm_fwd<bf16>(args); }
+KERNEL(batch_norm_fwd_f32, BatchNormFwdArgs, 256) { batch_norm_fwd<float, PlainResidual>(args); }
+KERNEL(batch_norm_fwd_bf16, BatchNormFwdArgs, 256) { batch_norm_fwd<bf16, PlainResidual>(args); }
+KERNEL(batch_norm_join_f32, BatchNormFwdArgs, 256) { batch_norm_fwd<float, NormalizedResidual>(args); }
+KERNEL(batch_norm_join_bf16, BatchNormFwdArgs, 256) { batch_norm_fwd<bf16, NormalizedResidual>(args); }

@@ -15,8 +15,9 @@ use crate::graph::{Graph, Node, Op, Phase, Role, ValueId};
 use crate::named::named;
 use crate::ops::{
     Add, AugmentBlocks, AugmentFwd, BatchNormApply, BatchNormBwd, BatchNormDx, BatchNormInference,
-    BatchNormPool, BatchNormPoolBwd, BatchNormTrain, Cast, CastTensors, Conv2dBatchNorm, Conv2dDgrad,
-    Conv2dDgradSums, Conv2dFprop, Conv2dStats, Mask, MaxPool, MaxPoolBwd, Relu, ReluBwd, SpaceToDepth,
+    BatchNormJoin, BatchNormPool, BatchNormPoolBwd, BatchNormTrain, Cast, CastTensors, Conv2dBatchNorm,
+    Conv2dDgrad, Conv2dDgradSums, Conv2dFprop, Conv2dStats, Mask, MaxPool, MaxPoolBwd, Relu, ReluBwd,
+    SpaceToDepth,
 };
 use crate::tensor::DType;
 
@@ -67,6 +68,8 @@ rewrites! {
     BnPoolBwd = "bn-pool-bwd" => Editor::bn_pool_bwd;
     /// In training, a convolution takes the statistics.
     ConvStats = "conv-stats" => Editor::conv_stats;
+    /// A block's end normalises its shortcut, too.
+    BnJoin = "bn-join" => Editor::bn_join;
     /// Batch norm, ReLU and max pooling in one pass.
     BnPool = "bn-pool" => Editor::bn_pool;
     /// One node makes the bf16 copies of all filters.
@@ -261,6 +264,23 @@ impl Editor<'_> {
                 outputs: vec![norm.outputs[0]],
                 ..norm
             });
+        }
+    }
+
+    /// What [`Rewrite::ConvStats`] left of a shortcut's batch norm, and of the batch norm that adds it: one pass normalises both.
+    fn bn_join(&mut self) {
+        for index in 0..self.nodes.len() {
+            let Some(norm) = self.nodes[index].clone() else { continue };
+            let Some(&BatchNormApply { relu, residual: true }) = norm.op_as() else { continue };
+            let (operands, shortcut) = norm.inputs.split_at(5);
+            let Some(shortcut_index) = self.only_maker(shortcut[0]) else { continue };
+            let Some(shortcut) = self.nodes[shortcut_index].clone() else { continue };
+            if shortcut.op_as() != Some(&BatchNormApply { relu: false, residual: false }) {
+                continue;
+            }
+            let inputs = [operands, &shortcut.inputs].concat();
+            self.nodes[index] = Some(Node { op: Arc::new(BatchNormJoin { relu }), inputs, ..norm });
+            self.nodes[shortcut_index] = None;
         }
     }
 

@@ -2,7 +2,7 @@
 
 use super::bwd::{Operands, write_dx};
 use super::launch::{self, DxAddresses, Norm};
-use super::{Blocks, Normalize, Spread, check_operands};
+use super::{Blocks, ChannelNorm, Normalize, Spread, check_operands};
 use crate::device::cpu::{CpuArgs, Storage};
 use crate::device::{LaunchArgs, Launcher};
 use crate::error::Result;
@@ -18,6 +18,14 @@ pub struct BatchNormApply {
     pub relu: bool,
     /// There is a sixth operand of x's shape.
     pub residual: bool,
+}
+
+/// `(x, gamma, beta, save_mean, save_rstd, x', gamma', beta', save_mean', save_rstd') -> y`, y = act of the sum of two batch
+/// norms whose statistics are there: the end of a residual block whose shortcut has one. Set by fusion.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BatchNormJoin {
+    /// act is a ReLU instead of the identity.
+    pub relu: bool,
 }
 
 /// `(dz, x, gamma, save_mean, save_rstd, dgamma, dbeta) -> dx`: the last pass of a [`BatchNormBwd`](super::BatchNormBwd) whose
@@ -43,6 +51,7 @@ impl Op for BatchNormApply {
             let normalize = Normalize {
                 x: Some(args.input::<T>(0)),
                 residual: op.residual.then(|| args.input::<T>(5)),
+                residual_norm: None,
                 mean: args.input(3),
                 spread: Spread::Rstd(args.input(4)),
                 gamma: args.input(1),
@@ -57,6 +66,54 @@ impl Op for BatchNormApply {
     fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
         let saved = Norm::Saved { mean: &args.inputs[3], rstd: &args.inputs[4] };
         launch::normalize(args, launcher, self.relu, saved)
+    }
+}
+
+impl Op for BatchNormJoin {
+    fn name(&self) -> &'static str {
+        "batch_norm_join"
+    }
+
+    fn infer(&self, inputs: &[ValueType]) -> InferResult {
+        if inputs.len() != 10 {
+            return Err(format!("takes 10 operands, got {}", inputs.len()));
+        }
+        let [x, shortcut] =
+            [check_operands(&inputs[..5], 0, 1..5, 5)?, check_operands(&inputs[5..], 0, 1..5, 5)?];
+        if x != shortcut {
+            return Err(format!("adds tensors of one type, got {x} and {shortcut}"));
+        }
+        Ok(vec![x])
+    }
+
+    fn cost(&self, inputs: &[ValueType], outputs: &[ValueType]) -> Cost {
+        cost_per_elem(7, inputs, outputs)
+    }
+
+    fn cpu(&self, args: &CpuArgs<'_>) {
+        fn run<T: Storage>(op: &BatchNormJoin, args: &CpuArgs<'_>) {
+            let normalize = Normalize {
+                x: Some(args.input::<T>(0)),
+                residual: Some(args.input(5)),
+                residual_norm: Some(ChannelNorm {
+                    mean: args.input(8),
+                    rstd: args.input(9),
+                    gamma: args.input(6),
+                    beta: args.input(7),
+                }),
+                mean: args.input(3),
+                spread: Spread::Rstd(args.input(4)),
+                gamma: args.input(1),
+                beta: args.input(2),
+                relu: op.relu,
+            };
+            normalize.write(Blocks::new(args.input_shape(0)), args.output::<T>(0));
+        }
+        dispatch_storage!(args.input_dtype(0), run(self, args));
+    }
+
+    fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
+        launch::join(args, launcher, self.relu)
     }
 }
 

@@ -34,6 +34,7 @@ impl BatchNormInference {
         let normalize = Normalize {
             x: None,
             residual: self.residual.then(|| args.input::<T>(first + 4)),
+            residual_norm: None,
             mean: operand(2),
             spread: Spread::Var(operand(3), T::Sum::from_f64(f64::from(self.eps))),
             gamma: operand(0),

@@ -120,9 +120,29 @@ pub(super) fn normalize(
 ) -> Result<()> {
     let x = &args.inputs[0];
     let grid = ChannelGrid::rows(x.shape, x.dtype).checked()?;
-    let norm = norm.addresses(args);
+    let arguments = fwd_args(args, &grid, relu, norm);
+    kernels::batch_norm_fwd(x.dtype)?.launch(launcher, grid.grid(), &arguments)
+}
+
+/// The same where the residual, operand 5, goes through a batch norm of its own, by operands 6 to 9: gamma, beta, mean, rstd.
+pub(super) fn join(args: &LaunchArgs<'_>, launcher: &mut dyn Launcher, relu: bool) -> Result<()> {
+    let x = &args.inputs[0];
+    let grid = ChannelGrid::rows(x.shape, x.dtype).checked()?;
+    let saved = Norm::Saved { mean: &args.inputs[3], rstd: &args.inputs[4] };
     let arguments = BatchNormFwdArgs {
-        x: args.address(x),
+        residual_gamma: args.input(6),
+        residual_beta: args.input(7),
+        residual_mean: args.input(8),
+        residual_rstd: args.input(9),
+        ..fwd_args(args, &grid, relu, saved)
+    };
+    kernels::batch_norm_join(x.dtype)?.launch(launcher, grid.grid(), &arguments)
+}
+
+fn fwd_args(args: &LaunchArgs<'_>, grid: &ChannelGrid, relu: bool, norm: Norm<'_>) -> BatchNormFwdArgs {
+    let norm = norm.addresses(args);
+    BatchNormFwdArgs {
+        x: args.input(0),
         residual: args.optional_input(5),
         y: args.output(0),
         gamma: args.input(1),
@@ -130,14 +150,17 @@ pub(super) fn normalize(
         mean: norm.mean,
         save_rstd: norm.save_rstd,
         running_var: norm.running_var,
+        residual_gamma: 0,
+        residual_beta: 0,
+        residual_mean: 0,
+        residual_rstd: 0,
         rows: grid.rows as u32,
         channels: grid.channels as u32,
         block_rows: grid.block_rows as u32,
         is_wide: grid.is_wide.into(),
         relu: relu.into(),
         eps: norm.eps,
-    };
-    kernels::batch_norm_fwd(x.dtype)?.launch(launcher, grid.grid(), &arguments)
+    }
 }
 
 /// What the gradient of a batch norm is computed from: addresses, 0 for what is not there.

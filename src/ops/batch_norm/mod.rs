@@ -14,7 +14,7 @@ mod launch;
 mod pool;
 mod train;
 
-pub use apply::{BatchNormApply, BatchNormDx};
+pub use apply::{BatchNormApply, BatchNormDx, BatchNormJoin};
 pub use bwd::{BatchNormBwd, BatchNormInferenceBwd, Mask};
 pub(super) use bwd::{Masking, masked_sums};
 pub use inference::BatchNormInference;
@@ -152,12 +152,23 @@ impl<T: Real> Spread<'_, T> {
     }
 }
 
+/// What a batch norm normalises by.
+#[derive(Clone, Copy)]
+struct ChannelNorm<'a, R> {
+    mean: &'a [R],
+    rstd: &'a [R],
+    gamma: &'a [R],
+    beta: &'a [R],
+}
+
 /// The operands of y = act((x - mean)*rstd*gamma + beta + residual).
 #[derive(Clone, Copy)]
 struct Normalize<'a, T: Storage> {
     /// `None` where y lies over x and holds it already.
     x: Option<&'a [T]>,
     residual: Option<&'a [T]>,
+    /// Of the batch norm that the residual goes through.
+    residual_norm: Option<ChannelNorm<'a, T::Sum>>,
     mean: &'a [T::Sum],
     spread: Spread<'a, T::Sum>,
     gamma: &'a [T::Sum],
@@ -186,17 +197,26 @@ struct NormalizeTile<'a, 'y, T: Storage> {
 impl<T: Storage> ChannelTile for NormalizeTile<'_, '_, T> {
     #[inline(always)]
     fn run<const W: usize>(&mut self, start: usize) {
-        let Normalize { x, residual, mean, spread, gamma, beta, relu } = self.inputs;
+        let Normalize { x, residual, residual_norm, mean, spread, gamma, beta, relu } = self.inputs;
         let (mean, beta) = (*lanes::<T::Sum, W>(mean, start), *lanes::<T::Sum, W>(beta, start));
         let (gamma, rstd) = (lanes::<T::Sum, W>(gamma, start), spread.rstd::<W>(start));
         let scale: [T::Sum; W] = std::array::from_fn(|c| gamma[c] * rstd[c]);
+        let residual_norm = residual_norm.map(|of| {
+            let [mean, rstd, gamma, beta] =
+                [of.mean, of.rstd, of.gamma, of.beta].map(|values| *lanes::<T::Sum, W>(values, start));
+            let scale: [T::Sum; W] = std::array::from_fn(|c| gamma[c] * rstd[c]);
+            (mean, scale, beta)
+        });
         for row in 0..self.y.len() / self.channels {
             let at = row * self.channels + start;
             let x = x.map_or_else(|| *lanes::<T, W>(self.y, at), |x| *lanes(x, at));
             let mut y: [T::Sum; W] = std::array::from_fn(|c| (x[c].load() - mean[c]) * scale[c] + beta[c]);
             if let Some(residual) = residual {
-                let residual = lanes::<T, W>(residual, at);
-                y = std::array::from_fn(|c| y[c] + residual[c].load());
+                let mut residual = lanes::<T, W>(residual, at).map(T::load);
+                if let Some((mean, scale, beta)) = residual_norm {
+                    residual = std::array::from_fn(|c| (residual[c] - mean[c]) * scale[c] + beta[c]);
+                }
+                y = std::array::from_fn(|c| y[c] + residual[c]);
             }
             if relu {
                 // NaN stays NaN, so that a diverged run shows.
@@ -313,6 +333,12 @@ fn fwd_trial(draw: &mut Draw) -> Trial {
         graph.apply("z", BatchNormInference { eps: 1e-5, relu, residual }, &operands)?;
         operands[3..5].copy_from_slice(&["mean", "rstd"].map(|name| in_f32(graph, name, [c])));
         graph.apply("applied", BatchNormApply { relu, residual }, &operands)?;
+        operands.truncate(5);
+        operands.push(input(graph, "shortcut.x", shape));
+        operands.extend(
+            ["gamma", "beta", "mean", "rstd"].map(|name| in_f32(graph, &format!("shortcut.{name}"), [c])),
+        );
+        graph.apply("joined", BatchNormJoin { relu }, &operands)?;
         Ok(())
     })
 }

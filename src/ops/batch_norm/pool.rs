@@ -208,6 +208,7 @@ impl Op for BatchNormPool {
             let normalize = Normalize {
                 x: Some(args.input::<T>(0)),
                 residual: None,
+                residual_norm: None,
                 mean: args.input(3),
                 spread: Spread::Rstd(args.input(4)),
                 gamma: args.input(1),

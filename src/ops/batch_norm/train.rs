@@ -80,6 +80,7 @@ impl Op for BatchNormTrain {
             let normalize = Normalize {
                 x: Some(x),
                 residual: op.residual.then(|| args.input::<T>(5)),
+                residual_norm: None,
                 mean: save_mean,
                 spread: Spread::Rstd(save_rstd),
                 gamma: args.input::<T::Sum>(1),
