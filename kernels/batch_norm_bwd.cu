@@ -11,6 +11,7 @@
 // Requires  dy, x, y, dx and dz aligned to 16 bytes; is_wide only if C is a multiple of 16 / sizeof(T); grid =
 //           (ceil(M / block_rows), channel tiles)
 // Reference InputGradientTile in src/ops/batch_norm/bwd.rs
+#include "batch_norm_dx.cuh"
 #include "relu_mask.cuh"
 
 struct BatchNormBwdArgs {
@@ -34,22 +35,7 @@ static __device__ void input_gradient(const BatchNormBwdArgs& a) {
     constexpr int kWidth = Tile::kWidth;
     const Tile tile(a.channels);
     if (!tile.is_inside) return;
-    float mean[kWidth], scale[kWidth], slope[kWidth], mean_dz[kWidth];
-    {
-        float gamma[kWidth], rstd[kWidth];
-        load_floats(mean, a.mean + tile.channel);
-        load_floats(gamma, a.gamma + tile.channel);
-        load_floats(rstd, a.rstd + tile.channel);
-        load_floats(slope, a.dgamma + tile.channel);
-        load_floats(mean_dz, a.dbeta + tile.channel);
-        const float per_row = 1.0f / static_cast<float>(a.rows);
-#pragma unroll
-        for (int i = 0; i < kWidth; i++) {
-            scale[i] = gamma[i] * rstd[i];
-            slope[i] *= rstd[i] * per_row;
-            mean_dz[i] *= per_row;
-        }
-    }
+    const InputGradient<kWidth> dx_of({a.gamma, a.mean, a.rstd, a.dgamma, a.dbeta}, tile.channel, a.rows);
     const uint32_t first = blockIdx.x * a.block_rows;
     const uint32_t end = first + min(a.block_rows, a.rows - first);
     with_mask<T, kWidth>(a, tile.channel, [&](const auto& mask) {
@@ -59,7 +45,7 @@ static __device__ void input_gradient(const BatchNormBwdArgs& a) {
             Vec<T, kWidth> dx;
 #pragma unroll
             for (int i = 0; i < kWidth; i++) {
-                dx[i] = T(scale[i] * (float(dz[i]) - mean_dz[i] - (float(x[i]) - mean[i]) * slope[i]));
+                dx[i] = T(dx_of(i, float(dz[i]), float(x[i])));
             }
             store_vec(static_cast<T*>(a.dx) + at, dx);
             if (a.dz) store_vec(static_cast<T*>(a.dz) + at, dz);

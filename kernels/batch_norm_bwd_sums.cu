@@ -4,7 +4,7 @@
 //           dbeta[c] = sum_m dz[m,c]; dgamma[c] = rstd[c] * sum_m dz[m,c] * (x[m,c] - mean[c])
 //           rstd is save_rstd, or where that is null 1 / sqrt(running_var + eps): training and inference
 // Layout    dy, x, y (null: no ReLU, or beta is given), dz (null: not wanted; may lie over dy): M rows of C channels; partials
-//           f32 [row block][sum dz, sum dz*(x-mean)][C]; the rest f32 [C]
+//           f32 [row block][sum dz, sum dz*(x-mean), of a shortcut's batch norm as well][C]; the rest f32 [C]
 // Mapping   partials: block -> block_rows rows of a channel tile (channels.cuh)
 //           finalize: the blocks' sums as in totals.cuh, a column a channel
 // Cost      5 flop per element of x; DRAM floor = bytes(dy) + bytes(x) + bytes(y) + bytes(dz)
@@ -35,6 +35,10 @@ struct BatchNormBwdFinalizeArgs {
     const float* running_var;
     float* dgamma;
     float* dbeta;
+    // Of a second batch norm, whose sum of dz * (x - mean) follows the two; null for none.
+    const float* shortcut_rstd;
+    float* shortcut_dgamma;
+    float* shortcut_dbeta;
     uint32_t num_blocks, channels, columns;
     float eps;
 };
@@ -84,24 +88,44 @@ static __device__ void batch_norm_bwd_partials(const BatchNormBwdPartialsArgs& a
 KERNEL(batch_norm_bwd_partials_f32, BatchNormBwdPartialsArgs, 256) { batch_norm_bwd_partials<float>(args); }
 KERNEL(batch_norm_bwd_partials_bf16, BatchNormBwdPartialsArgs, 256) { batch_norm_bwd_partials<bf16>(args); }
 
-KERNEL(batch_norm_bwd_finalize, BatchNormBwdFinalizeArgs, 256) {
-    const TotalTile tile(args.columns);
-    const bool is_inside = tile.column < args.channels;
-    const float spread = is_inside ? (args.save_rstd ? args.save_rstd : args.running_var)[tile.column] : 0.0f;
-    const auto load = [&](uint32_t block) {
-        const float* partial = args.partials + uint64_t{2} * block * args.channels + tile.column;
-        return Vec<float, 2>{partial[0], partial[args.channels]};
+template <int kSums>
+static __device__ __forceinline__ void finalize(const BatchNormBwdFinalizeArgs& a) {
+    const TotalTile tile(a.columns);
+    const bool is_inside = tile.column < a.channels;
+    const float spread = is_inside ? (a.save_rstd ? a.save_rstd : a.running_var)[tile.column] : 0.0f;
+    const float shortcut_rstd = kSums == 3 && is_inside ? a.shortcut_rstd[tile.column] : 0.0f;
+    struct Partial {
+        float of[kSums];
     };
-    double sums[2] = {};
-    const Vec<float, 2> zero = {};
-    tile.for_each_addend(is_inside ? args.num_blocks : 0, load, zero, [&](uint32_t, const Vec<float, 2>& partial) {
-        sums[0] += partial[0];
-        sums[1] += partial[1];
+    const auto load = [&](uint32_t block) {
+        const float* from = a.partials + uint64_t{kSums} * block * a.channels + tile.column;
+        Partial partial;
+#pragma unroll
+        for (int n = 0; n < kSums; n++) partial.of[n] = from[n * a.channels];
+        return partial;
+    };
+    double sums[kSums] = {};
+    const Partial zero = {};
+    tile.for_each_addend(is_inside ? a.num_blocks : 0, load, zero, [&](uint32_t, const Partial& partial) {
+#pragma unroll
+        for (int n = 0; n < kSums; n++) sums[n] += partial.of[n];
     });
     tile.add_rows(sums);
     if (tile.row != 0 || !is_inside) return;
-    const float rstd = args.save_rstd ? spread : 1.0f / sqrtf(spread + args.eps);
+    const float rstd = a.save_rstd ? spread : 1.0f / sqrtf(spread + a.eps);
     const uint64_t channel = tile.column;
-    args.dgamma[channel] = static_cast<float>(sums[1] * rstd);
-    args.dbeta[channel] = static_cast<float>(sums[0]);
+    a.dgamma[channel] = static_cast<float>(sums[1] * rstd);
+    a.dbeta[channel] = static_cast<float>(sums[0]);
+    if (kSums == 3) {
+        a.shortcut_dgamma[channel] = static_cast<float>(sums[kSums - 1] * shortcut_rstd);
+        a.shortcut_dbeta[channel] = static_cast<float>(sums[0]);
+    }
+}
+
+KERNEL(batch_norm_bwd_finalize, BatchNormBwdFinalizeArgs, 256) {
+    if (args.shortcut_rstd) {
+        finalize<3>(args);
+    } else {
+        finalize<2>(args);
+    }
 }

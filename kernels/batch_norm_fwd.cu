@@ -1,13 +1,14 @@
 // batch_norm_fwd: normalise, add, clip, in one pass; the statistics are there already
 // Math      y[m,c] = act((x[m,c] - mean[c]) * rstd[c] * gamma[c] + beta[c] [+ residual[m,c]]), act a ReLU or nothing;
 //           rstd is save_rstd, or where that is null 1 / sqrt(running_var + eps): training and inference. batch_norm_join
-//           normalises the residual as well, by residual_mean, residual_rstd, residual_gamma and residual_beta
-// Layout    x, residual (null: none), y: M rows of C channels; the rest f32 [C]; y may lie over x
+//           adds shortcut_x instead, normalised by shortcut_mean, shortcut_rstd, shortcut_gamma and shortcut_beta
+// Layout    x, residual (null: none), shortcut_x, y: M rows of C channels; the rest f32 [C]; y may lie over x
 // Mapping   block -> block_rows rows of a channel tile (channels.cuh); a thread keeps mean, scale and shift of its
 //           channels in registers
-// Cost      4 flop per element of x; DRAM floor = bytes(x) + bytes(residual) + bytes(y)
+// Cost      4 flop per element of x, 3 flop per element of shortcut_x; DRAM floor = bytes(x) + bytes(residual) +
+//           bytes(shortcut_x) + bytes(y)
 // Numerics  f32, rounded once to the type of y; a NaN passes the ReLU, so that a diverged run shows
-// Requires  x, residual and y aligned to 16 bytes; is_wide only if C is a multiple of 16 / sizeof(T); grid =
+// Requires  x, residual, shortcut_x and y aligned to 16 bytes; is_wide only if C is a multiple of 16 / sizeof(T); grid =
 //           (ceil(M / block_rows), channel tiles)
 // Reference Normalize in src/ops/batch_norm/mod.rs
 #include "channels.cuh"
@@ -22,32 +23,36 @@ struct BatchNormFwdArgs {
     const float* save_rstd;
     const float* running_var;
     // Of batch_norm_join.
-    const float* residual_gamma;
-    const float* residual_beta;
-    const float* residual_mean;
-    const float* residual_rstd;
+    const void* shortcut_x;
+    const float* shortcut_gamma;
+    const float* shortcut_beta;
+    const float* shortcut_mean;
+    const float* shortcut_rstd;
     uint32_t rows, channels, block_rows, is_wide, relu;
     float eps;
 };
 
-// What is added of a residual: itself.
+// What is added: a residual, or nothing where it is null.
 template <int kWidth>
 struct PlainResidual {
-    __device__ __forceinline__ PlainResidual(const BatchNormFwdArgs&, uint32_t) {}
+    const void* tensor;
+
+    __device__ __forceinline__ PlainResidual(const BatchNormFwdArgs& a, uint32_t) : tensor(a.residual) {}
     __device__ __forceinline__ float operator()(int, float residual) const { return residual; }
 };
 
 // The result of a batch norm of its own.
 template <int kWidth>
 struct NormalizedResidual {
+    const void* tensor;
     float mean[kWidth], scale[kWidth], beta[kWidth];
 
-    __device__ __forceinline__ NormalizedResidual(const BatchNormFwdArgs& a, uint32_t channel) {
+    __device__ __forceinline__ NormalizedResidual(const BatchNormFwdArgs& a, uint32_t channel) : tensor(a.shortcut_x) {
         float gamma[kWidth];
-        load_floats(mean, a.residual_mean + channel);
-        load_floats(scale, a.residual_rstd + channel);
-        load_floats(gamma, a.residual_gamma + channel);
-        load_floats(beta, a.residual_beta + channel);
+        load_floats(mean, a.shortcut_mean + channel);
+        load_floats(scale, a.shortcut_rstd + channel);
+        load_floats(gamma, a.shortcut_gamma + channel);
+        load_floats(beta, a.shortcut_beta + channel);
 #pragma unroll
         for (int i = 0; i < kWidth; i++) scale[i] = gamma[i] * scale[i];
     }
@@ -82,7 +87,7 @@ static __device__ void normalize(const BatchNormFwdArgs& a) {
     const uint32_t end = first + min(a.block_rows, a.rows - first);
     const auto load = [&](uint64_t at) {
         Operands<T, kWidth> operands = {load_packed<kWidth>(static_cast<const T*>(a.x) + at), {}};
-        if (a.residual) operands.residual = load_packed<kWidth>(static_cast<const T*>(a.residual) + at);
+        if (add.tensor) operands.residual = load_packed<kWidth>(static_cast<const T*>(add.tensor) + at);
         return operands;
     };
     for_each_row<2>(tile, first, end, a.channels, load, [&](uint64_t at, const Operands<T, kWidth>& operands) {
@@ -91,7 +96,7 @@ static __device__ void normalize(const BatchNormFwdArgs& a) {
 #pragma unroll
         for (int i = 0; i < kWidth; i++) {
             float y = normalized(float(x[i]), mean[i], scale[i], beta[i]);
-            if (a.residual) y += add(i, float(residual[i]));
+            if (add.tensor) y += add(i, float(residual[i]));
             rounded[i] = T(a.relu && y <= 0.0f ? 0.0f : y);
         }
         store_vec(static_cast<T*>(a.y) + at, rounded);

@@ -230,7 +230,7 @@ struct Results {
     // Where there is no room for all rows, the upper half of the warps goes first.
     static constexpr int kRows = T::kRows * kRowBytes <= mma_tile::kMostResultBytes ? T::kRows : T::kRows / 2;
     static_assert(kRows * kRowBytes <= T::kSharedBytes && kRows % T::kWarpRows == 0, "no room");
-    static_assert(sizeof(RowSums<Results, 2>) <= T::kSharedBytes && kThreads >= kChannels, "no room for sums");
+    static_assert(sizeof(RowSums<Results, 3>) <= T::kSharedBytes && kThreads >= kChannels, "no room for sums");
 
     float* at;
     int32_t position, count;  // of the first row in out; rows that are in out
@@ -284,18 +284,20 @@ struct Results {
 
     // Adds what each thread has of its channels over the rows; thread t < kChannels has the totals of channel t. Results are
     // gone then.
-    __device__ __forceinline__ void add_rows(float (&values)[2][kWidth], float (&totals)[2]) const {
+    template <int N>
+    __device__ __forceinline__ void add_rows(float (&values)[N][kWidth], float (&totals)[N]) const {
         __syncthreads();
-        sum_rows(*reinterpret_cast<RowSums<Results, 2>*>(at), values, totals);
+        sum_rows(*reinterpret_cast<RowSums<Results, N>*>(at), values, totals);
     }
 
-    // Leaves two numbers of the channel that this thread has totals of.
-    __device__ __forceinline__ void leave(const Conv2dArgs& a, int32_t block, float first, float second) const {
+    // Leaves the numbers of the channel that this thread has totals of.
+    template <int N>
+    __device__ __forceinline__ void leave(const Conv2dArgs& a, int32_t block, const float (&numbers)[N]) const {
         const int32_t channel = col_first + static_cast<int32_t>(threadIdx.x);
         if (threadIdx.x >= kChannels || channel >= a.out_c) return;
-        float* to = a.partials + int64_t{2} * block * a.out_c + channel;
-        to[0] = first;
-        to[a.out_c] = second;
+        float* to = a.partials + int64_t{N} * block * a.out_c + channel;
+#pragma unroll
+        for (int n = 0; n < N; n++) to[n * a.out_c] = numbers[n];
     }
 };
 
@@ -341,33 +343,45 @@ static __device__ __forceinline__ void store_with_statistics(const Conv2dArgs& a
     });
     results.add_rows(sums, totals);
     const float apart = totals[0] / static_cast<float>(results.count);
-    results.leave(a, results.position / Results<T>::kRows, own_pivot + apart, totals[1] - totals[0] * apart);
+    results.leave(a, results.position / Results<T>::kRows, {own_pivot + apart, totals[1] - totals[0] * apart});
 }
 
-// What the sums of a dgrad are finished with.
-template <class Mask>
+// What the sums of a dgrad are finished with, and of the batch norms that its result is the gradient of.
+template <class Mask, int kNorms>
 struct SumsOperands {
-    PackedChunk addend, x;
+    PackedChunk addend, x[kNorms];
     typename Mask::Loaded mask;
 };
 
-// Stores dz, the rounded sums behind the mask, and adds it, and dz * (x - mean), to this thread's `sums`.
-template <int kTogether, class T, class Mask>
+// Stores dz, the rounded sums behind the mask, and adds it, and dz * (x - mean) of each batch norm, to this thread's `sums`.
+template <int kTogether, class T, class Mask, int N>
 static __device__ __forceinline__ void store_behind(const Conv2dArgs& a, const TapPlane& plane, const Results<T>& results,
-                                                    const Mask& mask, float (&sums)[2][kChunkElems]) {
-    const bf16* xs = static_cast<const bf16*>(a.x);
-    float mean[kChunkElems];
-    load_floats(mean, a.mean + results.channel());
-    results.template store<kTogether>(a, plane, [&](int64_t to) {
-        return SumsOperands<Mask>{addend_at(a, to), load_packed<kChunkElems>(xs + to), mask.load(to)};
-    }, [&](const ChunkSums& row, const SumsOperands<Mask>& operands) {
-        const Chunk x = operands.x.unpacked();
-        Chunk dz = finished(row, operands.addend.unpacked(), plus);
-        mask.apply(operands.mask, x, dz);
+                                                    const Mask& mask, float (&sums)[N][kChunkElems]) {
+    constexpr int kNorms = N - 1;
+    const void* const xs[] = {a.x, a.shortcut_x};
+    const float* const means[] = {a.mean, a.shortcut_mean};
+    float mean[kNorms][kChunkElems];
 #pragma unroll
-        for (int i = 0; i < kChunkElems; i++) {
-            sums[0][i] += float(dz[i]);
-            sums[1][i] += float(dz[i]) * (float(x[i]) - mean[i]);
+    for (int n = 0; n < kNorms; n++) load_floats(mean[n], means[n] + results.channel());
+    results.template store<kTogether>(a, plane, [&](int64_t to) {
+        SumsOperands<Mask, kNorms> operands;
+        operands.addend = addend_at(a, to);
+#pragma unroll
+        for (int n = 0; n < kNorms; n++) {
+            operands.x[n] = load_packed<kChunkElems>(static_cast<const bf16*>(xs[n]) + to);
+        }
+        operands.mask = mask.load(to);
+        return operands;
+    }, [&](const ChunkSums& row, const SumsOperands<Mask, kNorms>& operands) {
+        Chunk dz = finished(row, operands.addend.unpacked(), plus);
+        mask.apply(operands.mask, operands.x[0].unpacked(), dz);
+#pragma unroll
+        for (int i = 0; i < kChunkElems; i++) sums[0][i] += float(dz[i]);
+#pragma unroll
+        for (int n = 0; n < kNorms; n++) {
+            const Chunk x = operands.x[n].unpacked();
+#pragma unroll
+            for (int i = 0; i < kChunkElems; i++) sums[1 + n][i] += float(dz[i]) * (float(x[i]) - mean[n][i]);
         }
         return dz;
     });
@@ -377,13 +391,21 @@ static __device__ __forceinline__ void store_behind(const Conv2dArgs& a, const T
 template <int kTogether, class T>
 static __device__ __forceinline__ void store_with_sums(const Conv2dArgs& a, const TapPlane& plane,
                                                        const Results<T>& results, int32_t block) {
+    if (a.shortcut_x) {
+        float sums[3][kChunkElems] = {}, totals[3] = {};
+        const ResultMask<bf16, kChunkElems> mask = {static_cast<const bf16*>(a.y)};
+        if (results.is_inside) store_behind<kTogether>(a, plane, results, mask, sums);
+        results.add_rows(sums, totals);
+        results.leave(a, block, totals);
+        return;
+    }
     float sums[2][kChunkElems] = {}, totals[2] = {};
     if (results.is_inside) {
         with_mask<bf16, kChunkElems>(a, results.channel(),
                                      [&](const auto& mask) { store_behind<kTogether>(a, plane, results, mask, sums); });
     }
     results.add_rows(sums, totals);
-    results.leave(a, block, totals[0], totals[1]);
+    results.leave(a, block, totals);
 }
 
 // Which block of rows the position `row` of a class begins, counted over all classes, each of as many as the largest has.
@@ -399,7 +421,12 @@ template <class T>
 static __device__ __forceinline__ void leave_no_sums(const Conv2dArgs& a, int32_t row_first, int32_t col_first) {
     for (int first = 0; first < T::kRows; first += Results<T>::kRows) {
         const Results<T> results(a, row_first + first, 0, col_first);
-        results.leave(a, block_of_rows<T>(a, row_first + first), 0.0f, 0.0f);
+        const int32_t block = block_of_rows<T>(a, row_first + first);
+        if (a.shortcut_x) {
+            results.leave(a, block, {0.0f, 0.0f, 0.0f});
+        } else {
+            results.leave(a, block, {0.0f, 0.0f});
+        }
     }
 }
 

@@ -33,11 +33,14 @@ struct Conv2dArgs {
     // In training, what a batch norm asks of the results, [block of rows][2][out_c]; null for nothing. An fprop leaves the
     // statistics of its results, as batch_norm_stats.cu. The out of a dgrad is the gradient of a batch norm's result: it is
     // stored behind the mask of the ReLU, and its sums are left, as batch_norm_bwd_sums.cu. The mask is that of
-    // relu_mask.cuh, by gamma, beta, mean and rstd, by y, or none.
+    // relu_mask.cuh, by gamma, beta, mean and rstd, by y, or none. Where y is the sum of two batch norms, the other one's sum of
+    // dz * (x - mean) follows: shortcut_x is not null, and partials are [block of rows][3][out_c].
     float* partials;
     const void* x;
     const void* y;
     const float* rstd;
+    const void* shortcut_x;
+    const float* shortcut_mean;
 };
 
 // The batch norm that follows an fprop, for kCount channels from `col`; channels behind the last repeat it.

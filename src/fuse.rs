@@ -15,9 +15,9 @@ use crate::graph::{Graph, Node, Op, Phase, Role, ValueId};
 use crate::named::named;
 use crate::ops::{
     Add, AugmentBlocks, AugmentFwd, BatchNormApply, BatchNormBwd, BatchNormDx, BatchNormInference,
-    BatchNormJoin, BatchNormPool, BatchNormPoolBwd, BatchNormTrain, Cast, CastTensors, Conv2dBatchNorm,
-    Conv2dDgrad, Conv2dDgradSums, Conv2dFprop, Conv2dStats, Mask, MaxPool, MaxPoolBwd, Relu, ReluBwd,
-    SpaceToDepth,
+    BatchNormJoin, BatchNormJoinDx, BatchNormPool, BatchNormPoolBwd, BatchNormTrain, Cast, CastTensors,
+    Conv2dBatchNorm, Conv2dDgrad, Conv2dDgradSums, Conv2dFprop, Conv2dStats, Mask, MaxPool, MaxPoolBwd, Relu,
+    ReluBwd, SpaceToDepth,
 };
 use crate::tensor::DType;
 
@@ -70,6 +70,8 @@ rewrites! {
     ConvStats = "conv-stats" => Editor::conv_stats;
     /// A block's end normalises its shortcut, too.
     BnJoin = "bn-join" => Editor::bn_join;
+    /// Gradients of what bn-join joins, in one pass.
+    BnJoinBwd = "bn-join-bwd" => Editor::bn_join_bwd;
     /// Batch norm, ReLU and max pooling in one pass.
     BnPool = "bn-pool" => Editor::bn_pool;
     /// One node makes the bf16 copies of all filters.
@@ -227,7 +229,7 @@ impl Editor<'_> {
                 self.nodes[maker] = None;
             }
             self.nodes[dgrad_index] = Some(Node {
-                op: Arc::new(Conv2dDgradSums { dgrad: op, mask }),
+                op: Arc::new(Conv2dDgradSums { dgrad: op, mask, joins: false }),
                 inputs: [operands, &[x, gamma, mean, rstd], of_mask.as_slice(), sum].concat(),
                 outputs: vec![dz, sums[0], sums[1]],
                 ..dgrad
@@ -281,6 +283,43 @@ impl Editor<'_> {
             let inputs = [operands, &shortcut.inputs].concat();
             self.nodes[index] = Some(Node { op: Arc::new(BatchNormJoin { relu }), inputs, ..norm });
             self.nodes[shortcut_index] = None;
+        }
+    }
+
+    /// What [`Rewrite::DgradSums`] made of one of two batch norms that read the same gradient, and the other: the dgrad takes the
+    /// sums of both, and one pass is left of them.
+    fn bn_join_bwd(&mut self) {
+        for index in 0..self.nodes.len() {
+            let Some(sums) = self.nodes[index].clone() else { continue };
+            let Some(&op) = sums.op_as::<Conv2dDgradSums>() else { continue };
+            let dz = sums.outputs[0];
+            let &[dx_index, norm_index] = self.readers[dz.index()].as_slice() else { continue };
+            let (Some(dx), Some(norm)) = (self.nodes[dx_index].clone(), self.nodes[norm_index].clone())
+            else {
+                continue;
+            };
+            let is_plain = norm.op_as() == Some(&BatchNormBwd { mask: None, residual: false });
+            let reads_dz = |node: &Node| node.inputs[0] == dz && !node.inputs[1..].contains(&dz);
+            let is_pair = dx.op_as::<BatchNormDx>().is_some() && is_plain && reads_dz(&dx) && reads_dz(&norm);
+            if op.mask != Some(Mask::Result) || !is_pair || self.is_result[dz.index()] {
+                continue;
+            }
+            let &[_, x, gamma, mean, rstd] = norm.inputs.as_slice() else { continue };
+            let &[norm_dx, dgamma, dbeta] = norm.outputs.as_slice() else { continue };
+            let (operands, sum) = sums.inputs.split_at(7);
+            self.nodes[index] = Some(Node {
+                op: Arc::new(Conv2dDgradSums { joins: true, ..op }),
+                inputs: [operands, &[x, mean, rstd], sum].concat(),
+                outputs: [&sums.outputs[..], &[dgamma, dbeta]].concat(),
+                ..sums
+            });
+            self.nodes[dx_index] = Some(Node {
+                op: Arc::new(BatchNormJoinDx),
+                inputs: [&dx.inputs[..], &[x, gamma, mean, rstd, dgamma, dbeta]].concat(),
+                outputs: vec![dx.outputs[0], norm_dx],
+                ..dx
+            });
+            self.nodes[norm_index] = None;
         }
     }
 

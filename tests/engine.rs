@@ -78,12 +78,16 @@ fn every_rewrite_finds_all_its_places_in_a_residual_network() {
         assert_eq!(count(&all, "max_pool_bwd"), 0, "{name}");
         assert_eq!(masks(&all), [before_a_relu - 1, before_an_add], "{name}");
         assert_eq!(count(&all, "conv2d_fprop_stats"), norms, "{name}");
-        assert_eq!(count(&all, "batch_norm_apply"), norms - 1, "{name}");
+        let joins = alone - 2;
+        assert_eq!(count(&all, "batch_norm_join"), joins, "{name}: the ends of downsampled blocks");
+        assert_eq!(count(&all, "batch_norm_apply"), norms - 1 - 2 * joins, "{name}");
         assert_eq!(count(&all, "batch_norm_pool_fwd"), 1, "{name}: behind the stem");
         assert_eq!(count(&all, "max_pool_fwd"), 0, "{name}");
         // The stem's, the last, and of each downsampled block the shortcut's have no dgrad of their own behind them.
         assert_eq!(count(&all, "conv2d_dgrad_sums"), norms - alone, "{name}");
-        assert_eq!(count(&all, "batch_norm_dx"), norms - alone, "{name}");
+        assert_eq!(count(&all, "batch_norm_join_dx"), joins, "{name}");
+        assert_eq!(count(&all, "batch_norm_dx"), norms - alone - joins, "{name}");
+        assert_eq!(count(&all, "batch_norm_bwd"), 1, "{name}: the last");
         let evaluation = fuse(&evaluation_graph(&step_config(name), "").unwrap(), &Rewrite::ALL).unwrap();
         assert_eq!(count(&evaluation, "relu_fwd") + count(&evaluation, "add_fwd"), 0, "{name}");
         assert_eq!(count(&evaluation, "conv2d_batch_norm"), norms, "{name}");

@@ -59,7 +59,7 @@ operations! {
     augment: AugmentBlocks, AugmentFwd, augment;
     auto_augment: AutoAugment, auto_augment;
     avg_pool: GlobalAvgPool, GlobalAvgPoolBwd, global_avg_pool;
-    batch_norm: BatchNormApply, BatchNormBwd, BatchNormDx, BatchNormInference, BatchNormInferenceBwd, BatchNormJoin, BatchNormPool, BatchNormPoolBwd,
+    batch_norm: BatchNormApply, BatchNormBwd, BatchNormDx, BatchNormInference, BatchNormInferenceBwd, BatchNormJoin, BatchNormJoinDx, BatchNormPool, BatchNormPoolBwd,
         BatchNormTrain, BnConfig, Mask, batch_norm;
     bias: AddBias, AddBiasBwd, add_bias;
     cast: Cast, CastTensors, cast;

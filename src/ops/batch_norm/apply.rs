@@ -33,6 +33,11 @@ pub struct BatchNormJoin {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BatchNormDx;
 
+/// `(dz, x, gamma, save_mean, save_rstd, dgamma, dbeta, x', gamma', save_mean', save_rstd', dgamma', dbeta') -> (dx, dx')`: the last
+/// passes of the two batch norms whose sum dz is the gradient of, once their sums are there. Set by fusion.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BatchNormJoinDx;
+
 impl Op for BatchNormApply {
     fn name(&self) -> &'static str {
         "batch_norm_apply"
@@ -137,17 +142,7 @@ impl Op for BatchNormDx {
 
     fn cpu(&self, args: &CpuArgs<'_>) {
         fn run<T: Storage>(args: &CpuArgs<'_>) {
-            let blocks = Blocks::new(args.input_shape(1));
-            let operands = Operands {
-                dy: args.input::<T>(0),
-                mask: None,
-                mean: args.input(3),
-                spread: Spread::Rstd(args.input(4)),
-                channels: blocks.channels,
-            };
-            let sums = [args.input::<T::Sum>(6), args.input(5)];
-            let dx = args.output_over_input::<T>(0, 1);
-            write_dx(operands, args.input(2), sums, 1.0 / blocks.rows as f64, blocks, dx);
+            dx::<T>(args, 1, 0);
         }
         dispatch_storage!(args.input_dtype(1), run(args));
     }
@@ -156,4 +151,58 @@ impl Op for BatchNormDx {
         let [dgamma, dbeta] = [args.input(5), args.input(6)];
         launch::input_gradient(args, launcher, None, DxAddresses { dgamma, dbeta, dx: args.output(0), dz: 0 })
     }
+}
+
+impl Op for BatchNormJoinDx {
+    fn name(&self) -> &'static str {
+        "batch_norm_join_dx"
+    }
+
+    fn infer(&self, inputs: &[ValueType]) -> InferResult {
+        if inputs.len() != 13 {
+            return Err(format!("takes 13 operands, got {}", inputs.len()));
+        }
+        let shortcut = [&inputs[..1], &inputs[7..]].concat();
+        Ok(vec![check_operands(&inputs[..7], 1, 2..7, 7)?, check_operands(&shortcut, 1, 2..7, 7)?])
+    }
+
+    fn output_names(&self) -> &'static [&'static str] {
+        &["", "shortcut"]
+    }
+
+    fn cost(&self, inputs: &[ValueType], outputs: &[ValueType]) -> Cost {
+        cost_per_elem(12, inputs, outputs)
+    }
+
+    /// x and x' die here.
+    fn in_place(&self) -> &'static [InPlace] {
+        &[InPlace { output: 0, input: 1 }, InPlace { output: 1, input: 7 }]
+    }
+
+    fn cpu(&self, args: &CpuArgs<'_>) {
+        fn run<T: Storage>(args: &CpuArgs<'_>) {
+            dx::<T>(args, 1, 0);
+            dx::<T>(args, 7, 1);
+        }
+        dispatch_storage!(args.input_dtype(1), run(args));
+    }
+
+    fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
+        launch::join_gradients(args, launcher)
+    }
+}
+
+/// dx, result `to`, of dz, operand 0, and of x, gamma, mean, rstd, dgamma and dbeta, operands from `first` on.
+fn dx<T: Storage>(args: &CpuArgs<'_>, first: usize, to: usize) {
+    let blocks = Blocks::new(args.input_shape(first));
+    let operands = Operands {
+        dy: args.input::<T>(0),
+        mask: None,
+        mean: args.input(first + 2),
+        spread: Spread::Rstd(args.input(first + 3)),
+        channels: blocks.channels,
+    };
+    let sums = [args.input::<T::Sum>(first + 5), args.input(first + 4)];
+    let dx = args.output_over_input::<T>(to, first);
+    write_dx(operands, args.input(first + 1), sums, 1.0 / blocks.rows as f64, blocks, dx);
 }

@@ -4,7 +4,7 @@ use super::Mask;
 use crate::device::kernels::common::WARP_THREADS;
 use crate::device::kernels::{
     self, BatchNormBwdArgs, BatchNormBwdFinalizeArgs, BatchNormBwdPartialsArgs, BatchNormFinalizeArgs,
-    BatchNormFwdArgs, BatchNormInferenceBwdArgs, BatchNormPartialsArgs,
+    BatchNormFwdArgs, BatchNormInferenceBwdArgs, BatchNormJoinBwdArgs, BatchNormPartialsArgs,
 };
 use crate::device::{LaunchArgs, Launcher, Slot};
 use crate::error::Result;
@@ -25,7 +25,7 @@ pub(in crate::ops) fn partials_bytes(x: Shape, dtype: DType) -> usize {
     Partials::of(&ChannelGrid::sums(x, dtype), 0).num_bytes()
 }
 
-/// Partial results of the sums of a matrix of rows by channels: two f32 for each block of rows and channel.
+/// Partial results of the sums of a matrix of rows by channels.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::ops) struct Partials {
     /// Where they are.
@@ -38,17 +38,19 @@ pub(in crate::ops) struct Partials {
     pub block_rows: usize,
     /// Number of blocks.
     pub num_blocks: usize,
+    /// Numbers, f32, of each block and channel.
+    pub num_sums: usize,
 }
 
 impl Partials {
     pub(super) fn of(grid: &ChannelGrid, address: u64) -> Partials {
         let &ChannelGrid { rows, channels, block_rows, .. } = grid;
-        Partials { address, rows, channels, block_rows, num_blocks: grid.num_blocks() }
+        Partials { address, rows, channels, block_rows, num_blocks: grid.num_blocks(), num_sums: 2 }
     }
 
     /// Bytes that they take.
     pub fn num_bytes(&self) -> usize {
-        2 * self.num_blocks * self.channels * size_of::<f32>()
+        self.num_sums * self.num_blocks * self.channels * size_of::<f32>()
     }
 
     fn totals(&self) -> TotalGrid {
@@ -124,16 +126,18 @@ pub(super) fn normalize(
     kernels::batch_norm_fwd(x.dtype)?.launch(launcher, grid.grid(), &arguments)
 }
 
-/// The same where the residual, operand 5, goes through a batch norm of its own, by operands 6 to 9: gamma, beta, mean, rstd.
+/// The same where operand 5 goes through a batch norm of its own before it is added, by operands 6 to 9: gamma, beta, mean, rstd.
 pub(super) fn join(args: &LaunchArgs<'_>, launcher: &mut dyn Launcher, relu: bool) -> Result<()> {
     let x = &args.inputs[0];
     let grid = ChannelGrid::rows(x.shape, x.dtype).checked()?;
     let saved = Norm::Saved { mean: &args.inputs[3], rstd: &args.inputs[4] };
     let arguments = BatchNormFwdArgs {
-        residual_gamma: args.input(6),
-        residual_beta: args.input(7),
-        residual_mean: args.input(8),
-        residual_rstd: args.input(9),
+        residual: 0,
+        shortcut_x: args.input(5),
+        shortcut_gamma: args.input(6),
+        shortcut_beta: args.input(7),
+        shortcut_mean: args.input(8),
+        shortcut_rstd: args.input(9),
         ..fwd_args(args, &grid, relu, saved)
     };
     kernels::batch_norm_join(x.dtype)?.launch(launcher, grid.grid(), &arguments)
@@ -150,10 +154,11 @@ fn fwd_args(args: &LaunchArgs<'_>, grid: &ChannelGrid, relu: bool, norm: Norm<'_
         mean: norm.mean,
         save_rstd: norm.save_rstd,
         running_var: norm.running_var,
-        residual_gamma: 0,
-        residual_beta: 0,
-        residual_mean: 0,
-        residual_rstd: 0,
+        shortcut_x: 0,
+        shortcut_gamma: 0,
+        shortcut_beta: 0,
+        shortcut_mean: 0,
+        shortcut_rstd: 0,
         rows: grid.rows as u32,
         channels: grid.channels as u32,
         block_rows: grid.block_rows as u32,
@@ -222,10 +227,30 @@ pub(in crate::ops) fn bwd_partials(
     Ok(Partials::of(&grid, args.workspace()))
 }
 
+/// Where dgamma and dbeta of a second batch norm go whose gradient is the same, and its rstd.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::ops) struct ShortcutAddresses {
+    pub rstd: u64,
+    pub dgamma: u64,
+    pub dbeta: u64,
+}
+
 /// dgamma and dbeta, results 1 and 2, of partial sums.
-pub(in crate::ops) fn finalize_sums(
+pub(super) fn finalize_sums(
     partials: Partials,
     norm: Norm<'_>,
+    args: &LaunchArgs<'_>,
+    launcher: &mut dyn Launcher,
+) -> Result<()> {
+    finalize_sums_to([args.output(1), args.output(2)], partials, norm, None, args, launcher)
+}
+
+/// dgamma and dbeta of partial sums, to these addresses; of three sums also those of a second batch norm.
+pub(in crate::ops) fn finalize_sums_to(
+    [dgamma, dbeta]: [u64; 2],
+    partials: Partials,
+    norm: Norm<'_>,
+    shortcut: Option<ShortcutAddresses>,
     args: &LaunchArgs<'_>,
     launcher: &mut dyn Launcher,
 ) -> Result<()> {
@@ -234,8 +259,11 @@ pub(in crate::ops) fn finalize_sums(
         partials: partials.address,
         save_rstd: norm.save_rstd,
         running_var: norm.running_var,
-        dgamma: args.output(1),
-        dbeta: args.output(2),
+        dgamma,
+        dbeta,
+        shortcut_rstd: shortcut.map_or(0, |of| of.rstd),
+        shortcut_dgamma: shortcut.map_or(0, |of| of.dgamma),
+        shortcut_dbeta: shortcut.map_or(0, |of| of.dbeta),
         num_blocks: partials.num_blocks as u32,
         channels: partials.channels as u32,
         columns: totals.columns as u32,
@@ -292,6 +320,34 @@ pub(super) fn input_gradient(
         is_wide: grid.is_wide.into(),
     };
     kernels::batch_norm_bwd(x.dtype)?.launch(launcher, grid.grid(), &arguments)
+}
+
+/// dx and that of the shortcut, results 0 and 1, of [`BatchNormJoinDx`](super::BatchNormJoinDx).
+pub(super) fn join_gradients(args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
+    let dz = &args.inputs[0];
+    let grid = ChannelGrid::rows(dz.shape, dz.dtype).checked()?;
+    let arguments = BatchNormJoinBwdArgs {
+        dz: args.input(0),
+        x: args.input(1),
+        gamma: args.input(2),
+        mean: args.input(3),
+        rstd: args.input(4),
+        dgamma: args.input(5),
+        dbeta: args.input(6),
+        dx: args.output(0),
+        shortcut_x: args.input(7),
+        shortcut_gamma: args.input(8),
+        shortcut_mean: args.input(9),
+        shortcut_rstd: args.input(10),
+        shortcut_dgamma: args.input(11),
+        shortcut_dbeta: args.input(12),
+        shortcut_dx: args.output(1),
+        rows: grid.rows as u32,
+        channels: grid.channels as u32,
+        block_rows: grid.block_rows as u32,
+        is_wide: grid.is_wide.into(),
+    };
+    kernels::batch_norm_join_bwd(dz.dtype)?.launch(launcher, grid.grid(), &arguments)
 }
 
 /// dx, result 0, where the statistics are constants.

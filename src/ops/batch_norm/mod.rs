@@ -14,13 +14,13 @@ mod launch;
 mod pool;
 mod train;
 
-pub use apply::{BatchNormApply, BatchNormDx, BatchNormJoin};
+pub use apply::{BatchNormApply, BatchNormDx, BatchNormJoin, BatchNormJoinDx};
 pub use bwd::{BatchNormBwd, BatchNormInferenceBwd, Mask};
 pub(super) use bwd::{Masking, masked_sums};
 pub use inference::BatchNormInference;
 pub(super) use launch::{
-    BwdAddresses, Norm, Partials, StatisticsAddresses, bwd_partials, finalize_sums, mask_addresses,
-    partials_bytes, statistics_partials,
+    BwdAddresses, Norm, Partials, ShortcutAddresses, StatisticsAddresses, bwd_partials, finalize_sums_to,
+    mask_addresses, partials_bytes, statistics_partials,
 };
 pub use pool::{BatchNormPool, BatchNormPoolBwd};
 pub use train::BatchNormTrain;
@@ -363,7 +363,14 @@ fn bwd_trial(draw: &mut Draw) -> Trial {
         graph.apply("train", BatchNormBwd { mask, residual }, &operands)?;
         graph.apply("inference", BatchNormInferenceBwd { eps: 1e-5 }, &[dy, x, gamma, mean, var])?;
         let [dgamma, dbeta] = ["dgamma", "dbeta"].map(|name| in_f32(graph, name, [c]));
-        graph.apply("dx", BatchNormDx, &[dy, x, gamma, mean, rstd, dgamma, dbeta])?;
+        let mut operands = vec![dy, x, gamma, mean, rstd, dgamma, dbeta];
+        graph.apply("dx", BatchNormDx, &operands)?;
+        operands.push(input(graph, "shortcut.x", shape));
+        operands.extend(
+            ["gamma", "mean", "rstd", "dgamma", "dbeta"]
+                .map(|name| in_f32(graph, &format!("shortcut.{name}"), [c])),
+        );
+        graph.apply("joined", BatchNormJoinDx, &operands)?;
         Ok(())
     })
 }

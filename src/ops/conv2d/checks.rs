@@ -132,6 +132,8 @@ enum Along {
     Stats,
     /// The sums of a batch norm's backward pass.
     Sums(Option<Mask>),
+    /// The sums of two.
+    Joins,
 }
 
 impl Along {
@@ -143,6 +145,7 @@ impl Along {
                 Along::Sums(None),
                 Along::Sums(Some(Mask::Result)),
                 Along::Sums(Some(Mask::Recomputed)),
+                Along::Joins,
             ],
             Pass::Wgrad => &[Along::Nothing],
         }
@@ -204,8 +207,11 @@ fn kernel_trial(
                     let operands = [input(graph, "x", x), input(graph, "dy", y)];
                     record(graph, name, Conv2dWgrad { window, w: filter.into() }, choice, &operands)
                 }
-                (Pass::Dgrad, Along::Sums(mask)) => {
-                    let op = Conv2dDgradSums { dgrad, mask };
+                (Pass::Dgrad, Along::Sums(_) | Along::Joins) => {
+                    let op = match along {
+                        Along::Sums(mask) => Conv2dDgradSums { dgrad, mask, joins: false },
+                        _ => Conv2dDgradSums { dgrad, mask: Some(Mask::Result), joins: true },
+                    };
                     let operands = sums_operands(graph, y, filter, op);
                     record(graph, name, op, choice, &operands)
                 }
@@ -235,7 +241,7 @@ fn kernel_trial(
             Along::Nothing => trial.of_products(),
             Along::Norm => trial,
             // Sums of results that are rounded.
-            Along::Stats | Along::Sums(_) => trial.of_units(),
+            Along::Stats | Along::Sums(_) | Along::Joins => trial.of_units(),
         };
     }
 }
@@ -267,6 +273,10 @@ fn sums_operands(graph: &mut Graph, y: [usize; 4], filter: [usize; 4], op: Conv2
         Mask::Result => input(graph, "y", x),
         Mask::Recomputed => in_f32(graph, "beta", channels),
     }));
+    if op.joins {
+        operands.push(input(graph, "shortcut.x", x));
+        operands.extend(["shortcut.mean", "shortcut.rstd"].map(|name| in_f32(graph, name, channels)));
+    }
     operands.extend(op.dgrad.accumulate.then(|| input(graph, "sum", x)));
     operands
 }

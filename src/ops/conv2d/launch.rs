@@ -35,6 +35,8 @@ pub(crate) struct NormOperands {
     x: u64,
     y: u64,
     rstd: u64,
+    shortcut_x: u64,
+    shortcut_mean: u64,
 }
 
 /// What a convolution stores.
@@ -58,6 +60,8 @@ pub(super) enum Stored {
         /// Addresses of what the mask needs, or 0.
         y: u64,
         beta: u64,
+        /// Addresses of x and mean of a second batch norm, or 0.
+        shortcut: [u64; 2],
     },
 }
 
@@ -72,10 +76,20 @@ impl Stored {
                 (args.optional_input(6), norm)
             }
             Stored::WithStatistics => (0, NormOperands { partials: args.workspace(), ..Default::default() }),
-            Stored::WithSums { addend, y, beta } => {
+            Stored::WithSums { addend, y, beta, shortcut: [shortcut_x, shortcut_mean] } => {
                 let [x, gamma, mean, rstd] = [2, 3, 4, 5].map(|index| args.input(index));
-                let partials = args.workspace();
-                let norm = NormOperands { gamma, beta, mean, partials, x, y, rstd, ..Default::default() };
+                let norm = NormOperands {
+                    gamma,
+                    beta,
+                    mean,
+                    partials: args.workspace(),
+                    x,
+                    y,
+                    rstd,
+                    shortcut_x,
+                    shortcut_mean,
+                    ..Default::default()
+                };
                 (addend_at(addend), norm)
             }
         };
@@ -175,6 +189,8 @@ impl Conv2dArgs {
             x: norm.x,
             y: norm.y,
             rstd: norm.rstd,
+            shortcut_x: norm.shortcut_x,
+            shortcut_mean: norm.shortcut_mean,
         })
     }
 }

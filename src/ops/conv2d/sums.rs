@@ -10,22 +10,24 @@ use crate::device::{DeviceKind, LaunchArgs, Launcher};
 use crate::error::Result;
 use crate::graph::{Cost, InPlace, InferResult, Op, ValueType};
 use crate::ops::batch_norm::{
-    Blocks, BwdAddresses, Mask, Masking, Norm, bwd_partials, finalize_sums, mask_addresses, masked_sums,
-    partials_bytes,
+    Blocks, BwdAddresses, Mask, Masking, Norm, Partials, ShortcutAddresses, bwd_partials, finalize_sums_to,
+    mask_addresses, masked_sums, partials_bytes,
 };
 use crate::ops::{dispatch_storage, sum_dtype};
 use crate::tensor::Shape;
 
-/// `(dy, w, x, gamma, save_mean, save_rstd [, y or beta] [, sum]) -> (dz, dgamma, dbeta)`: [`Conv2dDgrad`] of dy and w, to which
-/// `sum` is added, where `mask` lets it through; and the sums that
+/// `(dy, w, x, gamma, save_mean, save_rstd [, y or beta] [, x', save_mean', save_rstd'] [, sum]) -> (dz, dgamma, dbeta [, dgamma',
+/// dbeta'])`: [`Conv2dDgrad`] of dy and w, to which `sum` is added, where `mask` lets it through; and the sums that
 /// [`BatchNormBwd`](crate::ops::BatchNormBwd) takes of dz and the batch norm's x. Set by fusion, before a
-/// [`BatchNormDx`](crate::ops::BatchNormDx).
+/// [`BatchNormDx`](crate::ops::BatchNormDx), or where `joins` before a [`BatchNormJoinDx`](crate::ops::BatchNormJoinDx).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Conv2dDgradSums {
     /// The convolution's part.
     pub dgrad: Conv2dDgrad,
     /// Where the ReLU behind the batch norm let nothing through; none without one.
     pub mask: Option<Mask>,
+    /// y is the sum of two batch norms, whose sums are both taken: those of x', too. The mask is [`Mask::Result`] then.
+    pub joins: bool,
 }
 
 impl Conv2dDgradSums {
@@ -33,9 +35,33 @@ impl Conv2dDgradSums {
         self.dgrad.window.dims(self.dgrad.x.nhwc(), w.nhwc())
     }
 
+    /// Place of x', the first operand of the second batch norm.
+    fn shortcut(&self) -> usize {
+        6 + usize::from(self.mask.is_some())
+    }
+
     /// Place of `sum` among the operands.
     fn addend(&self) -> usize {
-        6 + usize::from(self.mask.is_some())
+        self.shortcut() + if self.joins { 3 } else { 0 }
+    }
+
+    fn num_sums(&self) -> usize {
+        2 + usize::from(self.joins)
+    }
+
+    fn launch_finalize(
+        &self,
+        partials: Partials,
+        norm: Norm<'_>,
+        args: &LaunchArgs<'_>,
+        launcher: &mut dyn Launcher,
+    ) -> Result<()> {
+        let shortcut = (partials.num_sums == 3).then(|| ShortcutAddresses {
+            rstd: args.input(self.shortcut() + 2),
+            dgamma: args.output(3),
+            dbeta: args.output(4),
+        });
+        finalize_sums_to([args.output(1), args.output(2)], partials, norm, shortcut, args, launcher)
     }
 }
 
@@ -45,23 +71,32 @@ impl ByChoice for Conv2dDgradSums {
         let norm = Norm::Saved { mean: &args.inputs[4], rstd: &args.inputs[5] };
         let [y, beta] = mask_addresses(self.mask, args.optional_input(6));
         let Choice { variant, ref dims, .. } = *choice;
-        let partials = if variant.leaves_sums() {
-            launch::launch(choice, Stored::WithSums { addend, y, beta }, args, launcher)?;
-            variant.sums_partials(dims, args.workspace())
-        } else {
-            launch::launch(choice, Stored::Sums { addend }, args, launcher)?;
-            let (dy, x) = (args.output(0), &args.inputs[2]);
-            let dz = if self.mask.is_some() { dy } else { 0 };
-            let of = BwdAddresses { dy, gamma: args.input(3), y, beta };
-            bwd_partials(x, of, dz, norm, args, launcher)?
-        };
-        finalize_sums(partials, norm, args, launcher)
+        let first = self.shortcut();
+        if variant.leaves_sums() {
+            let shortcut = [0, 1].map(|n| if self.joins { args.input(first + n) } else { 0 });
+            launch::launch(choice, Stored::WithSums { addend, y, beta, shortcut }, args, launcher)?;
+            let partials = variant.sums_partials(dims, self.num_sums(), args.workspace());
+            return self.launch_finalize(partials, norm, args, launcher);
+        }
+        launch::launch(choice, Stored::Sums { addend }, args, launcher)?;
+        let (dy, x) = (args.output(0), &args.inputs[2]);
+        let dz = if self.mask.is_some() { dy } else { 0 };
+        let of = BwdAddresses { dy, gamma: args.input(3), y, beta };
+        let partials = bwd_partials(x, of, dz, norm, args, launcher)?;
+        self.launch_finalize(partials, norm, args, launcher)?;
+        if self.joins {
+            let [x, mean, rstd] = [0, 1, 2].map(|n| &args.inputs[first + n]);
+            let (norm, of) = (Norm::Saved { mean, rstd }, BwdAddresses { dy: dz, gamma: 0, y: 0, beta: 0 });
+            let partials = bwd_partials(x, of, 0, norm, args, launcher)?;
+            finalize_sums_to([args.output(3), args.output(4)], partials, norm, None, args, launcher)?;
+        }
+        Ok(())
     }
 
     fn workspace_by(&self, choice: &Choice) -> usize {
         let Choice { variant, ref dims, .. } = *choice;
         if variant.leaves_sums() {
-            variant.sums_partials(dims, 0).num_bytes()
+            variant.sums_partials(dims, self.num_sums(), 0).num_bytes()
         } else {
             partials_bytes(self.dgrad.x, variant.dtype)
         }
@@ -86,15 +121,19 @@ impl Op for Conv2dDgradSums {
             Some(Mask::Result) => vec![dx],
             Some(Mask::Recomputed) => vec![vector],
         };
-        let expected = [vec![dx, vector, vector, vector], of_mask].concat();
+        let of_shortcut = if self.joins { vec![dx, vector, vector] } else { vec![] };
+        let expected = [vec![dx, vector, vector, vector], of_mask, of_shortcut].concat();
         if inputs[2..self.addend()] != expected {
             return Err(format!("takes dy and w, then {expected:?}, got {inputs:?}"));
         }
-        Ok(vec![dx, vector, vector])
+        if self.joins && self.mask != Some(Mask::Result) {
+            return Err("computes the mask of two batch norms from one of them; give it y".into());
+        }
+        Ok([vec![dx, vector, vector], vec![vector; if self.joins { 2 } else { 0 }]].concat())
     }
 
     fn output_names(&self) -> &'static [&'static str] {
-        &["", "dgamma", "dbeta"]
+        &["", "dgamma", "dbeta", "shortcut.dgamma", "shortcut.dbeta"]
     }
 
     /// Flops are the products' alone, as where a dgrad adds to a sum.
@@ -104,10 +143,11 @@ impl Op for Conv2dDgradSums {
     }
 
     fn in_place(&self) -> &'static [InPlace] {
-        match (self.dgrad.accumulate, self.mask.is_some()) {
+        match (self.dgrad.accumulate, self.addend()) {
             (false, _) => &[],
-            (true, false) => &[InPlace { output: 0, input: 6 }],
-            (true, true) => &[InPlace { output: 0, input: 7 }],
+            (true, 6) => &[InPlace { output: 0, input: 6 }],
+            (true, 7) => &[InPlace { output: 0, input: 7 }],
+            (true, _) => &[InPlace { output: 0, input: 10 }],
         }
     }
 
@@ -136,6 +176,12 @@ impl Op for Conv2dDgradSums {
             let norm = [args.input(4), args.input(5)];
             let sums = [args.output(2), args.output(1)];
             masked_sums(dz, args.input::<T>(2), mask, norm, blocks, workspace, sums);
+            if op.joins {
+                let first = op.shortcut();
+                let norm = [args.input(first + 1), args.input(first + 2)];
+                let sums = [args.output(4), args.output(3)];
+                masked_sums(dz, args.input::<T>(first), None, norm, blocks, workspace, sums);
+            }
         }
         dispatch_storage!(args.input_dtype(0), run(self, args));
     }

@@ -247,15 +247,15 @@ impl Variant {
     pub(super) fn statistics_partials(&self, dims: &Conv2dDims, address: u64) -> Partials {
         let (Gemm { rows, cols: channels, .. }, block_rows) =
             (Gemm::new(Pass::Fprop, dims), self.result_rows());
-        Partials { address, rows, channels, block_rows, num_blocks: rows.div_ceil(block_rows) }
+        Partials { address, rows, channels, block_rows, num_blocks: rows.div_ceil(block_rows), num_sums: 2 }
     }
 
-    /// Partial sums that a dgrad leaves at `address`: each class has as many blocks as that with most positions.
-    pub(super) fn sums_partials(&self, dims: &Conv2dDims, address: u64) -> Partials {
+    /// So many partial sums that a dgrad leaves at `address`: each class has as many blocks as that with most positions.
+    pub(super) fn sums_partials(&self, dims: &Conv2dDims, num_sums: usize, address: u64) -> Partials {
         let (gemm, block_rows) = (Gemm::new(Pass::Dgrad, dims), self.result_rows());
         let num_blocks = gemm.classes * gemm.rows.div_ceil(self.tile_rows) * (self.tile_rows / block_rows);
         let (rows, channels) = (dims.n * dims.h * dims.w, gemm.cols);
-        Partials { address, rows, channels, block_rows, num_blocks }
+        Partials { address, rows, channels, block_rows, num_blocks, num_sums }
     }
 
     pub(super) fn num_tiles(&self, gemm: &Gemm) -> usize {
