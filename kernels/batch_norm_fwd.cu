@@ -45,20 +45,13 @@ struct PlainResidual {
 template <int kWidth>
 struct NormalizedResidual {
     const void* tensor;
-    float mean[kWidth], scale[kWidth], beta[kWidth];
+    SavedNorm<kWidth> norm;
 
-    __device__ __forceinline__ NormalizedResidual(const BatchNormFwdArgs& a, uint32_t channel) : tensor(a.shortcut_x) {
-        float gamma[kWidth];
-        load_floats(mean, a.shortcut_mean + channel);
-        load_floats(scale, a.shortcut_rstd + channel);
-        load_floats(gamma, a.shortcut_gamma + channel);
-        load_floats(beta, a.shortcut_beta + channel);
-#pragma unroll
-        for (int i = 0; i < kWidth; i++) scale[i] = gamma[i] * scale[i];
-    }
-    __device__ __forceinline__ float operator()(int i, float residual) const {
-        return normalized(residual, mean[i], scale[i], beta[i]);
-    }
+    __device__ __forceinline__ NormalizedResidual(const BatchNormFwdArgs& a, uint32_t channel)
+        : tensor(a.shortcut_x),
+          norm(a.shortcut_mean + channel, a.shortcut_rstd + channel, a.shortcut_gamma + channel,
+               a.shortcut_beta + channel) {}
+    __device__ __forceinline__ float operator()(int i, float residual) const { return norm(i, residual); }
 };
 
 template <class T, int kWidth>

@@ -54,7 +54,7 @@ static __device__ __forceinline__ void input_gradient(const BatchNormPoolBwdArgs
         Vec<T, kWidth> dx;
 #pragma unroll
         for (int k = 0; k < kWidth; k++) {
-            dx[k] = T(mask.scale[k] * (float(dz[k]) - mean_dz[k] - (float(x[k]) - mask.mean[k]) * slope[k]));
+            dx[k] = T(mask.norm.scale[k] * (float(dz[k]) - mean_dz[k] - (float(x[k]) - mask.norm.mean[k]) * slope[k]));
         }
         store_vec(static_cast<T*>(a.dx) + at, dx);
     });

@@ -44,7 +44,7 @@ static __device__ __forceinline__ void partials(const BatchNormPoolBwdPartialsAr
 #pragma unroll
             for (int k = 0; k < kWidth; k++) {
                 sums[0][k] += float(dz[k]);
-                sums[1][k] += float(dz[k]) * (float(x[k]) - mask.mean[k]);
+                sums[1][k] += float(dz[k]) * (float(x[k]) - mask.norm.mean[k]);
             }
         });
     }

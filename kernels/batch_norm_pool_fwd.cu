@@ -35,18 +35,10 @@ static __device__ __forceinline__ void largest_of_windows(const BatchNormPoolFwd
     const uint32_t channels = a.geometry.channels;
     const Tile tile(channels);
     if (!tile.is_inside) return;
-    float mean[kWidth], scale[kWidth], beta[kWidth];
-    load_floats(mean, a.mean + tile.channel);
-    load_floats(scale, a.rstd + tile.channel);
-    load_floats(beta, a.beta + tile.channel);
-    {
-        float gamma[kWidth];
-        load_floats(gamma, a.gamma + tile.channel);
-#pragma unroll
-        for (int k = 0; k < kWidth; k++) scale[k] = gamma[k] * scale[k];
-    }
+    const SavedNorm<kWidth> norm(a.mean + tile.channel, a.rstd + tile.channel, a.gamma + tile.channel,
+                                 a.beta + tile.channel);
     const auto value_of = [&](int k, T x) {
-        const float y = normalized(float(x), mean[k], scale[k], beta[k]);
+        const float y = norm(k, float(x));
         return float(T(y <= 0.0f ? 0.0f : y));
     };
     const uint32_t first = blockIdx.x * a.block_units;

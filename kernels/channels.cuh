@@ -40,6 +40,27 @@ struct ChannelTile {
           is_inside(channel < channels) {}
 };
 
+// A batch norm by statistics that are there, of a thread's neighbouring channels.
+template <int kWidth>
+struct SavedNorm {
+    float mean[kWidth], scale[kWidth], beta[kWidth];
+
+    __device__ __forceinline__ SavedNorm(const float* mean_at, const float* rstd_at, const float* gamma_at,
+                                         const float* beta_at) {
+        float gamma[kWidth];
+        load_floats(mean, mean_at);
+        load_floats(scale, rstd_at);
+        load_floats(gamma, gamma_at);
+        load_floats(beta, beta_at);
+#pragma unroll
+        for (int i = 0; i < kWidth; i++) scale[i] = gamma[i] * scale[i];
+    }
+
+    __device__ __forceinline__ float operator()(int i, float x) const {
+        return normalized(x, mean[i], scale[i], beta[i]);
+    }
+};
+
 // Calls `use(row, load(row))` for `first` and every kApart-th row after it, below `end`. What is loaded of kTogether rows is under
 // way together: the compiler cannot know that what `use` stores is not loaded after it. So `load` must not read what `use`
 // stores of another row.

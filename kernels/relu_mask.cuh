@@ -63,24 +63,16 @@ struct RecomputedMask {
     using T = Element;
     static constexpr int kWidth = kElems;
     using Loaded = Nothing;
-    float mean[kWidth], scale[kWidth], beta[kWidth];
+    SavedNorm<kWidth> norm;
 
-    __device__ __forceinline__ RecomputedMask(const float* mean_at, const float* rstd_at, const float* gamma_at,
-                                              const float* beta_at) {
-        float gamma[kWidth];
-        load_floats(mean, mean_at);
-        load_floats(scale, rstd_at);
-        load_floats(gamma, gamma_at);
-        load_floats(beta, beta_at);
-#pragma unroll
-        for (int i = 0; i < kWidth; i++) scale[i] = gamma[i] * scale[i];
-    }
+    __device__ __forceinline__ RecomputedMask(const float* mean, const float* rstd, const float* gamma, const float* beta)
+        : norm(mean, rstd, gamma, beta) {}
 
     __device__ __forceinline__ Nothing load(uint64_t) const { return {}; }
     __device__ __forceinline__ void apply(Nothing, const Vec<T, kWidth>& x, Vec<T, kWidth>& dy) const {
 #pragma unroll
         for (int i = 0; i < kWidth; i++) {
-            const T y(normalized(float(x[i]), mean[i], scale[i], beta[i]));
+            const T y(norm(i, float(x[i])));
             dy[i] = float(y) <= 0.0f ? T(0.0f) : dy[i];
         }
     }
