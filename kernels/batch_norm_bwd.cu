@@ -1,12 +1,12 @@
 // batch_norm_bwd: the gradient of x, and that of a residual, once gamma and beta have theirs
-// Math      dz[m,c] = y[m,c] <= 0 ? 0 : dy[m,c] where y or beta is given, dy[m,c] otherwise; with beta, y is computed from
-//           x once more, to the bit of batch_norm_fwd.cu
+// Math      dz[m,c] = y[m,c] <= 0 ? 0 : dy[m,c] where y, beta or bits are given, dy[m,c] otherwise; with beta, y is computed
+//           from x once more, to the bit of batch_norm_fwd.cu, which leaves bits as in relu_mask.cuh
 //           dx[m,c] = gamma[c]*rstd[c] * (dz[m,c] - dbeta[c]/M - (x[m,c] - mean[c])*rstd[c] * dgamma[c]/M)
-// Layout    dy, x, y (null: no ReLU, or beta is given), dx, dz (null: not wanted): M rows of C channels; the rest f32 [C]; dx may lie
+// Layout    dy, x, y (null: no ReLU, or another mask), bits u8 [M][C / 8], dx, dz (null: not wanted): M rows of C channels; the rest f32 [C]; dx may lie
 //           over x, dz over dy
 // Mapping   block -> block_rows rows of a channel tile (channels.cuh); a thread keeps mean, scale, slope and shift of
 //           its channels in registers
-// Cost      6 flop per element of x; DRAM floor = bytes(dy) + bytes(x) + bytes(y) + bytes(dx) + bytes(dz)
+// Cost      6 flop per element of x; DRAM floor = bytes(dy) + bytes(x) + bytes(y) + bytes(bits) + bytes(dx) + bytes(dz)
 // Numerics  f32, rounded once to the type of dx; a y that is not a number lets the gradient through
 // Requires  dy, x, y, dx and dz aligned to 16 bytes; is_wide only if C is a multiple of 16 / sizeof(T); grid =
 //           (ceil(M / block_rows), channel tiles)
@@ -18,6 +18,7 @@ struct BatchNormBwdArgs {
     const void* dy;
     const void* x;
     const void* y;
+    const void* bits;
     const float* gamma;
     const float* beta;
     const float* mean;

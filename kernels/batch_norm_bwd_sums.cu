@@ -1,13 +1,13 @@
 // batch_norm_bwd_sums: the gradients of gamma and beta, in two kernels; dx needs them too
-// Math      dz[m,c] = y[m,c] <= 0 ? 0 : dy[m,c] where y or beta is given, dy[m,c] otherwise; with beta, y is computed from
-//           x once more, to the bit of batch_norm_fwd.cu
+// Math      dz[m,c] = y[m,c] <= 0 ? 0 : dy[m,c] where y, beta or bits are given, dy[m,c] otherwise; with beta, y is computed
+//           from x once more, to the bit of batch_norm_fwd.cu, which leaves bits as in relu_mask.cuh
 //           dbeta[c] = sum_m dz[m,c]; dgamma[c] = rstd[c] * sum_m dz[m,c] * (x[m,c] - mean[c])
 //           rstd is save_rstd, or where that is null 1 / sqrt(running_var + eps): training and inference
-// Layout    dy, x, y (null: no ReLU, or beta is given), dz (null: not wanted; may lie over dy): M rows of C channels; partials
+// Layout    dy, x, y (null: no ReLU, or another mask), bits u8 [M][C / 8], dz (null: not wanted; may lie over dy): M rows of C channels; partials
 //           f32 [row block][sum dz, sum dz*(x-mean), of a shortcut's batch norm as well][C]; the rest f32 [C]
 // Mapping   partials: block -> block_rows rows of a channel tile (channels.cuh)
 //           finalize: the blocks' sums as in totals.cuh, a column a channel
-// Cost      5 flop per element of x; DRAM floor = bytes(dy) + bytes(x) + bytes(y) + bytes(dz)
+// Cost      5 flop per element of x; DRAM floor = bytes(dy) + bytes(x) + bytes(y) + bytes(bits) + bytes(dz)
 // Numerics  a thread adds in f32, at most block_rows / 32 rows; blocks are added in f64. The order depends on the shape
 //           alone, no atomics: the same bits every run
 // Requires  dy, x, y and dz aligned to 16 bytes; is_wide only if C is a multiple of 16 / sizeof(T); grid =
@@ -20,6 +20,7 @@ struct BatchNormBwdPartialsArgs {
     const void* dy;
     const void* x;
     const void* y;
+    const void* bits;
     const float* gamma;
     const float* beta;
     const float* mean;

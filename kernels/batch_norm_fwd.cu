@@ -2,11 +2,11 @@
 // Math      y[m,c] = act((x[m,c] - mean[c]) * rstd[c] * gamma[c] + beta[c] [+ residual[m,c]]), act a ReLU or nothing;
 //           rstd is save_rstd, or where that is null 1 / sqrt(running_var + eps): training and inference. batch_norm_join
 //           adds shortcut_x instead, normalised by shortcut_mean, shortcut_rstd, shortcut_gamma and shortcut_beta
-// Layout    x, residual (null: none), shortcut_x, y: M rows of C channels; the rest f32 [C]; y may lie over x
+// Layout    x, residual (null: none), shortcut_x, y: M rows of C channels; bits u8 [M][C / 8]; the rest f32 [C]; y may lie over x
 // Mapping   block -> block_rows rows of a channel tile (channels.cuh); a thread keeps mean, scale and shift of its
 //           channels in registers
 // Cost      4 flop per element of x, 3 flop per element of shortcut_x; DRAM floor = bytes(x) + bytes(residual) +
-//           bytes(shortcut_x) + bytes(y)
+//           bytes(shortcut_x) + bytes(y) + bytes(bits)
 // Numerics  f32, rounded once to the type of y; a NaN passes the ReLU, so that a diverged run shows
 // Requires  x, residual, shortcut_x and y aligned to 16 bytes; is_wide only if C is a multiple of 16 / sizeof(T); grid =
 //           (ceil(M / block_rows), channel tiles)
@@ -17,6 +17,7 @@ struct BatchNormFwdArgs {
     const void* x;
     const void* residual;
     void* y;
+    void* bits;  // where y lets its gradient through, as in relu_mask.cuh; null where they are not wanted
     const float* gamma;
     const float* beta;
     const float* mean;
@@ -59,7 +60,7 @@ struct Operands {
     Packed<T, kWidth> x, residual;
 };
 
-template <class T, bool kIsWide, template <int> class Residual>
+template <class T, bool kIsWide, template <int> class Residual, bool kBits>
 static __device__ void normalize(const BatchNormFwdArgs& a) {
     using Tile = ChannelTile<T, kIsWide>;
     constexpr int kWidth = Tile::kWidth;
@@ -93,19 +94,29 @@ static __device__ void normalize(const BatchNormFwdArgs& a) {
             rounded[i] = T(a.relu && y <= 0.0f ? 0.0f : y);
         }
         store_vec(static_cast<T*>(a.y) + at, rounded);
+        if constexpr (kBits && kWidth == 8) {
+            if (a.bits) {
+                uint32_t bits = 0;
+#pragma unroll
+                for (int i = 0; i < kWidth; i++) bits |= uint32_t{!(float(rounded[i]) <= 0.0f)} << i;
+                static_cast<uint8_t*>(a.bits)[at / kWidth] = static_cast<uint8_t>(bits);
+            }
+        }
     });
 }
 
-template <class T, template <int> class Residual>
+template <class T, template <int> class Residual, bool kBits = false>
 static __device__ void batch_norm_fwd(const BatchNormFwdArgs& a) {
     if (a.is_wide) {
-        normalize<T, true, Residual>(a);
+        normalize<T, true, Residual, kBits>(a);
     } else {
-        normalize<T, false, Residual>(a);
+        normalize<T, false, Residual, kBits>(a);
     }
 }
 
 KERNEL(batch_norm_fwd_f32, BatchNormFwdArgs, 256) { batch_norm_fwd<float, PlainResidual>(args); }
 KERNEL(batch_norm_fwd_bf16, BatchNormFwdArgs, 256) { batch_norm_fwd<bf16, PlainResidual>(args); }
+// Bits take a dozen registers, and one block of a multiprocessor with them.
+KERNEL(batch_norm_fwd_bits_bf16, BatchNormFwdArgs, 256) { batch_norm_fwd<bf16, PlainResidual, true>(args); }
 KERNEL(batch_norm_join_f32, BatchNormFwdArgs, 256) { batch_norm_fwd<float, NormalizedResidual>(args); }
-KERNEL(batch_norm_join_bf16, BatchNormFwdArgs, 256) { batch_norm_fwd<bf16, NormalizedResidual>(args); }
+KERNEL(batch_norm_join_bf16, BatchNormFwdArgs, 256) { batch_norm_fwd<bf16, NormalizedResidual, true>(args); }

@@ -391,18 +391,24 @@ static __device__ __forceinline__ void store_behind(const Conv2dArgs& a, const T
 template <int kTogether, class T>
 static __device__ __forceinline__ void store_with_sums(const Conv2dArgs& a, const TapPlane& plane,
                                                        const Results<T>& results, int32_t block) {
+    const BitsMask<bf16> bits = {static_cast<const uint8_t*>(a.bits)};
     if (a.shortcut_x) {
         float sums[3][kChunkElems] = {}, totals[3] = {};
-        const ResultMask<bf16, kChunkElems> mask = {static_cast<const bf16*>(a.y)};
-        if (results.is_inside) store_behind<kTogether>(a, plane, results, mask, sums);
+        if (results.is_inside) store_behind<kTogether>(a, plane, results, bits, sums);
         results.add_rows(sums, totals);
         results.leave(a, block, totals);
         return;
     }
     float sums[2][kChunkElems] = {}, totals[2] = {};
-    if (results.is_inside) {
-        with_mask<bf16, kChunkElems>(a, results.channel(),
-                                     [&](const auto& mask) { store_behind<kTogether>(a, plane, results, mask, sums); });
+    if (results.is_inside && a.beta) {
+        const int32_t channel = results.channel();
+        const RecomputedMask<bf16, kChunkElems> recomputed(a.mean + channel, a.rstd + channel, a.gamma + channel,
+                                                           a.beta + channel);
+        store_behind<kTogether>(a, plane, results, recomputed, sums);
+    } else if (results.is_inside && a.bits) {
+        store_behind<kTogether>(a, plane, results, bits, sums);
+    } else if (results.is_inside) {
+        store_behind<kTogether>(a, plane, results, NoMask<bf16, kChunkElems>{}, sums);
     }
     results.add_rows(sums, totals);
     results.leave(a, block, totals);

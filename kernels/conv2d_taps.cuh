@@ -33,11 +33,12 @@ struct Conv2dArgs {
     // In training, what a batch norm asks of the results, [block of rows][2][out_c]; null for nothing. An fprop leaves the
     // statistics of its results, as batch_norm_stats.cu. The out of a dgrad is the gradient of a batch norm's result: it is
     // stored behind the mask of the ReLU, and its sums are left, as batch_norm_bwd_sums.cu. The mask is that of
-    // relu_mask.cuh, by gamma, beta, mean and rstd, by y, or none. Where y is the sum of two batch norms, the other one's sum of
-    // dz * (x - mean) follows: shortcut_x is not null, and partials are [block of rows][3][out_c].
+    // relu_mask.cuh, by gamma, beta, mean and rstd, by bits, or none; where it would be by y, batch_norm_bwd_sums.cu itself takes
+    // the sums. Where y is the sum of two batch norms, the other one's sum of dz * (x - mean) follows: shortcut_x is not null,
+    // the mask is by bits, and partials are [block of rows][3][out_c].
     float* partials;
     const void* x;
-    const void* y;
+    const void* bits;
     const float* rstd;
     const void* shortcut_x;
     const float* shortcut_mean;

@@ -1,5 +1,6 @@
 // The mask of a ReLU in the backward pass of the batch norm before it: 0 where y is not above 0, and dy elsewhere. y is read,
-// or computed from x once more as batch_norm_fwd.cu computes it, to the bit. A y that is not a number lets dy through.
+// or computed from x once more as batch_norm_fwd.cu computes it, to the bit, or it is a bit that batch_norm_fwd.cu left. A y that
+// is not a number lets dy through.
 //
 // A mask is applied in two steps, so that what it reads of several places can be under way together: `load(at)`, then
 // `apply(what was loaded, x, dy)`.
@@ -58,6 +59,21 @@ struct ResultMask {
     }
 };
 
+// A byte has eight neighbouring channels, the first in its lowest bit.
+template <class Element>
+struct BitsMask {
+    using T = Element;
+    static constexpr int kWidth = 8;
+    using Loaded = uint32_t;
+    const uint8_t* bits;
+
+    __device__ __forceinline__ uint32_t load(uint64_t at) const { return bits[at / kWidth]; }
+    __device__ __forceinline__ void apply(uint32_t loaded, const Vec<T, kWidth>&, Vec<T, kWidth>& dy) const {
+#pragma unroll
+        for (int i = 0; i < kWidth; i++) dy[i] = (loaded >> i & 1) ? dy[i] : T(0.0f);
+    }
+};
+
 template <class Element, int kElems>
 struct RecomputedMask {
     using T = Element;
@@ -78,12 +94,21 @@ struct RecomputedMask {
     }
 };
 
-// Calls `each(mask)` with the mask that a thread's channels have: `a.y` and `a.beta` say which, one of them or none.
+// Calls `each(mask)` with the mask that a thread's channels have: `a.y`, `a.beta` and `a.bits` say which, one of them or none; bits
+// only of threads of eight channels.
 template <class T, int kWidth, class Args, class Each>
 static __device__ __forceinline__ void with_mask(const Args& a, uint32_t channel, const Each& each) {
     if (a.beta) {
         each(RecomputedMask<T, kWidth>(a.mean + channel, a.rstd + channel, a.gamma + channel, a.beta + channel));
-    } else if (a.y) {
+        return;
+    }
+    if constexpr (kWidth == 8) {
+        if (a.bits) {
+            each(BitsMask<T>{static_cast<const uint8_t*>(a.bits)});
+            return;
+        }
+    }
+    if (a.y) {
         each(ResultMask<T, kWidth>{static_cast<const T*>(a.y)});
     } else {
         each(NoMask<T, kWidth>{});

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 pub use self::fusion::Fusion;
 use crate::error::Result;
-use crate::graph::{Graph, Node, Op, Phase, Role, ValueId};
+use crate::graph::{Graph, Node, Op, Phase, Role, Value, ValueId};
 use crate::named::named;
 use crate::ops::{
     Add, AugmentBlocks, AugmentFwd, BatchNormApply, BatchNormBwd, BatchNormDx, BatchNormInference,
@@ -19,7 +19,7 @@ use crate::ops::{
     Conv2dBatchNorm, Conv2dDgrad, Conv2dDgradSums, Conv2dFprop, Conv2dStats, Mask, MaxPool, MaxPoolBwd, Relu,
     ReluBwd, SpaceToDepth,
 };
-use crate::tensor::DType;
+use crate::tensor::{DType, Layout};
 
 /// Defines [`Rewrite`]. A row is what the rewrite does, in a line, `Variant = name => function;`; they run in the order of
 /// the rows.
@@ -72,6 +72,8 @@ rewrites! {
     BnJoin = "bn-join" => Editor::bn_join;
     /// Gradients of what bn-join joins, in one pass.
     BnJoinBwd = "bn-join-bwd" => Editor::bn_join_bwd;
+    /// A block's end leaves its ReLU's mask as bits.
+    MaskBits = "mask-bits" => Editor::mask_bits;
     /// Batch norm, ReLU and max pooling in one pass.
     BnPool = "bn-pool" => Editor::bn_pool;
     /// One node makes the bf16 copies of all filters.
@@ -87,7 +89,7 @@ rewrites! {
 pub fn fuse(graph: &Graph, rewrites: &[Rewrite]) -> Result<Graph> {
     let mut graph = graph.clone();
     for rewrite in rewrites {
-        let mut editor = Editor::new(&graph);
+        let mut editor = Editor::new(&mut graph);
         rewrite.find()(&mut editor);
         let nodes = editor.nodes.into_iter().flatten().collect();
         graph.set_nodes(nodes);
@@ -98,7 +100,7 @@ pub fn fuse(graph: &Graph, rewrites: &[Rewrite]) -> Result<Graph> {
 
 /// The node list under change: `None` where a node was merged into another.
 struct Editor<'g> {
-    graph: &'g Graph,
+    graph: &'g mut Graph,
     nodes: Vec<Option<Node>>,
     /// By value: the node that makes it, and the nodes that read it, in order.
     maker: Vec<Option<usize>>,
@@ -107,7 +109,7 @@ struct Editor<'g> {
 }
 
 impl Editor<'_> {
-    fn new(graph: &Graph) -> Editor<'_> {
+    fn new(graph: &mut Graph) -> Editor<'_> {
         let mut maker = vec![None; graph.values().len()];
         let mut readers = vec![Vec::new(); graph.values().len()];
         for (index, node) in graph.nodes().iter().enumerate() {
@@ -261,7 +263,7 @@ impl Editor<'_> {
                 ..conv
             });
             self.nodes[index] = Some(Node {
-                op: Arc::new(BatchNormApply { relu, residual }),
+                op: Arc::new(BatchNormApply { relu, residual, bits: false }),
                 inputs: [&[y, gamma, beta], statistics, &norm.inputs[5..]].concat(),
                 outputs: vec![norm.outputs[0]],
                 ..norm
@@ -273,15 +275,16 @@ impl Editor<'_> {
     fn bn_join(&mut self) {
         for index in 0..self.nodes.len() {
             let Some(norm) = self.nodes[index].clone() else { continue };
-            let Some(&BatchNormApply { relu, residual: true }) = norm.op_as() else { continue };
+            let Some(&BatchNormApply { relu, residual: true, bits: false }) = norm.op_as() else { continue };
             let (operands, shortcut) = norm.inputs.split_at(5);
             let Some(shortcut_index) = self.only_maker(shortcut[0]) else { continue };
             let Some(shortcut) = self.nodes[shortcut_index].clone() else { continue };
-            if shortcut.op_as() != Some(&BatchNormApply { relu: false, residual: false }) {
+            if shortcut.op_as() != Some(&BatchNormApply { relu: false, residual: false, bits: false }) {
                 continue;
             }
             let inputs = [operands, &shortcut.inputs].concat();
-            self.nodes[index] = Some(Node { op: Arc::new(BatchNormJoin { relu }), inputs, ..norm });
+            self.nodes[index] =
+                Some(Node { op: Arc::new(BatchNormJoin { relu, bits: false }), inputs, ..norm });
             self.nodes[shortcut_index] = None;
         }
     }
@@ -323,6 +326,46 @@ impl Editor<'_> {
         }
     }
 
+    /// The end of a block in bf16, and what reads its result for the mask of its ReLU alone: that reads bits instead.
+    fn mask_bits(&mut self) {
+        for index in 0..self.nodes.len() {
+            let Some(mut norm) = self.nodes[index].clone() else { continue };
+            norm.op = match (norm.op_as(), norm.op_as()) {
+                (Some(&BatchNormApply { relu: true, residual: true, .. }), _) => {
+                    Arc::new(BatchNormApply { relu: true, residual: true, bits: true })
+                }
+                (_, Some(&BatchNormJoin { relu: true, .. })) => {
+                    Arc::new(BatchNormJoin { relu: true, bits: true })
+                }
+                _ => continue,
+            };
+            let y = norm.outputs[0];
+            let Value { ty, name, .. } = self.graph.value(y).clone();
+            if ty.dtype != DType::Bf16 || !ty.shape.last().is_multiple_of(16) {
+                continue;
+            }
+            let masked = |&reader: &usize| Some((reader, by_bits(self.nodes[reader].as_ref()?, y)?));
+            let masked: Vec<(usize, (Node, usize))> =
+                self.readers[y.index()].iter().filter_map(masked).collect();
+            if masked.is_empty() {
+                continue;
+            }
+            let bits = self.graph.add_value(Value {
+                name: format!("{name}.bits"),
+                ty: Mask::Bits.operand(ty),
+                role: Role::Activation,
+                layout: Layout::Nhwc,
+                init: None,
+            });
+            norm.outputs.push(bits);
+            self.nodes[index] = Some(norm);
+            for (index, (mut reader, place)) in masked {
+                reader.inputs[place] = bits;
+                self.nodes[index] = Some(reader);
+            }
+        }
+    }
+
     /// What [`Rewrite::ConvStats`] left of a batch norm with its ReLU, then max pooling: one pass normalises and takes the largest.
     fn bn_pool(&mut self) {
         for index in 0..self.nodes.len() {
@@ -330,7 +373,7 @@ impl Editor<'_> {
             let Some(&MaxPool(window)) = pool.op_as() else { continue };
             let Some(norm_index) = self.only_maker(pool.inputs[0]) else { continue };
             let Some(norm) = self.nodes[norm_index].clone() else { continue };
-            if norm.op_as() != Some(&BatchNormApply { relu: true, residual: false }) {
+            if norm.op_as() != Some(&BatchNormApply { relu: true, residual: false, bits: false }) {
                 continue;
             }
             let op = Arc::new(BatchNormPool { window });
@@ -387,7 +430,7 @@ impl Editor<'_> {
     /// The casts of the forward pass that bring parameters to bf16: one node before the first of their readers makes all
     /// copies.
     fn multi_tensor_cast(&mut self) {
-        let graph = self.graph;
+        let graph = &*self.graph;
         let brings_parameter = |node: &Node| {
             node.phase == Phase::Forward
                 && node.op_as::<Cast>() == Some(&Cast(DType::Bf16))
@@ -437,6 +480,20 @@ impl Editor<'_> {
     fn is<T: Op>(&self, index: usize) -> bool {
         self.nodes[index].as_ref().is_some_and(|node| node.op_as::<T>().is_some())
     }
+}
+
+/// A node that masks by `y` as one that masks by bits, and the place of their operand.
+fn by_bits(node: &Node, y: ValueId) -> Option<(Node, usize)> {
+    let (op, place): (Arc<dyn Op>, usize) = match (node.op_as(), node.op_as()) {
+        (Some(&Conv2dDgradSums { mask: Some(Mask::Result), dgrad, joins }), _) => {
+            (Arc::new(Conv2dDgradSums { mask: Some(Mask::Bits), dgrad, joins }), 6)
+        }
+        (_, Some(&BatchNormBwd { mask: Some(Mask::Result), residual })) => {
+            (Arc::new(BatchNormBwd { mask: Some(Mask::Bits), residual }), 5)
+        }
+        _ => return None,
+    };
+    (node.inputs[place] == y).then(|| (Node { op, ..node.clone() }, place))
 }
 
 /// A plain batch norm's operation with ReLU and, if asked, the residual add; `None` for every other node.

@@ -38,13 +38,13 @@ fn count(graph: &Graph, op: &str) -> usize {
     graph.nodes().iter().filter(|node| node.op.name() == op).count()
 }
 
-/// How many masks are computed again, and how many are read from the result.
-fn masks(graph: &Graph) -> [usize; 2] {
+/// How many masks are computed again, how many are read from the result, and how many are bits.
+fn masks(graph: &Graph) -> [usize; 3] {
     let mask_of = |node: &Node| {
         let of_dgrad = node.op_as().and_then(|op: &Conv2dDgradSums| op.mask);
         node.op_as().and_then(|op: &BatchNormBwd| op.mask).or(of_dgrad)
     };
-    [Mask::Recomputed, Mask::Result]
+    [Mask::Recomputed, Mask::Result, Mask::Bits]
         .map(|mask| graph.nodes().iter().filter(|node| mask_of(node) == Some(mask)).count())
 }
 
@@ -70,13 +70,16 @@ fn every_rewrite_finds_all_its_places_in_a_residual_network() {
         assert_eq!(count(&backward, "relu_bwd"), 0, "{name}");
         assert_eq!(count(&backward, "batch_norm_bwd"), norms, "{name}");
         let ends = before_a_relu + before_an_add;
-        assert_eq!(masks(&backward), [0, ends], "{name}: the forward pass's ReLUs are nodes of their own");
+        assert_eq!(masks(&backward), [0, ends, 0], "{name}: the forward pass's ReLUs are nodes of their own");
 
         let all = fuse(&textbook, &Rewrite::ALL).unwrap();
         assert_eq!(count(&all, "add_fwd"), 0, "{name}: residual adds and gradient sums are all taken in");
         assert_eq!(count(&all, "batch_norm_pool_bwd"), 1, "{name}: behind the stem");
         assert_eq!(count(&all, "max_pool_bwd"), 0, "{name}");
-        assert_eq!(masks(&all), [before_a_relu - 1, before_an_add], "{name}");
+        assert_eq!(masks(&all), [before_a_relu - 1, before_an_add, 0], "{name}");
+        let in_bf16 = training_graph(&StepConfig { float: DType::Bf16, ..step_config(name) }).unwrap();
+        let in_bf16 = fuse(&in_bf16, &Rewrite::ALL).unwrap();
+        assert_eq!(masks(&in_bf16), [before_a_relu - 1, 0, before_an_add], "{name}");
         assert_eq!(count(&all, "conv2d_fprop_stats"), norms, "{name}");
         let joins = alone - 2;
         assert_eq!(count(&all, "batch_norm_join"), joins, "{name}: the ends of downsampled blocks");

@@ -130,6 +130,11 @@ impl Trial {
                 session.write(slot, &labels)?;
                 continue;
             }
+            if slot.dtype == DType::U8 {
+                let bytes: Vec<u8> = (0..len).map(|_| stream.below(256) as u8).collect();
+                session.write(slot, &bytes)?;
+                continue;
+            }
             // What a graph of bf16 takes in bf16 is the same numbers in every graph.
             let is_narrow =
                 in_bf16.find(&value.name).is_some_and(|id| in_bf16.value(id).ty.dtype == DType::Bf16);

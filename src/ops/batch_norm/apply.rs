@@ -1,6 +1,6 @@
 //! What is left of a batch norm where a convolution takes its sums as it stores: one pass forward, one backward.
 
-use super::bwd::{Operands, write_dx};
+use super::bwd::{Operands, bits_of, write_dx};
 use super::launch::{self, DxAddresses, Norm};
 use super::{Blocks, ChannelNorm, Normalize, Spread, check_operands};
 use crate::device::cpu::{CpuArgs, Storage};
@@ -9,7 +9,7 @@ use crate::error::Result;
 use crate::graph::{Cost, InPlace, InferResult, Op, ValueType};
 use crate::ops::{cost_per_elem, dispatch_storage};
 
-/// `(x, gamma, beta, save_mean, save_rstd [, residual]) -> y`, y = act((x - mean)*rstd*gamma + beta [+ residual]): a
+/// `(x, gamma, beta, save_mean, save_rstd [, residual]) -> y [, bits]`, y = act((x - mean)*rstd*gamma + beta [+ residual]): a
 /// [`BatchNormTrain`](super::BatchNormTrain) whose statistics are there. Set by fusion; there is no gradient, which would go
 /// through the statistics, too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,14 +18,18 @@ pub struct BatchNormApply {
     pub relu: bool,
     /// There is a sixth operand of x's shape.
     pub residual: bool,
+    /// The bits of a [`Mask::Bits`](super::Mask::Bits) are left. Channels are a multiple of 16 then.
+    pub bits: bool,
 }
 
-/// `(x, gamma, beta, save_mean, save_rstd, x', gamma', beta', save_mean', save_rstd') -> y`, y = act of the sum of two batch
+/// `(x, gamma, beta, save_mean, save_rstd, x', gamma', beta', save_mean', save_rstd') -> y [, bits]`, y = act of the sum of two batch
 /// norms whose statistics are there: the end of a residual block whose shortcut has one. Set by fusion.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BatchNormJoin {
     /// act is a ReLU instead of the identity.
     pub relu: bool,
+    /// As in [`BatchNormApply`].
+    pub bits: bool,
 }
 
 /// `(dz, x, gamma, save_mean, save_rstd, dgamma, dbeta) -> dx`: the last pass of a [`BatchNormBwd`](super::BatchNormBwd) whose
@@ -44,7 +48,11 @@ impl Op for BatchNormApply {
     }
 
     fn infer(&self, inputs: &[ValueType]) -> InferResult {
-        Ok(vec![check_operands(inputs, 0, 1..5, 5 + usize::from(self.residual))?])
+        results(check_operands(inputs, 0, 1..5, 5 + usize::from(self.residual))?, self.bits)
+    }
+
+    fn output_names(&self) -> &'static [&'static str] {
+        &["", "bits"]
     }
 
     fn cost(&self, inputs: &[ValueType], outputs: &[ValueType]) -> Cost {
@@ -63,14 +71,14 @@ impl Op for BatchNormApply {
                 beta: args.input(2),
                 relu: op.relu,
             };
-            normalize.write(Blocks::new(args.input_shape(0)), args.output::<T>(0));
+            write(normalize, args, op.bits);
         }
         dispatch_storage!(args.input_dtype(0), run(self, args));
     }
 
     fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
         let saved = Norm::Saved { mean: &args.inputs[3], rstd: &args.inputs[4] };
-        launch::normalize(args, launcher, self.relu, saved)
+        launch::normalize(args, launcher, self.relu, saved, self.bits)
     }
 }
 
@@ -88,7 +96,11 @@ impl Op for BatchNormJoin {
         if x != shortcut {
             return Err(format!("adds tensors of one type, got {x} and {shortcut}"));
         }
-        Ok(vec![x])
+        results(x, self.bits)
+    }
+
+    fn output_names(&self) -> &'static [&'static str] {
+        &["", "bits"]
     }
 
     fn cost(&self, inputs: &[ValueType], outputs: &[ValueType]) -> Cost {
@@ -112,14 +124,28 @@ impl Op for BatchNormJoin {
                 beta: args.input(2),
                 relu: op.relu,
             };
-            normalize.write(Blocks::new(args.input_shape(0)), args.output::<T>(0));
+            write(normalize, args, op.bits);
         }
         dispatch_storage!(args.input_dtype(0), run(self, args));
     }
 
     fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
-        launch::join(args, launcher, self.relu)
+        launch::join(args, launcher, self.relu, self.bits)
     }
+}
+
+/// The types of y and of the bits, where they are wanted.
+fn results(y: ValueType, bits: bool) -> InferResult {
+    if bits && !y.shape.last().is_multiple_of(16) {
+        return Err(format!("leaves bits of a multiple of 16 channels, got {y}"));
+    }
+    Ok([y].into_iter().chain(bits.then(|| bits_of(y))).collect())
+}
+
+/// Writes y, result 0, and the bits, result 1, where they are wanted.
+fn write<T: Storage>(normalize: Normalize<'_, T>, args: &CpuArgs<'_>, bits: bool) {
+    let (blocks, y) = (Blocks::new(args.input_shape(0)), args.output(0));
+    if bits { normalize.write_with_bits(blocks, y, args.output(1)) } else { normalize.write(blocks, y) }
 }
 
 impl Op for BatchNormDx {

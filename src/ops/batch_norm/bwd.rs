@@ -10,7 +10,8 @@ use crate::device::{DeviceKind, LaunchArgs, Launcher};
 use crate::error::Result;
 use crate::graph::{Cost, InPlace, InferResult, Op, ValueType};
 use crate::ops::relu::masked;
-use crate::ops::{cost_per_elem, dispatch_storage};
+use crate::ops::{cost_per_elem, dispatch_storage, sum_dtype};
+use crate::tensor::{DType, Shape};
 
 /// `(dy, x, gamma, save_mean, save_rstd [, y or beta]) -> (dx, dgamma, dbeta [, dz])`. With a mask dz = dy where y > 0 and 0
 /// elsewhere; without, dz = dy. Then, with xhat = (x - mean)*rstd and means over the rows,
@@ -31,6 +32,27 @@ pub enum Mask {
     /// y is computed from x once more, as the forward pass computed it, to the bit; beta is the sixth operand. It saves two
     /// passes over y. Only where the forward pass added no residual.
     Recomputed,
+    /// From bits that the forward pass left: u8 of y's shape with an eighth of its channels. A byte has eight neighbouring
+    /// channels, the first in its lowest bit. Kernels take them next to bf16.
+    Bits,
+}
+
+impl Mask {
+    /// The type of its operand, for y of this type.
+    pub(crate) fn operand(self, y: ValueType) -> ValueType {
+        match self {
+            Mask::Result => y,
+            Mask::Recomputed => ValueType { shape: [y.shape.last()].into(), dtype: sum_dtype(y.dtype) },
+            Mask::Bits => bits_of(y),
+        }
+    }
+}
+
+/// The type of the bits of y.
+pub(super) fn bits_of(y: ValueType) -> ValueType {
+    let [rows @ .., channels] = y.shape.dims() else { return y };
+    let dims = [rows, &[channels / 8]].concat();
+    ValueType { shape: Shape::new(&dims), dtype: DType::U8 }
 }
 
 /// `(dy, x, gamma, running_mean, running_var) -> (dx, dgamma, dbeta)` with the statistics constant:
@@ -54,8 +76,12 @@ impl Op for BatchNormBwd {
         if self.residual && self.mask == Some(Mask::Recomputed) {
             return Err("computes y again without the residual that it had".into());
         }
-        let per_channel = if self.mask == Some(Mask::Recomputed) { 2..6 } else { 2..5 };
-        let x = check_operands(inputs, 1, per_channel, 5 + usize::from(self.mask.is_some()))?;
+        let (operands, of_mask) = inputs.split_at(inputs.len().min(5));
+        let x = check_operands(operands, 1, 2..5, 5)?;
+        let expected: Vec<ValueType> = self.mask.iter().map(|mask| mask.operand(x)).collect();
+        if of_mask != expected {
+            return Err(format!("needs {expected:?} for its mask, got {of_mask:?}"));
+        }
         let mut results = vec![x, inputs[2], inputs[2]];
         results.extend(self.residual.then_some(x));
         Ok(results)
@@ -66,7 +92,10 @@ impl Op for BatchNormBwd {
     }
 
     fn cost(&self, inputs: &[ValueType], outputs: &[ValueType]) -> Cost {
-        let twice: &[usize] = if self.mask == Some(Mask::Result) { &[0, 1, 5] } else { &[0, 1] };
+        let twice: &[usize] = match self.mask {
+            Some(Mask::Result | Mask::Bits) => &[0, 1, 5],
+            Some(Mask::Recomputed) | None => &[0, 1],
+        };
         cost_per_elem(11, inputs, outputs).and_again(inputs, twice)
     }
 
@@ -85,12 +114,25 @@ impl Op for BatchNormBwd {
                 let mask = op.mask.map(|mask| match mask {
                     Mask::Result => Masking::Result(args.input::<T>(5)),
                     Mask::Recomputed => Masking::Recomputed { gamma: args.input(2), beta: args.input(5) },
+                    Mask::Bits => Masking::Bits(args.input(5)),
                 });
                 return backward(args, args.workspace(), args.input::<T>(0), mask, spread, true);
             }
             let blocks = Blocks::new(args.input_shape(1));
             let dz = args.output_over_input::<T>(3, 0);
-            if op.mask.is_some() {
+            if op.mask == Some(Mask::Bits) {
+                let bits = args.input::<u8>(5);
+                for_each_chunk(dz, blocks.elems(), |start, dz| {
+                    let bits = &bits[start / 8..][..dz.len() / 8];
+                    vectorized(|| {
+                        for (dz, &bits) in dz.as_chunks_mut::<8>().0.iter_mut().zip(bits) {
+                            *dz = std::array::from_fn(|c| {
+                                if passes(bits, c) { dz[c] } else { T::store(T::Sum::ZERO) }
+                            });
+                        }
+                    });
+                });
+            } else if op.mask.is_some() {
                 let y = args.input::<T>(5);
                 for_each_chunk(dz, blocks.elems(), |start, dz| {
                     let y = &y[start..start + dz.len()];
@@ -248,6 +290,7 @@ impl<T: Storage> Operands<'_, T> {
     fn mask_tile<const W: usize>(&self, start: usize) -> Option<MaskTile<'_, T, W>> {
         self.mask.as_ref().map(|mask| match mask {
             Masking::Result(y) => MaskTile::Result(y),
+            Masking::Bits(bits) => MaskTile::Bits(bits),
             Masking::Recomputed { gamma, beta } => {
                 let (gamma, rstd) = (lanes::<T::Sum, W>(gamma, start), self.spread.rstd::<W>(start));
                 MaskTile::Recomputed {
@@ -274,6 +317,10 @@ fn dz_of<T: Storage, const W: usize>(
             let y = lanes::<T, W>(y, at);
             std::array::from_fn(|c| masked(dy[c].load(), y[c].load()))
         }
+        Some(MaskTile::Bits(bits)) => {
+            let bits = &bits[at / 8..][..W / 8];
+            std::array::from_fn(|c| if passes(bits[c / 8], c % 8) { dy[c].load() } else { T::Sum::ZERO })
+        }
         // y as `NormalizeTile` has it; it was stored as zero or below where it is at most this.
         Some(MaskTile::Recomputed { mean, scale, beta }) => std::array::from_fn(|c| {
             let y = (x[c].load() - mean[c]) * scale[c] + beta[c];
@@ -287,6 +334,7 @@ fn dz_of<T: Storage, const W: usize>(
 pub(in crate::ops) enum Masking<'a, T: Storage> {
     Result(&'a [T]),
     Recomputed { gamma: &'a [T::Sum], beta: &'a [T::Sum] },
+    Bits(&'a [u8]),
 }
 
 impl<T: Storage> Masking<'_, T> {
@@ -294,6 +342,7 @@ impl<T: Storage> Masking<'_, T> {
     fn part(self, blocks: Blocks, block: usize) -> Self {
         match self {
             Masking::Result(y) => Masking::Result(blocks.part(y, block)),
+            Masking::Bits(bits) => Masking::Bits(blocks.part_of_bits(bits, block)),
             of_channels => of_channels,
         }
     }
@@ -303,6 +352,13 @@ impl<T: Storage> Masking<'_, T> {
 enum MaskTile<'a, T: Storage, const W: usize> {
     Result(&'a [T]),
     Recomputed { mean: [T::Sum; W], scale: [T::Sum; W], beta: [T::Sum; W] },
+    Bits(&'a [u8]),
+}
+
+/// Whether a byte of a [`Mask::Bits`] lets channel `c` of its eight through.
+#[inline(always)]
+fn passes(bits: u8, c: usize) -> bool {
+    bits >> c & 1 == 1
 }
 
 /// sum(dz) and sum(dz*xhat) of each channel.

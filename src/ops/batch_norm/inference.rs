@@ -88,6 +88,6 @@ impl Op for BatchNormInference {
 
     fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
         let running = Norm::Running { mean: &args.inputs[3], var: &args.inputs[4], eps: self.eps };
-        launch::normalize(args, launcher, self.relu, running)
+        launch::normalize(args, launcher, self.relu, running, false)
     }
 }

@@ -7,7 +7,7 @@ use crate::device::kernels::{
     BatchNormFwdArgs, BatchNormInferenceBwdArgs, BatchNormJoinBwdArgs, BatchNormPartialsArgs,
 };
 use crate::device::{LaunchArgs, Launcher, Slot};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ops::launch::{ChannelGrid, TotalGrid};
 use crate::tensor::{DType, Shape};
 
@@ -119,19 +119,22 @@ pub(super) fn normalize(
     launcher: &mut dyn Launcher,
     relu: bool,
     norm: Norm<'_>,
+    bits: bool,
 ) -> Result<()> {
     let x = &args.inputs[0];
     let grid = ChannelGrid::rows(x.shape, x.dtype).checked()?;
-    let arguments = fwd_args(args, &grid, relu, norm);
-    kernels::batch_norm_fwd(x.dtype)?.launch(launcher, grid.grid(), &arguments)
+    let arguments = BatchNormFwdArgs { bits: left_bits(args, bits)?, ..fwd_args(args, &grid, relu, norm) };
+    let kernel = if bits { &kernels::BATCH_NORM_FWD_BITS_BF16 } else { kernels::batch_norm_fwd(x.dtype)? };
+    kernel.launch(launcher, grid.grid(), &arguments)
 }
 
 /// The same where operand 5 goes through a batch norm of its own before it is added, by operands 6 to 9: gamma, beta, mean, rstd.
-pub(super) fn join(args: &LaunchArgs<'_>, launcher: &mut dyn Launcher, relu: bool) -> Result<()> {
+pub(super) fn join(args: &LaunchArgs<'_>, launcher: &mut dyn Launcher, relu: bool, bits: bool) -> Result<()> {
     let x = &args.inputs[0];
     let grid = ChannelGrid::rows(x.shape, x.dtype).checked()?;
     let saved = Norm::Saved { mean: &args.inputs[3], rstd: &args.inputs[4] };
     let arguments = BatchNormFwdArgs {
+        bits: left_bits(args, bits)?,
         residual: 0,
         shortcut_x: args.input(5),
         shortcut_gamma: args.input(6),
@@ -143,12 +146,30 @@ pub(super) fn join(args: &LaunchArgs<'_>, launcher: &mut dyn Launcher, relu: boo
     kernels::batch_norm_join(x.dtype)?.launch(launcher, grid.grid(), &arguments)
 }
 
+/// The address of the bits, result 1, where they are wanted.
+fn left_bits(args: &LaunchArgs<'_>, wanted: bool) -> Result<u64> {
+    if !wanted {
+        return Ok(0);
+    }
+    bits_checked(args.output(1), args.inputs[0].dtype)
+}
+
+/// The address of bits, of which threads have a byte each next to bf16 alone.
+fn bits_checked(bits: u64, dtype: DType) -> Result<u64> {
+    match dtype {
+        DType::Bf16 => Ok(bits),
+        _ if bits == 0 => Ok(0),
+        _ => Err(Error::Device(format!("there is no kernel for a mask of bits next to {dtype}"))),
+    }
+}
+
 fn fwd_args(args: &LaunchArgs<'_>, grid: &ChannelGrid, relu: bool, norm: Norm<'_>) -> BatchNormFwdArgs {
     let norm = norm.addresses(args);
     BatchNormFwdArgs {
         x: args.input(0),
         residual: args.optional_input(5),
         y: args.output(0),
+        bits: 0,
         gamma: args.input(1),
         beta: args.input(2),
         mean: norm.mean,
@@ -173,25 +194,35 @@ fn fwd_args(args: &LaunchArgs<'_>, grid: &ChannelGrid, relu: bool, norm: Norm<'_
 pub(in crate::ops) struct BwdAddresses {
     pub dy: u64,
     pub gamma: u64,
-    /// Of the ReLU's mask, one or none of them.
+    pub mask: MaskAddresses,
+}
+
+/// What the mask of a ReLU is computed from: addresses, one of them or none.
+#[derive(Debug, Clone, Copy, Default)]
+pub(in crate::ops) struct MaskAddresses {
     pub y: u64,
     pub beta: u64,
+    pub bits: u64,
+}
+
+impl MaskAddresses {
+    /// Where `operand` is the address of what the mask needs.
+    pub fn new(mask: Option<Mask>, operand: u64) -> MaskAddresses {
+        let none = MaskAddresses::default();
+        match mask {
+            None => none,
+            Some(Mask::Result) => MaskAddresses { y: operand, ..none },
+            Some(Mask::Recomputed) => MaskAddresses { beta: operand, ..none },
+            Some(Mask::Bits) => MaskAddresses { bits: operand, ..none },
+        }
+    }
 }
 
 impl BwdAddresses {
     /// dy and gamma, operands 0 and 2, and what the mask needs, operand 5.
     pub(super) fn new(args: &LaunchArgs<'_>, mask: Option<Mask>) -> BwdAddresses {
-        let [y, beta] = mask_addresses(mask, args.optional_input(5));
-        BwdAddresses { dy: args.input(0), gamma: args.input(2), y, beta }
-    }
-}
-
-/// Addresses of y and of beta, one of which a mask needs, where `operand` is what it needs.
-pub(in crate::ops) fn mask_addresses(mask: Option<Mask>, operand: u64) -> [u64; 2] {
-    match mask {
-        None => [0, 0],
-        Some(Mask::Result) => [operand, 0],
-        Some(Mask::Recomputed) => [0, operand],
+        let mask = MaskAddresses::new(mask, args.optional_input(5));
+        BwdAddresses { dy: args.input(0), gamma: args.input(2), mask }
     }
 }
 
@@ -207,11 +238,12 @@ pub(in crate::ops) fn bwd_partials(
 ) -> Result<Partials> {
     let grid = ChannelGrid::sums(x.shape, x.dtype).checked()?;
     let norm = norm.addresses(args);
-    let BwdAddresses { dy, gamma, y, beta } = of;
+    let BwdAddresses { dy, gamma, mask: MaskAddresses { y, beta, bits } } = of;
     let arguments = BatchNormBwdPartialsArgs {
         dy,
         x: args.address(x),
         y,
+        bits: bits_checked(bits, x.dtype)?,
         gamma,
         beta,
         mean: norm.mean,
@@ -301,11 +333,12 @@ pub(super) fn input_gradient(
 ) -> Result<()> {
     let x = &args.inputs[1];
     let grid = ChannelGrid::rows(x.shape, x.dtype).checked()?;
-    let BwdAddresses { dy, gamma, y, beta } = BwdAddresses::new(args, mask);
+    let BwdAddresses { dy, gamma, mask: MaskAddresses { y, beta, bits } } = BwdAddresses::new(args, mask);
     let arguments = BatchNormBwdArgs {
         dy,
         x: args.address(x),
         y,
+        bits: bits_checked(bits, x.dtype)?,
         gamma,
         beta,
         mean: args.input(3),

@@ -19,22 +19,22 @@ pub use bwd::{BatchNormBwd, BatchNormInferenceBwd, Mask};
 pub(super) use bwd::{Masking, masked_sums};
 pub use inference::BatchNormInference;
 pub(super) use launch::{
-    BwdAddresses, Norm, Partials, ShortcutAddresses, StatisticsAddresses, bwd_partials, finalize_sums_to,
-    mask_addresses, partials_bytes, statistics_partials,
+    BwdAddresses, MaskAddresses, Norm, Partials, ShortcutAddresses, StatisticsAddresses, bwd_partials,
+    finalize_sums_to, partials_bytes, statistics_partials,
 };
 pub use pool::{BatchNormPool, BatchNormPoolBwd};
 pub use train::BatchNormTrain;
 pub(super) use train::{Statistics, check_rows};
 
 use crate::device::cpu::{
-    ChannelTile, Real, Storage, for_each_channel_tile, for_each_chunk, lanes, lanes_mut,
+    ChannelTile, Real, Storage, for_each_channel_tile, for_each_chunk, for_each_chunk_pair, lanes, lanes_mut,
 };
 use crate::error::{Error, Result};
 use crate::graph::{Backward, Graph, InferResult, Init, Mode, ValueId, ValueType};
 use crate::ops::checks::{Case, Checks, Draw, DrawTrial, Trial, in_f32, input, state};
 use crate::ops::relu::masked;
 use crate::ops::{add, cast, float, sum_dtype};
-use crate::tensor::{Layout, Shape};
+use crate::tensor::{DType, Layout, Shape};
 
 /// How [`batch_norm`] records a layer.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -126,6 +126,12 @@ impl Blocks {
         (blocks.count() + 1) * blocks.partial_elems() * size_of::<f64>()
     }
 
+    /// The part of the bits of a [`Mask::Bits`] that belongs to block `block`.
+    fn part_of_bits<'a>(&self, bits: &'a [u8], block: usize) -> &'a [u8] {
+        let end = bits.len().min((block + 1) * self.elems() / 8);
+        &bits[block * self.elems() / 8..end]
+    }
+
     /// The part of `values` that belongs to block `block`.
     fn part<'a, T>(&self, values: &'a [T], block: usize) -> &'a [T] {
         let end = values.len().min((block + 1) * self.elems());
@@ -179,18 +185,29 @@ struct Normalize<'a, T: Storage> {
 impl<T: Storage> Normalize<'_, T> {
     fn write(self, blocks: Blocks, y: &mut [T]) {
         for_each_chunk(y, blocks.elems(), |start, y| {
-            let block = start / blocks.elems();
-            let part = |values| blocks.part(values, block);
-            let inputs = Normalize { x: self.x.map(part), residual: self.residual.map(part), ..self };
-            let channels = blocks.channels;
-            for_each_channel_tile(channels, &mut NormalizeTile { inputs, y, channels });
+            self.write_block(blocks, start / blocks.elems(), y, &mut []);
         });
+    }
+
+    /// The same, with the bits of a [`Mask::Bits`].
+    fn write_with_bits(self, blocks: Blocks, y: &mut [T], bits: &mut [u8]) {
+        let chunks = (blocks.elems(), blocks.elems() / 8);
+        for_each_chunk_pair(y, bits, chunks, |block, y, bits| self.write_block(blocks, block, y, bits));
+    }
+
+    fn write_block(self, blocks: Blocks, block: usize, y: &mut [T], bits: &mut [u8]) {
+        let part = |values| blocks.part(values, block);
+        let inputs = Normalize { x: self.x.map(part), residual: self.residual.map(part), ..self };
+        let channels = blocks.channels;
+        for_each_channel_tile(channels, &mut NormalizeTile { inputs, y, bits, channels });
     }
 }
 
 struct NormalizeTile<'a, 'y, T: Storage> {
     inputs: Normalize<'a, T>,
     y: &'y mut [T],
+    /// Empty where they are not wanted.
+    bits: &'y mut [u8],
     channels: usize,
 }
 
@@ -222,7 +239,16 @@ impl<T: Storage> ChannelTile for NormalizeTile<'_, '_, T> {
                 // NaN stays NaN, so that a diverged run shows.
                 y = y.map(|y| masked(y, y));
             }
-            *lanes_mut(self.y, at) = y.map(T::store);
+            let stored = y.map(T::store);
+            *lanes_mut(self.y, at) = stored;
+            if !self.bits.is_empty() {
+                let eights = stored.as_chunks::<8>().0;
+                for (bits, eight) in self.bits[at / 8..][..W / 8].iter_mut().zip(eights) {
+                    // NaN lets its gradient through, as it does where y is read.
+                    let passes = |c: usize| u8::from(!(eight[c].load() <= T::Sum::ZERO));
+                    *bits = (0..8).fold(0, |bits, c| bits | passes(c) << c);
+                }
+            }
         }
     }
 }
@@ -305,7 +331,7 @@ pub(super) fn checks() -> Checks {
             add(graph, "sum", y, y)
         }),
     ];
-    let mut trials: Vec<DrawTrial> = vec![Box::new(fwd_trial), Box::new(bwd_trial)];
+    let mut trials: Vec<DrawTrial> = vec![Box::new(fwd_trial), Box::new(bwd_trial), Box::new(bits_trial)];
     trials.extend(pool::trials());
     Checks { cases, trials }
 }
@@ -332,13 +358,13 @@ fn fwd_trial(draw: &mut Draw) -> Trial {
         let mut operands = forms(graph, "inference");
         graph.apply("z", BatchNormInference { eps: 1e-5, relu, residual }, &operands)?;
         operands[3..5].copy_from_slice(&["mean", "rstd"].map(|name| in_f32(graph, name, [c])));
-        graph.apply("applied", BatchNormApply { relu, residual }, &operands)?;
+        graph.apply("applied", BatchNormApply { relu, residual, bits: false }, &operands)?;
         operands.truncate(5);
         operands.push(input(graph, "shortcut.x", shape));
         operands.extend(
             ["gamma", "beta", "mean", "rstd"].map(|name| in_f32(graph, &format!("shortcut.{name}"), [c])),
         );
-        graph.apply("joined", BatchNormJoin { relu }, &operands)?;
+        graph.apply("joined", BatchNormJoin { relu, bits: false }, &operands)?;
         Ok(())
     })
 }
@@ -359,6 +385,7 @@ fn bwd_trial(draw: &mut Draw) -> Trial {
         operands.extend(mask.map(|mask| match mask {
             Mask::Result => input(graph, "y", shape),
             Mask::Recomputed => in_f32(graph, "beta", [c]),
+            Mask::Bits => unreachable!("none of those drawn from"),
         }));
         graph.apply("train", BatchNormBwd { mask, residual }, &operands)?;
         graph.apply("inference", BatchNormInferenceBwd { eps: 1e-5 }, &[dy, x, gamma, mean, var])?;
@@ -373,6 +400,37 @@ fn bwd_trial(draw: &mut Draw) -> Trial {
         graph.apply("joined", BatchNormJoinDx, &operands)?;
         Ok(())
     })
+}
+
+/// Bits of a mask, left and read.
+fn bits_trial(draw: &mut Draw) -> Trial {
+    let [n, h, w, _] = draw.image_to_sum(LEAST_ROWS);
+    let shape = [n, h, w, 16 * draw.within(1, 8)];
+    let residual = draw.coin();
+    Trial::new(format!("batch norm, bits of a mask: {shape:?}, residual {residual}"), move |graph| {
+        let c = shape[3];
+        let vectors = |graph: &mut Graph, of: &str| {
+            ["gamma", "beta", "mean", "rstd"].map(|name| in_f32(graph, &format!("{of}{name}"), [c]))
+        };
+        let [gamma, beta, mean, rstd] = vectors(graph, "");
+        let x = input(graph, "x", shape);
+        let mut operands = vec![x, gamma, beta, mean, rstd];
+        let shortcut_x = input(graph, "shortcut.x", shape);
+        let applied = [&operands[..], &[shortcut_x]].concat();
+        graph.apply("applied", BatchNormApply { relu: true, residual: true, bits: true }, &applied)?;
+        operands.push(shortcut_x);
+        operands.extend(vectors(graph, "shortcut."));
+        graph.apply("joined", BatchNormJoin { relu: true, bits: true }, &operands)?;
+        let (dy, bits) = (input(graph, "dy", shape), bits_input(graph, shape));
+        let op = BatchNormBwd { mask: Some(Mask::Bits), residual };
+        graph.apply("bwd", op, &[dy, x, gamma, mean, rstd, bits]).map(|_| ())
+    })
+    .only_in(DType::Bf16)
+}
+
+/// Records an input of the bits of a [`Mask::Bits`] of images of this shape.
+pub(super) fn bits_input(graph: &mut Graph, [n, h, w, c]: [usize; 4]) -> ValueId {
+    graph.input("bits", [n, h, w, c / 8], DType::U8)
 }
 
 /// Relu and residual of the fused forms.

@@ -34,7 +34,7 @@ pub struct BatchNormPoolBwd {
 }
 
 /// The batch norm's part of the forward pass.
-const APPLY: BatchNormApply = BatchNormApply { relu: true, residual: false };
+const APPLY: BatchNormApply = BatchNormApply { relu: true, residual: false, bits: false };
 /// That of the backward pass.
 const NORM: BatchNormBwd = BatchNormBwd { mask: Some(Mask::Recomputed), residual: false };
 const NORM_OPERANDS: usize = 6;

@@ -108,6 +108,7 @@ impl Op for BatchNormTrain {
             launcher,
             self.relu,
             Norm::Saved { mean: &args.outputs[1], rstd: &args.outputs[2] },
+            false,
         )
     }
 }

@@ -9,8 +9,9 @@ use crate::device::cpu::CpuArgs;
 use crate::device::{DeviceKind, LaunchArgs, Launcher};
 use crate::error::Result;
 use crate::graph::{Cost, Graph, InPlace, InferResult, Op, ValueId, ValueType};
-use crate::ops::batch_norm::{BatchNormInference, LEAST_ROWS, Mask};
+use crate::ops::batch_norm::{BatchNormInference, LEAST_ROWS, Mask, bits_input};
 use crate::ops::checks::{Case, Checks, Draw, DrawTrial, MOST_MACS, Trial, in_f32, input, state};
+use crate::tensor::DType;
 
 /// What these operations are checked by.
 pub(in crate::ops) fn checks() -> Checks {
@@ -32,7 +33,10 @@ pub(in crate::ops) fn checks() -> Checks {
     let mut trials: Vec<DrawTrial> = vec![Box::new(trial), Box::new(norm_trial)];
     for variant in &VARIANTS {
         for (entry, shared_bytes) in variant.kernels() {
-            trials.extend(Along::all(variant.pass()).iter().map(|&along| -> DrawTrial {
+            let alongs = Along::all(variant.pass()).iter();
+            // Bits are left and read next to bf16 alone.
+            let alongs = alongs.filter(|along| variant.dtype == DType::Bf16 || !along.has_bits());
+            trials.extend(alongs.map(|&along| -> DrawTrial {
                 Box::new(move |draw| kernel_trial(variant, entry.kernel().name, shared_bytes, along, draw))
             }));
         }
@@ -133,10 +137,14 @@ enum Along {
     /// The sums of a batch norm's backward pass.
     Sums(Option<Mask>),
     /// The sums of two.
-    Joins,
+    Joins(Mask),
 }
 
 impl Along {
+    fn has_bits(self) -> bool {
+        matches!(self, Along::Sums(Some(Mask::Bits)) | Along::Joins(Mask::Bits))
+    }
+
     fn all(pass: Pass) -> &'static [Along] {
         match pass {
             Pass::Fprop => &[Along::Nothing, Along::Norm, Along::Stats],
@@ -145,7 +153,9 @@ impl Along {
                 Along::Sums(None),
                 Along::Sums(Some(Mask::Result)),
                 Along::Sums(Some(Mask::Recomputed)),
-                Along::Joins,
+                Along::Sums(Some(Mask::Bits)),
+                Along::Joins(Mask::Result),
+                Along::Joins(Mask::Bits),
             ],
             Pass::Wgrad => &[Along::Nothing],
         }
@@ -194,7 +204,10 @@ fn kernel_trial(
         let (accumulate, norm) = (draw.coin(), draw_norm(draw));
         // A variance of few numbers can be all rounding.
         let has_variance = dims.n * dims.p() * dims.q() >= LEAST_ROWS;
-        if variant.macs(&dims) > most_macs || along == Along::Stats && !has_variance {
+        if variant.macs(&dims) > most_macs
+            || along == Along::Stats && !has_variance
+            || along.has_bits() && !x[3].is_multiple_of(16)
+        {
             continue;
         }
         let title = format!("{name}: {x:?}, filter {filter:?}, {window:?}, along {along:?}");
@@ -207,10 +220,11 @@ fn kernel_trial(
                     let operands = [input(graph, "x", x), input(graph, "dy", y)];
                     record(graph, name, Conv2dWgrad { window, w: filter.into() }, choice, &operands)
                 }
-                (Pass::Dgrad, Along::Sums(_) | Along::Joins) => {
+                (Pass::Dgrad, Along::Sums(_) | Along::Joins(_)) => {
                     let op = match along {
+                        Along::Joins(mask) => Conv2dDgradSums { dgrad, mask: Some(mask), joins: true },
                         Along::Sums(mask) => Conv2dDgradSums { dgrad, mask, joins: false },
-                        _ => Conv2dDgradSums { dgrad, mask: Some(Mask::Result), joins: true },
+                        _ => unreachable!("the pattern around"),
                     };
                     let operands = sums_operands(graph, y, filter, op);
                     record(graph, name, op, choice, &operands)
@@ -241,7 +255,7 @@ fn kernel_trial(
             Along::Nothing => trial.of_products(),
             Along::Norm => trial,
             // Sums of results that are rounded.
-            Along::Stats | Along::Sums(_) | Along::Joins => trial.of_units(),
+            Along::Stats | Along::Sums(_) | Along::Joins(_) => trial.of_units(),
         };
     }
 }
@@ -272,6 +286,7 @@ fn sums_operands(graph: &mut Graph, y: [usize; 4], filter: [usize; 4], op: Conv2
     operands.extend(op.mask.map(|mask| match mask {
         Mask::Result => input(graph, "y", x),
         Mask::Recomputed => in_f32(graph, "beta", channels),
+        Mask::Bits => bits_input(graph, x.nhwc()),
     }));
     if op.joins {
         operands.push(input(graph, "shortcut.x", x));

@@ -9,6 +9,7 @@ use crate::device::kernels::{self, Conv2dArgs, Conv2dWgradArgs, SplitSumArgs};
 use crate::device::{LaunchArgs, Launcher};
 use crate::error::Result;
 use crate::graph::Op;
+use crate::ops::batch_norm::MaskAddresses;
 use crate::ops::launch::{SIGNED, TotalGrid, below, vec_elems};
 use crate::tensor::DType;
 
@@ -33,7 +34,7 @@ pub(crate) struct NormOperands {
     relu: bool,
     partials: u64,
     x: u64,
-    y: u64,
+    bits: u64,
     rstd: u64,
     shortcut_x: u64,
     shortcut_mean: u64,
@@ -57,9 +58,7 @@ pub(super) enum Stored {
     /// norm's backward pass by operands 2 to 5: x, gamma, mean and rstd.
     WithSums {
         addend: Option<usize>,
-        /// Addresses of what the mask needs, or 0.
-        y: u64,
-        beta: u64,
+        mask: MaskAddresses,
         /// Addresses of x and mean of a second batch norm, or 0.
         shortcut: [u64; 2],
     },
@@ -76,7 +75,8 @@ impl Stored {
                 (args.optional_input(6), norm)
             }
             Stored::WithStatistics => (0, NormOperands { partials: args.workspace(), ..Default::default() }),
-            Stored::WithSums { addend, y, beta, shortcut: [shortcut_x, shortcut_mean] } => {
+            Stored::WithSums { addend, mask, shortcut: [shortcut_x, shortcut_mean] } => {
+                let MaskAddresses { beta, bits, .. } = mask;
                 let [x, gamma, mean, rstd] = [2, 3, 4, 5].map(|index| args.input(index));
                 let norm = NormOperands {
                     gamma,
@@ -84,7 +84,7 @@ impl Stored {
                     mean,
                     partials: args.workspace(),
                     x,
-                    y,
+                    bits,
                     rstd,
                     shortcut_x,
                     shortcut_mean,
@@ -187,7 +187,7 @@ impl Conv2dArgs {
             relu: norm.relu.into(),
             partials: norm.partials,
             x: norm.x,
-            y: norm.y,
+            bits: norm.bits,
             rstd: norm.rstd,
             shortcut_x: norm.shortcut_x,
             shortcut_mean: norm.shortcut_mean,

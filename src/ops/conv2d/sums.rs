@@ -2,7 +2,7 @@
 //! stored, behind the mask of the ReLU between the two.
 
 use super::launch::{self, ByChoice, Choice, Stored};
-use super::variants::Pass;
+use super::variants::{Pass, Variant};
 use super::{Conv2dDgrad, Convolve, CpuWorkspace};
 use crate::device::cpu::CpuArgs;
 use crate::device::cpu::conv::Conv2dDims;
@@ -10,13 +10,13 @@ use crate::device::{DeviceKind, LaunchArgs, Launcher};
 use crate::error::Result;
 use crate::graph::{Cost, InPlace, InferResult, Op, ValueType};
 use crate::ops::batch_norm::{
-    Blocks, BwdAddresses, Mask, Masking, Norm, Partials, ShortcutAddresses, bwd_partials, finalize_sums_to,
-    mask_addresses, masked_sums, partials_bytes,
+    Blocks, BwdAddresses, Mask, MaskAddresses, Masking, Norm, Partials, ShortcutAddresses, bwd_partials,
+    finalize_sums_to, masked_sums, partials_bytes,
 };
 use crate::ops::{dispatch_storage, sum_dtype};
 use crate::tensor::Shape;
 
-/// `(dy, w, x, gamma, save_mean, save_rstd [, y or beta] [, x', save_mean', save_rstd'] [, sum]) -> (dz, dgamma, dbeta [, dgamma',
+/// `(dy, w, x, gamma, save_mean, save_rstd [, y, beta or bits] [, x', save_mean', save_rstd'] [, sum]) -> (dz, dgamma, dbeta [, dgamma',
 /// dbeta'])`: [`Conv2dDgrad`] of dy and w, to which `sum` is added, where `mask` lets it through; and the sums that
 /// [`BatchNormBwd`](crate::ops::BatchNormBwd) takes of dz and the batch norm's x. Set by fusion, before a
 /// [`BatchNormDx`](crate::ops::BatchNormDx), or where `joins` before a [`BatchNormJoinDx`](crate::ops::BatchNormJoinDx).
@@ -26,7 +26,7 @@ pub struct Conv2dDgradSums {
     pub dgrad: Conv2dDgrad,
     /// Where the ReLU behind the batch norm let nothing through; none without one.
     pub mask: Option<Mask>,
-    /// y is the sum of two batch norms, whose sums are both taken: those of x', too. The mask is [`Mask::Result`] then.
+    /// y is the sum of two batch norms, whose sums are both taken: those of x', too. The mask is not computed from x then.
     pub joins: bool,
 }
 
@@ -43,6 +43,11 @@ impl Conv2dDgradSums {
     /// Place of `sum` among the operands.
     fn addend(&self) -> usize {
         self.shortcut() + if self.joins { 3 } else { 0 }
+    }
+
+    /// Whether the sums are taken as dz is stored.
+    fn takes_along(&self, variant: &Variant) -> bool {
+        variant.leaves_sums() && self.mask != Some(Mask::Result)
     }
 
     fn num_sums(&self) -> usize {
@@ -69,24 +74,27 @@ impl ByChoice for Conv2dDgradSums {
     fn launch_by(&self, choice: &Choice, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
         let addend = self.dgrad.accumulate.then(|| self.addend());
         let norm = Norm::Saved { mean: &args.inputs[4], rstd: &args.inputs[5] };
-        let [y, beta] = mask_addresses(self.mask, args.optional_input(6));
+        let mask = MaskAddresses::new(self.mask, args.optional_input(6));
         let Choice { variant, ref dims, .. } = *choice;
         let first = self.shortcut();
-        if variant.leaves_sums() {
+        if self.takes_along(variant) {
             let shortcut = [0, 1].map(|n| if self.joins { args.input(first + n) } else { 0 });
-            launch::launch(choice, Stored::WithSums { addend, y, beta, shortcut }, args, launcher)?;
+            launch::launch(choice, Stored::WithSums { addend, mask, shortcut }, args, launcher)?;
             let partials = variant.sums_partials(dims, self.num_sums(), args.workspace());
             return self.launch_finalize(partials, norm, args, launcher);
         }
         launch::launch(choice, Stored::Sums { addend }, args, launcher)?;
         let (dy, x) = (args.output(0), &args.inputs[2]);
         let dz = if self.mask.is_some() { dy } else { 0 };
-        let of = BwdAddresses { dy, gamma: args.input(3), y, beta };
+        let of = BwdAddresses { dy, gamma: args.input(3), mask };
         let partials = bwd_partials(x, of, dz, norm, args, launcher)?;
         self.launch_finalize(partials, norm, args, launcher)?;
         if self.joins {
             let [x, mean, rstd] = [0, 1, 2].map(|n| &args.inputs[first + n]);
-            let (norm, of) = (Norm::Saved { mean, rstd }, BwdAddresses { dy: dz, gamma: 0, y: 0, beta: 0 });
+            let (norm, of) = (
+                Norm::Saved { mean, rstd },
+                BwdAddresses { dy: dz, gamma: 0, mask: MaskAddresses::default() },
+            );
             let partials = bwd_partials(x, of, 0, norm, args, launcher)?;
             finalize_sums_to([args.output(3), args.output(4)], partials, norm, None, args, launcher)?;
         }
@@ -95,7 +103,7 @@ impl ByChoice for Conv2dDgradSums {
 
     fn workspace_by(&self, choice: &Choice) -> usize {
         let Choice { variant, ref dims, .. } = *choice;
-        if variant.leaves_sums() {
+        if self.takes_along(variant) {
             variant.sums_partials(dims, self.num_sums(), 0).num_bytes()
         } else {
             partials_bytes(self.dgrad.x, variant.dtype)
@@ -116,18 +124,14 @@ impl Op for Conv2dDgradSums {
         let sum = &inputs[self.addend()..];
         let dx = self.dgrad.infer(&[&inputs[..2], sum].concat())?[0];
         let vector = ValueType { shape: [dx.shape.last()].into(), dtype: sum_dtype(dx.dtype) };
-        let of_mask = match self.mask {
-            None => vec![],
-            Some(Mask::Result) => vec![dx],
-            Some(Mask::Recomputed) => vec![vector],
-        };
+        let of_mask: Vec<ValueType> = self.mask.iter().map(|mask| mask.operand(dx)).collect();
         let of_shortcut = if self.joins { vec![dx, vector, vector] } else { vec![] };
         let expected = [vec![dx, vector, vector, vector], of_mask, of_shortcut].concat();
         if inputs[2..self.addend()] != expected {
             return Err(format!("takes dy and w, then {expected:?}, got {inputs:?}"));
         }
-        if self.joins && self.mask != Some(Mask::Result) {
-            return Err("computes the mask of two batch norms from one of them; give it y".into());
+        if self.joins && !matches!(self.mask, Some(Mask::Result | Mask::Bits)) {
+            return Err("computes the mask of two batch norms from one of them; give it y or bits".into());
         }
         Ok([vec![dx, vector, vector], vec![vector; if self.joins { 2 } else { 0 }]].concat())
     }
@@ -171,6 +175,7 @@ impl Op for Conv2dDgradSums {
             let mask = op.mask.map(|mask| match mask {
                 Mask::Result => Masking::Result(args.input::<T>(6)),
                 Mask::Recomputed => Masking::Recomputed { gamma: args.input(3), beta: args.input(6) },
+                Mask::Bits => Masking::Bits(args.input(6)),
             });
             let blocks = Blocks::new(args.input_shape(2));
             let norm = [args.input(4), args.input(5)];
