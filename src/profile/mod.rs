@@ -6,6 +6,7 @@
 
 mod compare;
 mod disassembler;
+mod flow;
 mod gpu;
 pub mod ladder;
 mod measure;

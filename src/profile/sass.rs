@@ -1,10 +1,12 @@
 //! The machine code of a kernel (SASS), as nvdisasm lists it: how much there is of it, and what its loops are made of.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::ops::Range;
 
 use serde::Deserialize;
 use serde::de::IgnoredAny;
+
+use super::flow::Flow;
 
 /// Bytes of an instruction, since Volta.
 const INSTRUCTION_BYTES: usize = 16;
@@ -14,6 +16,8 @@ const INSTRUCTION_BYTES: usize = 16;
 pub struct KernelCode {
     /// Instructions that can be reached; routines that it calls (the rare cases of a division or a root) are left out.
     pub instructions: u32,
+    /// Instructions of the longest way from the first to an end on which none comes twice.
+    pub longest_way: u32,
     /// Its loops, by address.
     pub loops: Vec<Loop>,
     /// Of its loads from global memory, how many are under way together: the mean over all loads, rounded.
@@ -29,6 +33,8 @@ pub struct Loop {
     pub is_innermost: bool,
     /// Instructions in it, those of loops in it and of all its branches included.
     pub instructions: u32,
+    /// Instructions of the longest way from the kernel's first to an end that goes through the loop, once.
+    pub way: u32,
     /// Of them products on the tensor cores.
     pub tensor: u32,
     /// Loads, stores and copies to and from global memory. Accesses whose memory the compiler does not know count, too: in
@@ -92,14 +98,14 @@ impl KernelCode {
     /// any its accesses, go into the number executed.
     ///
     /// So it is assumed that such products or accesses outside of the main loop are few, that all other loops are short, and
-    /// that both sides of a branch are run. Of a main loop with neither it is not known how often it runs: it counts once.
+    /// that of the sides of a branch the longest is run. Of a main loop with neither it is not known how often it runs: it counts
+    /// once.
     pub fn warp_instructions(&self, tensor_products: u64, global_requests: u64) -> u64 {
-        let whole = u64::from(self.instructions);
-        let Some(main) = self.main_loop() else { return whole };
-        let in_loop = u64::from(main.instructions);
+        let Some(main) = self.main_loop() else { return self.longest_way.into() };
+        let (way, in_loop) = (u64::from(main.way), u64::from(main.instructions));
         let (executed, per_trip) =
             if main.tensor > 0 { (tensor_products, main.tensor) } else { (global_requests, main.global) };
-        whole - in_loop + (executed * in_loop).checked_div(per_trip.into()).unwrap_or(in_loop)
+        way.saturating_sub(in_loop) + (executed * in_loop).checked_div(per_trip.into()).unwrap_or(in_loop)
     }
 }
 
@@ -159,13 +165,19 @@ impl Function {
         let count = |(&head, body): (&usize, &BTreeSet<usize>)| {
             let address = (head * INSTRUCTION_BYTES) as u32;
             let is_innermost = body.iter().all(|at| *at == head || !bodies.contains_key(at));
-            let mut found = Loop { address, is_innermost, ..Loop::default() };
+            let mut found = Loop { address, is_innermost, way: flow.way_through(head), ..Loop::default() };
             body.iter().for_each(|&at| found.count(self.sass_instructions[at].operation()));
             found
         };
         let instructions = flow.reached.iter().filter(|&&is_reached| is_reached).count() as u32;
         let loads_in_flight = self.loads_in_flight(&flow);
-        Ok(KernelCode { instructions, loops: bodies.iter().map(count).collect(), loads_in_flight })
+        let longest_way = if next.is_empty() { 0 } else { flow.way_through(0) };
+        Ok(KernelCode {
+            instructions,
+            longest_way,
+            loops: bodies.iter().map(count).collect(),
+            loads_in_flight,
+        })
     }
 
     /// Loads under way together, as [`KernelCode::loads_in_flight`] says, in the order in which the instructions stand:
@@ -232,71 +244,6 @@ impl Function {
     }
 }
 
-/// The ways through a function.
-struct Flow {
-    reached: Vec<bool>,
-    /// Jumps to an instruction through which the walk came, from where and where to.
-    back: Vec<(usize, usize)>,
-}
-
-impl Flow {
-    /// Walks from the first instruction, in depth first; `next` has what may follow each.
-    fn of(next: &[Vec<usize>]) -> Flow {
-        let mut reached = vec![false; next.len()];
-        let mut is_on_way = vec![false; next.len()];
-        let mut back = Vec::new();
-        // Each instruction of the way with how many of its successors were visited.
-        let mut way: Vec<(usize, usize)> = Vec::new();
-        if let Some(first) = reached.first_mut() {
-            *first = true;
-            is_on_way[0] = true;
-            way.push((0, 0));
-        }
-        while let Some((at, visited)) = way.last_mut() {
-            let from = *at;
-            let Some(&to) = next[from].get(*visited) else {
-                is_on_way[from] = false;
-                way.pop();
-                continue;
-            };
-            *visited += 1;
-            if is_on_way[to] {
-                back.push((from, to));
-            } else if !reached[to] {
-                reached[to] = true;
-                is_on_way[to] = true;
-                way.push((to, 0));
-            }
-        }
-        Flow { reached, back }
-    }
-
-    /// The loops by their first instruction, each with all instructions in it.
-    ///
-    /// In it is what leads to a jump back without passing the first instruction. Where the function's start does so, the
-    /// jump goes into the middle of something: that is no loop.
-    fn loops(&self, next: &[Vec<usize>]) -> BTreeMap<usize, BTreeSet<usize>> {
-        let mut before = vec![Vec::new(); next.len()];
-        for (from, all) in next.iter().enumerate().filter(|(from, _)| self.reached[*from]) {
-            all.iter().for_each(|&to| before[to].push(from));
-        }
-        let mut loops: BTreeMap<usize, BTreeSet<usize>> = BTreeMap::new();
-        for &(from, head) in &self.back {
-            let mut body = BTreeSet::from([head]);
-            let mut left = vec![from];
-            while let Some(at) = left.pop() {
-                if body.insert(at) {
-                    left.extend(&before[at]);
-                }
-            }
-            if head == 0 || !body.contains(&0) {
-                loops.entry(head).or_default().append(&mut body);
-            }
-        }
-        loops
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -344,10 +291,11 @@ mod tests {
                 {"opcode": "RET.REL.NODEC", "operands": "R2 `(fill_f32)"}]}]]"#;
         let kernels = KernelCode::of_listing(json.as_bytes()).unwrap();
         assert_eq!(kernels.keys().collect::<Vec<_>>(), ["fill_f32"]);
-        let store = Loop { address: 0x20, is_innermost: true, instructions: 3, global: 1, ..Loop::default() };
+        let store =
+            Loop { address: 0x20, is_innermost: true, instructions: 3, way: 6, global: 1, ..Loop::default() };
         assert_eq!(
             kernels["fill_f32"],
-            KernelCode { instructions: 6, loops: vec![store], loads_in_flight: None }
+            KernelCode { instructions: 6, longest_way: 6, loops: vec![store], loads_in_flight: None }
         );
     }
 
@@ -372,6 +320,7 @@ mod tests {
             address: 0x10,
             is_innermost: true,
             instructions: 7,
+            way: 10,
             tensor: 2,
             global: 1,
             shared: 1,
@@ -380,7 +329,10 @@ mod tests {
         };
         assert_eq!(main.others(), 1);
         // The trap behind the exit and what fills up the line are never run.
-        assert_eq!(code, KernelCode { instructions: 10, loops: vec![main], loads_in_flight: None });
+        assert_eq!(
+            code,
+            KernelCode { instructions: 10, longest_way: 10, loops: vec![main], loads_in_flight: None }
+        );
     }
 
     #[test]
@@ -409,6 +361,21 @@ mod tests {
         assert_eq!(loops("NOP\n NOP\n @!P2 BRA P3, 0x10\n EXIT"), [(0x10, 2)]);
         assert_eq!(code("BRA P3, 0x20\n NOP\n EXIT").unwrap().instructions, 3);
         assert_eq!(code("BRA 0x20\n NOP\n EXIT").unwrap().instructions, 2);
+    }
+
+    #[test]
+    fn of_the_sides_of_a_branch_the_longest_is_run() {
+        let branch = "NOP\n @P0 BRA 0x50\n NOP\n NOP\n BRA 0x60\n NOP\n";
+        let code_of = |end: &str| code(&format!("{branch}{end}")).unwrap();
+        let straight = code_of("EXIT");
+        assert_eq!(
+            (straight.instructions, straight.longest_way, straight.warp_instructions(0, 0)),
+            (7, 6, 6)
+        );
+        // A loop of three instructions, one of them an access, behind the branch.
+        let looped = code_of("LDG.E R4, desc[UR6][R2.64]\n NOP\n @P1 BRA 0x60\n EXIT");
+        assert_eq!((looped.instructions, looped.loops[0].way), (10, 9));
+        assert_eq!(looped.warp_instructions(0, 5), 9 + 4 * 3);
     }
 
     #[test]
@@ -467,6 +434,9 @@ mod tests {
         assert_eq!(code("BRA R2\n EXIT").unwrap_err(), "k: a jump leads out of it");
         let nothing = r#"[{}, [{"function-name": "k", "start": 0, "sass-instructions": []}]]"#;
         let kernels = KernelCode::of_listing(nothing.as_bytes()).unwrap();
-        assert_eq!(kernels["k"], KernelCode { instructions: 0, loops: Vec::new(), loads_in_flight: None });
+        assert_eq!(
+            kernels["k"],
+            KernelCode { instructions: 0, longest_way: 0, loops: Vec::new(), loads_in_flight: None }
+        );
     }
 }
