@@ -18,6 +18,7 @@ use residuum::Error;
 use residuum::batch::Batch;
 use residuum::device::{Device, DeviceKind};
 use residuum::exec::{Session, Start};
+use residuum::fuse::Fusion;
 use residuum::plan::plan;
 use residuum::rng::{Stream, Use};
 use residuum::step::feed::Feed;
@@ -70,6 +71,11 @@ struct Options {
     /// Also print where the time goes, by operation
     #[arg(long)]
     profile: bool,
+    #[arg(long, value_name = "NAMES", help = Fusion::help(), value_parser = Fusion::without_named)]
+    no_fuse: Option<Fusion>,
+    /// Only the rows of this batch
+    #[arg(long, value_name = "N")]
+    batch: Option<usize>,
     /// Seconds a row takes at least
     #[arg(long, value_name = "S", default_value_t = 4.0)]
     seconds: f64,
@@ -80,6 +86,9 @@ fn main() {
     let (device, float) = options.flags.open();
     options.copy |= device == Device::Cpu;
     for row in options.flags.rows(device, CPU_ROWS, GPU_ROWS) {
+        if options.batch.is_some_and(|batch| batch != row.batch) {
+            continue;
+        }
         let mut bench = match Bench::new(&options, device, *row, float) {
             Ok(bench) => bench,
             // The next may be smaller.
@@ -115,7 +124,11 @@ struct Bench {
 
 impl Bench {
     fn new(options: &Options, device: Device, row: Row, float: DType) -> residuum::Result<Bench> {
-        let config = StepConfig { keep_inputs: !options.copy || options.profile, ..row.config(float) };
+        let config = StepConfig {
+            keep_inputs: !options.copy || options.profile,
+            fuse: options.no_fuse.unwrap_or(Fusion::ALL),
+            ..row.config(float)
+        };
         let is_quick = options.flags.is_quick(device);
         let mut stream = Stream::new(1, 0, 0, Use::Augment);
         let images = (0..row.batch * row.size * row.size * 3).map(|_| stream.normal()).collect();
