@@ -245,8 +245,8 @@ impl<T: Storage> ChannelTile for NormalizeTile<'_, '_, T> {
                 let eights = stored.as_chunks::<8>().0;
                 for (bits, eight) in self.bits[at / 8..][..W / 8].iter_mut().zip(eights) {
                     // NaN lets its gradient through, as it does where y is read.
-                    let passes = |c: usize| u8::from(!(eight[c].load() <= T::Sum::ZERO));
-                    *bits = (0..8).fold(0, |bits, c| bits | passes(c) << c);
+                    let is_stopped = |c: usize| eight[c].load() <= T::Sum::ZERO;
+                    *bits = (0..8).fold(0, |bits, c| bits | u8::from(!is_stopped(c)) << c);
                 }
             }
         }
