@@ -20,16 +20,6 @@
 
 KERNEL(conv2d_dgrad_f32, Conv2dArgs, 256) { tap_gemm::run<float, Pass::kDgrad>(args); }
 KERNEL(conv2d_dgrad_bf16, Conv2dArgs, 256) { tap_gemm::run<bf16, Pass::kDgrad>(args); }
-KERNEL(conv2d_dgrad_tile256x128_bf16, Conv2dArgs, 256) { tap_mma::run<mma_tile::Tile256x128, Pass::kDgrad>(args); }
-KERNEL(conv2d_dgrad_1x1_tile256x128_bf16, Conv2dArgs, 256) {
-    tap_mma::run<mma_tile::Tile256x128, Pass::kDgrad, tap_mma::Taps::kOne>(args);
-}
-KERNEL(conv2d_dgrad_tile256x128_stages3_bf16, Conv2dArgs, 256) {
-    tap_mma::run<mma_tile::Tile256x128Stages3, Pass::kDgrad>(args);
-}
-KERNEL(conv2d_dgrad_1x1_tile256x128_stages3_bf16, Conv2dArgs, 256) {
-    tap_mma::run<mma_tile::Tile256x128Stages3, Pass::kDgrad, tap_mma::Taps::kOne>(args);
-}
 KERNEL(conv2d_dgrad_tile256x64_bf16, Conv2dArgs, 128) { tap_mma::run<mma_tile::Tile256x64, Pass::kDgrad>(args); }
 KERNEL(conv2d_dgrad_1x1_tile256x64_bf16, Conv2dArgs, 128) {
     tap_mma::run<mma_tile::Tile256x64, Pass::kDgrad, tap_mma::Taps::kOne>(args);

@@ -6,7 +6,7 @@
 // GEMM      gemm_m = N*P*Q, gemm_n = K, gemm_k = R*S*C
 // Mapping   conv2d_tap_gemm.cuh on CUDA cores, conv2d_tap_mma.cuh on tensor cores
 // Cost      2*kernel_h*kernel_w*src_c flop per element of out; DRAM floor = bytes(src) + bytes(weights) + bytes(out)
-// Tuned for tile256x128: N256 32x32 C128 K128 3x3 s1: 1024 tiles, 77 GFLOP, 134 MB; tile256x64: 64 channels; the smaller:
+// Tuned for tile128x128: N256 32x32 C128 K128 3x3 s1: 2048 tiles, 77 GFLOP, 134 MB; tile256x64: 64 channels; the smaller:
 //           layers of fewer tiles; 1x1: filters of one tap, whose pixels are read once
 // Requires  per row of VARIANTS in src/ops/conv2d/variants.rs; the rows without a tile take anything
 // Numerics  one sum over gemm_k per output, in the order that the headers say, no atomics, repeatable
@@ -16,16 +16,6 @@
 
 KERNEL(conv2d_fprop_f32, Conv2dArgs, 256) { tap_gemm::run<float, Pass::kFprop>(args); }
 KERNEL(conv2d_fprop_bf16, Conv2dArgs, 256) { tap_gemm::run<bf16, Pass::kFprop>(args); }
-KERNEL(conv2d_fprop_tile256x128_bf16, Conv2dArgs, 256) { tap_mma::run<mma_tile::Tile256x128, Pass::kFprop>(args); }
-KERNEL(conv2d_fprop_1x1_tile256x128_bf16, Conv2dArgs, 256) {
-    tap_mma::run<mma_tile::Tile256x128, Pass::kFprop, tap_mma::Taps::kOne>(args);
-}
-KERNEL(conv2d_fprop_tile256x128_stages3_bf16, Conv2dArgs, 256) {
-    tap_mma::run<mma_tile::Tile256x128Stages3, Pass::kFprop>(args);
-}
-KERNEL(conv2d_fprop_1x1_tile256x128_stages3_bf16, Conv2dArgs, 256) {
-    tap_mma::run<mma_tile::Tile256x128Stages3, Pass::kFprop, tap_mma::Taps::kOne>(args);
-}
 KERNEL(conv2d_fprop_tile256x64_bf16, Conv2dArgs, 128) { tap_mma::run<mma_tile::Tile256x64, Pass::kFprop>(args); }
 KERNEL(conv2d_fprop_1x1_tile256x64_bf16, Conv2dArgs, 128) {
     tap_mma::run<mma_tile::Tile256x64, Pass::kFprop, tap_mma::Taps::kOne>(args);

@@ -12,8 +12,8 @@
 //           rows as the filter has and 8 more; below 2^30: pixels in either image, positions of gemm_k
 // Numerics  each output is one sum over gemm_k, 16 positions at a time, in ascending order of taps and channels (fprop of
 //           channels that are no multiple of 64), else of 64 channels, taps and channels; rounded to bf16 once, after
-//           batch norm and addend. What a batch norm asks of the results is summed in f32 over the rows that are in shared
-//           memory together, at most 16 of them by a thread, as channels.cuh adds; no atomics, repeatable
+//           batch norm and addend. What a batch norm asks of the results is summed in f32 over the rows of the tile, at most 16
+//           of them by a thread, as channels.cuh adds; no atomics, repeatable
 #pragma once
 
 #include "conv2d_taps.cuh"
@@ -227,9 +227,8 @@ template <class T>
 struct Results {
     static constexpr int kThreads = T::kThreads, kWidth = kChunkElems, kColumns = T::kCols / kWidth, kChannels = T::kCols;
     static constexpr int kPitch = kChannels + mma_tile::kResultPad, kRowBytes = kPitch * static_cast<int>(sizeof(float));
-    // Where there is no room for all rows, the upper half of the warps goes first.
-    static constexpr int kRows = T::kRows * kRowBytes <= mma_tile::kMostResultBytes ? T::kRows : T::kRows / 2;
-    static_assert(kRows * kRowBytes <= T::kSharedBytes && kRows % T::kWarpRows == 0, "no room");
+    static constexpr int kRows = T::kRows;
+    static_assert(kRows * kRowBytes <= T::kSharedBytes, "no room");
     static_assert(sizeof(RowSums<Results, 3>) <= T::kSharedBytes && kThreads >= kChannels, "no room for sums");
 
     float* at;
@@ -354,7 +353,7 @@ struct SumsOperands {
 };
 
 // Stores dz, the rounded sums behind the mask, and adds it, and dz * (x - mean) of each batch norm, to this thread's `sums`.
-template <int kTogether, class T, class Mask, int N>
+template <class T, class Mask, int N>
 static __device__ __forceinline__ void store_behind(const Conv2dArgs& a, const TapPlane& plane, const Results<T>& results,
                                                     const Mask& mask, float (&sums)[N][kChunkElems]) {
     constexpr int kNorms = N - 1;
@@ -363,7 +362,7 @@ static __device__ __forceinline__ void store_behind(const Conv2dArgs& a, const T
     float mean[kNorms][kChunkElems];
 #pragma unroll
     for (int n = 0; n < kNorms; n++) load_floats(mean[n], means[n] + results.channel());
-    results.template store<kTogether>(a, plane, [&](int64_t to) {
+    results.template store<4>(a, plane, [&](int64_t to) {
         SumsOperands<Mask, kNorms> operands;
         operands.addend = addend_at(a, to);
 #pragma unroll
@@ -388,13 +387,13 @@ static __device__ __forceinline__ void store_behind(const Conv2dArgs& a, const T
 }
 
 // Stores dz and leaves its sums, as batch_norm_bwd_sums.cu: of no rows zeros.
-template <int kTogether, class T>
+template <class T>
 static __device__ __forceinline__ void store_with_sums(const Conv2dArgs& a, const TapPlane& plane,
                                                        const Results<T>& results, int32_t block) {
     const BitsMask<bf16> bits = {static_cast<const uint8_t*>(a.bits)};
     if (a.shortcut_x) {
         float sums[3][kChunkElems] = {}, totals[3] = {};
-        if (results.is_inside) store_behind<kTogether>(a, plane, results, bits, sums);
+        if (results.is_inside) store_behind(a, plane, results, bits, sums);
         results.add_rows(sums, totals);
         results.leave(a, block, totals);
         return;
@@ -404,11 +403,11 @@ static __device__ __forceinline__ void store_with_sums(const Conv2dArgs& a, cons
         const int32_t channel = results.channel();
         const RecomputedMask<bf16, kChunkElems> recomputed(a.mean + channel, a.rstd + channel, a.gamma + channel,
                                                            a.beta + channel);
-        store_behind<kTogether>(a, plane, results, recomputed, sums);
+        store_behind(a, plane, results, recomputed, sums);
     } else if (results.is_inside && a.bits) {
-        store_behind<kTogether>(a, plane, results, bits, sums);
+        store_behind(a, plane, results, bits, sums);
     } else if (results.is_inside) {
-        store_behind<kTogether>(a, plane, results, NoMask<bf16, kChunkElems>{}, sums);
+        store_behind(a, plane, results, NoMask<bf16, kChunkElems>{}, sums);
     }
     results.add_rows(sums, totals);
     results.leave(a, block, totals);
@@ -417,37 +416,30 @@ static __device__ __forceinline__ void store_with_sums(const Conv2dArgs& a, cons
 // Which block of rows the position `row` of a class begins, counted over all classes, each of as many as the largest has.
 template <class T>
 static __device__ __forceinline__ int32_t block_of_rows(const Conv2dArgs& a, int32_t row) {
-    constexpr int kRows = Results<T>::kRows;
-    const int32_t tiles = static_cast<int32_t>(gridDim.x) / ceil_div(a.out_c, T::kCols);
-    return static_cast<int32_t>(blockIdx.y) * tiles * (T::kRows / kRows) + row / kRows;
+    const int32_t blocks = static_cast<int32_t>(gridDim.x) / ceil_div(a.out_c, T::kCols);
+    return static_cast<int32_t>(blockIdx.y) * blocks + row / T::kRows;
 }
 
 // Leaves the sums of a tile without rows.
 template <class T>
 static __device__ __forceinline__ void leave_no_sums(const Conv2dArgs& a, int32_t row_first, int32_t col_first) {
-    for (int first = 0; first < T::kRows; first += Results<T>::kRows) {
-        const Results<T> results(a, row_first + first, 0, col_first);
-        const int32_t block = block_of_rows<T>(a, row_first + first);
-        if (a.shortcut_x) {
-            results.leave(a, block, {0.0f, 0.0f, 0.0f});
-        } else {
-            results.leave(a, block, {0.0f, 0.0f});
-        }
+    const Results<T> results(a, row_first, 0, col_first);
+    const int32_t block = block_of_rows<T>(a, row_first);
+    if (a.shortcut_x) {
+        results.leave(a, block, {0.0f, 0.0f, 0.0f});
+    } else {
+        results.leave(a, block, {0.0f, 0.0f});
     }
 }
 
-// Finishes, rounds and stores the sums of a tile from row kFirst on, as many as are in shared memory together.
-template <int kFirst, Pass kPass, class T>
+// Finishes, rounds and stores the sums of a tile.
+template <Pass kPass, class T>
 static __device__ __forceinline__ void write(const Conv2dArgs& a, const TapPlane& plane, int32_t row_first,
                                              int32_t num_rows, int32_t col_first, const typename T::Acc& acc) {
-    using Rows = Results<T>;
-    const Rows results(a, row_first + kFirst, num_rows, col_first);
-    if (kFirst > 0) __syncthreads();
-    if (T::warp_row() / Rows::kRows == kFirst / Rows::kRows) {
-        mma_tile::for_each_pair<T>(acc, [&](int row, int col, float one, float other) {
-            store_vec(results.at + (row - kFirst) * Rows::kPitch + col, Vec<float, 2>{one, other});
-        });
-    }
+    const Results<T> results(a, row_first, num_rows, col_first);
+    mma_tile::for_each_pair<T>(acc, [&](int row, int col, float one, float other) {
+        store_vec(results.at + row * Results<T>::kPitch + col, Vec<float, 2>{one, other});
+    });
     __syncthreads();
     if (a.partials == nullptr) {
         finish_sums<kPass, kChunkElems>(a, results.channel(), [&](const auto& finish) {
@@ -459,12 +451,7 @@ static __device__ __forceinline__ void write(const Conv2dArgs& a, const TapPlane
     } else if constexpr (kPass == Pass::kFprop) {
         store_with_statistics(a, plane, results);
     } else {
-        // While other results wait in registers, there are few for what is under way.
-        constexpr int kTogether = kFirst + Rows::kRows < T::kRows ? 2 : 4;
-        store_with_sums<kTogether>(a, plane, results, block_of_rows<T>(a, row_first + kFirst));
-    }
-    if constexpr (kFirst + Rows::kRows < T::kRows) {
-        write<kFirst + Rows::kRows, kPass, T>(a, plane, row_first, num_rows, col_first, acc);
+        store_with_sums(a, plane, results, block_of_rows<T>(a, row_first));
     }
 }
 
@@ -484,7 +471,7 @@ static __device__ __forceinline__ void run(const Conv2dArgs& a) {
     const int32_t num_k_tiles = gather.walk.num_k_tiles();
     mma_tile::multiply<T, typename SourceGather<T, kTaps>::Lines, typename WeightGather<T, kPass>::Lines>(
         gather, num_k_tiles, acc);
-    write<0, kPass, T>(a, plane, row_first, num_rows, col_first, acc);
+    write<kPass, T>(a, plane, row_first, num_rows, col_first, acc);
 }
 
 }  // namespace tap_mma

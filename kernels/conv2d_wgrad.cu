@@ -6,8 +6,8 @@
 //           gemm_k is split over blocks; conv2d_wgrad_split_sum adds their results
 // Cost      2*r*s*c flop per element of dy; DRAM floor = bytes(x) + bytes(dy) + bytes(dw). Each part of a split besides
 //           once out and in
-// Tuned for tile128x256: N256 32x32 C128 K128 3x3 s1: 5 tiles times 26 splits; tile256x128: 1x1 of many filters; tile64x256
-//           and tile256x64: 64 filters or channels; the smaller: layers of few pixels
+// Tuned for tile128x128: N128 16x16 C128 K128 3x3 s1: 9 tiles times 29 splits; tile64x128: 64 filters; tile64x64: layers of few
+//           pixels
 // Requires  per row of VARIANTS in src/ops/conv2d/variants.rs; the rows without a tile take anything
 // Numerics  each part one ascending sum over pixels, then the parts as in totals.cuh; the split depends on the shape alone;
 //           no atomics, repeatable
@@ -18,21 +18,6 @@
 
 KERNEL(conv2d_wgrad_f32, Conv2dWgradArgs, 256) { wgrad_gemm::run<float>(args); }
 KERNEL(conv2d_wgrad_bf16, Conv2dWgradArgs, 256) { wgrad_gemm::run<bf16>(args); }
-KERNEL(conv2d_wgrad_tile256x128_bf16, Conv2dWgradArgs, 256) { wgrad_mma::run<mma_tile::Tile256x128>(args); }
-KERNEL(conv2d_wgrad_tile128x256_bf16, Conv2dWgradArgs, 256) { wgrad_mma::run<mma_tile::Tile128x256, true>(args); }
-KERNEL(conv2d_wgrad_1x1_tile128x256_bf16, Conv2dWgradArgs, 256) { wgrad_mma::run<mma_tile::Tile128x256>(args); }
-KERNEL(conv2d_wgrad_tile256x128_stages3_bf16, Conv2dWgradArgs, 256) {
-    wgrad_mma::run<mma_tile::Tile256x128Stages3>(args);
-}
-KERNEL(conv2d_wgrad_tile128x256_stages3_bf16, Conv2dWgradArgs, 256) {
-    wgrad_mma::run<mma_tile::Tile128x256Stages3, true>(args);
-}
-KERNEL(conv2d_wgrad_1x1_tile128x256_stages3_bf16, Conv2dWgradArgs, 256) {
-    wgrad_mma::run<mma_tile::Tile128x256Stages3>(args);
-}
-KERNEL(conv2d_wgrad_tile256x64_bf16, Conv2dWgradArgs, 128) { wgrad_mma::run<mma_tile::Tile256x64>(args); }
-KERNEL(conv2d_wgrad_tile64x256_bf16, Conv2dWgradArgs, 128) { wgrad_mma::run<mma_tile::Tile64x256, true>(args); }
-KERNEL(conv2d_wgrad_1x1_tile64x256_bf16, Conv2dWgradArgs, 128) { wgrad_mma::run<mma_tile::Tile64x256>(args); }
 KERNEL(conv2d_wgrad_tile128x128_bf16, Conv2dWgradArgs, 128) { wgrad_mma::run<mma_tile::Tile128x128>(args); }
 KERNEL(conv2d_wgrad_tile64x128_bf16, Conv2dWgradArgs, 128) { wgrad_mma::run<mma_tile::Tile64x128>(args); }
 KERNEL(conv2d_wgrad_tile64x64_bf16, Conv2dWgradArgs, 128) { wgrad_mma::run<mma_tile::Tile64x64>(args); }

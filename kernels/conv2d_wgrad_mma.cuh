@@ -4,9 +4,8 @@
 // Mapping   block -> tile of dw over one split of gemm_k; k-tiles of 64 pixels of dy and x come by 16-byte cp.async as they
 //           lie in memory, channels along the lines; `ldmatrix` transposes both. A thread keeps its filters and its
 //           (r, s, c) and walks over pixels. Columns are taps of 64 channels one after another where channels are whole
-//           sixty-fours: taps of one tile read the same pixels, which wide tiles take through L1
-//           grid = (row tiles * column tiles, splits); shared: 3 stages of 128 bytes per row and column of the tile,
-//           two where one of them is 256, but three of 256x128 where a block has room for them
+//           sixty-fours: taps of one tile read the same pixels
+//           grid = (row tiles * column tiles, splits); shared: 3 stages of 128 bytes per row and column of the tile
 // Requires  C and K multiples of 8, 16-byte aligned tensors; fewer than 2^30 pixels in either image and filter columns, which
 //           are counted in int32_t
 // Numerics  each part is one sum over pixels, 16 at a time in ascending order; the parts are added by `split_sum` in a
@@ -67,7 +66,7 @@ struct DyGather {
 
 // The pixels of x under one tap, kApart positions of dy apart. Rows, columns and distances change together by sums with
 // carries, without a product.
-template <class T, bool kIsCached>
+template <class T>
 struct XGather {
     using Lines = mma_tile::MnMajor<T::kCols>;
     static constexpr int kApart = T::kThreads / Lines::kChunks;
@@ -110,11 +109,7 @@ struct XGather {
             const bool valid = i * kApart < pixels_left && within(src_h, h) && within(src_w, w);
             char* at = tile + Lines::below(to, i * kApart);
             const bf16* from = x + static_cast<int64_t>(position) * c;
-            if (kIsCached) {
-                cp_async_16_cached(at, from, valid);
-            } else {
-                cp_async_16(at, from, valid);
-            }
+            cp_async_16(at, from, valid);
             src_h += step_h, src_w += step_w, position += step_position;
             if (src_w >= end_w) src_h += row_h, src_w -= row_w, position += row_position;
             if (src_h >= end_h) src_h -= image_h, position += image_position;
@@ -123,10 +118,10 @@ struct XGather {
     }
 };
 
-template <class T, bool kIsCached>
+template <class T>
 struct Gather {
     DyGather<T> dy;
-    XGather<T, kIsCached> x;
+    XGather<T> x;
 
     __device__ __forceinline__ void start(char* dy_tile, char* x_tile) {
         dy.start(dy_tile);
@@ -134,8 +129,7 @@ struct Gather {
     }
 };
 
-// A tile of few channels has columns of several taps, which read the same pixels (kIsCached): those then stay in L1.
-template <class T, bool kIsCached = false>
+template <class T>
 static __device__ __forceinline__ void run(const Conv2dWgradArgs& a) {
     const int32_t gemm_n = a.r * a.s * a.c;
     const int32_t col_tiles = ceil_div(gemm_n, T::kCols);
@@ -144,8 +138,8 @@ static __device__ __forceinline__ void run(const Conv2dWgradArgs& a) {
     const int32_t pixel_first = static_cast<int32_t>(blockIdx.y) * a.pixels_per_split;
     const int32_t pixel_end = min(a.n * a.p * a.q, pixel_first + a.pixels_per_split);
     typename T::Acc acc;
-    Gather<T, kIsCached> gather = {{a, row_first, pixel_first, pixel_end}, {a, col_first, pixel_first, pixel_end}};
-    mma_tile::multiply<T, typename DyGather<T>::Lines, typename XGather<T, kIsCached>::Lines>(
+    Gather<T> gather = {{a, row_first, pixel_first, pixel_end}, {a, col_first, pixel_first, pixel_end}};
+    mma_tile::multiply<T, typename DyGather<T>::Lines, typename XGather<T>::Lines>(
         gather, ceil_div(pixel_end - pixel_first, kDepth), acc);
 
     // Four lanes write 32 neighbouring bytes, a whole sector: no detour through shared memory. A warp's columns are of one

@@ -19,13 +19,10 @@ FOR_RUST constexpr int kChunkElems = 8;
 FOR_RUST constexpr int kStages = 3;
 // Where L1 is to hold what taps share, one more for narrow tiles: two blocks of 96 KiB leave it more than three of 72.
 FOR_RUST constexpr int kStagesBesideL1 = 4;
-// Of tiles of 256 rows or columns: two blocks of 256x64 fit on a multiprocessor, and one of 256x128 takes 96 of the 99 KiB that
-// consumer GPUs give a block. Where a GPU gives it 144 KiB, 256x128 has kStages.
+// Of tiles of 256 rows, of which two blocks fit on a multiprocessor.
 FOR_RUST constexpr int kStagesOfLong = 2;
 // Floats added to a line of the result, so that the eight lines a warp writes together start in different banks.
 FOR_RUST constexpr int kResultPad = 8;
-// Shared memory that results take at a time, whatever a GPU has: how sums over rows are divided depends on shapes alone.
-FOR_RUST constexpr int kMostResultBytes = 98304;
 
 // A block's tile, divided among kWarpsDown * kWarpsAcross warps, and the stages of its pipeline.
 template <int kRows_, int kCols_, int kWarpsDown_, int kWarpsAcross_, int kStages_ = mma_tile::kStages>
@@ -52,18 +49,13 @@ struct Tile {
 };
 
 // A warp's part is as square and as large as registers allow: 64x64 multiplies and adds 16 times for each byte it reads from
-// shared memory, 32x32 eight times. With 64x64 a thread takes up to 245 registers, so a multiprocessor holds eight warps: two
-// blocks of four, or one of eight, which brings three quarters of the bytes for a product.
-using Tile256x128 = Tile<256, 128, 4, 2, kStagesOfLong>;
-using Tile128x256 = Tile<128, 256, 2, 4, kStagesOfLong>;
-using Tile256x128Stages3 = Tile<256, 128, 4, 2>;
-using Tile128x256Stages3 = Tile<128, 256, 2, 4>;
+// shared memory, 32x32 eight times. With 64x64 a thread takes up to 245 registers, so a multiprocessor holds eight warps, two
+// blocks of four: while one waits or stores, the other multiplies.
 using Tile128x128 = Tile<128, 128, 2, 2>;
 using Tile128x64 = Tile<128, 64, 2, 2>;
 using Tile64x128 = Tile<64, 128, 2, 2>;
 using Tile64x64 = Tile<64, 64, 2, 2>;
 using Tile256x64 = Tile<256, 64, 4, 1, kStagesOfLong>;
-using Tile64x256 = Tile<64, 256, 1, 4, kStagesOfLong>;
 using Tile128x64BesideL1 = Tile<128, 64, 2, 2, kStagesBesideL1>;
 using Tile64x64BesideL1 = Tile<64, 64, 2, 2, kStagesBesideL1>;
 

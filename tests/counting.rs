@@ -15,7 +15,7 @@ fn count(name: &str, num_blocks: u32, threads: u32, shared_bytes: u32) -> (Count
     let kernel = TEST_KERNELS.iter().find(|kernel| kernel.name == name).expect("a kernel of counted.cu");
     let slot = |i: usize| Slot { offset_bytes: 4 * ELEMS * i, shape: [ELEMS].into(), dtype: DType::F32 };
     let share = |_: &_, _: u32| 0;
-    let mut device = CountingDevice::new(8 * ELEMS, 4, 227 << 10, &share).unwrap();
+    let mut device = CountingDevice::new(8 * ELEMS, 4, &share).unwrap();
     let arena_address = device.arena_address();
     let workspace = Slot { offset_bytes: 0, shape: [0].into(), dtype: DType::U8 };
     let args = LaunchArgs { arena_address, inputs: &[slot(0)], outputs: &[slot(1)], workspace };

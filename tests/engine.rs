@@ -108,10 +108,6 @@ fn left_out() -> impl Iterator<Item = (&'static str, Fusion)> {
 struct Launches(usize);
 
 impl Launcher for Launches {
-    fn block_shared_bytes(&self) -> u32 {
-        u32::MAX
-    }
-
     fn launch(
         &mut self,
         _: &'static Kernel,

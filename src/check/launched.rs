@@ -1,24 +1,16 @@
 //! Which kernels have been launched, on any number of devices.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::device::kernels::KERNELS;
 use crate::device::{DeviceKind, Kernel, KernelDevice, LaunchArgs, Launcher, Record, RecordList};
 use crate::error::Result;
-use crate::ops::conv2d_shared_bytes;
 
 /// Names of launched kernels; clones share them.
 #[derive(Debug, Clone, Default)]
-pub struct Launched(Arc<Mutex<Noted>>);
-
-#[derive(Debug, Default)]
-struct Noted {
-    names: BTreeSet<&'static str>,
-    /// Most shared memory of a block on the device that has most.
-    block_shared_bytes: u32,
-}
+pub struct Launched(Arc<Mutex<BTreeSet<&'static str>>>);
 
 impl Launched {
     /// `device`, noting here what is launched on it.
@@ -26,32 +18,15 @@ impl Launched {
         Box::new(Watched { device, launched: self.clone() })
     }
 
-    /// The kernels of operations that have not been launched, in the order of their names, but for [`Launched::too_large`].
+    /// The kernels of operations that have not been launched, in the order of their names.
     pub fn missing(&self) -> Vec<&'static str> {
-        self.without_launch(|needed_bytes, block_shared_bytes| needed_bytes <= block_shared_bytes)
+        let of_operations = KERNELS.iter().filter(|kernel| kernel.is_of_operations());
+        let wanted: BTreeSet<&'static str> = of_operations.map(|kernel| kernel.name).collect();
+        wanted.difference(&self.names()).copied().collect()
     }
 
-    /// Those that have not been launched because no block of the devices has the shared memory that they ask for.
-    pub fn too_large(&self) -> Vec<&'static str> {
-        self.without_launch(|needed_bytes, block_shared_bytes| needed_bytes > block_shared_bytes)
-    }
-
-    /// Those not launched of which this is so, given what they ask for and what there is.
-    fn without_launch(&self, is_wanted: impl Fn(u32, u32) -> bool) -> Vec<&'static str> {
-        let Noted { names, block_shared_bytes } = &*self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_wanted = |kernel: &&Kernel| {
-            let needed_bytes = conv2d_shared_bytes(kernel).unwrap_or(0);
-            kernel.is_of_operations() && is_wanted(needed_bytes, *block_shared_bytes)
-        };
-        let wanted: BTreeSet<&'static str> =
-            KERNELS.iter().filter(is_wanted).map(|kernel| kernel.name).collect();
-        wanted.difference(names).copied().collect()
-    }
-
-    fn note(&self, name: &'static str, block_shared_bytes: u32) {
-        let mut noted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        noted.names.insert(name);
-        noted.block_shared_bytes = noted.block_shared_bytes.max(block_shared_bytes);
+    fn names(&self) -> MutexGuard<'_, BTreeSet<&'static str>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -113,10 +88,6 @@ impl Launcher for WatchedLauncher<'_> {
         self.launcher.bind(args, mutates);
     }
 
-    fn block_shared_bytes(&self) -> u32 {
-        self.launcher.block_shared_bytes()
-    }
-
     fn launch(
         &mut self,
         kernel: &'static Kernel,
@@ -125,7 +96,7 @@ impl Launcher for WatchedLauncher<'_> {
         shared_bytes: u32,
         arguments: &[u8],
     ) -> Result<()> {
-        self.launched.note(kernel.name, self.launcher.block_shared_bytes());
+        self.launched.names().insert(kernel.name);
         self.launcher.launch(kernel, grid, block, shared_bytes, arguments)
     }
 }

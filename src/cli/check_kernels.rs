@@ -69,9 +69,6 @@ impl CheckKernelsArgs {
             [] => say!("every kernel of the operations was launched"),
             missing => say!("not launched: {}", missing.join(", ")),
         }
-        if let large @ [_, ..] = launched.too_large().as_slice() {
-            say!("but for those that take more shared memory than a block has here: {}", large.join(", "));
-        }
         say!("{checked} checks on {device}, {failed} failed");
         if failed > 0 {
             return Err(Error::Device(format!("{failed} kernels disagree with the CPU")));

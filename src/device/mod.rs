@@ -103,9 +103,6 @@ pub trait Launcher {
     /// Says which operands the next launches serve, and which of them they change; for devices that watch accesses.
     fn bind(&mut self, _args: &LaunchArgs<'_>, _mutates: &[usize]) {}
 
-    /// Most shared memory that a block may ask for, in bytes.
-    fn block_shared_bytes(&self) -> u32;
-
     /// Starts `kernel` with one plain argument struct given as its bytes.
     ///
     /// # Errors
@@ -124,10 +121,6 @@ pub trait Launcher {
 pub(crate) struct Nowhere;
 
 impl Launcher for Nowhere {
-    fn block_shared_bytes(&self) -> u32 {
-        u32::MAX
-    }
-
     fn launch(&mut self, _: &'static Kernel, _: [u32; 3], _: [u32; 3], _: u32, _: &[u8]) -> Result<()> {
         Ok(())
     }
@@ -146,10 +139,6 @@ pub(crate) struct Only<'a> {
 impl Launcher for Only<'_> {
     fn bind(&mut self, args: &LaunchArgs<'_>, mutates: &[usize]) {
         self.launcher.bind(args, mutates);
-    }
-
-    fn block_shared_bytes(&self) -> u32 {
-        self.launcher.block_shared_bytes()
     }
 
     fn launch(

@@ -33,7 +33,6 @@ mod stem;
 
 pub use checks::{Case, Checks, Contents, Draw, DrawTrial, Record, Trial};
 pub use codes::{CODE_CHANNELS, MAX_CODED_CLASSES, code};
-pub(crate) use conv2d::conv2d_shared_bytes;
 
 pub use crate::graph::Mode;
 use crate::graph::{Cost, InferResult, ValueType};

@@ -129,11 +129,6 @@ impl Gpu {
         Gpu::NAMES.iter().find(|known| name.contains(*known)).and_then(|known| Gpu::named(known).ok())
     }
 
-    /// Most shared memory of a block, in bytes.
-    pub fn block_shared_bytes(&self) -> u32 {
-        (self.shared_kib_per_sm << 10) - RESERVED_SHARED_BYTES
-    }
-
     /// Blocks that a multiprocessor holds at once: by threads, registers (32 where they are not known) and shared memory.
     pub fn resident_blocks(&self, block_threads: u32, registers: Option<u32>, shared_bytes: u32) -> u32 {
         let warps = block_threads.div_ceil(32);

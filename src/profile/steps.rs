@@ -29,8 +29,7 @@ pub fn count(
     sampled_blocks: u32,
 ) -> Result<Vec<Launch>> {
     let l1_share = l1_share(gpu);
-    let mut device =
-        CountingDevice::new(program.peak_bytes, sampled_blocks, gpu.block_shared_bytes(), &l1_share)?;
+    let mut device = CountingDevice::new(program.peak_bytes, sampled_blocks, &l1_share)?;
     for (name, bytes) in [
         (values::ROWS, bytemuck::cast_slice(&batch.rows)),
         (values::PARAMS, bytemuck::cast_slice(SampleParams::as_floats(&batch.params))),

@@ -21,10 +21,6 @@ const ARENA: u64 = 1 << 40;
 struct Recorder(Vec<(&'static Kernel, Vec<u8>)>);
 
 impl Launcher for Recorder {
-    fn block_shared_bytes(&self) -> u32 {
-        u32::MAX
-    }
-
     fn launch(
         &mut self,
         kernel: &'static Kernel,

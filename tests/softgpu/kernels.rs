@@ -35,8 +35,6 @@ fn every_kernel_agrees_with_the_cpu_on_every_kind_of_gpu() {
         let (stdout, stderr) = texts(&output);
         assert!(output.status.success(), "{variables:?}\n{stdout}{stderr}{}", record.log());
         assert!(stdout.contains("every kernel of the operations was launched"), "{stdout}");
-        let is_small = variables.iter().any(|(name, _)| *name == "SOFTGPU_SHARED");
-        assert_eq!(stdout.contains("more shared memory than a block has here"), is_small, "{stdout}");
         all.add(record.clean_report());
     }
     let (mut run, mut total, mut never) = (0, 0, String::new());

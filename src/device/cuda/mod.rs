@@ -323,10 +323,6 @@ impl Drop for CudaDevice {
 }
 
 impl Launcher for CudaDevice {
-    fn block_shared_bytes(&self) -> u32 {
-        self.modules.block_shared_bytes()
-    }
-
     fn launch(
         &mut self,
         kernel: &'static Kernel,
@@ -372,10 +368,6 @@ impl Launcher for CudaDevice {
 struct Loader<'a>(&'a mut Modules);
 
 impl Launcher for Loader<'_> {
-    fn block_shared_bytes(&self) -> u32 {
-        self.0.block_shared_bytes()
-    }
-
     fn launch(&mut self, kernel: &'static Kernel, _: [u32; 3], _: [u32; 3], _: u32, _: &[u8]) -> Result<()> {
         self.0.function(kernel).map(|_| ())
     }

@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 pub(super) struct Modules {
     arch: &'static str,
     /// Shared memory a block may ask for on this GPU, static and dynamic together.
-    block_shared_bytes: u32,
+    block_shared_bytes: i32,
     /// In the order of `KERNELS`.
     functions: [Option<sys::CUfunction>; KERNELS.len()],
     loaded: Vec<sys::CUmodule>,
@@ -32,7 +32,7 @@ impl Modules {
             .map_err(failed("asking for the size of shared memory"))?;
         Ok(Modules {
             arch,
-            block_shared_bytes: block_shared_bytes.unsigned_abs(),
+            block_shared_bytes,
             functions: [None; KERNELS.len()],
             loaded: Vec::new(),
             context: Arc::clone(context),
@@ -41,10 +41,6 @@ impl Modules {
 
     pub(super) fn arch(&self) -> &'static str {
         self.arch
-    }
-
-    pub(super) fn block_shared_bytes(&self) -> u32 {
-        self.block_shared_bytes
     }
 
     /// The function to launch, loaded if it is not.
@@ -76,7 +72,7 @@ impl Modules {
             .map_err(failed(action()))?;
         self.loaded.push(module);
         for kernel in KERNELS.iter().filter(|kernel| kernel.file == file) {
-            let function = find_function(module, kernel, self.block_shared_bytes as i32)
+            let function = find_function(module, kernel, self.block_shared_bytes)
                 .map_err(failed(format!("loading kernel `{}` for {}", kernel.name, self.arch)))?;
             self.functions[kernel.index] = Some(function);
         }

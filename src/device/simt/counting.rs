@@ -37,7 +37,6 @@ pub type L1Share<'a> = dyn Fn(&Kernel, u32) -> usize + Sync + 'a;
 /// takes memory.
 pub struct CountingDevice<'a> {
     memory: Arc<Memory>,
-    block_shared_bytes: u32,
     l1_share: &'a L1Share<'a>,
     sampled_blocks: u64,
     operands: Vec<Slot>,
@@ -45,8 +44,7 @@ pub struct CountingDevice<'a> {
 }
 
 impl<'a> CountingDevice<'a> {
-    /// With an arena of `num_bytes`, up to `sampled_blocks` blocks of a launch, spread evenly from first to last, and
-    /// `block_shared_bytes` of shared memory for each.
+    /// With an arena of `num_bytes`, and up to `sampled_blocks` blocks of a launch, spread evenly from first to last.
     ///
     /// # Errors
     /// [`Error::DoesNotFit`] if the system reserves no such memory.
@@ -56,13 +54,11 @@ impl<'a> CountingDevice<'a> {
     pub fn new(
         num_bytes: usize,
         sampled_blocks: u32,
-        block_shared_bytes: u32,
         l1_share: &'a L1Share<'a>,
     ) -> Result<CountingDevice<'a>> {
         assert!(sampled_blocks > 0, "blocks to count");
         Ok(CountingDevice {
             memory: Arc::new(Memory::new(num_bytes, 1)?),
-            block_shared_bytes,
             l1_share,
             sampled_blocks: sampled_blocks.into(),
             operands: Vec::new(),
@@ -178,10 +174,6 @@ impl Launcher for CountingDevice<'_> {
         self.operands.sort_by_key(|slot| (slot.offset_bytes, slot.num_bytes()));
         // A result in the place of an operand is the same memory.
         self.operands.dedup_by_key(|slot| slot.offset_bytes);
-    }
-
-    fn block_shared_bytes(&self) -> u32 {
-        self.block_shared_bytes
     }
 
     fn launch(

@@ -299,10 +299,6 @@ impl Launcher for SimtDevice {
         }
     }
 
-    fn block_shared_bytes(&self) -> u32 {
-        MAX_DYNAMIC_SHARED_BYTES as u32
-    }
-
     fn launch(
         &mut self,
         kernel: &'static Kernel,

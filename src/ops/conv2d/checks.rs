@@ -32,14 +32,12 @@ pub(in crate::ops) fn checks() -> Checks {
     ];
     let mut trials: Vec<DrawTrial> = vec![Box::new(trial), Box::new(norm_trial)];
     for variant in &VARIANTS {
-        for (entry, shared_bytes) in variant.kernels() {
-            let alongs = Along::all(variant.pass()).iter();
-            // Bits are left and read next to bf16 alone.
-            let alongs = alongs.filter(|along| variant.dtype == DType::Bf16 || !along.has_bits());
-            trials.extend(alongs.map(|&along| -> DrawTrial {
-                Box::new(move |draw| kernel_trial(variant, entry.kernel().name, shared_bytes, along, draw))
-            }));
-        }
+        let alongs = Along::all(variant.pass()).iter();
+        // Bits are left and read next to bf16 alone.
+        let alongs = alongs.filter(|along| variant.dtype == DType::Bf16 || !along.has_bits());
+        trials.extend(
+            alongs.map(|&along| -> DrawTrial { Box::new(move |draw| kernel_trial(variant, along, draw)) }),
+        );
     }
     Checks { cases, trials }
 }
@@ -164,14 +162,8 @@ impl Along {
 
 /// One kernel on a problem that it takes, whichever the operation would choose: more than one tile each way now and then,
 /// never whole tiles only; a wgrad at times over so many pixels that it is split.
-/// The kernel is the one that `variant` has for blocks of so many bytes of shared memory.
-fn kernel_trial(
-    variant: &'static Variant,
-    name: &'static str,
-    block_shared_bytes: u32,
-    along: Along,
-    draw: &mut Draw,
-) -> Trial {
+fn kernel_trial(variant: &'static Variant, along: Along, draw: &mut Draw) -> Trial {
+    let name = variant.entry.kernel().name;
     let in_chunks = variant.takes_chunks_only();
     let is_long = variant.pass() == Pass::Wgrad && draw.within(0, 2) == 0;
     // Tensor cores take large tiles, and a sum that goes round their stages.
@@ -213,7 +205,7 @@ fn kernel_trial(
         let title = format!("{name}: {x:?}, filter {filter:?}, {window:?}, along {along:?}");
         let trial = Trial::new(title, move |graph| {
             let y = [dims.n, dims.p(), dims.q(), dims.k];
-            let choice = Choice { variant, dims, block_shared_bytes };
+            let choice = Choice { variant, dims };
             let dgrad = Conv2dDgrad { window, x: x.into(), accumulate };
             match (variant.pass(), along) {
                 (Pass::Wgrad, _) => {

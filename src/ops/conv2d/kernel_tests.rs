@@ -57,10 +57,9 @@ const fn quick(seed: u64) -> Watch {
     Watch { seed, judged: false }
 }
 
-/// The result of the kernel that `variant` has for blocks of so many bytes of shared memory, on `operands`; memory of the result and
-/// the workspace starts as NaN.
+/// The result of the kernel of `variant` on `operands`; memory of the result and the workspace starts as NaN.
 fn computed(
-    (variant, block_shared_bytes): (&'static Variant, u32),
+    variant: &'static Variant,
     dims: &Conv2dDims,
     operands: &[Vec<f32>],
     sum: Sum,
@@ -88,7 +87,7 @@ fn computed(
     device
         .run((0, 0, 0), &mut |launcher| {
             launcher.bind(&args, &[]);
-            let choice = Choice { variant, dims: *dims, block_shared_bytes };
+            let choice = Choice { variant, dims: *dims };
             let addend = (inputs.len() > 2).then_some(2);
             launch(&choice, Stored::Sums { addend }, &args, launcher)
         })
@@ -112,7 +111,7 @@ fn reference(pass: Pass, dims: &Conv2dDims, operands: &[Vec<f64>]) -> Vec<f64> {
     out
 }
 
-/// Holds the kernels of `variant` to the reference, and to each other's bits: within 1e-5 of the norm of each sum's terms and, in bf16, one rounding.
+/// Holds the kernel of `variant` to the reference: within 1e-5 of the norm of each sum's terms and, in bf16, one rounding.
 fn check(variant: &'static Variant, dims: &Conv2dDims, sum: Sum, watch: Watch) {
     let sum = if variant.pass() == Pass::Dgrad { sum } else { Sum::Nothing };
     let ([first, second], num_results) = sizes(variant.pass(), dims);
@@ -128,13 +127,8 @@ fn check(variant: &'static Variant, dims: &Conv2dDims, sum: Sum, watch: Watch) {
     let rounding =
         if variant.pass() == Pass::Wgrad || variant.dtype == DType::F32 { 0.0 } else { 1.0 / 256.0 };
     on_each_device(|device, open| {
-        let by_stages: Vec<Vec<f32>> = variant
-            .kernels()
-            .map(|(_, shared_bytes)| computed((variant, shared_bytes), dims, &operands, sum, open(watch)))
-            .collect();
-        let got = &by_stages[0];
+        let got = computed(variant, dims, &operands, sum, open(watch));
         let name = variant.entry.kernel().name;
-        assert!(by_stages.iter().all(|other| other == got), "{name} on {device}: {dims:?}");
         for (i, (&got, (&expected, &square))) in got.iter().zip(expected.iter().zip(&squares)).enumerate() {
             let error = (f64::from(got) - expected).abs();
             let tolerance = 1e-5 * square.sqrt() + rounding * expected.abs();
@@ -181,9 +175,8 @@ fn every_variant_computes_the_same_bits_in_any_order_of_threads() {
             let ([first, second], _) = sizes(variant.pass(), &dims);
             let operands = [random(first, 4), random(second, 5)];
             on_each_device(|device, open| {
-                let [first, others @ ..] = [1, 2, 3].map(|seed| {
-                    computed((variant, u32::MAX), &dims, &operands, Sum::Nothing, open(quick(seed)))
-                });
+                let [first, others @ ..] = [1, 2, 3]
+                    .map(|seed| computed(variant, &dims, &operands, Sum::Nothing, open(quick(seed))));
                 let name = variant.entry.kernel().name;
                 assert!(others.iter().all(|other| *other == first), "{name} on {device}: {dims:?}");
             });

@@ -101,7 +101,7 @@ impl Stored {
 const POSITIONS: usize = SIGNED / 2;
 
 /// Columns of the widest tile, as many as may lie behind the last filter column of a wgrad.
-pub(super) const MOST_TILE_COLS: usize = 256;
+pub(super) const MOST_TILE_COLS: usize = 128;
 
 /// Holds what every kernel counts to its limits.
 fn checked(dims: &Conv2dDims) -> Result<()> {
@@ -226,8 +226,6 @@ impl Conv2dWgradArgs {
 pub(super) struct Choice {
     pub variant: &'static Variant,
     pub dims: Conv2dDims,
-    /// Most shared memory that a block takes, in bytes, where a device gives it as much: it decides how many stages there are.
-    pub block_shared_bytes: u32,
 }
 
 impl Choice {
@@ -236,7 +234,7 @@ impl Choice {
     /// # Errors
     /// As [`choose`].
     pub(super) fn new(pass: Pass, dtype: DType, dims: Conv2dDims) -> Result<Choice> {
-        Ok(Choice { variant: choose(pass, dtype, &dims)?, dims, block_shared_bytes: u32::MAX })
+        Ok(Choice { variant: choose(pass, dtype, &dims)?, dims })
     }
 }
 
@@ -258,12 +256,12 @@ pub(super) fn launch(
     args: &LaunchArgs<'_>,
     launcher: &mut dyn Launcher,
 ) -> Result<()> {
-    let Choice { variant, ref dims, block_shared_bytes } = *choice;
+    let Choice { variant, ref dims } = *choice;
     let gemm = Gemm::new(variant.pass(), dims);
     let grid = [variant.num_tiles(&gemm), gemm.classes, 1];
     let operands = stored.operands(args);
-    let (entry, shared_bytes) = variant.kernel_within(block_shared_bytes.min(launcher.block_shared_bytes()));
-    let (entry, arguments) = match entry {
+    let shared_bytes = variant.shared_bytes();
+    let (entry, arguments) = match variant.entry {
         PassEntry::Fprop(entry) => (entry, Conv2dArgs::fprop(dims, operands, gemm.depth)?),
         PassEntry::Dgrad(entry) => (entry, Conv2dArgs::dgrad(dims, operands)?),
         PassEntry::Wgrad(entry) => {
@@ -331,7 +329,7 @@ mod tests {
         let variant = VARIANTS.iter().find(|variant| variant.entry.kernel().name == kernel).unwrap();
         let slot = Slot { offset_bytes: 0, shape: Shape::from([1]), dtype: DType::F32 };
         let args = LaunchArgs { arena_address: 0, inputs: &[slot; 2], outputs: &[slot], workspace: slot };
-        let choice = Choice { variant, dims: *dims, block_shared_bytes: u32::MAX };
+        let choice = Choice { variant, dims: *dims };
         launch(&choice, Stored::Sums { addend: None }, &args, &mut Nowhere).map_err(|error| error.to_string())
     }
 

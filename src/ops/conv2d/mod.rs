@@ -24,7 +24,6 @@ use split::wgrad_workspace_bytes;
 pub use stats::Conv2dStats;
 pub use sums::Conv2dDgradSums;
 use variants::Pass;
-pub(crate) use variants::conv2d_shared_bytes;
 
 use crate::device::cpu::CpuArgs;
 use crate::device::cpu::conv::Conv2dDims;

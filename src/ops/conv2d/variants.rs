@@ -8,9 +8,7 @@ use super::split::Split;
 use crate::device::cpu::conv::Conv2dDims;
 use crate::device::kernels::conv2d_tap_gemm::TILE;
 use crate::device::kernels::conv2d_tap_mma::MOST_TAPS;
-use crate::device::kernels::mma_tile::{
-    CHUNK_ELEMS, DEPTH, MOST_RESULT_BYTES, RESULT_PAD, STAGES, STAGES_BESIDE_L1, STAGES_OF_LONG,
-};
+use crate::device::kernels::mma_tile::{CHUNK_ELEMS, DEPTH, STAGES, STAGES_BESIDE_L1, STAGES_OF_LONG};
 use crate::device::kernels::{self, Conv2dArgs, Conv2dWgradArgs, Entry};
 use crate::error::{Error, Result};
 use crate::ops::batch_norm::Partials;
@@ -63,11 +61,8 @@ impl PassEntry {
 /// A kernel and what it takes.
 #[derive(Debug)]
 pub(super) struct Variant {
-    /// The kernel; of two the one with fewer stages.
+    /// The kernel.
     pub entry: PassEntry,
-    /// The same with [`STAGES`], where it has fewer, for GPUs that give a block so much shared memory. Stages decide when
-    /// bytes come and not what becomes of them: both give the same bits.
-    deeper: Option<PassEntry>,
     pub dtype: DType,
     unit: Unit,
     /// Most rows and columns of a filter.
@@ -85,25 +80,20 @@ pub(super) struct Variant {
 impl Variant {
     const fn cuda_cores(entry: PassEntry, dtype: DType) -> Variant {
         let (unit, most_taps, stages) = (Unit::CudaCores, usize::MAX, 0);
-        let (deeper, tile_rows, tile_cols, rate) = (None, TILE, TILE, 0.05);
-        Variant { entry, deeper, dtype, unit, most_taps, tile_rows, tile_cols, stages, rate }
+        let (tile_rows, tile_cols, rate) = (TILE, TILE, 0.05);
+        Variant { entry, dtype, unit, most_taps, tile_rows, tile_cols, stages, rate }
     }
 
     const fn tensor_cores(entry: PassEntry, [tile_rows, tile_cols]: [usize; 2], rate: f64) -> Variant {
         let most_taps = if matches!(entry, Wgrad(_)) { usize::MAX } else { MOST_TAPS };
-        let stages = if tile_rows > 128 || tile_cols > 128 { STAGES_OF_LONG } else { STAGES };
-        let (dtype, unit, deeper) = (DType::Bf16, Unit::TensorCores, None);
-        Variant { entry, deeper, dtype, unit, most_taps, tile_rows, tile_cols, stages, rate }
+        let stages = if tile_rows > 128 { STAGES_OF_LONG } else { STAGES };
+        let (dtype, unit) = (DType::Bf16, Unit::TensorCores);
+        Variant { entry, dtype, unit, most_taps, tile_rows, tile_cols, stages, rate }
     }
 
     /// The same for filters of one tap.
     const fn of_one_tap(self) -> Variant {
         Variant { most_taps: 1, ..self }
-    }
-
-    /// The same, and this kernel with more stages.
-    const fn or_deeper(self, deeper: PassEntry) -> Variant {
-        Variant { deeper: Some(deeper), ..self }
     }
 
     /// The same with so many stages.
@@ -112,16 +102,14 @@ impl Variant {
     }
 }
 
-/// All kernels. Those without a tile in their name take any shape. Of two that cost the same the first is chosen. The tiles that
-/// have a deeper twin are those of which one block fills a multiprocessor: of 256x64 two blocks of three stages do not fit.
-pub(super) static VARIANTS: [Variant; 35] = [
+/// All kernels. Those without a tile in their name take any shape. Of two that cost the same the first is chosen.
+///
+/// A multiprocessor holds two blocks of the largest tiles. Tiles of 256x128, of which it holds one, bring fewer bytes for a
+/// product, but nothing multiplies while that block waits or stores: on an H200 they took longer in every layer of ResNets
+/// (benches/runs/2026-11-27-h200/tiles.txt).
+pub(super) static VARIANTS: [Variant; 25] = [
     Variant::cuda_cores(Fprop(&kernels::CONV2D_FPROP_F32), DType::F32),
     Variant::cuda_cores(Fprop(&kernels::CONV2D_FPROP_BF16), DType::Bf16),
-    Variant::tensor_cores(Fprop(&kernels::CONV2D_FPROP_1X1_TILE256X128_BF16), [256, 128], 1.15)
-        .of_one_tap()
-        .or_deeper(Fprop(&kernels::CONV2D_FPROP_1X1_TILE256X128_STAGES3_BF16)),
-    Variant::tensor_cores(Fprop(&kernels::CONV2D_FPROP_TILE256X128_BF16), [256, 128], 1.15)
-        .or_deeper(Fprop(&kernels::CONV2D_FPROP_TILE256X128_STAGES3_BF16)),
     Variant::tensor_cores(Fprop(&kernels::CONV2D_FPROP_1X1_TILE128X128_BF16), [128, 128], 1.0).of_one_tap(),
     Variant::tensor_cores(Fprop(&kernels::CONV2D_FPROP_TILE128X128_BF16), [128, 128], 1.0),
     Variant::tensor_cores(Fprop(&kernels::CONV2D_FPROP_1X1_TILE256X64_BF16), [256, 64], 0.88).of_one_tap(),
@@ -134,11 +122,6 @@ pub(super) static VARIANTS: [Variant; 35] = [
         .of_stages(STAGES_BESIDE_L1),
     Variant::cuda_cores(Dgrad(&kernels::CONV2D_DGRAD_F32), DType::F32),
     Variant::cuda_cores(Dgrad(&kernels::CONV2D_DGRAD_BF16), DType::Bf16),
-    Variant::tensor_cores(Dgrad(&kernels::CONV2D_DGRAD_1X1_TILE256X128_BF16), [256, 128], 1.15)
-        .of_one_tap()
-        .or_deeper(Dgrad(&kernels::CONV2D_DGRAD_1X1_TILE256X128_STAGES3_BF16)),
-    Variant::tensor_cores(Dgrad(&kernels::CONV2D_DGRAD_TILE256X128_BF16), [256, 128], 1.15)
-        .or_deeper(Dgrad(&kernels::CONV2D_DGRAD_TILE256X128_STAGES3_BF16)),
     Variant::tensor_cores(Dgrad(&kernels::CONV2D_DGRAD_1X1_TILE128X128_BF16), [128, 128], 1.0).of_one_tap(),
     Variant::tensor_cores(Dgrad(&kernels::CONV2D_DGRAD_TILE128X128_BF16), [128, 128], 1.0),
     Variant::tensor_cores(Dgrad(&kernels::CONV2D_DGRAD_1X1_TILE256X64_BF16), [256, 64], 0.88).of_one_tap(),
@@ -151,17 +134,7 @@ pub(super) static VARIANTS: [Variant; 35] = [
         .of_stages(STAGES_BESIDE_L1),
     Variant::cuda_cores(Wgrad(&kernels::CONV2D_WGRAD_F32), DType::F32),
     Variant::cuda_cores(Wgrad(&kernels::CONV2D_WGRAD_BF16), DType::Bf16),
-    Variant::tensor_cores(Wgrad(&kernels::CONV2D_WGRAD_TILE256X128_BF16), [256, 128], 1.15)
-        .or_deeper(Wgrad(&kernels::CONV2D_WGRAD_TILE256X128_STAGES3_BF16)),
-    Variant::tensor_cores(Wgrad(&kernels::CONV2D_WGRAD_1X1_TILE128X256_BF16), [128, 256], 1.2)
-        .of_one_tap()
-        .or_deeper(Wgrad(&kernels::CONV2D_WGRAD_1X1_TILE128X256_STAGES3_BF16)),
-    Variant::tensor_cores(Wgrad(&kernels::CONV2D_WGRAD_TILE128X256_BF16), [128, 256], 1.2)
-        .or_deeper(Wgrad(&kernels::CONV2D_WGRAD_TILE128X256_STAGES3_BF16)),
     Variant::tensor_cores(Wgrad(&kernels::CONV2D_WGRAD_TILE128X128_BF16), [128, 128], 1.0),
-    Variant::tensor_cores(Wgrad(&kernels::CONV2D_WGRAD_TILE256X64_BF16), [256, 64], 0.88),
-    Variant::tensor_cores(Wgrad(&kernels::CONV2D_WGRAD_1X1_TILE64X256_BF16), [64, 256], 1.0).of_one_tap(),
-    Variant::tensor_cores(Wgrad(&kernels::CONV2D_WGRAD_TILE64X256_BF16), [64, 256], 1.0),
     Variant::tensor_cores(Wgrad(&kernels::CONV2D_WGRAD_TILE64X128_BF16), [64, 128], 0.8),
     Variant::tensor_cores(Wgrad(&kernels::CONV2D_WGRAD_TILE64X64_BF16), [64, 64], 0.45),
 ];
@@ -237,23 +210,16 @@ impl Variant {
         self.unit == Unit::TensorCores
     }
 
-    /// Rows of its results that are in shared memory together, as kernels/conv2d_tap_mma.cuh has it.
-    fn result_rows(&self) -> usize {
-        let bytes = self.tile_rows * (self.tile_cols + RESULT_PAD) * DType::F32.size_bytes();
-        if bytes <= MOST_RESULT_BYTES { self.tile_rows } else { self.tile_rows / 2 }
-    }
-
     /// Partial results of the statistics that an fprop leaves at `address`.
     pub(super) fn statistics_partials(&self, dims: &Conv2dDims, address: u64) -> Partials {
-        let (Gemm { rows, cols: channels, .. }, block_rows) =
-            (Gemm::new(Pass::Fprop, dims), self.result_rows());
+        let (Gemm { rows, cols: channels, .. }, block_rows) = (Gemm::new(Pass::Fprop, dims), self.tile_rows);
         Partials { address, rows, channels, block_rows, num_blocks: rows.div_ceil(block_rows), num_sums: 2 }
     }
 
     /// So many partial sums that a dgrad leaves at `address`: each class has as many blocks as that with most positions.
     pub(super) fn sums_partials(&self, dims: &Conv2dDims, num_sums: usize, address: u64) -> Partials {
-        let (gemm, block_rows) = (Gemm::new(Pass::Dgrad, dims), self.result_rows());
-        let num_blocks = gemm.classes * gemm.rows.div_ceil(self.tile_rows) * (self.tile_rows / block_rows);
+        let (gemm, block_rows) = (Gemm::new(Pass::Dgrad, dims), self.tile_rows);
+        let num_blocks = gemm.classes * gemm.rows.div_ceil(block_rows);
         let (rows, channels) = (dims.n * dims.h * dims.w, gemm.cols);
         Partials { address, rows, channels, block_rows, num_blocks, num_sums }
     }
@@ -288,28 +254,10 @@ impl Variant {
         }
     }
 
-    /// Shared memory of so many stages, in bytes.
-    fn bytes_of_stages(&self, stages: usize) -> u32 {
-        (stages * (self.tile_rows + self.tile_cols) * DEPTH * DType::Bf16.size_bytes()) as u32
+    /// Dynamic shared memory of its kernel, in bytes.
+    pub(super) fn shared_bytes(&self) -> u32 {
+        (self.stages * (self.tile_rows + self.tile_cols) * DEPTH * DType::Bf16.size_bytes()) as u32
     }
-
-    /// Its kernels, the one with the most stages first, and the shared memory that each of them asks for, in bytes.
-    pub(super) fn kernels(&self) -> impl Iterator<Item = (PassEntry, u32)> {
-        let deeper = self.deeper.map(|entry| (entry, self.bytes_of_stages(STAGES)));
-        deeper.into_iter().chain([(self.entry, self.bytes_of_stages(self.stages))])
-    }
-
-    /// The kernel with as many stages as a block may have shared memory for, and what it asks for, both in bytes.
-    pub(super) fn kernel_within(&self, block_shared_bytes: u32) -> (PassEntry, u32) {
-        let fits = |&(_, shared_bytes): &(PassEntry, u32)| shared_bytes <= block_shared_bytes;
-        self.kernels().find(fits).unwrap_or((self.entry, self.bytes_of_stages(self.stages)))
-    }
-}
-
-/// Dynamic shared memory that `kernel` asks for in bytes, if it is one of these.
-pub(crate) fn conv2d_shared_bytes(kernel: &kernels::Kernel) -> Option<u32> {
-    let mut of_variants = VARIANTS.iter().flat_map(Variant::kernels);
-    of_variants.find(|(entry, _)| entry.kernel() == kernel).map(|(_, shared_bytes)| shared_bytes)
 }
 
 /// The kernel for a problem.
@@ -362,14 +310,7 @@ mod tests {
             let named = name.contains(&format!("tile{}x{}", variant.tile_rows, variant.tile_cols));
             assert_eq!(named, variant.unit == Unit::TensorCores, "{name}");
             assert!(variant.tile_cols <= MOST_TILE_COLS);
-            let least = variant.kernel_within(CONSUMER_SHARED_BYTES);
-            assert!(least.0.kernel() == variant.entry.kernel() && least.1 <= CONSUMER_SHARED_BYTES, "{name}");
-            if let Some(deeper) = variant.deeper {
-                let kernel = deeper.kernel();
-                assert_eq!(kernel.name.replace(&format!("_stages{STAGES}"), ""), name);
-                assert_eq!((kernel.file, kernel.block_threads), (file, block_threads), "{name}");
-                assert!(variant.stages < STAGES);
-            }
+            assert!(variant.shared_bytes() <= CONSUMER_SHARED_BYTES, "{name}");
             let warps = block_threads as usize / WARP_THREADS;
             assert!((variant.tile_rows * variant.tile_cols).is_multiple_of(warps * 16 * 16), "{name}");
         }
@@ -387,19 +328,19 @@ mod tests {
     #[test]
     fn tiles_follow_the_number_of_channels_and_of_blocks() {
         let fprop = |dims| choose(Pass::Fprop, DType::Bf16, &dims).unwrap().entry.kernel().name;
-        assert_eq!(fprop(dims(256, 32, 128, 128, 3, 1)), "conv2d_fprop_tile256x128_bf16");
+        assert_eq!(fprop(dims(256, 32, 128, 128, 3, 1)), "conv2d_fprop_tile128x128_bf16");
         assert_eq!(fprop(dims(256, 4, 512, 512, 3, 1)), "conv2d_fprop_tile128x128_bf16");
         assert_eq!(fprop(dims(256, 32, 64, 64, 3, 1)), "conv2d_fprop_tile256x64_bf16");
         assert_eq!(fprop(dims(8, 8, 256, 256, 3, 1)), "conv2d_fprop_tile64x64_bf16");
         let wgrad = |dims| choose(Pass::Wgrad, DType::Bf16, &dims).unwrap().entry.kernel().name;
-        assert_eq!(wgrad(dims(256, 8, 256, 256, 3, 1)), "conv2d_wgrad_tile128x256_bf16");
-        assert_eq!(wgrad(dims(256, 32, 64, 64, 3, 1)), "conv2d_wgrad_tile64x256_bf16");
+        assert_eq!(wgrad(dims(256, 8, 256, 256, 3, 1)), "conv2d_wgrad_tile128x128_bf16");
+        assert_eq!(wgrad(dims(256, 32, 64, 64, 3, 1)), "conv2d_wgrad_tile64x128_bf16");
     }
 
     #[test]
     fn filters_of_one_tap_have_kernels_of_their_own_and_large_ones_none_on_tensor_cores() {
         let fprop = |dims| choose(Pass::Fprop, DType::Bf16, &dims).unwrap().entry.kernel().name;
-        assert_eq!(fprop(dims(256, 16, 512, 128, 1, 1)), "conv2d_fprop_1x1_tile256x128_bf16");
+        assert_eq!(fprop(dims(256, 16, 512, 128, 1, 1)), "conv2d_fprop_1x1_tile128x128_bf16");
         assert_eq!(fprop(dims(2, 32, 64, 64, MOST_TAPS, 1)), "conv2d_fprop_tile64x64_bf16");
         assert_eq!(fprop(dims(2, 32, 64, 64, MOST_TAPS + 2, 1)), "conv2d_fprop_bf16");
     }
