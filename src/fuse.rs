@@ -5,13 +5,14 @@
 //! the differentiated graph, so the patterns of the backward pass are found next to those of the forward pass. A [`Fusion`]
 //! says which of them run.
 
+mod bits;
 mod fusion;
 
 use std::sync::Arc;
 
 pub use self::fusion::Fusion;
 use crate::error::Result;
-use crate::graph::{Graph, Node, Op, Phase, Role, Value, ValueId};
+use crate::graph::{Graph, Node, Op, Phase, Role, ValueId};
 use crate::named::named;
 use crate::ops::{
     Add, AugmentBlocks, AugmentFwd, BatchNormApply, BatchNormBwd, BatchNormDx, BatchNormInference,
@@ -19,7 +20,7 @@ use crate::ops::{
     Conv2dBatchNorm, Conv2dDgrad, Conv2dDgradSums, Conv2dFprop, Conv2dStats, Mask, MaxPool, MaxPoolBwd, Relu,
     ReluBwd, SpaceToDepth,
 };
-use crate::tensor::{DType, Layout};
+use crate::tensor::DType;
 
 /// Defines [`Rewrite`]. A row is what the rewrite does, in a line, `Variant = name => function;`; they run in the order of
 /// the rows.
@@ -326,46 +327,6 @@ impl Editor<'_> {
         }
     }
 
-    /// The end of a block in bf16, and what reads its result for the mask of its ReLU alone: that reads bits instead.
-    fn mask_bits(&mut self) {
-        for index in 0..self.nodes.len() {
-            let Some(mut norm) = self.nodes[index].clone() else { continue };
-            norm.op = match (norm.op_as(), norm.op_as()) {
-                (Some(&BatchNormApply { relu: true, residual: true, .. }), _) => {
-                    Arc::new(BatchNormApply { relu: true, residual: true, bits: true })
-                }
-                (_, Some(&BatchNormJoin { relu: true, .. })) => {
-                    Arc::new(BatchNormJoin { relu: true, bits: true })
-                }
-                _ => continue,
-            };
-            let y = norm.outputs[0];
-            let Value { ty, name, .. } = self.graph.value(y).clone();
-            if ty.dtype != DType::Bf16 || !ty.shape.last().is_multiple_of(16) {
-                continue;
-            }
-            let masked = |&reader: &usize| Some((reader, by_bits(self.nodes[reader].as_ref()?, y)?));
-            let masked: Vec<(usize, (Node, usize))> =
-                self.readers[y.index()].iter().filter_map(masked).collect();
-            if masked.is_empty() {
-                continue;
-            }
-            let bits = self.graph.add_value(Value {
-                name: format!("{name}.bits"),
-                ty: Mask::Bits.operand(ty),
-                role: Role::Activation,
-                layout: Layout::Nhwc,
-                init: None,
-            });
-            norm.outputs.push(bits);
-            self.nodes[index] = Some(norm);
-            for (index, (mut reader, place)) in masked {
-                reader.inputs[place] = bits;
-                self.nodes[index] = Some(reader);
-            }
-        }
-    }
-
     /// What [`Rewrite::ConvStats`] left of a batch norm with its ReLU, then max pooling: one pass normalises and takes the largest.
     fn bn_pool(&mut self) {
         for index in 0..self.nodes.len() {
@@ -480,20 +441,6 @@ impl Editor<'_> {
     fn is<T: Op>(&self, index: usize) -> bool {
         self.nodes[index].as_ref().is_some_and(|node| node.op_as::<T>().is_some())
     }
-}
-
-/// A node that masks by `y` as one that masks by bits, and the place of their operand.
-fn by_bits(node: &Node, y: ValueId) -> Option<(Node, usize)> {
-    let (op, place): (Arc<dyn Op>, usize) = match (node.op_as(), node.op_as()) {
-        (Some(&Conv2dDgradSums { mask: Some(Mask::Result), dgrad, joins }), _) => {
-            (Arc::new(Conv2dDgradSums { mask: Some(Mask::Bits), dgrad, joins }), 6)
-        }
-        (_, Some(&BatchNormBwd { mask: Some(Mask::Result), residual })) => {
-            (Arc::new(BatchNormBwd { mask: Some(Mask::Bits), residual }), 5)
-        }
-        _ => return None,
-    };
-    (node.inputs[place] == y).then(|| (Node { op, ..node.clone() }, place))
 }
 
 /// A plain batch norm's operation with ReLU and, if asked, the residual add; `None` for every other node.
