@@ -36,8 +36,13 @@ pub(in crate::ops) fn checks() -> Checks {
         // Bits are left and read next to bf16 alone.
         let alongs = alongs.filter(|along| variant.dtype == DType::Bf16 || !along.has_bits());
         trials.extend(
-            alongs.map(|&along| -> DrawTrial { Box::new(move |draw| kernel_trial(variant, along, draw)) }),
+            alongs.map(|&along| -> DrawTrial {
+                Box::new(move |draw| kernel_trial(variant, along, false, draw))
+            }),
         );
+        if variant.pass() == Pass::Wgrad {
+            trials.push(Box::new(move |draw| kernel_trial(variant, Along::Nothing, true, draw)));
+        }
     }
     Checks { cases, trials }
 }
@@ -161,14 +166,13 @@ impl Along {
 }
 
 /// One kernel on a problem that it takes, whichever the operation would choose: more than one tile each way now and then,
-/// never whole tiles only; a wgrad at times over so many pixels that it is split.
-fn kernel_trial(variant: &'static Variant, along: Along, draw: &mut Draw) -> Trial {
+/// never whole tiles only; where `is_long`, few channels of so many pixels that a wgrad is split.
+fn kernel_trial(variant: &'static Variant, along: Along, is_long: bool, draw: &mut Draw) -> Trial {
     let name = variant.entry.kernel().name;
     let in_chunks = variant.takes_chunks_only();
-    let is_long = variant.pass() == Pass::Wgrad && draw.within(0, 2) == 0;
     // Tensor cores take large tiles, and a sum that goes round their stages.
     let most_macs = match (is_long, in_chunks) {
-        (true, _) => 20 * MOST_MACS,
+        (true, _) => 40 * MOST_MACS,
         (false, true) => 6 * MOST_MACS,
         (false, false) => MOST_MACS,
     };
@@ -179,7 +183,7 @@ fn kernel_trial(variant: &'static Variant, along: Along, draw: &mut Draw) -> Tri
             (false, false) => draw.within(1, 160),
             (false, true) => draw.within(1, 8),
         };
-        let extents = if is_long { [23, 40] } else { [1, 14] };
+        let extents = if is_long { [36, 40] } else { [1, 14] };
         let mut extent = || draw.within(extents[0], extents[1]);
         let [h, w] = [extent(), extent()];
         let x = [draw.within(1, 3), h, w, channels(draw)];
