@@ -85,10 +85,14 @@ fn main() {
     let mut options = Options::parse();
     let (device, float) = options.flags.open();
     options.copy |= device == Device::Cpu;
-    for row in options.flags.rows(device, CPU_ROWS, GPU_ROWS) {
-        if options.batch.is_some_and(|batch| batch != row.batch) {
-            continue;
-        }
+    let is_asked_for = |row: &&Row| options.batch.is_none_or(|batch| batch == row.batch);
+    let rows: Vec<_> = options.flags.rows(device, CPU_ROWS, GPU_ROWS).filter(is_asked_for).collect();
+    if rows.is_empty() {
+        end(&Error::Usage(
+            "no row is both of --rows and of --batch; leave one of them out to see the rows".into(),
+        ));
+    }
+    for row in rows {
         let mut bench = match Bench::new(&options, device, *row, float) {
             Ok(bench) => bench,
             // The next may be smaller.

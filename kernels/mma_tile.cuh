@@ -22,7 +22,7 @@ FOR_RUST constexpr int kStagesBesideL1 = 4;
 // Of tiles of 256 rows, of which two blocks fit on a multiprocessor.
 FOR_RUST constexpr int kStagesOfLong = 2;
 // Floats added to a line of the result, so that the eight lines a warp writes together start in different banks.
-FOR_RUST constexpr int kResultPad = 8;
+constexpr int kResultPad = 8;
 
 // A block's tile, divided among kWarpsDown * kWarpsAcross warps, and the stages of its pipeline.
 template <int kRows_, int kCols_, int kWarpsDown_, int kWarpsAcross_, int kStages_ = mma_tile::kStages>

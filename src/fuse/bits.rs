@@ -32,7 +32,7 @@ impl Editor<'_> {
             if masked.is_empty() {
                 continue;
             }
-            let bits = self.graph.add_value(Value {
+            let bits = self.graph.push_value(Value {
                 name: format!("{name}.bits"),
                 ty: Mask::Bits.operand(ty),
                 role: Role::Activation,

@@ -378,12 +378,8 @@ impl Graph {
         format!("{}{name}", self.scope)
     }
 
-    /// Adds a value that a node will make, for passes that replace nodes.
-    pub(crate) fn add_value(&mut self, value: Value) -> ValueId {
-        self.push_value(value)
-    }
-
-    fn push_value(&mut self, value: Value) -> ValueId {
+    /// Adds a value, which a node is to make or which is there from the start.
+    pub(crate) fn push_value(&mut self, value: Value) -> ValueId {
         self.values.push(value);
         ValueId(self.values.len() as u32 - 1)
     }

@@ -105,8 +105,8 @@ impl Variant {
 /// All kernels. Those without a tile in their name take any shape. Of two that cost the same the first is chosen.
 ///
 /// A multiprocessor holds two blocks of the largest tiles. Tiles of 256x128, of which it holds one, bring fewer bytes for a
-/// product, but nothing multiplies while that block waits or stores: on an H200 they took longer in every layer of ResNets
-/// (benches/runs/2026-11-27-h200/tiles.txt).
+/// product, but nothing multiplies while that block waits or stores: on an H200 they were faster in one layer of ResNets, by half a
+/// percent, and up to a quarter slower in the others (benches/runs/2026-11-27-h200/tiles.txt).
 pub(super) static VARIANTS: [Variant; 25] = [
     Variant::cuda_cores(Fprop(&kernels::CONV2D_FPROP_F32), DType::F32),
     Variant::cuda_cores(Fprop(&kernels::CONV2D_FPROP_BF16), DType::Bf16),
@@ -245,13 +245,9 @@ impl Variant {
             / (LARGE_TILE as f64 * self.rate)
     }
 
-    /// Blocks that keep a multiprocessor busy: eight warps do, one large tile of four nearly, a small one waits more.
+    /// Blocks that keep a multiprocessor busy: one large tile does nearly, a small one waits more.
     fn busy_blocks(&self) -> f64 {
-        match self.tile_rows * self.tile_cols {
-            LARGE_TILE => 1.1,
-            smaller if smaller < LARGE_TILE => 1.6,
-            _ => 1.0,
-        }
+        if self.tile_rows * self.tile_cols < LARGE_TILE { 1.6 } else { 1.1 }
     }
 
     /// Dynamic shared memory of its kernel, in bytes.
