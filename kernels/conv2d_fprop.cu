@@ -32,3 +32,28 @@ KERNEL(conv2d_fprop_tile64x64_bf16, Conv2dArgs, 128) { tap_mma::run<mma_tile::Ti
 KERNEL(conv2d_fprop_1x1_tile64x64_bf16, Conv2dArgs, 128) {
     tap_mma::run<mma_tile::Tile64x64, Pass::kFprop, tap_mma::Taps::kOne>(args);
 }
+// On Hopper, by warp groups.
+KERNEL(conv2d_fprop_wgmma_tile256x64_bf16, Conv2dArgs, 256, 2) {
+    tap_mma::run<mma_tile::Groups256x64, Pass::kFprop>(args);
+}
+KERNEL(conv2d_fprop_1x1_wgmma_tile256x64_bf16, Conv2dArgs, 256, 2) {
+    tap_mma::run<mma_tile::Groups256x64, Pass::kFprop, tap_mma::Taps::kOne>(args);
+}
+KERNEL(conv2d_fprop_wgmma_tile128x128_bf16, Conv2dArgs, 256, 2) {
+    tap_mma::run<mma_tile::Groups128x128, Pass::kFprop>(args);
+}
+KERNEL(conv2d_fprop_1x1_wgmma_tile128x128_bf16, Conv2dArgs, 256, 2) {
+    tap_mma::run<mma_tile::Groups128x128, Pass::kFprop, tap_mma::Taps::kOne>(args);
+}
+KERNEL(conv2d_fprop_wgmma_tile128x64_bf16, Conv2dArgs, 256, 2) {
+    tap_mma::run<mma_tile::Groups128x64BesideL1, Pass::kFprop>(args);
+}
+KERNEL(conv2d_fprop_1x1_wgmma_tile128x64_bf16, Conv2dArgs, 256, 2) {
+    tap_mma::run<mma_tile::Groups128x64, Pass::kFprop, tap_mma::Taps::kOne>(args);
+}
+KERNEL(conv2d_fprop_wgmma_tile64x64_bf16, Conv2dArgs, 128) {
+    tap_mma::run<mma_tile::Groups64x64BesideL1, Pass::kFprop>(args);
+}
+KERNEL(conv2d_fprop_1x1_wgmma_tile64x64_bf16, Conv2dArgs, 128) {
+    tap_mma::run<mma_tile::Groups64x64, Pass::kFprop, tap_mma::Taps::kOne>(args);
+}

@@ -17,7 +17,7 @@
 #pragma once
 
 #include "conv2d_taps.cuh"
-#include "mma_tile.cuh"
+#include "mma_groups.cuh"
 #include "relu_mask.cuh"
 
 namespace tap_mma {
@@ -85,7 +85,7 @@ struct Walk {
 // Rows of the tile from the source image. Thread -> one chunk of the k-tile, for rows kApart apart.
 template <class T, Taps kTaps>
 struct SourceGather {
-    using Lines = mma_tile::KMajor<T::kRows>;
+    using Lines = typename T::template KMajorLines<T::kRows>;
     static constexpr int kApart = T::kThreads / Lines::kChunks;
     static constexpr int kCopies = T::kRows / kApart;
     // Bits of `absent`: a tap's row, its column, and one that no row of the tile has.
@@ -138,7 +138,7 @@ struct SourceGather {
 // Columns of the tile from the filters of an fprop, whose gemm_k positions are contiguous.
 template <class T, Pass kPass>
 struct WeightGather {
-    using Lines = mma_tile::KMajor<T::kCols>;
+    using Lines = typename T::template KMajorLines<T::kCols>;
     static constexpr int kApart = T::kThreads / Lines::kChunks;
     static constexpr int kCopies = T::kCols / kApart;
 
@@ -169,7 +169,7 @@ struct WeightGather {
 // positions, filters of one tap.
 template <class T>
 struct WeightGather<T, Pass::kDgrad> {
-    using Lines = mma_tile::MnMajor<T::kCols>;
+    using Lines = typename T::template MnMajorLines<T::kCols>;
     static constexpr int kApart = T::kThreads / Lines::kChunks;
     static constexpr int kCopies = kDepth / kApart;
 
@@ -362,7 +362,8 @@ static __device__ __forceinline__ void store_behind(const Conv2dArgs& a, const T
     float mean[kNorms][kChunkElems];
 #pragma unroll
     for (int n = 0; n < kNorms; n++) load_floats(mean[n], means[n] + results.channel());
-    results.template store<4>(a, plane, [&](int64_t to) {
+    // With twice the warps, half as many rows each are as many under way.
+    results.template store<4 * 128 / T::kThreads>(a, plane, [&](int64_t to) {
         SumsOperands<Mask, kNorms> operands;
         operands.addend = addend_at(a, to);
 #pragma unroll
@@ -437,7 +438,7 @@ template <Pass kPass, class T>
 static __device__ __forceinline__ void write(const Conv2dArgs& a, const TapPlane& plane, int32_t row_first,
                                              int32_t num_rows, int32_t col_first, const typename T::Acc& acc) {
     const Results<T> results(a, row_first, num_rows, col_first);
-    mma_tile::for_each_pair<T>(acc, [&](int row, int col, float one, float other) {
+    mma_tile::for_each_pair_of_tile<T>(acc, [&](int row, int col, float one, float other) {
         store_vec(results.at + row * Results<T>::kPitch + col, Vec<float, 2>{one, other});
     });
     __syncthreads();
@@ -469,7 +470,7 @@ static __device__ __forceinline__ void run(const Conv2dArgs& a) {
     typename T::Acc acc;
     Gather<T, kPass, kTaps> gather = {{a, plane}, {a, plane, row_first, num_rows}, {a, plane, col_first}};
     const int32_t num_k_tiles = gather.walk.num_k_tiles();
-    mma_tile::multiply<T, typename SourceGather<T, kTaps>::Lines, typename WeightGather<T, kPass>::Lines>(
+    mma_tile::multiply_tile<T, typename SourceGather<T, kTaps>::Lines, typename WeightGather<T, kPass>::Lines>(
         gather, num_k_tiles, acc);
     write<kPass, T>(a, plane, row_first, num_rows, col_first, acc);
 }

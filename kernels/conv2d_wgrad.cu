@@ -21,4 +21,8 @@ KERNEL(conv2d_wgrad_bf16, Conv2dWgradArgs, 256) { wgrad_gemm::run<bf16>(args); }
 KERNEL(conv2d_wgrad_tile128x128_bf16, Conv2dWgradArgs, 128) { wgrad_mma::run<mma_tile::Tile128x128>(args); }
 KERNEL(conv2d_wgrad_tile64x128_bf16, Conv2dWgradArgs, 128) { wgrad_mma::run<mma_tile::Tile64x128>(args); }
 KERNEL(conv2d_wgrad_tile64x64_bf16, Conv2dWgradArgs, 128) { wgrad_mma::run<mma_tile::Tile64x64>(args); }
+// On Hopper, by warp groups.
+KERNEL(conv2d_wgrad_wgmma_tile128x128_bf16, Conv2dWgradArgs, 256, 2) { wgrad_mma::run<mma_tile::Groups128x128>(args); }
+KERNEL(conv2d_wgrad_wgmma_tile64x128_bf16, Conv2dWgradArgs, 256, 2) { wgrad_mma::run<mma_tile::Groups64x128>(args); }
+KERNEL(conv2d_wgrad_wgmma_tile64x64_bf16, Conv2dWgradArgs, 128) { wgrad_mma::run<mma_tile::Groups64x64>(args); }
 KERNEL(conv2d_wgrad_split_sum, SplitSumArgs, 256) { split_sum<false>(args); }

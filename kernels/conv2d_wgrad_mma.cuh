@@ -13,7 +13,7 @@
 #pragma once
 
 #include "conv2d_wgrad_args.cuh"
-#include "mma_tile.cuh"
+#include "mma_groups.cuh"
 
 namespace wgrad_mma {
 
@@ -34,7 +34,7 @@ static __device__ __forceinline__ Coord filter_element(const Conv2dWgradArgs& a,
 
 template <class T>
 struct DyGather {
-    using Lines = mma_tile::MnMajor<T::kRows>;
+    using Lines = typename T::template MnMajorLines<T::kRows>;
     static constexpr int kApart = T::kThreads / Lines::kChunks;
     static constexpr int kCopies = kDepth / kApart;
 
@@ -68,7 +68,7 @@ struct DyGather {
 // carries, without a product.
 template <class T>
 struct XGather {
-    using Lines = mma_tile::MnMajor<T::kCols>;
+    using Lines = typename T::template MnMajorLines<T::kCols>;
     static constexpr int kApart = T::kThreads / Lines::kChunks;
     static constexpr int kCopies = kDepth / kApart;
 
@@ -139,18 +139,26 @@ static __device__ __forceinline__ void run(const Conv2dWgradArgs& a) {
     const int32_t pixel_end = min(a.n * a.p * a.q, pixel_first + a.pixels_per_split);
     typename T::Acc acc;
     Gather<T> gather = {{a, row_first, pixel_first, pixel_end}, {a, col_first, pixel_first, pixel_end}};
-    mma_tile::multiply<T, typename DyGather<T>::Lines, typename XGather<T>::Lines>(
+    mma_tile::multiply_tile<T, typename DyGather<T>::Lines, typename XGather<T>::Lines>(
         gather, ceil_div(pixel_end - pixel_first, kDepth), acc);
 
-    // Four lanes write 32 neighbouring bytes, a whole sector: no detour through shared memory. A warp's columns are of one
-    // group, so the first says where all of them lie.
-    static_assert(kGroup % T::kWarpCols == 0, "a warp's columns are of one group");
+    // Four lanes write 32 neighbouring bytes, a whole sector: no detour through shared memory. Columns that stand together are of
+    // one tap, so the first says where all of them lie.
+    constexpr int kTogether = T::kWarpCols < kGroup ? T::kWarpCols : kGroup;
+    static_assert(kGroup % kTogether == 0 && T::kWarpCols % kTogether == 0, "a warp's columns are of whole groups, or of one");
     float* dw = static_cast<float*>(a.dw) + static_cast<int64_t>(blockIdx.y) * a.k * gemm_n;
-    const Coord first_element = filter_element(a, col_first + T::warp_col());
-    const int32_t moved = (first_element.hi * a.s + first_element.mid) * a.c + first_element.lo - T::warp_col();
-    mma_tile::for_each_pair<T>(acc, [&](int row, int col, float first, float second) {
+    const int32_t warp_col = T::warp_col();
+    int32_t moved[T::kWarpCols / kTogether];
+#pragma unroll
+    for (int i = 0; i < T::kWarpCols / kTogether; i++) {
+        const int32_t first = warp_col + i * kTogether;
+        const Coord element = filter_element(a, col_first + first);
+        moved[i] = (element.hi * a.s + element.mid) * a.c + element.lo - first;
+    }
+    const int32_t own_col = warp_col + T::lane() % 4 * 2;
+    mma_tile::for_each_pair_of_tile<T>(acc, [&](int row, int col, float first, float second) {
         if (row_first + row < a.k && col_first + col < gemm_n) {
-            float* to = dw + static_cast<int64_t>(row_first + row) * gemm_n + moved + col;
+            float* to = dw + static_cast<int64_t>(row_first + row) * gemm_n + moved[(col - own_col) / kTogether] + col;
             store_vec(to, Vec<float, 2>{first, second});
         }
     });

@@ -64,6 +64,11 @@ enum WarpCallKind : uint32_t {
     kMmaM16N8K16Bf16,
     kLdmatrix,
     kLdmatrixTrans,
+    // From here on of four warps together.
+    kWgmmaFence,
+    kWgmma,
+    kWgmmaCommit,
+    kWgmmaWait,
 };
 
 // What one thread brings to a meeting of its warp. `value` comes back as the result.
@@ -87,6 +92,7 @@ void simt_warp_call(simt::WarpCall* call);
 void simt_copy_async(void* to, const void* from, uint32_t num_bytes, bool is_cached, const char* file, uint32_t line);
 void simt_copy_async_commit();
 void simt_copy_async_wait(uint32_t num_pending);
+void simt_fence_proxy_async();
 void simt_atomic(const void* address, uint32_t num_bytes, const void* code);
 }
 

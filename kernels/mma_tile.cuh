@@ -24,6 +24,11 @@ FOR_RUST constexpr int kStagesOfLong = 2;
 // Floats added to a line of the result, so that the eight lines a warp writes together start in different banks.
 constexpr int kResultPad = 8;
 
+template <int kExtent>
+struct KMajor;
+template <int kExtent>
+struct MnMajor;
+
 // A block's tile, divided among kWarpsDown * kWarpsAcross warps, and the stages of its pipeline.
 template <int kRows_, int kCols_, int kWarpsDown_, int kWarpsAcross_, int kStages_ = mma_tile::kStages>
 struct Tile {
@@ -34,6 +39,13 @@ struct Tile {
     // Products m16n8k16 of a warp in each direction.
     static constexpr int kFragmentsM = kWarpRows / 16, kFragmentsN = kWarpCols / 8;
     static_assert(kFragmentsM * 16 == kWarpRows && kFragmentsN * 8 == kWarpCols && kFragmentsN % 2 == 0, "whole fragments only");
+
+    static constexpr bool kIsOfGroups = false;
+
+    template <int kExtent>
+    using KMajorLines = KMajor<kExtent>;
+    template <int kExtent>
+    using MnMajorLines = MnMajor<kExtent>;
 
     struct Acc {
         float at[kFragmentsM][kFragmentsN][4] = {};

@@ -108,6 +108,10 @@ fn left_out() -> impl Iterator<Item = (&'static str, Fusion)> {
 struct Launches(usize);
 
 impl Launcher for Launches {
+    fn has_warp_groups(&self) -> bool {
+        false
+    }
+
     fn launch(
         &mut self,
         _: &'static Kernel,

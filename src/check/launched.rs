@@ -10,7 +10,14 @@ use crate::error::Result;
 
 /// Names of launched kernels; clones share them.
 #[derive(Debug, Clone, Default)]
-pub struct Launched(Arc<Mutex<BTreeSet<&'static str>>>);
+pub struct Launched(Arc<Mutex<Noted>>);
+
+#[derive(Debug, Default)]
+struct Noted {
+    names: BTreeSet<&'static str>,
+    /// Whether a device had warp groups.
+    has_warp_groups: bool,
+}
 
 impl Launched {
     /// `device`, noting here what is launched on it.
@@ -18,14 +25,17 @@ impl Launched {
         Box::new(Watched { device, launched: self.clone() })
     }
 
-    /// The kernels of operations that have not been launched, in the order of their names.
+    /// The kernels of operations that have not been launched, in the order of their names, of those that the devices run.
     pub fn missing(&self) -> Vec<&'static str> {
-        let of_operations = KERNELS.iter().filter(|kernel| kernel.is_of_operations());
-        let wanted: BTreeSet<&'static str> = of_operations.map(|kernel| kernel.name).collect();
-        wanted.difference(&self.names()).copied().collect()
+        let Noted { names, has_warp_groups } = &*self.noted();
+        let is_wanted =
+            |kernel: &&Kernel| kernel.is_of_operations() && (*has_warp_groups || !kernel.is_by_warp_groups());
+        let wanted: BTreeSet<&'static str> =
+            KERNELS.iter().filter(is_wanted).map(|kernel| kernel.name).collect();
+        wanted.difference(names).copied().collect()
     }
 
-    fn names(&self) -> MutexGuard<'_, BTreeSet<&'static str>> {
+    fn noted(&self) -> MutexGuard<'_, Noted> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -88,6 +98,10 @@ impl Launcher for WatchedLauncher<'_> {
         self.launcher.bind(args, mutates);
     }
 
+    fn has_warp_groups(&self) -> bool {
+        self.launcher.has_warp_groups()
+    }
+
     fn launch(
         &mut self,
         kernel: &'static Kernel,
@@ -96,7 +110,10 @@ impl Launcher for WatchedLauncher<'_> {
         shared_bytes: u32,
         arguments: &[u8],
     ) -> Result<()> {
-        self.launched.names().insert(kernel.name);
+        let mut noted = self.launched.noted();
+        noted.names.insert(kernel.name);
+        noted.has_warp_groups |= self.launcher.has_warp_groups();
+        drop(noted);
         self.launcher.launch(kernel, grid, block, shared_bytes, arguments)
     }
 }

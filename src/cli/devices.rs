@@ -7,7 +7,7 @@ use pulp::Arch;
 
 use super::output;
 use crate::device::cpu::conv::mixed::amx;
-use crate::device::cuda::{Driver, Gpu, driver_package_version};
+use crate::device::cuda::{Driver, Gpu, driver_package_version, has_warp_groups};
 use crate::device::kernels::{KERNELS, RESOURCES, Resources, TOOLKIT};
 use crate::device::{Device, NO_EMULATOR};
 use crate::error::Result;
@@ -48,7 +48,8 @@ fn devices() -> String {
     }
     for gpu in gpus {
         let free_bytes = driver.as_ref().ok().and_then(|driver| driver.free_bytes(gpu.ordinal).ok());
-        add(Device::Cuda(gpu.ordinal), describe(&gpu, free_bytes));
+        let images = driver.as_ref().ok().and_then(|driver| driver.choose_images(&gpu).ok());
+        add(Device::Cuda(gpu.ordinal), describe(&gpu, free_bytes, images));
     }
     add(Device::Simt, format!("{} kernels on the host's cores", KERNELS.len()));
 
@@ -72,14 +73,27 @@ fn devices() -> String {
     format!("{devices}\n{parts}")
 }
 
-/// One line on a GPU.
-fn describe(gpu: &Gpu, free_bytes: Option<usize>) -> String {
+/// One line on a GPU and the images of this build that it runs, if there are any.
+fn describe(gpu: &Gpu, free_bytes: Option<usize>, images: Option<&str>) -> String {
     let (major, minor) = gpu.capability;
     let memory = match free_bytes {
         Some(free) => format!("{} free of {}", show_bytes(free), show_bytes(gpu.memory_bytes)),
         None => format!("{}, free unknown", show_bytes(gpu.memory_bytes)),
     };
-    format!("{}, compute capability {major}.{minor}, {memory}", gpu.name)
+    let images = images.map_or_else(String::new, |arch| format!("; {}", products(gpu.capability, arch)));
+    format!("{}, compute capability {major}.{minor}, {memory}{images}", gpu.name)
+}
+
+/// By which instructions images for `arch` multiply in bf16 on a GPU of this compute capability.
+fn products(capability: (u32, u32), arch: &str) -> String {
+    match capability {
+        _ if has_warp_groups(arch) => format!("{arch}: bf16 by wgmma"),
+        // Blackwell in data centres; in graphics cards, from 12.0 on, it has no tensor memory.
+        (10 | 11, _) => format!(
+            "{arch}: bf16 by mma.sync; there are no kernels for its tcgen05, whose sums lie in tensor memory"
+        ),
+        _ => format!("{arch}: bf16 by mma.sync"),
+    }
 }
 
 /// The widest vectors that the CPU's code uses here.
@@ -128,8 +142,19 @@ mod tests {
     #[test]
     fn a_gpu_is_listed_with_total_and_free_memory() {
         let gpu = Gpu { ordinal: 1, name: "NVIDIA H100".into(), capability: (9, 0), memory_bytes: 80 << 30 };
-        let free = describe(&gpu, Some(3 << 29));
-        assert_eq!(free, "NVIDIA H100, compute capability 9.0, 1.50 GiB free of 80.00 GiB");
-        assert!(describe(&gpu, None).ends_with("80.00 GiB, free unknown"));
+        let free = describe(&gpu, Some(3 << 29), Some("sm_90a"));
+        assert_eq!(
+            free,
+            "NVIDIA H100, compute capability 9.0, 1.50 GiB free of 80.00 GiB; sm_90a: bf16 by wgmma"
+        );
+        assert!(describe(&gpu, None, None).ends_with("80.00 GiB, free unknown"));
+    }
+
+    #[test]
+    fn the_instructions_that_multiply_are_told() {
+        assert_eq!(products((8, 6), "sm_86"), "sm_86: bf16 by mma.sync");
+        assert_eq!(products((9, 0), "compute_90"), "compute_90: bf16 by mma.sync");
+        assert!(products((10, 0), "compute_90").contains("no kernels for its tcgen05"));
+        assert_eq!(products((12, 0), "compute_90"), "compute_90: bf16 by mma.sync");
     }
 }

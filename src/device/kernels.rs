@@ -69,6 +69,11 @@ impl Kernel {
     /// ([`crate::profile::ladder`]).
     const LADDER: &str = "ladder";
 
+    /// Whether it multiplies by warp groups, which only machine code for sm_90a does.
+    pub fn is_by_warp_groups(&self) -> bool {
+        self.name.contains("_wgmma_")
+    }
+
     /// Whether an operation launches it.
     pub fn is_of_operations(&self) -> bool {
         self.file != Kernel::LADDER

@@ -103,6 +103,9 @@ pub trait Launcher {
     /// Says which operands the next launches serve, and which of them they change; for devices that watch accesses.
     fn bind(&mut self, _args: &LaunchArgs<'_>, _mutates: &[usize]) {}
 
+    /// Whether it runs the kernels that multiply by warp groups, those of sm_90a.
+    fn has_warp_groups(&self) -> bool;
+
     /// Starts `kernel` with one plain argument struct given as its bytes.
     ///
     /// # Errors
@@ -121,6 +124,10 @@ pub trait Launcher {
 pub(crate) struct Nowhere;
 
 impl Launcher for Nowhere {
+    fn has_warp_groups(&self) -> bool {
+        false
+    }
+
     fn launch(&mut self, _: &'static Kernel, _: [u32; 3], _: [u32; 3], _: u32, _: &[u8]) -> Result<()> {
         Ok(())
     }
@@ -139,6 +146,10 @@ pub(crate) struct Only<'a> {
 impl Launcher for Only<'_> {
     fn bind(&mut self, args: &LaunchArgs<'_>, mutates: &[usize]) {
         self.launcher.bind(args, mutates);
+    }
+
+    fn has_warp_groups(&self) -> bool {
+        self.launcher.has_warp_groups()
     }
 
     fn launch(

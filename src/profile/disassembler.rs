@@ -103,6 +103,8 @@ mod tests {
     use std::fs;
 
     use super::*;
+    use crate::device::kernels::common::WARP_THREADS;
+    use crate::device::kernels::mma_tile::DEPTH;
     use crate::device::kernels::{KERNELS, TOOLKIT};
 
     /// A folder with an empty `bin/nvdisasm`, and the path of that.
@@ -175,6 +177,13 @@ mod tests {
         }
     }
 
+    /// Elements of the tile that a kernel's name tells, as in `conv2d_fprop_tile128x64_bf16`.
+    fn tile(kernel: &Kernel) -> Option<u32> {
+        let (rows, rest) = kernel.name.split_once("_tile")?.1.split_once('x')?;
+        let columns = rest.split('_').next()?;
+        Some(rows.parse::<u32>().ok()? * columns.parse::<u32>().ok()?)
+    }
+
     #[test]
     fn every_kernel_of_this_build_is_listed() {
         let Some(arch) = arch() else { return };
@@ -186,10 +195,15 @@ mod tests {
             let code = disassembler.code(kernel, arch);
             let code = code.unwrap_or_else(|| panic!("{} for {arch} is not listed", kernel.name));
             assert!(code.instructions > 0, "{} for {arch} has no instructions", kernel.name);
-            if kernel.name.starts_with("conv2d_") && kernel.name.contains("_tile") {
+            // Products of warp groups are only in this machine code.
+            let multiplies = !kernel.is_by_warp_groups() || arch == "sm_90a";
+            if let Some(tile) = tile(kernel).filter(|_| kernel.name.starts_with("conv2d_") && multiplies) {
                 let main =
                     code.main_loop().unwrap_or_else(|| panic!("{} for {arch} has no loop", kernel.name));
-                assert!(main.tensor >= 32 && main.global > 0 && main.shared > 0, "{}: {main:?}", kernel.name);
+                let by_warps = main.products * kernel.block_threads / WARP_THREADS as u32;
+                assert_eq!(by_warps, tile * DEPTH as u32 / (16 * 8 * 16), "{}: {main:?}", kernel.name);
+                assert_eq!(main.shared == 0, kernel.is_by_warp_groups(), "{}: {main:?}", kernel.name);
+                assert!(main.global > 0, "{}: {main:?}", kernel.name);
                 println!("{} for {arch}: {} instructions, {main:?}", kernel.name, code.instructions);
             }
         }

@@ -20,6 +20,9 @@ pub struct Gpu {
     pub clock_ghz: f64,
     /// Floating-point operations of bf16 products a clock and multiprocessor that `mma.sync` reaches.
     pub tensor_flops_per_clock: f64,
+    /// Those that warp groups reach by `wgmma`: the maker's peak, not fitted. 0 where there are none.
+    #[serde(default)]
+    pub group_flops_per_clock: f64,
     /// Instructions that a multiprocessor issues a clock, by warps.
     pub issue_per_clock: f64,
     /// Bytes of shared memory a clock and multiprocessor.
@@ -75,6 +78,7 @@ impl Gpu {
             num_sms: 132,
             clock_ghz: 1.75,
             tensor_flops_per_clock: 2560.0,
+            group_flops_per_clock: 4096.0,
             issue_per_clock: 4.0,
             shared_bytes_per_clock: 108.0,
             l2_gb_per_s: 6200.0,
@@ -96,6 +100,7 @@ impl Gpu {
                 num_sms: 108,
                 clock_ghz: 1.41,
                 tensor_flops_per_clock: 1840.0,
+                group_flops_per_clock: 0.0,
                 l2_gb_per_s: 4100.0,
                 dram_gb_per_s: 1780.0,
                 l2_mib: 40.0,
@@ -109,6 +114,7 @@ impl Gpu {
                 num_sms: 128,
                 clock_ghz: 2.52,
                 tensor_flops_per_clock: 480.0,
+                group_flops_per_clock: 0.0,
                 l2_gb_per_s: 5000.0,
                 dram_gb_per_s: 880.0,
                 l2_mib: 72.0,
@@ -121,6 +127,11 @@ impl Gpu {
             }),
             _ => Err(Error::Usage(format!("--gpu {name}: known are {}", Gpu::NAMES.join(", ")))),
         }
+    }
+
+    /// Whether it has warp groups, which multiply by `wgmma`.
+    pub fn has_warp_groups(&self) -> bool {
+        self.group_flops_per_clock > 0.0
     }
 
     /// The one whose name the driver's name of a GPU holds, as in `NVIDIA H200`.

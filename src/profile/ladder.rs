@@ -162,7 +162,8 @@ impl Ladder {
     pub fn count(product: Product, gpu: &Gpu, version: String) -> Result<Ladder> {
         let l1_share = steps::l1_share(gpu);
         let [a, b, c, workspace] = product.slots();
-        let mut device = CountingDevice::new(workspace.offset_bytes, Ladder::SAMPLED_BLOCKS, &l1_share)?;
+        let mut device =
+            CountingDevice::new(workspace.offset_bytes, Ladder::SAMPLED_BLOCKS, &l1_share, false)?;
         let (inputs, outputs) = ([a, b], [c]);
         let arena_address = device.arena_address();
         let args = LaunchArgs { arena_address, inputs: &inputs, outputs: &outputs, workspace };

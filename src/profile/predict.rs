@@ -24,6 +24,8 @@ const PHASE_BYTES: f64 = 128.0;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Work<'a> {
     pub counts: &'a Counts,
+    /// What the tensor cores reach by the instructions of this kernel.
+    pub tensor_flops_per_clock: f64,
     pub num_blocks: u64,
     pub blocks_per_sm: u32,
     /// Round trips to memory that one thread waits for.
@@ -50,7 +52,7 @@ impl Work<'_> {
         let counts = self.counts;
         let l2_bytes = (counts.l2_bytes + counts.written_bytes) as f64;
         UnitSeconds {
-            tensor: on_sms(counts.tensor_instructions as f64 * FLOPS_OF_PRODUCT, gpu.tensor_flops_per_clock),
+            tensor: on_sms(counts.tensor_instructions as f64 * FLOPS_OF_PRODUCT, self.tensor_flops_per_clock),
             // Shared memory and L1 are one array.
             shared: on_sms(
                 (counts.shared_phases + counts.l1_phases) as f64 * PHASE_BYTES,

@@ -37,6 +37,8 @@ pub struct Loop {
     pub way: u32,
     /// Of them products on the tensor cores.
     pub tensor: u32,
+    /// What these multiply, in products of a warp of 16x8x16.
+    pub products: u32,
     /// Loads, stores and copies to and from global memory. Accesses whose memory the compiler does not know count, too: in
     /// our kernels they are global.
     pub global: u32,
@@ -54,15 +56,18 @@ impl Loop {
         self.instructions - self.tensor - self.global - self.shared - self.barriers - self.multiply_adds
     }
 
-    fn count(&mut self, operation: &str) {
+    fn count(&mut self, instruction: &Instruction) {
         self.instructions += 1;
-        match operation {
+        match instruction.operation() {
             "LDG" | "STG" | "LDGSTS" | "LD" | "ST" | "ATOM" | "ATOMG" | "RED" => self.global += 1,
             "LDS" | "STS" | "LDSM" | "STSM" | "ATOMS" => self.shared += 1,
             "BAR" | "SYNCS" => self.barriers += 1,
             "FFMA" => self.multiply_adds += 1,
             // HMMA and HGMMA of bf16, IMMA of integers, and those to come.
-            _ if operation.ends_with("MMA") => self.tensor += 1,
+            operation if operation.ends_with("MMA") => {
+                self.tensor += 1;
+                self.products += instruction.products();
+            }
             _ => {}
         }
     }
@@ -90,7 +95,7 @@ impl KernelCode {
     /// (all those of a kernel without such products) most accesses to global memory, among equals most instructions.
     pub fn main_loop(&self) -> Option<&Loop> {
         let innermost = self.loops.iter().filter(|found| found.is_innermost);
-        innermost.max_by_key(|found| (found.tensor, found.global, found.instructions))
+        innermost.max_by_key(|found| (found.products, found.global, found.instructions))
     }
 
     /// Instructions that a warp executes which executes `tensor_products` on the tensor cores and `global_requests` to
@@ -104,7 +109,7 @@ impl KernelCode {
         let Some(main) = self.main_loop() else { return self.longest_way.into() };
         let (way, in_loop) = (u64::from(main.way), u64::from(main.instructions));
         let (executed, per_trip) =
-            if main.tensor > 0 { (tensor_products, main.tensor) } else { (global_requests, main.global) };
+            if main.tensor > 0 { (tensor_products, main.products) } else { (global_requests, main.global) };
         way.saturating_sub(in_loop) + (executed * in_loop).checked_div(per_trip.into()).unwrap_or(in_loop)
     }
 }
@@ -133,6 +138,12 @@ impl Instruction {
     /// The opcode without its modifiers.
     fn operation(&self) -> &str {
         self.opcode.split_once('.').map_or(&self.opcode, |(operation, _)| operation)
+    }
+
+    /// Products of 16x8x16 that a warp does by it, if it multiplies: its share of `HGMMA.64xNx16` is 16 rows.
+    fn products(&self) -> u32 {
+        let columns = self.opcode.strip_prefix("HGMMA.64x").and_then(|rest| rest.split('x').next());
+        columns.and_then(|columns| columns.parse::<u32>().ok()).map_or(1, |columns| columns / 8)
     }
 
     /// The registers among its operands, of a group the first.
@@ -166,7 +177,7 @@ impl Function {
             let address = (head * INSTRUCTION_BYTES) as u32;
             let is_innermost = body.iter().all(|at| *at == head || !bodies.contains_key(at));
             let mut found = Loop { address, is_innermost, way: flow.way_through(head), ..Loop::default() };
-            body.iter().for_each(|&at| found.count(self.sass_instructions[at].operation()));
+            body.iter().for_each(|&at| found.count(&self.sass_instructions[at]));
             found
         };
         let instructions = flow.reached.iter().filter(|&&is_reached| is_reached).count() as u32;
@@ -322,6 +333,7 @@ mod tests {
             instructions: 7,
             way: 10,
             tensor: 2,
+            products: 2,
             global: 1,
             shared: 1,
             barriers: 1,
@@ -418,6 +430,11 @@ mod tests {
         let tensor =
             code("NOP\n HMMA R0, R2, R4, R0\n HMMA R0, R2, R4, R0\n LDG R1, R2\n @P0 BRA 0x10\n EXIT");
         assert_eq!(tensor.unwrap().warp_instructions(20, 7), 2 + 10 * 4);
+        // A warp's share of a product of 64 x 128 x 16 is 16 of 16 x 8 x 16.
+        let product = "HGMMA.64x128x16.F32.BF16 R24, gdesc[UR8], R24\n";
+        let groups = code(&format!("NOP\n {product} {product} LDG R1, R2\n @P0 BRA 0x10\n EXIT")).unwrap();
+        assert_eq!(groups.main_loop().map(|main| (main.tensor, main.products)), Some((2, 32)));
+        assert_eq!(groups.warp_instructions(96, 7), 2 + 3 * 4);
         let global = code("NOP\n LDG R1, R2\n @P0 BRA 0x10\n EXIT").unwrap();
         assert_eq!(global.warp_instructions(0, 3), 2 + 3 * 2);
         assert_eq!(code("NOP\n NOP\n @P0 BRA 0x10\n EXIT").unwrap().warp_instructions(5, 5), 4);

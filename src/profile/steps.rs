@@ -29,7 +29,8 @@ pub fn count(
     sampled_blocks: u32,
 ) -> Result<Vec<Launch>> {
     let l1_share = l1_share(gpu);
-    let mut device = CountingDevice::new(program.peak_bytes, sampled_blocks, &l1_share)?;
+    let mut device =
+        CountingDevice::new(program.peak_bytes, sampled_blocks, &l1_share, gpu.has_warp_groups())?;
     for (name, bytes) in [
         (values::ROWS, bytemuck::cast_slice(&batch.rows)),
         (values::PARAMS, bytemuck::cast_slice(SampleParams::as_floats(&batch.params))),
@@ -121,7 +122,19 @@ pub(super) fn predict(
     let main_loop = code.and_then(KernelCode::main_loop);
     let loads_in_flight = code.and_then(|code| code.loads_in_flight).map_or(LOADS_IN_FLIGHT, u64::from);
     let round_trips = counts.round_trips(loads_in_flight);
-    let work = Work { counts, num_blocks, blocks_per_sm, round_trips, instructions, dram_bytes };
+    let tensor_flops_per_clock = match kernel.is_by_warp_groups() {
+        true => gpu.group_flops_per_clock,
+        false => gpu.tensor_flops_per_clock,
+    };
+    let work = Work {
+        counts,
+        tensor_flops_per_clock,
+        num_blocks,
+        blocks_per_sm,
+        round_trips,
+        instructions,
+        dram_bytes,
+    };
     let unit_seconds = work.unit_seconds(gpu);
     GpuLaunch {
         kernel: kernel.name.to_string(),

@@ -13,6 +13,7 @@ fn gpu() -> Gpu {
         num_sms: 132,
         clock_ghz: 1.65,
         tensor_flops_per_clock: 2_560.0,
+        group_flops_per_clock: 4_096.0,
         issue_per_clock: 4.0,
         shared_bytes_per_clock: 128.0,
         l2_gb_per_s: 6_270.0,

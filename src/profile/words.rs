@@ -49,6 +49,7 @@ impl Gpu {
             ("multiprocessors (SM)", self.num_sms.to_string()),
             ("clock", format!("{} GHz", self.clock_ghz)),
             ("tensor cores", format!("{} flops a clock and SM", self.tensor_flops_per_clock)),
+            ("by warp groups", format!("{} flops a clock and SM", self.group_flops_per_clock)),
             ("issue", format!("{} instructions a clock and SM", self.issue_per_clock)),
             ("shared memory", format!("{} bytes a clock and SM", self.shared_bytes_per_clock)),
             ("L2", format!("{} GB/s to all SMs", self.l2_gb_per_s)),
@@ -65,8 +66,13 @@ impl Gpu {
 
     /// Every constant in one sentence.
     pub(super) fn sentence(&self) -> String {
+        let by_groups = match self.has_warp_groups() {
+            true => format!(" ({} by warp groups)", self.group_flops_per_clock),
+            false => String::new(),
+        };
         let speeds = format!(
-            "{} multiprocessors (SM) at {} GHz, each {} tensor flops, {} instructions and {} bytes of shared memory a clock",
+            "{} multiprocessors (SM) at {} GHz, each {} tensor flops{by_groups}, {} instructions and {} bytes of shared \
+             memory a clock",
             self.num_sms,
             self.clock_ghz,
             self.tensor_flops_per_clock,
@@ -87,7 +93,10 @@ impl Gpu {
 
     /// Flops a second of the tensor cores of all multiprocessors.
     pub fn peak_flops(&self) -> f64 {
-        self.tensor_flops_per_clock * f64::from(self.num_sms) * self.clock_ghz * 1e9
+        self.tensor_flops_per_clock.max(self.group_flops_per_clock)
+            * f64::from(self.num_sms)
+            * self.clock_ghz
+            * 1e9
     }
 }
 

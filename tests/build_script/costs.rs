@@ -21,6 +21,10 @@ const ARENA: u64 = 1 << 40;
 struct Recorder(Vec<(&'static Kernel, Vec<u8>)>);
 
 impl Launcher for Recorder {
+    fn has_warp_groups(&self) -> bool {
+        false
+    }
+
     fn launch(
         &mut self,
         kernel: &'static Kernel,

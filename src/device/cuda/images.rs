@@ -41,6 +41,11 @@ pub(super) fn choose<'a>(capability: (u32, u32), archs: &[&'a str]) -> Option<&'
         .map(|(_, name)| name)
 }
 
+/// Whether images for `arch` have the kernels that multiply by warp groups (`wgmma`), which no other chip runs.
+pub fn has_warp_groups(arch: &str) -> bool {
+    Arch::parse(arch).is_some_and(|arch| arch.is_exact && arch.capability == (9, 0))
+}
+
 /// Whether launches of images for `arch` may overlap under a driver for CUDA `driver`: their kernels wait for what they need
 /// (`wait_for_launches_before` in kernels/common.cuh), and the driver keeps it in what it captures.
 pub(super) fn may_overlap(driver: (u32, u32), arch: &str) -> bool {
@@ -73,6 +78,13 @@ mod tests {
     use super::*;
 
     const DEFAULT: [&str; 6] = ["sm_80", "sm_86", "sm_89", "sm_90a", "compute_80", "compute_90"];
+
+    #[test]
+    fn warp_groups_multiply_on_hopper_alone() {
+        let with: Vec<&str> = DEFAULT.into_iter().filter(|arch| has_warp_groups(arch)).collect();
+        assert_eq!(with, ["sm_90a"]);
+        assert!(has_warp_groups("compute_90a") && !has_warp_groups("sm_90") && !has_warp_groups("sm_100a"));
+    }
 
     #[test]
     fn each_gpu_gets_the_closest_image() {

@@ -20,6 +20,7 @@ use cudarc::driver::{CudaContext, CudaEvent, CudaGraph, CudaStream, result, sys}
 
 use self::driver::failed;
 pub use self::driver::{CudaVersion, Driver, Gpu, driver_package_version};
+pub use self::images::has_warp_groups;
 use self::memory::{DeviceMemory, Readbacks};
 use self::modules::Modules;
 pub use self::replay::ReplayingGpu;
@@ -323,6 +324,10 @@ impl Drop for CudaDevice {
 }
 
 impl Launcher for CudaDevice {
+    fn has_warp_groups(&self) -> bool {
+        has_warp_groups(self.modules.arch())
+    }
+
     fn launch(
         &mut self,
         kernel: &'static Kernel,
@@ -368,6 +373,10 @@ impl Launcher for CudaDevice {
 struct Loader<'a>(&'a mut Modules);
 
 impl Launcher for Loader<'_> {
+    fn has_warp_groups(&self) -> bool {
+        has_warp_groups(self.0.arch())
+    }
+
     fn launch(&mut self, kernel: &'static Kernel, _: [u32; 3], _: [u32; 3], _: u32, _: &[u8]) -> Result<()> {
         self.0.function(kernel).map(|_| ())
     }

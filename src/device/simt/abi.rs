@@ -65,6 +65,13 @@ pub struct WarpCall {
     pub pointers: [*const c_void; 4],
 }
 
+impl WarpCall {
+    /// What must agree between the lanes of one meeting: call, mask, place.
+    pub(super) fn meeting(&self) -> (u32, u32, *const c_char, u32) {
+        (self.kind, self.mask, self.file, self.line)
+    }
+}
+
 /// The meetings, numbered as in kernels/host.h.
 pub mod kind {
     pub const SYNCWARP: u32 = 0;
@@ -76,11 +83,16 @@ pub mod kind {
     pub const MMA_M16N8K16_BF16: u32 = 6;
     pub const LDMATRIX: u32 = 7;
     pub const LDMATRIX_TRANS: u32 = 8;
+    /// From here on of four warps together.
+    pub const WGMMA_FENCE: u32 = 9;
+    pub const WGMMA: u32 = 10;
+    pub const WGMMA_COMMIT: u32 = 11;
+    pub const WGMMA_WAIT: u32 = 12;
 }
 
 /// The word of CUDA for a meeting.
 pub fn call_name(kind: u32) -> &'static str {
-    const NAMES: [&str; 9] = [
+    const NAMES: [&str; 13] = [
         "__syncwarp",
         "__shfl_sync",
         "__shfl_up_sync",
@@ -90,6 +102,10 @@ pub fn call_name(kind: u32) -> &'static str {
         "mma_m16n8k16_bf16",
         "ldmatrix",
         "ldmatrix_trans",
+        "wgmma_fence",
+        "wgmma_k16_bf16",
+        "wgmma_commit",
+        "wgmma_wait",
     ];
     NAMES[kind as usize]
 }

@@ -15,6 +15,7 @@ use super::order::Order;
 use super::shadow::Access;
 use super::stuck::{self, Wait};
 use super::warp;
+use super::warp_group::{GROUP_THREADS, WarpGroup};
 use crate::device::kernels::common::WARP_THREADS;
 
 /// Enough for a kernel's local arrays and, in a checked launch, for judging an access.
@@ -42,8 +43,8 @@ struct PendingCopy {
 }
 
 /// A CUDA thread.
-struct Thread {
-    wait: Cell<Wait>,
+pub(super) struct Thread {
+    pub(super) wait: Cell<Wait>,
     yielder: Cell<*const Yielder<(), ()>>,
     stack: Cell<(usize, usize)>,
     /// Asynchronous copies not waited for, oldest first.
@@ -74,13 +75,16 @@ pub enum Watcher {
 
 /// What the hooks reach of the running block.
 pub struct Block {
-    threads: Vec<Thread>,
-    warp_intervals: Vec<Cell<u16>>,
-    current: Cell<usize>,
+    pub(super) threads: Vec<Thread>,
+    pub(super) warp_intervals: Vec<Cell<u16>>,
+    pub(super) groups: Vec<RefCell<WarpGroup>>,
+    pub(super) dynamic_shared: Cell<usize>,
+    pub(super) order: RefCell<Order>,
+    pub(super) current: Cell<usize>,
     block_dim: Cell<[u32; 3]>,
-    watcher: RefCell<Watcher>,
+    pub(super) watcher: RefCell<Watcher>,
     /// The first thing wrong, with the thread to blame.
-    wrong: RefCell<Option<(usize, Place, String)>>,
+    pub(super) wrong: RefCell<Option<(usize, Place, String)>>,
 }
 
 thread_local! {
@@ -110,6 +114,9 @@ impl Runner {
             block: Box::new(Block {
                 threads: Vec::new(),
                 warp_intervals: Vec::new(),
+                groups: Vec::new(),
+                dynamic_shared: Cell::new(0),
+                order: RefCell::new(Order::new(0, 0)),
                 current: Cell::new(0),
                 block_dim: Cell::new([1; 3]),
                 watcher: RefCell::new(Watcher::Nobody),
@@ -156,9 +163,9 @@ impl Runner {
         let linear_block = (block_idx[2] as u64 * launch.grid_dim[1] as u64 + block_idx[1] as u64)
             * launch.grid_dim[0] as u64
             + block_idx[0] as u64;
-        let mut random = Order::new(launch.seed, linear_block);
+        *self.block.order.get_mut() = Order::new(launch.seed, linear_block);
         while !self.ready.is_empty() {
-            random.shuffle(&mut self.ready);
+            self.block.order.borrow_mut().shuffle(&mut self.ready);
             for i in 0..self.ready.len() {
                 let thread = usize::from(self.ready[i]);
                 state.thread_idx = thread_idx(thread, launch.block_dim);
@@ -200,6 +207,9 @@ impl Runner {
             num_groups: Cell::new(0),
         });
         block.threads.truncate(num_threads);
+        block.dynamic_shared.set((self.shared.as_ptr() as usize).next_multiple_of(1024));
+        block.groups.resize_with(num_threads / GROUP_THREADS, RefCell::default);
+        block.groups.iter_mut().for_each(|group| group.get_mut().clear());
         block.warp_intervals.clear();
         block.warp_intervals.resize(num_threads.div_ceil(WARP_THREADS), Cell::new(0));
         if let Watcher::Judge(checker) = block.watcher.get_mut() {
@@ -296,7 +306,8 @@ impl Block {
         if is_load && lane < *operand as usize * 8 {
             self.check_matrix_row(pointers[1] as usize, place);
         }
-        self.threads[self.current.get()].wait.set(Wait::Warp(call));
+        let wait = if *kind >= kind::WGMMA_FENCE { Wait::Group(call) } else { Wait::Warp(call) };
+        self.threads[self.current.get()].wait.set(wait);
         self.suspend();
     }
 
@@ -325,6 +336,10 @@ impl Block {
     pub fn access(&self, address: usize, num_bytes: usize, access: Access, place: Place) {
         let verdict = match &mut *self.watcher.borrow_mut() {
             Watcher::Nobody => Ok(()),
+            Watcher::Judge(checker) if checker.stack.contains(&address) => self.judge_register(address),
+            Watcher::Judge(checker) if access != Access::Read && checker.is_shared(address) => {
+                self.judge_overwritten(address).and_then(|()| checker.access(address, num_bytes, access))
+            }
             Watcher::Judge(checker) => checker.access(address, num_bytes, access),
             Watcher::Count(counter) => {
                 counter.access(address, num_bytes, access, place);
@@ -399,6 +414,9 @@ impl Block {
         for warp in 0..self.warp_intervals.len() {
             self.meet_warp(warp, ready);
         }
+        for group in 0..self.groups.len() {
+            self.meet_group(group, ready);
+        }
         if !ready.is_empty() || self.wrong.borrow().is_some() {
             return;
         }
@@ -409,10 +427,10 @@ impl Block {
             Wait::Barrier(at) => {
                 waits.all(|wait| matches!(wait, Wait::Barrier(other) if other.same_line(&at)))
             }
-            Wait::Turn | Wait::Warp(_) => false,
+            Wait::Turn | Wait::Warp(_) | Wait::Group(_) => false,
         };
         match first {
-            Wait::Exited if all_alike => {}
+            Wait::Exited if all_alike => self.judge_end(),
             Wait::Barrier(_) if all_alike => {
                 match &mut *self.watcher.borrow_mut() {
                     Watcher::Nobody => {}
@@ -477,12 +495,5 @@ impl Block {
         ready.extend(
             (0..threads.len()).filter(|lane| done >> lane & 1 != 0).map(|lane| (first_thread + lane) as u16),
         );
-    }
-}
-
-impl WarpCall {
-    /// What must agree between the lanes of one meeting: call, mask, place.
-    fn meeting(&self) -> (u32, u32, *const std::ffi::c_char, u32) {
-        (self.kind, self.mask, self.file, self.line)
     }
 }

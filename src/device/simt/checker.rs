@@ -8,6 +8,9 @@ use super::memory::{CHECKED_VIEWS, Memory};
 use super::process;
 use super::shadow::{Access, Cell, Conflict, Now};
 
+/// Most threads of a block.
+const MAX_THREADS: usize = 1024;
+
 /// What a pointer argument may reach: the operand it points into.
 #[derive(Debug, Clone)]
 pub struct Extent {
@@ -33,6 +36,11 @@ pub struct Checker {
     global: Box<[Cell]>,
     static_shared: Box<[Cell]>,
     dynamic_shared: Box<[Cell]>,
+    /// By byte of it: the number of the write that was last.
+    writes: Box<[u32]>,
+    num_writes: u32,
+    /// By thread: of each `fence_proxy_async` of this block the writes before it and its interval.
+    proxy_fences: Box<[Vec<(u32, u32)>]>,
     static_range: Range<usize>,
     dynamic_range: Range<usize>,
     images: Vec<Range<usize>>,
@@ -55,6 +63,9 @@ impl Checker {
             global,
             static_shared: Box::default(),
             dynamic_shared: Box::default(),
+            writes: Box::default(),
+            num_writes: 0,
+            proxy_fences: vec![Vec::new(); MAX_THREADS].into(),
             static_range: 0..0,
             dynamic_range: 0..0,
             images: process::image_ranges(),
@@ -73,6 +84,7 @@ impl Checker {
         }
         if self.dynamic_shared.len() < dynamic_range.len() {
             self.dynamic_shared = bytemuck::zeroed_slice_box(dynamic_range.len());
+            self.writes = bytemuck::zeroed_slice_box(dynamic_range.len());
         }
         self.dynamic_range = dynamic_range;
         self.block_dim = block_dim;
@@ -96,6 +108,7 @@ impl Checker {
         self.now.interval += 1;
         self.now.block_start = self.now.interval;
         self.now.warp_interval = 0;
+        self.proxy_fences.iter_mut().for_each(Vec::clear);
     }
 
     /// Whether these bytes are shared memory.
@@ -142,6 +155,45 @@ impl Checker {
             }
             if let Err(conflict) = cell.record(&now, access) {
                 return Err(self.race(conflict, start + i, buffer_name(is_static)));
+            }
+        }
+        if access != Access::Read && !is_static {
+            self.num_writes += 1;
+            self.writes[start..start + num_bytes].fill(self.num_writes);
+        }
+        Ok(())
+    }
+
+    /// What the running thread has written is visible to the tensor cores of its warp group, from the next barrier on.
+    pub fn fence_proxy_async(&mut self) {
+        let fences = &mut self.proxy_fences[usize::from(self.now.thread)];
+        // Of two with no write between them the first counts.
+        if fences.last().is_none_or(|&(num_writes, _)| num_writes < self.num_writes) {
+            fences.push((self.num_writes, self.now.interval));
+        }
+    }
+
+    /// Judges and records that a product, called in barrier interval `called`, reads 16 bytes of dynamic shared memory.
+    ///
+    /// # Errors
+    /// As [`Checker::access`].
+    pub fn read_async(&mut self, address: usize, called: u32) -> Result<(), String> {
+        if !self.dynamic_range.contains(&address) {
+            let byte = address as i64 - self.dynamic_range.start as i64;
+            return Err(outside(Access::Read, 16, byte, buffer_name(false), self.dynamic_range.len()));
+        }
+        self.access(address, 16, Access::Read)?;
+        let start = address - self.dynamic_range.start;
+        for byte in start..start + 16 {
+            let Some(writer) = self.dynamic_shared[byte].writer() else { continue };
+            let fences = &self.proxy_fences[usize::from(writer)];
+            let first = fences.partition_point(|&(num_writes, _)| num_writes < self.writes[byte]);
+            if fences.get(first).is_none_or(|&(_, interval)| interval >= called) {
+                let [x, y, z] = thread_idx(usize::from(writer), self.block_dim);
+                return Err(format!(
+                    "multiplies byte {byte} of dynamic shared memory, which thread ({x}, {y}, {z}) wrote: \
+                     fence_proxy_async by that thread and then a barrier must come between"
+                ));
             }
         }
         Ok(())

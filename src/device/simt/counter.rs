@@ -9,6 +9,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use fnv::{FnvHashMap, FnvHashSet};
+use half::bf16;
 
 use super::finding::Place;
 use super::memory::Memory;
@@ -82,6 +83,8 @@ pub struct Counter {
     threads: Vec<ThreadLog>,
     current: usize,
     tensor_instructions: u64,
+    /// Phases in which warp groups read operands.
+    operand_phases: u64,
     barriers: u64,
 }
 
@@ -98,6 +101,7 @@ impl Counter {
             threads,
             current: 0,
             tensor_instructions: 0,
+            operand_phases: 0,
             barriers: 0,
         }
     }
@@ -112,8 +116,15 @@ impl Counter {
         self.barriers += 1;
     }
 
+    /// A product of a warp, 16x8x16.
     pub fn multiply(&mut self) {
         self.tensor_instructions += 1;
+    }
+
+    /// A product of a warp group that reads both operands from shared memory, without bank conflicts as they lie.
+    pub fn multiply_by_group(&mut self, rows: usize, columns: usize, depth: usize) {
+        self.tensor_instructions += (rows / 16 * (columns / 8)) as u64;
+        self.operand_phases += ((rows + columns) * depth * size_of::<bf16>() / (BANKS * BANK_BYTES)) as u64;
     }
 
     pub fn access(&mut self, address: usize, num_bytes: usize, access: Access, place: Place) {
@@ -160,6 +171,8 @@ impl Counter {
         let mut counts = Counts {
             sampled_blocks: 1,
             tensor_instructions: self.tensor_instructions,
+            shared_phases: self.operand_phases,
+            ideal_phases: self.operand_phases,
             barriers: self.barriers,
             ..Counts::default()
         };

@@ -38,13 +38,14 @@ pub type L1Share<'a> = dyn Fn(&Kernel, u32) -> usize + Sync + 'a;
 pub struct CountingDevice<'a> {
     memory: Arc<Memory>,
     l1_share: &'a L1Share<'a>,
+    has_warp_groups: bool,
     sampled_blocks: u64,
     operands: Vec<Slot>,
     launches: Vec<CountedLaunch>,
 }
 
 impl<'a> CountingDevice<'a> {
-    /// With an arena of `num_bytes`, and up to `sampled_blocks` blocks of a launch, spread evenly from first to last.
+    /// Of a GPU with or without warp groups, with an arena of `num_bytes`, and up to `sampled_blocks` blocks of a launch, spread evenly from first to last.
     ///
     /// # Errors
     /// [`Error::DoesNotFit`] if the system reserves no such memory.
@@ -55,11 +56,13 @@ impl<'a> CountingDevice<'a> {
         num_bytes: usize,
         sampled_blocks: u32,
         l1_share: &'a L1Share<'a>,
+        has_warp_groups: bool,
     ) -> Result<CountingDevice<'a>> {
         assert!(sampled_blocks > 0, "blocks to count");
         Ok(CountingDevice {
             memory: Arc::new(Memory::new(num_bytes, 1)?),
             l1_share,
+            has_warp_groups,
             sampled_blocks: sampled_blocks.into(),
             operands: Vec::new(),
             launches: Vec::new(),
@@ -174,6 +177,10 @@ impl Launcher for CountingDevice<'_> {
         self.operands.sort_by_key(|slot| (slot.offset_bytes, slot.num_bytes()));
         // A result in the place of an operand is the same memory.
         self.operands.dedup_by_key(|slot| slot.offset_bytes);
+    }
+
+    fn has_warp_groups(&self) -> bool {
+        self.has_warp_groups
     }
 
     fn launch(

@@ -46,6 +46,12 @@ unsafe extern "C" fn simt_copy_async_wait(num_pending: u32) {
 }
 
 #[unsafe(no_mangle)]
+unsafe extern "C" fn simt_fence_proxy_async() {
+    // SAFETY: as in `simt_barrier`.
+    unsafe { current() }.fence_proxy_async();
+}
+
+#[unsafe(no_mangle)]
 unsafe extern "C" fn simt_atomic(address: usize, num_bytes: u32, code: usize) {
     // SAFETY: as in `simt_barrier`.
     unsafe { current() }.access(address, num_bytes as usize, Access::Atomic, Place::Code(code));

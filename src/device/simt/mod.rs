@@ -20,6 +20,7 @@ mod process;
 mod shadow;
 mod stuck;
 mod warp;
+mod warp_group;
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -297,6 +298,10 @@ impl Launcher for SimtDevice {
             checker.now.interval += 1;
             self.bound_at = checker.now.interval;
         }
+    }
+
+    fn has_warp_groups(&self) -> bool {
+        true
     }
 
     fn launch(

@@ -20,6 +20,10 @@ impl Order {
         ((word * bound as u64) >> 32) as usize
     }
 
+    pub fn coin(&mut self) -> bool {
+        self.below(2) == 0
+    }
+
     pub fn shuffle<T>(&mut self, items: &mut [T]) {
         for last in (1..items.len()).rev() {
             let other = self.below(last + 1);

@@ -117,6 +117,11 @@ impl Cell {
         self.write.interval < since
     }
 
+    /// The thread of this block that wrote here last, if it is known.
+    pub fn writer(&self) -> Option<u16> {
+        (self.write.thread < 1024).then_some(self.write.thread)
+    }
+
     /// Whether one more read is right and changes nothing: written in an earlier interval of this block, and read by
     /// several warps in this one. Most reads of a tile are such.
     #[inline]

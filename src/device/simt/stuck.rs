@@ -12,6 +12,8 @@ pub enum Wait {
     Barrier(Place),
     /// The other lanes of its warp.
     Warp(*mut WarpCall),
+    /// The other threads of its warp group.
+    Group(*mut WarpCall),
     /// Nothing more: the kernel has returned.
     Exited,
 }
@@ -30,12 +32,15 @@ pub fn explain(waits: impl Iterator<Item = Wait>) -> (usize, Place, String) {
                 at_barrier.get_or_insert((thread, place));
                 format!("wait at __syncthreads in {place}")
             }
-            Wait::Warp(call) => {
+            Wait::Warp(call) | Wait::Group(call) => {
                 // SAFETY: calls lie on the stacks of suspended threads.
                 let WarpCall { kind, mask, file, line, .. } = unsafe { &*call };
                 let place = Place::Line(*file, *line);
                 at_warp_call.get_or_insert((thread, place));
-                format!("wait at {} with mask {mask:#010x} in {place}", call_name(*kind))
+                match wait {
+                    Wait::Group(_) => format!("wait at {} in {place}", call_name(*kind)),
+                    _ => format!("wait at {} with mask {mask:#010x} in {place}", call_name(*kind)),
+                }
             }
         };
         match groups.iter_mut().find(|(text, _)| *text == doing) {
@@ -44,7 +49,7 @@ pub fn explain(waits: impl Iterator<Item = Wait>) -> (usize, Place, String) {
         }
     }
     let title = if at_warp_call.is_some() {
-        "the lanes of a warp do not meet: mismatched mask or divergent code"
+        "the lanes of a warp, or the warps of a group, do not meet: mismatched mask or divergent code"
     } else {
         "divergent barrier: __syncthreads is not reached by every thread"
     };

@@ -35,13 +35,15 @@ pub(in crate::ops) fn checks() -> Checks {
         let alongs = Along::all(variant.pass()).iter();
         // Bits are left and read next to bf16 alone.
         let alongs = alongs.filter(|along| variant.dtype == DType::Bf16 || !along.has_bits());
-        trials.extend(
-            alongs.map(|&along| -> DrawTrial {
-                Box::new(move |draw| kernel_trial(variant, along, false, draw))
-            }),
-        );
+        let by_groups = if variant.groups.is_some() { &[false, true][..] } else { &[false] };
+        for (&along, &by_groups) in alongs.flat_map(|along| by_groups.iter().map(move |by| (along, by))) {
+            trials.push(Box::new(move |draw| kernel_trial(variant, by_groups, along, false, draw)));
+        }
         if variant.pass() == Pass::Wgrad {
-            trials.push(Box::new(move |draw| kernel_trial(variant, Along::Nothing, true, draw)));
+            for &by_groups in by_groups {
+                trials
+                    .push(Box::new(move |draw| kernel_trial(variant, by_groups, Along::Nothing, true, draw)));
+            }
         }
     }
     Checks { cases, trials }
@@ -167,8 +169,15 @@ impl Along {
 
 /// One kernel on a problem that it takes, whichever the operation would choose: more than one tile each way now and then,
 /// never whole tiles only; where `is_long`, few channels of so many pixels that a wgrad is split.
-fn kernel_trial(variant: &'static Variant, along: Along, is_long: bool, draw: &mut Draw) -> Trial {
-    let name = variant.entry.kernel().name;
+/// Where warp groups are asked for that a device has not, the other kernel runs once more.
+fn kernel_trial(
+    variant: &'static Variant,
+    by_groups: bool,
+    along: Along,
+    is_long: bool,
+    draw: &mut Draw,
+) -> Trial {
+    let name = variant.kernel(by_groups).kernel().name;
     let in_chunks = variant.takes_chunks_only();
     // Tensor cores take large tiles, and a sum that goes round their stages.
     let most_macs = match (is_long, in_chunks) {
@@ -209,7 +218,7 @@ fn kernel_trial(variant: &'static Variant, along: Along, is_long: bool, draw: &m
         let title = format!("{name}: {x:?}, filter {filter:?}, {window:?}, along {along:?}");
         let trial = Trial::new(title, move |graph| {
             let y = [dims.n, dims.p(), dims.q(), dims.k];
-            let choice = Choice { variant, dims };
+            let choice = Choice { variant, dims, by_groups: Some(by_groups) };
             let dgrad = Conv2dDgrad { window, x: x.into(), accumulate };
             match (variant.pass(), along) {
                 (Pass::Wgrad, _) => {

@@ -226,6 +226,8 @@ impl Conv2dWgradArgs {
 pub(super) struct Choice {
     pub variant: &'static Variant,
     pub dims: Conv2dDims,
+    /// Whether warp groups multiply, where the device has them; as the device does if none.
+    pub by_groups: Option<bool>,
 }
 
 impl Choice {
@@ -234,7 +236,7 @@ impl Choice {
     /// # Errors
     /// As [`choose`].
     pub(super) fn new(pass: Pass, dtype: DType, dims: Conv2dDims) -> Result<Choice> {
-        Ok(Choice { variant: choose(pass, dtype, &dims)?, dims })
+        Ok(Choice { variant: choose(pass, dtype, &dims)?, dims, by_groups: None })
     }
 }
 
@@ -256,12 +258,13 @@ pub(super) fn launch(
     args: &LaunchArgs<'_>,
     launcher: &mut dyn Launcher,
 ) -> Result<()> {
-    let Choice { variant, ref dims } = *choice;
+    let Choice { variant, ref dims, by_groups } = *choice;
     let gemm = Gemm::new(variant.pass(), dims);
     let grid = [variant.num_tiles(&gemm), gemm.classes, 1];
     let operands = stored.operands(args);
     let shared_bytes = variant.shared_bytes();
-    let (entry, arguments) = match variant.entry {
+    let by_groups = launcher.has_warp_groups() && by_groups != Some(false);
+    let (entry, arguments) = match variant.kernel(by_groups) {
         PassEntry::Fprop(entry) => (entry, Conv2dArgs::fprop(dims, operands, gemm.depth)?),
         PassEntry::Dgrad(entry) => (entry, Conv2dArgs::dgrad(dims, operands)?),
         PassEntry::Wgrad(entry) => {
@@ -329,7 +332,7 @@ mod tests {
         let variant = VARIANTS.iter().find(|variant| variant.entry.kernel().name == kernel).unwrap();
         let slot = Slot { offset_bytes: 0, shape: Shape::from([1]), dtype: DType::F32 };
         let args = LaunchArgs { arena_address: 0, inputs: &[slot; 2], outputs: &[slot], workspace: slot };
-        let choice = Choice { variant, dims: *dims };
+        let choice = Choice { variant, dims: *dims, by_groups: None };
         launch(&choice, Stored::Sums { addend: None }, &args, &mut Nowhere).map_err(|error| error.to_string())
     }
 

@@ -44,7 +44,7 @@ impl ByChoice for Conv2dStats {
             eps: self.eps,
             bn_momentum: self.bn_momentum,
         };
-        let Choice { variant, ref dims } = *choice;
+        let Choice { variant, ref dims, .. } = *choice;
         let partials = if variant.leaves_sums() {
             launch::launch(choice, Stored::WithStatistics, args, launcher)?;
             variant.statistics_partials(dims, args.workspace())
@@ -56,7 +56,7 @@ impl ByChoice for Conv2dStats {
     }
 
     fn workspace_by(&self, choice: &Choice) -> usize {
-        let Choice { variant, ref dims } = *choice;
+        let Choice { variant, ref dims, .. } = *choice;
         if variant.leaves_sums() {
             variant.statistics_partials(dims, 0).num_bytes()
         } else {

@@ -75,7 +75,7 @@ impl ByChoice for Conv2dDgradSums {
         let addend = self.dgrad.accumulate.then(|| self.addend());
         let norm = Norm::Saved { mean: &args.inputs[4], rstd: &args.inputs[5] };
         let mask = MaskAddresses::new(self.mask, args.optional_input(6));
-        let Choice { variant, ref dims } = *choice;
+        let Choice { variant, ref dims, .. } = *choice;
         let first = self.shortcut();
         if self.takes_along(variant) {
             let shortcut = [0, 1].map(|n| if self.joins { args.input(first + n) } else { 0 });
@@ -102,7 +102,7 @@ impl ByChoice for Conv2dDgradSums {
     }
 
     fn workspace_by(&self, choice: &Choice) -> usize {
-        let Choice { variant, ref dims } = *choice;
+        let Choice { variant, ref dims, .. } = *choice;
         if self.takes_along(variant) {
             variant.sums_partials(dims, self.num_sums(), 0).num_bytes()
         } else {

@@ -63,6 +63,8 @@ impl PassEntry {
 pub(super) struct Variant {
     /// The kernel.
     pub entry: PassEntry,
+    /// The same tile multiplied by warp groups, where a GPU has them.
+    pub groups: Option<PassEntry>,
     pub dtype: DType,
     unit: Unit,
     /// Most rows and columns of a filter.
@@ -80,15 +82,19 @@ pub(super) struct Variant {
 impl Variant {
     const fn cuda_cores(entry: PassEntry, dtype: DType) -> Variant {
         let (unit, most_taps, stages) = (Unit::CudaCores, usize::MAX, 0);
-        let (tile_rows, tile_cols, rate) = (TILE, TILE, 0.05);
-        Variant { entry, dtype, unit, most_taps, tile_rows, tile_cols, stages, rate }
+        let (groups, tile_rows, tile_cols, rate) = (None, TILE, TILE, 0.05);
+        Variant { entry, groups, dtype, unit, most_taps, tile_rows, tile_cols, stages, rate }
     }
 
-    const fn tensor_cores(entry: PassEntry, [tile_rows, tile_cols]: [usize; 2], rate: f64) -> Variant {
+    const fn tensor_cores(
+        [entry, groups]: [PassEntry; 2],
+        [tile_rows, tile_cols]: [usize; 2],
+        rate: f64,
+    ) -> Variant {
         let most_taps = if matches!(entry, Wgrad(_)) { usize::MAX } else { MOST_TAPS };
         let stages = if tile_rows > 128 { STAGES_OF_LONG } else { STAGES };
-        let (dtype, unit) = (DType::Bf16, Unit::TensorCores);
-        Variant { entry, dtype, unit, most_taps, tile_rows, tile_cols, stages, rate }
+        let (groups, dtype, unit) = (Some(groups), DType::Bf16, Unit::TensorCores);
+        Variant { entry, groups, dtype, unit, most_taps, tile_rows, tile_cols, stages, rate }
     }
 
     /// The same for filters of one tap.
@@ -110,33 +116,150 @@ impl Variant {
 pub(super) static VARIANTS: [Variant; 25] = [
     Variant::cuda_cores(Fprop(&kernels::CONV2D_FPROP_F32), DType::F32),
     Variant::cuda_cores(Fprop(&kernels::CONV2D_FPROP_BF16), DType::Bf16),
-    Variant::tensor_cores(Fprop(&kernels::CONV2D_FPROP_1X1_TILE128X128_BF16), [128, 128], 1.0).of_one_tap(),
-    Variant::tensor_cores(Fprop(&kernels::CONV2D_FPROP_TILE128X128_BF16), [128, 128], 1.0),
-    Variant::tensor_cores(Fprop(&kernels::CONV2D_FPROP_1X1_TILE256X64_BF16), [256, 64], 0.88).of_one_tap(),
-    Variant::tensor_cores(Fprop(&kernels::CONV2D_FPROP_TILE256X64_BF16), [256, 64], 0.88),
-    Variant::tensor_cores(Fprop(&kernels::CONV2D_FPROP_1X1_TILE128X64_BF16), [128, 64], 0.7).of_one_tap(),
-    Variant::tensor_cores(Fprop(&kernels::CONV2D_FPROP_TILE128X64_BF16), [128, 64], 0.7)
-        .of_stages(STAGES_BESIDE_L1),
-    Variant::tensor_cores(Fprop(&kernels::CONV2D_FPROP_1X1_TILE64X64_BF16), [64, 64], 0.54).of_one_tap(),
-    Variant::tensor_cores(Fprop(&kernels::CONV2D_FPROP_TILE64X64_BF16), [64, 64], 0.54)
-        .of_stages(STAGES_BESIDE_L1),
+    Variant::tensor_cores(
+        [
+            Fprop(&kernels::CONV2D_FPROP_1X1_TILE128X128_BF16),
+            Fprop(&kernels::CONV2D_FPROP_1X1_WGMMA_TILE128X128_BF16),
+        ],
+        [128, 128],
+        1.0,
+    )
+    .of_one_tap(),
+    Variant::tensor_cores(
+        [
+            Fprop(&kernels::CONV2D_FPROP_TILE128X128_BF16),
+            Fprop(&kernels::CONV2D_FPROP_WGMMA_TILE128X128_BF16),
+        ],
+        [128, 128],
+        1.0,
+    ),
+    Variant::tensor_cores(
+        [
+            Fprop(&kernels::CONV2D_FPROP_1X1_TILE256X64_BF16),
+            Fprop(&kernels::CONV2D_FPROP_1X1_WGMMA_TILE256X64_BF16),
+        ],
+        [256, 64],
+        0.88,
+    )
+    .of_one_tap(),
+    Variant::tensor_cores(
+        [Fprop(&kernels::CONV2D_FPROP_TILE256X64_BF16), Fprop(&kernels::CONV2D_FPROP_WGMMA_TILE256X64_BF16)],
+        [256, 64],
+        0.88,
+    ),
+    Variant::tensor_cores(
+        [
+            Fprop(&kernels::CONV2D_FPROP_1X1_TILE128X64_BF16),
+            Fprop(&kernels::CONV2D_FPROP_1X1_WGMMA_TILE128X64_BF16),
+        ],
+        [128, 64],
+        0.7,
+    )
+    .of_one_tap(),
+    Variant::tensor_cores(
+        [Fprop(&kernels::CONV2D_FPROP_TILE128X64_BF16), Fprop(&kernels::CONV2D_FPROP_WGMMA_TILE128X64_BF16)],
+        [128, 64],
+        0.7,
+    )
+    .of_stages(STAGES_BESIDE_L1),
+    Variant::tensor_cores(
+        [
+            Fprop(&kernels::CONV2D_FPROP_1X1_TILE64X64_BF16),
+            Fprop(&kernels::CONV2D_FPROP_1X1_WGMMA_TILE64X64_BF16),
+        ],
+        [64, 64],
+        0.54,
+    )
+    .of_one_tap(),
+    Variant::tensor_cores(
+        [Fprop(&kernels::CONV2D_FPROP_TILE64X64_BF16), Fprop(&kernels::CONV2D_FPROP_WGMMA_TILE64X64_BF16)],
+        [64, 64],
+        0.54,
+    )
+    .of_stages(STAGES_BESIDE_L1),
     Variant::cuda_cores(Dgrad(&kernels::CONV2D_DGRAD_F32), DType::F32),
     Variant::cuda_cores(Dgrad(&kernels::CONV2D_DGRAD_BF16), DType::Bf16),
-    Variant::tensor_cores(Dgrad(&kernels::CONV2D_DGRAD_1X1_TILE128X128_BF16), [128, 128], 1.0).of_one_tap(),
-    Variant::tensor_cores(Dgrad(&kernels::CONV2D_DGRAD_TILE128X128_BF16), [128, 128], 1.0),
-    Variant::tensor_cores(Dgrad(&kernels::CONV2D_DGRAD_1X1_TILE256X64_BF16), [256, 64], 0.88).of_one_tap(),
-    Variant::tensor_cores(Dgrad(&kernels::CONV2D_DGRAD_TILE256X64_BF16), [256, 64], 0.88),
-    Variant::tensor_cores(Dgrad(&kernels::CONV2D_DGRAD_1X1_TILE128X64_BF16), [128, 64], 0.7).of_one_tap(),
-    Variant::tensor_cores(Dgrad(&kernels::CONV2D_DGRAD_TILE128X64_BF16), [128, 64], 0.7)
-        .of_stages(STAGES_BESIDE_L1),
-    Variant::tensor_cores(Dgrad(&kernels::CONV2D_DGRAD_1X1_TILE64X64_BF16), [64, 64], 0.54).of_one_tap(),
-    Variant::tensor_cores(Dgrad(&kernels::CONV2D_DGRAD_TILE64X64_BF16), [64, 64], 0.54)
-        .of_stages(STAGES_BESIDE_L1),
+    Variant::tensor_cores(
+        [
+            Dgrad(&kernels::CONV2D_DGRAD_1X1_TILE128X128_BF16),
+            Dgrad(&kernels::CONV2D_DGRAD_1X1_WGMMA_TILE128X128_BF16),
+        ],
+        [128, 128],
+        1.0,
+    )
+    .of_one_tap(),
+    Variant::tensor_cores(
+        [
+            Dgrad(&kernels::CONV2D_DGRAD_TILE128X128_BF16),
+            Dgrad(&kernels::CONV2D_DGRAD_WGMMA_TILE128X128_BF16),
+        ],
+        [128, 128],
+        1.0,
+    ),
+    Variant::tensor_cores(
+        [
+            Dgrad(&kernels::CONV2D_DGRAD_1X1_TILE256X64_BF16),
+            Dgrad(&kernels::CONV2D_DGRAD_1X1_WGMMA_TILE256X64_BF16),
+        ],
+        [256, 64],
+        0.88,
+    )
+    .of_one_tap(),
+    Variant::tensor_cores(
+        [Dgrad(&kernels::CONV2D_DGRAD_TILE256X64_BF16), Dgrad(&kernels::CONV2D_DGRAD_WGMMA_TILE256X64_BF16)],
+        [256, 64],
+        0.88,
+    ),
+    Variant::tensor_cores(
+        [
+            Dgrad(&kernels::CONV2D_DGRAD_1X1_TILE128X64_BF16),
+            Dgrad(&kernels::CONV2D_DGRAD_1X1_WGMMA_TILE128X64_BF16),
+        ],
+        [128, 64],
+        0.7,
+    )
+    .of_one_tap(),
+    Variant::tensor_cores(
+        [Dgrad(&kernels::CONV2D_DGRAD_TILE128X64_BF16), Dgrad(&kernels::CONV2D_DGRAD_WGMMA_TILE128X64_BF16)],
+        [128, 64],
+        0.7,
+    )
+    .of_stages(STAGES_BESIDE_L1),
+    Variant::tensor_cores(
+        [
+            Dgrad(&kernels::CONV2D_DGRAD_1X1_TILE64X64_BF16),
+            Dgrad(&kernels::CONV2D_DGRAD_1X1_WGMMA_TILE64X64_BF16),
+        ],
+        [64, 64],
+        0.54,
+    )
+    .of_one_tap(),
+    Variant::tensor_cores(
+        [Dgrad(&kernels::CONV2D_DGRAD_TILE64X64_BF16), Dgrad(&kernels::CONV2D_DGRAD_WGMMA_TILE64X64_BF16)],
+        [64, 64],
+        0.54,
+    )
+    .of_stages(STAGES_BESIDE_L1),
     Variant::cuda_cores(Wgrad(&kernels::CONV2D_WGRAD_F32), DType::F32),
     Variant::cuda_cores(Wgrad(&kernels::CONV2D_WGRAD_BF16), DType::Bf16),
-    Variant::tensor_cores(Wgrad(&kernels::CONV2D_WGRAD_TILE128X128_BF16), [128, 128], 1.0),
-    Variant::tensor_cores(Wgrad(&kernels::CONV2D_WGRAD_TILE64X128_BF16), [64, 128], 0.8),
-    Variant::tensor_cores(Wgrad(&kernels::CONV2D_WGRAD_TILE64X64_BF16), [64, 64], 0.45),
+    Variant::tensor_cores(
+        [
+            Wgrad(&kernels::CONV2D_WGRAD_TILE128X128_BF16),
+            Wgrad(&kernels::CONV2D_WGRAD_WGMMA_TILE128X128_BF16),
+        ],
+        [128, 128],
+        1.0,
+    ),
+    Variant::tensor_cores(
+        [Wgrad(&kernels::CONV2D_WGRAD_TILE64X128_BF16), Wgrad(&kernels::CONV2D_WGRAD_WGMMA_TILE64X128_BF16)],
+        [64, 128],
+        0.8,
+    ),
+    Variant::tensor_cores(
+        [Wgrad(&kernels::CONV2D_WGRAD_TILE64X64_BF16), Wgrad(&kernels::CONV2D_WGRAD_WGMMA_TILE64X64_BF16)],
+        [64, 64],
+        0.45,
+    ),
 ];
 
 /// A pass as a matrix product.
@@ -250,7 +373,12 @@ impl Variant {
         if self.tile_rows * self.tile_cols < LARGE_TILE { 1.6 } else { 1.1 }
     }
 
-    /// Dynamic shared memory of its kernel, in bytes.
+    /// The kernel that multiplies by warp groups or not, as far as there is one.
+    pub(super) fn kernel(&self, by_groups: bool) -> PassEntry {
+        self.groups.filter(|_| by_groups).unwrap_or(self.entry)
+    }
+
+    /// Dynamic shared memory of its kernels, in bytes.
     pub(super) fn shared_bytes(&self) -> u32 {
         (self.stages * (self.tile_rows + self.tile_cols) * DEPTH * DType::Bf16.size_bytes()) as u32
     }
@@ -307,6 +435,11 @@ mod tests {
             assert_eq!(named, variant.unit == Unit::TensorCores, "{name}");
             assert!(variant.tile_cols <= MOST_TILE_COLS);
             assert!(variant.shared_bytes() <= CONSUMER_SHARED_BYTES, "{name}");
+            if let Some(groups) = variant.groups {
+                let kernel = groups.kernel();
+                assert_eq!((kernel.name.replace("_wgmma", ""), kernel.file), (name.to_string(), file));
+                assert!(kernel.is_by_warp_groups() && kernel.block_threads.is_multiple_of(128));
+            }
             let warps = block_threads as usize / WARP_THREADS;
             assert!((variant.tile_rows * variant.tile_cols).is_multiple_of(warps * 16 * 16), "{name}");
         }
