@@ -147,6 +147,26 @@ void many_blocks() {
         red.global.add.u32 [%d0], %r2;)";
     const Result result = run(kernel_text(body, ".shared .align 4 .b8 sh[4];"), how);
     check_equal("every thread of every block has run once", result.words[0], 64 * 96);
+
+    // Where one block writes a register, another that does not must not see it: by a guard, and by another way.
+    how.block = 1;
+    const std::string even = R"(
+        mov.u32 %r2, %ctaid.x;
+        mul.wide.u32 %d2, %r2, 4;
+        add.s64 %d2, %d0, %d2;
+        and.b32 %r4, %r2, 1;
+        setp.eq.u32 %p1, %r4, 0;
+)";
+    const std::string ways[] = {"@%p1 mov.u32 %r3, 7;\n@%p1 mov.u64 %d3, 7;",
+                                "@!%p1 bra AFTER;\nmov.u32 %r3, 7;\nmov.u64 %d3, 7;\nAFTER:"};
+    for (const std::string& way : ways) {
+        const std::string both = "cvt.u32.u64 %r5, %d3;\nand.b32 %r3, %r3, %r5;\nst.global.u32 [%d2], %r3;";
+        const Result registers = run(kernel_text(even + way + "\n" + both), how);
+        for (uint32_t block = 0; block < 64; block++) {
+            const uint32_t want = block % 2 == 0 ? 7 : 0xffffffff;
+            check_equal("a register that another block has written", registers.words[block], want);
+        }
+    }
     close_session();
 }
 

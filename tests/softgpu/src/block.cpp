@@ -1,6 +1,7 @@
 #include "block.hpp"
 
 #include <algorithm>
+#include <map>
 
 #include "log.hpp"
 
@@ -20,9 +21,23 @@ uint32_t dynamic_shared_address(const Function& function) {
     return address;
 }
 
+// What nothing has written reads as a NaN, and as an address of nobody.
 template <class T>
-void set_register(std::vector<T>& file, int index, T value) {
-    if (index >= 0) std::fill_n(&file[static_cast<size_t>(index) * kWarpLanes], kWarpLanes, value);
+std::vector<std::pair<int, T>> initial_registers(const std::vector<int>& live,
+                                                 const std::vector<std::pair<int, T>>& constants,
+                                                 int dynamic_shared, T dynamic_shared_address) {
+    std::map<int, T> values;
+    for (const int index : live) values[index] = static_cast<T>(~T{0});
+    for (const auto& [index, value] : constants) values[index] = value;
+    if (dynamic_shared >= 0) values[dynamic_shared] = dynamic_shared_address;
+    return {values.begin(), values.end()};
+}
+
+template <class T>
+void set_registers(const std::vector<std::pair<int, T>>& values, T* file) {
+    for (const auto& [index, value] : values) {
+        std::fill_n(&file[static_cast<size_t>(index) * kWarpLanes], kWarpLanes, value);
+    }
 }
 
 }  // namespace
@@ -38,20 +53,20 @@ Block::Block(const Launch& launch, const std::vector<MemoryRange>& memory, Globa
     shared_.resize(dynamic_shared + launch_.dynamic_shared_bytes - kSharedBase);
     if (settings().races != Races::Ignored) shared_races_.emplace(shared_.size());
 
-    // What nothing has written reads as a NaN, and as an address of nobody.
-    initial_words_.assign(static_cast<size_t>(function_.num_words) * kWarpLanes, ~uint32_t{0});
-    initial_longs_.assign(static_cast<size_t>(function_.num_longs) * kWarpLanes, ~uint64_t{0});
     const InitialValues& initial = function_.initial;
-    for (const auto& [index, value] : initial.words) set_register(initial_words_, index, value);
-    for (const auto& [index, value] : initial.longs) set_register(initial_longs_, index, value);
-    set_register(initial_words_, initial.dynamic_shared_word, dynamic_shared);
-    set_register(initial_longs_, initial.dynamic_shared_long, uint64_t{dynamic_shared});
+    initial_words_ =
+        initial_registers(function_.live_words, initial.words, initial.dynamic_shared_word, dynamic_shared);
+    initial_longs_ = initial_registers(function_.live_longs, initial.longs, initial.dynamic_shared_long,
+                                       uint64_t{dynamic_shared});
 
     const unsigned num_threads = launch_.block[0] * launch_.block[1] * launch_.block[2];
     warps_.resize((num_threads + kWarpLanes - 1) / kWarpLanes);
     for (unsigned index = 0; index < warps_.size(); index++) {
         const unsigned num_lanes = num_threads - index * kWarpLanes;
         warps_[index].index = index;
+        // Kernels have thousands of registers, and a small grid touches few of them: nothing is written in advance.
+        warps_[index].words.reset(new uint32_t[static_cast<size_t>(function_.num_words) * kWarpLanes]);
+        warps_[index].longs.reset(new uint64_t[static_cast<size_t>(function_.num_longs) * kWarpLanes]);
         warps_[index].lanes = num_lanes >= kWarpLanes ? kAllLanes : (1u << num_lanes) - 1;
     }
 }
@@ -90,8 +105,9 @@ void Block::start(uint64_t block_number) {
     std::fill(shared_.begin(), shared_.end(), 0xff);
     if (shared_races_) shared_races_->barrier();
     for (Warp& warp : warps_) {
-        warp.words = initial_words_;
-        warp.longs = initial_longs_;
+        // Of what the block before has left, only these could be seen.
+        set_registers(initial_words_, warp.words.get());
+        set_registers(initial_longs_, warp.longs.get());
         warp.predicates.assign(static_cast<size_t>(function_.num_predicates), 0xa5a5a5a5u);
         warp.groups.assign(1, {0, warp.lanes, false});
         warp.copies.clear();

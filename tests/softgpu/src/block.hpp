@@ -3,6 +3,7 @@
 
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "launch.hpp"
@@ -74,8 +75,9 @@ class Block {
     const std::vector<MemoryRange>& memory_;
     GlobalRaces* const global_races_;
     std::optional<SharedRaces> shared_races_;
-    std::vector<uint32_t> initial_words_;  // of a warp
-    std::vector<uint64_t> initial_longs_;
+    // What registers of a warp hold that may be read before they are written, by their index.
+    std::vector<std::pair<int, uint32_t>> initial_words_;
+    std::vector<std::pair<int, uint64_t>> initial_longs_;
     std::vector<Warp> warps_;
     std::vector<uint8_t> shared_;
     uint32_t block_idx_[3] = {};

@@ -1,7 +1,9 @@
 // Modules, kernels and their launches.
 #include <algorithm>
-#include <cstdio>
+#include <cstdlib>
 #include <cstring>
+#include <functional>
+#include <string_view>
 
 #include "driver.hpp"
 
@@ -25,12 +27,14 @@ bool is_machine_code(const char* image) {
 }
 
 // A text is read once: tests open many devices, and every one loads the same modules.
-const Program& parsed(const std::string& text) {
-    static std::map<std::string, Program> programs;
+const Program& parsed(std::string_view text) {
+    // By strings as by views: a text has millions of bytes, of which a string would be a copy.
+    static std::map<std::string, Program, std::less<>> programs;
     const auto found = programs.find(text);
     if (found != programs.end()) return found->second;
     const auto& edit = settings().ptx_edit;
-    return programs.emplace(text, parse_ptx(edit ? edit->apply(text) : text)).first->second;
+    const std::string copy(text);
+    return programs.emplace(copy, parse_ptx(edit ? edit->apply(copy) : copy)).first->second;
 }
 
 // Whether work that waits or a graph holds a kernel of the module.
@@ -173,11 +177,12 @@ SOFTGPU_API cuModuleLoadData(void** handle, const void* image) {
                 "SOFTGPU_CC=10.0");
             return kNoBinaryForGpu;
         }
-        int major = 0, minor = 0;
-        const char* version = strstr(text, ".version");
-        if (!version || sscanf(version, ".version %d.%d", &major, &minor) != 2) {
-            refuse(kInvalidImage, "this is no PTX");
-        }
+        // sscanf would first look for the end of the text.
+        const char* version = strstr(text, ".version ");
+        char* rest = nullptr;
+        const long major = version ? strtol(version + strlen(".version "), &rest, 10) : 0;
+        if (!rest || *rest != '.') refuse(kInvalidImage, "this is no PTX");
+        const long minor = strtol(rest + 1, nullptr, 10);
         if (10 * major + minor > newest_ptx_version()) {
             say("note", concat("PTX ", major, ".", minor, " is newer than the driver"));
             return kUnsupportedPtxVersion;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "liveness.hpp"
 #include "log.hpp"
 
 namespace softgpu {
@@ -165,6 +166,8 @@ std::shared_ptr<Function> KernelBuilder::finish() {
     Instruction end;
     end.step = Step::Exit;
     function_->code.push_back(end);
+    function_->live_words = live_at_entry(*function_, RegisterFile::Words);
+    function_->live_longs = live_at_entry(*function_, RegisterFile::Longs);
     function_->covered = std::make_unique<std::atomic<uint8_t>[]>(function_->code.size());
     return function_;
 }

@@ -100,6 +100,7 @@ struct Function {
     bool uses_dynamic_shared = false;
     int num_words = 0, num_longs = 0, num_predicates = 0;
     InitialValues initial;
+    std::vector<int> live_words, live_longs;  // registers that may be read before they are written
     std::shared_ptr<const std::vector<std::string>> text;          // the module's lines
     std::shared_ptr<const std::map<int, std::string>> file_names;  // of `source_file`
 

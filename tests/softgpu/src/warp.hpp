@@ -1,6 +1,7 @@
 // The state of a warp, and loops over its lanes.
 #pragma once
 
+#include <memory>
 #include <type_traits>
 #include <vector>
 
@@ -28,8 +29,9 @@ struct PendingCopy {
 struct Warp {
     unsigned index = 0;
     // The 32 lanes of a register lie together; of a predicate they are the bits of a word.
-    std::vector<uint32_t> words, predicates;
-    std::vector<uint64_t> longs;
+    std::vector<uint32_t> predicates;
+    std::unique_ptr<uint32_t[]> words;
+    std::unique_ptr<uint64_t[]> longs;
     std::vector<LaneGroup> groups;
     std::vector<PendingCopy> copies;
     uint32_t num_commits[kWarpLanes] = {};
