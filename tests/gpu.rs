@@ -10,7 +10,7 @@ mod first_gpu;
 #[path = "common/training.rs"]
 mod stepping;
 
-use first_gpu::gpu;
+use first_gpu::{gpu, is_software};
 use residuum::device::Device;
 use residuum::device::cuda::Driver;
 use residuum::models::{Model, Options};
@@ -22,18 +22,12 @@ const BATCH: usize = 8;
 const CLASSES: usize = 7;
 const LR: f64 = 0.001;
 
-/// Whether the GPU is interpreted.
-fn is_software() -> bool {
-    Driver::start().unwrap().gpu(0).unwrap().name.contains("softgpu")
-}
-
 #[test]
 fn these_tests_hold_on_the_software_gpu() {
     again::run_tests_again(&[""], "on_the_software_gpu");
 }
 
-fn training(name: &str, float: DType, device: Device) -> Training {
-    let size = if is_software() { 32 } else { 64 };
+fn training(name: &str, float: DType, device: Device, size: usize) -> Training {
     let model = Model::new(name, Options::new(CLASSES)).unwrap();
     let config = StepConfig { float, smoothing: 0.1, seed: 5, ..StepConfig::new(model, BATCH, size) };
     let mut training = Training::new(config, device).unwrap();
@@ -42,8 +36,9 @@ fn training(name: &str, float: DType, device: Device) -> Training {
 }
 
 fn assert_losses_of_the_cpu(name: &str, float: DType, device: Device, tolerance: f32) {
-    let expected = run(&mut training(name, DType::F32, Device::Cpu), CLASSES, LR, 0, 3);
-    let got = run(&mut training(name, float, device), CLASSES, LR, 0, 3);
+    let size = if is_software(device) { 32 } else { 64 };
+    let losses = |float, device| run(&mut training(name, float, device, size), CLASSES, LR, 0, 3);
+    let (expected, got) = (losses(DType::F32, Device::Cpu), losses(float, device));
     println!("{name} {float}: {got:?} for {expected:?}");
     for (step, (got, expected)) in got.iter().zip(&expected).enumerate() {
         let error = (got - expected).abs() / expected;
@@ -55,7 +50,7 @@ fn assert_losses_of_the_cpu(name: &str, float: DType, device: Device, tolerance:
 fn training_steps_in_f32_agree_with_the_cpu() {
     let Some(device) = gpu() else { return };
     // In f32 the software GPU takes half a minute for the second.
-    for name in ["resnet18", "resnet50"].into_iter().take(if is_software() { 1 } else { 2 }) {
+    for name in ["resnet18", "resnet50"].into_iter().take(if is_software(device) { 1 } else { 2 }) {
         assert_losses_of_the_cpu(name, DType::F32, device, 1e-4);
     }
 }
@@ -71,10 +66,10 @@ fn training_steps_in_bf16_agree_with_the_cpu_to_a_hundredth() {
 #[test]
 fn two_runs_give_the_same_bits() {
     let Some(device) = gpu() else { return };
+    let (size, steps) = if is_software(device) { (16, 2) } else { (64, 20) };
     for float in [DType::F32, DType::Bf16] {
         let whole_run = || {
-            let mut training = training("resnet18", float, device);
-            let steps = if is_software() { 2 } else { 20 };
+            let mut training = training("resnet18", float, device, size);
             (run(&mut training, CLASSES, LR, 0, steps), weight_bits(&training))
         };
         let (first, second) = (whole_run(), whole_run());
@@ -89,13 +84,13 @@ fn memory_stays_as_it_is_over_many_steps() {
     /// The system counts pages that come and go with the processes beside this one.
     const SLACK_BYTES: usize = 16 << 20;
     let Some(device @ Device::Cuda(ordinal)) = gpu() else { return };
-    let mut training = training("resnet18", DType::Bf16, device);
+    let (size, before, steps) = if is_software(device) { (16, 2, 4) } else { (64, 100, 1_000) };
+    let mut training = training("resnet18", DType::Bf16, device, size);
     let used_bytes = || {
         let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
         let resident_pages: usize = statm.split(' ').nth(1).unwrap().parse().unwrap();
         (4096 * resident_pages, Driver::start().unwrap().free_bytes(ordinal).unwrap())
     };
-    let (before, steps) = if is_software() { (3, 6) } else { (100, 1_000) };
     run(&mut training, CLASSES, LR, 0, before);
     let (host_before, free_before) = used_bytes();
     run(&mut training, CLASSES, LR, before, before + steps);
