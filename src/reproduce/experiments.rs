@@ -276,12 +276,12 @@ impl Experiment {
 fn quick(config: TrainConfig) -> TrainConfig {
     TrainConfig {
         categories: Some(10),
-        limit_train: Some(480),
-        limit_val: Some(160),
+        limit_train: Some(160),
+        limit_val: Some(60),
         img_size: if config.img_size > 128 { 56 } else { 32 },
         batch_size: 16,
         warmup_epochs: None,
-        steps_per_epoch: Some(15),
+        steps_per_epoch: Some(5),
         epochs: 3,
         ..config
     }

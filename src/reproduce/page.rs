@@ -88,7 +88,7 @@ fn introduction(options: &Options) -> Vec<String> {
     }
     if options.quick {
         paragraphs.push(
-            "These runs are scaled down to seconds: 10 categories, 480 training images, 45 updates, and 32 or 56 \
+            "These runs are scaled down to seconds: 10 categories, 160 training images, 15 updates, and 32 or 56 \
              pixels where a title says 128 or 224. They \
              show that every experiment runs from end to end, and say nothing about the paper's results."
                 .into(),
