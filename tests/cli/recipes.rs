@@ -98,7 +98,7 @@ fn a_part_of_the_paper_is_reproduced_once_and_found_again() {
 #[cfg(residuum_simt)]
 fn the_emulator_trains_goes_on_evaluates_and_predicts() {
     let program = Program::with_scenes();
-    let small = "train --data-dir scenes --img-size 32 -b 4 --limit-train 8 --limit-val 8 --device simt --augment compose";
+    let small = "train --data-dir scenes --img-size 16 -b 4 --limit-train 4 --limit-val 4 --device simt --augment compose";
     program.succeeds(&format!("{small} --epochs 2 --categories 4"));
     let run = program.only_run("runs");
     let losses: Vec<f64> = program.records(&run).epochs.iter().map(|epoch| epoch.eval_loss).collect();
