@@ -148,7 +148,7 @@ fn networks_that_take_objects_in_train() {
     let Some(gpu) = software_gpu() else { return };
     let program = Program::with_scenes();
     for way in ["vector", "codes", "masks"] {
-        let small = "train --data-dir scenes --img-size 32 --batch-size 8 --limit-train 8 --limit-val 2 --max-steps 1";
+        let small = "train --data-dir scenes --img-size 32 --batch-size 4 --limit-train 4 --limit-val 2 --max-steps 1";
         let call =
             format!("{small} --lr 0.001 --model resnet18 --objects {way} --log-interval 1 --precision f32");
         succeeds(gpu, &program, &format!("{call} --device cuda --output {way}"), &[]);
