@@ -59,7 +59,7 @@ impl Operand {
         }
         // 16 positions of k are a quarter of each line of a K-major operand, and whole lines of the other.
         let within = operand.start % 1024;
-        if within % 32 != 0 || within >= if is_mn_major { 32 } else { 128 } {
+        if !within.is_multiple_of(32) || within >= if is_mn_major { 32 } else { 128 } {
             return Err(format!(
                 "multiplies an operand from byte {} of dynamic shared memory on, which begins no 16 positions",
                 operand.start
@@ -99,22 +99,21 @@ impl Operand {
         let mut elements = vec![[0.0; DEPTH]; extent];
         let (lines, chunks) =
             if self.is_mn_major { (DEPTH, extent / CHUNK) } else { (extent, DEPTH / CHUNK) };
-        for line in 0..lines {
-            for chunk in 0..chunks {
-                let plain = self.start
-                    + line / 8 * self.stride
-                    + line % 8 * 128
-                    + if self.is_mn_major { chunk / 8 * self.leading + chunk % 8 * 16 } else { chunk * 16 };
-                let address = shared + (plain ^ (plain >> 3 & 0x70));
-                read(address, called)?;
-                // SAFETY: shared memory of this block, whose bounds `read` has held it to where anything is judged.
-                let values = unsafe { (address as *const [u16; CHUNK]).read() };
-                for (i, bits) in values.into_iter().enumerate() {
-                    let value = bf16::from_bits(bits).to_f32();
-                    match self.is_mn_major {
-                        true => elements[chunk * CHUNK + i][line] = value,
-                        false => elements[line][chunk * CHUNK + i] = value,
-                    }
+        for at in 0..lines * chunks {
+            let (line, chunk) = (at / chunks, at % chunks);
+            let plain = self.start
+                + line / 8 * self.stride
+                + line % 8 * 128
+                + if self.is_mn_major { chunk / 8 * self.leading + chunk % 8 * 16 } else { chunk * 16 };
+            let address = shared + (plain ^ (plain >> 3 & 0x70));
+            read(address, called)?;
+            // SAFETY: shared memory of this block, whose bounds `read` has held it to where anything is judged.
+            let values = unsafe { (address as *const [u16; CHUNK]).read() };
+            for (i, bits) in values.into_iter().enumerate() {
+                let value = bf16::from_bits(bits).to_f32();
+                match self.is_mn_major {
+                    true => elements[chunk * CHUNK + i][line] = value,
+                    false => elements[line][chunk * CHUNK + i] = value,
                 }
             }
         }
