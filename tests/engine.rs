@@ -326,6 +326,55 @@ fn a_training_goes_on_from_its_file_with_the_same_bits() {
 }
 
 #[test]
+fn a_state_is_the_same_however_many_batches_an_update_sums() {
+    let of = |grad_accum_steps| StepConfig { grad_accum_steps, ..step_config("resnet18") };
+    let mut twice = Training::new(of(2), Device::Cpu).unwrap();
+    (0..2).for_each(|step| twice.step(&batch(step), 0.01).unwrap());
+    let state = twice.state().unwrap();
+    assert!(state.iter().all(|tensor| !tensor.name.starts_with("accumulated.")));
+    let mut once = Training::new(StepConfig { seed: 99, ..of(1) }, Device::Cpu).unwrap();
+    once.restore(&state, twice.num_updates(), "memory".as_ref()).unwrap();
+    assert!(state == once.state().unwrap());
+}
+
+#[test]
+fn sums_of_gradients_that_earlier_versions_saved_are_zeros() {
+    let config = StepConfig { grad_accum_steps: 2, ..step_config("resnet18") };
+    let mut whole = Training::new(config.clone(), Device::Cpu).unwrap();
+    (0..2).for_each(|step| whole.step(&batch(step), 0.01).unwrap());
+    let mut state: Vec<NamedTensor<'static>> = Vec::new();
+    for tensor in whole.state().unwrap() {
+        let elems = tensor.as_f32().unwrap().to_vec();
+        if !tensor.name.contains("running_") && !tensor.name.starts_with("optimiser.") {
+            let zeros = vec![0.0; elems.len()];
+            state.push(NamedTensor::f32(format!("accumulated.{}", tensor.name), &tensor.shape, zeros));
+        }
+        state.push(NamedTensor::f32(tensor.name.to_string(), &tensor.shape, elems));
+    }
+    for grad_accum_steps in [1, 2] {
+        let mut resumed =
+            Training::new(StepConfig { grad_accum_steps, ..config.clone() }, Device::Cpu).unwrap();
+        // What is summed of an update that was begun is not to go into the next one.
+        resumed.step(&batch(7), 0.01).unwrap();
+        resumed.restore(&state, whole.num_updates(), "memory".as_ref()).unwrap();
+        assert!(whole.state().unwrap() == resumed.state().unwrap());
+        if grad_accum_steps == 2 {
+            for step in 2..4 {
+                whole.step(&batch(step), 0.01).unwrap();
+                resumed.step(&batch(step), 0.01).unwrap();
+            }
+            assert!(whole.state().unwrap() == resumed.state().unwrap());
+        }
+    }
+    state.push(NamedTensor::f32("accumulated.fc.weigth", &[1], vec![0.0]));
+    let message = whole.restore(&state, 1, "memory".as_ref()).unwrap_err().to_string();
+    assert!(
+        message.contains("accumulated.fc.weigth") && message.contains("is not in the model"),
+        "{message}"
+    );
+}
+
+#[test]
 fn a_training_with_dropout_goes_on_with_the_same_bits() {
     let model = Model::new("vgg11_bn", Options::new(5)).unwrap();
     let config = StepConfig { seed: 3, ..StepConfig::new(model, 3, 32) };

@@ -66,7 +66,8 @@ pub mod values {
 /// Prefix of the averaged weights' names.
 pub const EMA_PREFIX: &str = "ema.";
 const OPTIMISER_PREFIX: &str = "optimiser.";
-const ACCUMULATED_PREFIX: &str = "accumulated.";
+/// Prefix of the names of gradients that are summed over the micro-batches of an update.
+pub(super) const ACCUMULATED_PREFIX: &str = "accumulated.";
 
 /// Plans of a training program: the step, the forward pass of evaluation, and from [`SMALLER`] on the step at each of the
 /// [`StepConfig::smaller_sizes`].

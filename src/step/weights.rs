@@ -3,6 +3,8 @@
 use std::path::Path;
 
 use super::fit::{COUNTER_SUFFIX, VARIANCE_SUFFIX, check_names};
+use super::graph::ACCUMULATED_PREFIX;
+use crate::device::Slot;
 use crate::error::{Error, Result};
 use crate::exec::Session;
 use crate::graph::{Graph, Init, Role, Value};
@@ -19,14 +21,15 @@ pub enum Weights {
     Averaged,
 }
 
-/// The values that a run learns or keeps count of: everything persistent but the data.
-fn without_data(session: &Session) -> impl Iterator<Item = &Persistent> {
-    session.program().persistent.iter().filter(|p| p.value.role != Role::Data)
+/// The values that a run learns or keeps count of: what is persistent, but for the data and for sums of gradients, which are
+/// zeros between two updates.
+fn kept(session: &Session) -> impl Iterator<Item = &Persistent> {
+    session.program().persistent.iter().filter(|p| !matches!(p.value.role, Role::Data | Role::Accumulated))
 }
 
 /// Parameters and running statistics, each with its name in weight files.
 pub(super) fn model_values(session: &Session, weights: Weights) -> impl Iterator<Item = (&str, &Persistent)> {
-    without_data(session).filter_map(move |p| match (&p.value.init, weights) {
+    kept(session).filter_map(move |p| match (&p.value.init, weights) {
         (Some(Init::CopyOf(name)), Weights::Averaged) if p.value.role == Role::Average => {
             Some((name.as_str(), p))
         }
@@ -121,12 +124,13 @@ fn names_and_shapes<'a>(tensors: &'a [NamedTensor<'_>]) -> Vec<(&'a str, &'a [us
     tensors.iter().map(|tensor| (tensor.name.as_str(), tensor.shape.as_slice())).collect()
 }
 
-/// Every persistent value as it lies in memory, borrowed on the CPU: what a resumed run starts from.
+/// Every value that a resumed run starts from, as it lies in memory; borrowed on the CPU. How many micro-batches an update sums
+/// is not to be seen in them.
 ///
 /// # Errors
 /// [`Error::Device`] if the device refuses the copy.
 pub fn state_tensors(session: &Session) -> Result<Vec<NamedTensor<'_>>> {
-    without_data(session)
+    kept(session)
         .map(|p| {
             Ok(NamedTensor::f32(p.value.name.as_str(), p.slot.shape.dims(), session.read::<f32>(&p.slot)?))
         })
@@ -138,7 +142,7 @@ pub fn state_tensors(session: &Session) -> Result<Vec<NamedTensor<'_>>> {
 /// # Errors
 /// [`Error::Device`] if the device refuses the copy.
 pub fn first_not_finite(session: &Session) -> Result<Option<&str>> {
-    for p in without_data(session) {
+    for p in kept(session) {
         if session.read::<f32>(&p.slot)?.iter().any(|elem| !elem.is_finite()) {
             return Ok(Some(&p.value.name));
         }
@@ -146,7 +150,7 @@ pub fn first_not_finite(session: &Session) -> Result<Option<&str>> {
     Ok(None)
 }
 
-/// The inverse of [`state_tensors`].
+/// The inverse of [`state_tensors`]; sums of gradients, which earlier versions saved as the zeros that they were, begin at zero.
 ///
 /// # Errors
 /// [`Error::Checkpoint`] naming the first tensor that differs from what this configuration keeps.
@@ -156,14 +160,20 @@ pub fn load_state(
     tensors: &[NamedTensor<'_>],
     path: &Path,
 ) -> Result<()> {
-    let persistent: Vec<Persistent> = without_data(session).cloned().collect();
+    let persistent: Vec<Persistent> = kept(session).cloned().collect();
     let expected: Vec<(String, Vec<usize>)> =
         persistent.iter().map(|p| (p.value.name.clone(), p.slot.shape.dims().to_vec())).collect();
-    check_names(&expected, &names_and_shapes(tensors), last_layer, path)?;
+    let is_kept = |of: &str| expected.iter().any(|(name, _)| name == of);
+    let is_sum = |name: &str| name.strip_prefix(ACCUMULATED_PREFIX).is_some_and(is_kept);
+    let mut found = names_and_shapes(tensors);
+    found.retain(|(name, _)| !is_sum(name));
+    check_names(&expected, &found, last_layer, path)?;
     for p in &persistent {
         let found = tensors.iter().find(|t| t.name == p.value.name).and_then(NamedTensor::as_f32);
         let message = || format!("tensor `{}` does not hold floats", p.value.name);
         session.write::<f32>(&p.slot, found.ok_or_else(|| Error::checkpoint(path, message()))?)?;
     }
-    Ok(())
+    let is_sum = |p: &&Persistent| p.value.role == Role::Accumulated;
+    let sums: Vec<Slot> = session.program().persistent.iter().filter(is_sum).map(|p| p.slot).collect();
+    sums.iter().try_for_each(|sum| session.write(sum, &vec![0.0_f32; sum.shape.num_elems()]))
 }

@@ -307,3 +307,16 @@ fn a_run_goes_on_with_batches_of_another_size() {
     let output = program.command(&resume(&run)).output().unwrap();
     assert!(output.status.success() && !texts(&output).1.contains("changes"), "{}", texts(&output).1);
 }
+
+#[test]
+fn a_run_goes_on_with_other_batches_to_an_update_where_that_is_asked_for() {
+    let program = Program::with_scenes();
+    let once = SMALL_RUN.replace("--epochs 2", "--epochs 1");
+    program.succeeds(&format!("{once} --grad-accum-steps 2"));
+    let run = program.only_run("runs");
+    let call = format!("{} --epochs 2 --grad-accum-steps 1", resume(&run));
+    program.fails(&call, 1, &["`grad_accum_steps` is 1 and was 2", "--allow-changed"]);
+    program.succeeds(&format!("{call} --allow-changed"));
+    let ends: Vec<u64> = program.records(&run).epochs.iter().map(|epoch| epoch.step).collect();
+    assert_eq!(ends[..2], [2, 7], "two updates of two batches, then five of one");
+}
