@@ -57,13 +57,13 @@ fn scene_pack(folder: &Path, image_size: usize) -> Pack {
 /// Images a second over `time`, after a few batches to warm up.
 fn rate(pack: &Arc<Pack>, policy: &str, contents: BatchContents, time: Duration) -> f64 {
     let options = LoaderOptions {
-        batch_size: BATCH_SIZE,
         augment: policy.parse().expect("a policy"),
         normalization: Normalization::default(),
         contents,
         seed: 1,
         workers: 1,
         prefetch: 2,
+        ..LoaderOptions::new(BATCH_SIZE)
     };
     let mut loader = Loader::train(Arc::clone(pack), &options, 0, 0).expect("a loader");
     let mut step = || {

@@ -43,13 +43,13 @@ impl Run {
             seed: 1,
         };
         let options = LoaderOptions {
-            batch_size: BATCH_SIZE,
             augment: "flip,shift".parse().unwrap(),
             normalization: Normalization::default(),
             contents: BatchContents::Images,
             seed: 1,
             workers: 1,
             prefetch: 4,
+            ..LoaderOptions::new(BATCH_SIZE)
         };
         Run {
             training: Training::new(

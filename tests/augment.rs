@@ -72,13 +72,13 @@ fn on_cpu(dims: [usize; 4], operands: &Operands) -> (Vec<f64>, Vec<u8>) {
 
 fn batch(pack: &Arc<Pack>, policy: &str, contents: BatchContents) -> Batch {
     let options = LoaderOptions {
-        batch_size: 7,
         augment: policy.parse::<Augment>().unwrap(),
         normalization: NORMALIZATION,
         contents,
         seed: 5,
         workers: 1,
         prefetch: 1,
+        ..LoaderOptions::new(7)
     };
     let mut loader = Loader::train(Arc::clone(pack), &options, 3, 1).unwrap();
     loader.next().unwrap().unwrap()

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use residuum::batch::{
-    Augment, Batch, BatchContents, Loader, LoaderOptions, Normalization, batches_per_epoch,
+    Augment, Batch, BatchContents, Loader, LoaderOptions, Normalization, Shard, batches_per_epoch,
 };
 use residuum::data::scenes::SceneOptions;
 use residuum::data::{Pack, Split};
@@ -21,13 +21,13 @@ fn pixels(pack: &Pack, index: usize) -> Vec<u8> {
 
 fn options(batch_size: usize, workers: usize) -> LoaderOptions {
     LoaderOptions {
-        batch_size,
         augment: "flip,shift".parse::<Augment>().unwrap(),
         normalization: Normalization::default(),
         contents: BatchContents::Images,
         seed: 11,
         workers,
         prefetch: 3,
+        ..LoaderOptions::new(batch_size)
     }
 }
 
@@ -135,6 +135,55 @@ fn training_resumes_at_any_batch_bit_for_bit() {
     }
     // The end of an epoch is the beginning of the next.
     assert!(take(&mut Loader::train(pack, &options(5, 2), 0, 4).unwrap(), 1) == whole[4..5]);
+}
+
+/// The batches of a stream as `count` loaders make them, `rounds` from each, in the order of the stream.
+fn shared(count: usize, rounds: usize, open: impl Fn(Shard) -> Loader) -> Vec<Batch> {
+    let mut shares: Vec<_> =
+        (0..count).map(|index| take(&mut open(Shard::new(index, count)), rounds).into_iter()).collect();
+    (0..rounds * count).map(|number| shares[number % count].next().unwrap()).collect()
+}
+
+#[test]
+fn loaders_that_share_a_stream_make_its_batches() {
+    let pack = scene_pack(23);
+    let whole = LoaderOptions { augment: "modern,trivial-augment".parse().unwrap(), ..options(3, 2) };
+    // A pass has seven batches: with updates of four, three of them are left out.
+    for (count, batches_per_update) in [(2, 4), (4, 4), (3, 6), (2, 1), (5, 1)] {
+        for (epoch, first) in [(0, 0), (1, batches_per_update % 7), (2, 0)] {
+            let open = |shard| {
+                let options = LoaderOptions { shard, batches_per_update, ..whole.clone() };
+                Loader::train(pack.clone(), &options, epoch, first).unwrap()
+            };
+            let expected = take(&mut open(Shard::WHOLE), 4 * count);
+            assert!(shared(count, 4, open) == expected, "{count} loaders, updates of {batches_per_update}");
+            let counted = 7 / batches_per_update * batches_per_update;
+            assert!(expected.iter().all(|batch| batch.index_in_epoch < counted));
+        }
+    }
+    let too_many = LoaderOptions { batches_per_update: 8, ..whole };
+    let message = Loader::train(pack, &too_many, 0, 0).unwrap_err().to_string();
+    assert!(message.contains("takes 8 batches and the training images are 7"), "{message}");
+}
+
+#[test]
+fn loaders_that_share_an_evaluation_visit_every_image_once() {
+    for (num_images, batch_size, count) in [(23, 5, 2), (23, 5, 4), (20, 5, 3), (3, 8, 4)] {
+        let pack = scene_pack(num_images);
+        let mut seen = Vec::new();
+        for index in 0..count {
+            let options = LoaderOptions { shard: Shard::new(index, count), ..options(batch_size, 2) };
+            let mut loader = Loader::eval(pack.clone(), &options).unwrap();
+            while let Some(batch) = loader.next().unwrap() {
+                assert_eq!(batch.index_in_epoch % count, index);
+                assert_eq!(batch.indices[0] as usize, batch.index_in_epoch * batch_size);
+                seen.extend_from_slice(&batch.indices);
+                loader.recycle(batch);
+            }
+        }
+        seen.sort_unstable();
+        assert_eq!(seen, (0..num_images as u32).collect::<Vec<u32>>());
+    }
 }
 
 #[test]

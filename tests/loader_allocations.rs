@@ -27,13 +27,13 @@ fn a_running_loader_allocates_nothing() {
         ("resized-crop,rand-augment", BatchContents::Pixels),
     ] {
         let options = LoaderOptions {
-            batch_size: 8,
             augment: augment.parse().unwrap(),
             normalization: Normalization::default(),
             contents,
             seed: 1,
             workers: 3,
             prefetch: 4,
+            ..LoaderOptions::new(8)
         };
         let mut loader = Loader::train(Arc::clone(&pack), &options, 0, 0).unwrap();
         let mut step = || {

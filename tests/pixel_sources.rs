@@ -85,13 +85,13 @@ fn losses(
         training.upload_pixels(&pack, &pack).unwrap();
     }
     let options = LoaderOptions {
-        batch_size: BATCH,
         augment: "compose,trivial-augment,rand-augment".parse().unwrap(),
         normalization: Normalization::default(),
         contents,
         seed,
         workers: 1,
         prefetch: 2,
+        ..LoaderOptions::new(BATCH)
     };
     let mut loader = Loader::train(Arc::clone(&pack), &options, 0, 0).unwrap();
     for _ in 0..2 {

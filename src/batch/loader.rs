@@ -24,6 +24,32 @@ pub enum BatchContents {
     Indices,
 }
 
+/// Which batches of a stream a loader makes, where several share it: every `count`th, from number `index` on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shard {
+    index: usize,
+    count: usize,
+}
+
+impl Shard {
+    /// All batches.
+    pub const WHOLE: Shard = Shard { index: 0, count: 1 };
+
+    /// The share of loader `index`, from 0, of `count` loaders.
+    ///
+    /// # Panics
+    /// If there are not as many.
+    pub fn new(index: usize, count: usize) -> Shard {
+        assert!(index < count, "loader {index} of {count}");
+        Shard { index, count }
+    }
+
+    /// The number in the whole stream of batch `number` of this share.
+    fn in_stream(self, number: u64) -> u64 {
+        number * self.count as u64 + self.index as u64
+    }
+}
+
 /// How batches are made.
 #[derive(Debug, Clone)]
 pub struct LoaderOptions {
@@ -37,6 +63,10 @@ pub struct LoaderOptions {
     pub contents: BatchContents,
     /// Seed of order and augmentation.
     pub seed: u64,
+    /// Which of the batches are made; the others are as they would be if they were.
+    pub shard: Shard,
+    /// Batches of training that belong together: a pass over the images ends with the last whole set of so many.
+    pub batches_per_update: usize,
     /// Threads that make batches.
     pub workers: usize,
     /// Batches made ahead of time, those in the making counted: fewer than `workers` leave threads idle.
@@ -52,6 +82,8 @@ impl LoaderOptions {
             normalization: Normalization::default(),
             contents: BatchContents::Images,
             seed: 0,
+            shard: Shard::WHOLE,
+            batches_per_update: 1,
             workers: 1,
             prefetch: 4,
         }
@@ -120,21 +152,31 @@ fn no_batch() -> Error {
 }
 
 impl Loader {
-    /// An endless stream of shuffled, augmented training batches from batch `first_batch` of `epoch` on.
+    /// An endless stream of shuffled, augmented training batches, the shard of those from batch `first_batch` of `epoch` on.
     ///
-    /// Batch b of epoch e is the same however the stream came to it.
+    /// Batch b of epoch e is the same however the stream came to it, and whoever makes it.
     ///
     /// # Errors
     /// [`Error::Usage`] if the batch size does not suit the pack, or there is to be no worker.
     pub fn train(pack: Arc<Pack>, options: &LoaderOptions, epoch: u32, first_batch: usize) -> Result<Loader> {
-        let per_epoch = batches_per_epoch(pack.len(), options.batch_size)? as u64;
+        let (batches, update) =
+            (batches_per_epoch(pack.len(), options.batch_size)?, options.batches_per_update);
+        let per_epoch = match batches.checked_div(update) {
+            Some(updates) if updates > 0 => (updates * update) as u64,
+            _ => {
+                return Err(Error::Usage(format!(
+                    "an update takes {update} batches and the training images are {batches}; take smaller batches, or fewer \
+                     of them"
+                )));
+            }
+        };
         let first = u64::from(epoch) * per_epoch + first_batch as u64;
         let mut maker = BatchMaker::new(pack, options);
         let buffers = maker.buffers();
         let mut order = vec![0; maker.pack.len()];
-        let mut order_epoch = None;
+        let (mut order_epoch, shard) = (None, options.shard);
         let make = move |number: u64, batch: &mut Batch| {
-            let number = first + number;
+            let number = first + shard.in_stream(number);
             batch.epoch = (number / per_epoch) as u32;
             batch.index_in_epoch = (number % per_epoch) as usize;
             if order_epoch != Some(batch.epoch) {
@@ -150,7 +192,7 @@ impl Loader {
         Loader::start(make, options, u64::MAX, buffers)
     }
 
-    /// Every image of `pack` exactly once, in order and as it is; the last batch is padded.
+    /// The shard of batches that have every image of `pack` exactly once, in order and as it is; the last is padded.
     ///
     /// # Errors
     /// [`Error::Usage`] if the batch size is 0 or there is to be no worker.
@@ -159,10 +201,12 @@ impl Loader {
             return Err(no_batch());
         }
         let num_images = pack.len();
-        let num_batches = num_images.div_ceil(options.batch_size);
+        let (shard, num_batches) = (options.shard, num_images.div_ceil(options.batch_size));
+        let num_batches = num_batches.saturating_sub(shard.index).div_ceil(shard.count);
         let mut maker = BatchMaker::new(pack, options);
         let buffers = maker.buffers();
         let make = move |number: u64, batch: &mut Batch| {
+            let number = shard.in_stream(number);
             let first = number as usize * maker.options.batch_size;
             let end = (first + maker.options.batch_size).min(num_images);
             batch.epoch = 0;

@@ -369,13 +369,13 @@ impl TrainConfig {
     /// How the loader prepares batches.
     pub fn loader_options(&self, augment: Augment) -> LoaderOptions {
         LoaderOptions {
-            batch_size: self.batch_size,
             augment,
             normalization: self.normalization(),
             contents: BatchContents::Images,
             seed: self.seed,
             workers: self.workers,
             prefetch: READY_BATCHES + self.workers,
+            ..LoaderOptions::new(self.batch_size)
         }
     }
 

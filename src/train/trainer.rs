@@ -200,7 +200,7 @@ impl Trainer {
         let mut interval = Interval::begin();
         loop {
             if self.epoch_is_complete() {
-                self.skip_rest_of_epoch(&mut loader)?;
+                self.skip_rest_of_epoch()?;
                 self.read_results(&mut interval)?;
                 if interval.steps > 0 {
                     self.log_interval(&interval)?;

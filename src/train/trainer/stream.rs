@@ -24,7 +24,11 @@ impl Trainer {
     /// The training stream from where the state stands.
     pub(super) fn loader(&mut self) -> Result<Loader> {
         let contents = self.training.batch_contents();
-        let options = LoaderOptions { contents, ..self.config.loader_options(*self.config.augment) };
+        let options = LoaderOptions {
+            contents,
+            batches_per_update: self.batches_together(),
+            ..self.config.loader_options(*self.config.augment)
+        };
         let (epoch, batch) = if self.config.steps_per_epoch.is_none() && self.epoch_is_complete() {
             // Only its evaluation is missing: the next batch is the first of the next epoch, and none is left to skip.
             if !self.is_done() {
@@ -57,18 +61,15 @@ impl Trainer {
         Ok(batches_per_epoch(self.source.train.len(), self.config.batch_size)? as u64)
     }
 
-    /// Drops the batches that are too few for another update, so that every pass over the images starts at its own first
-    /// batch.
-    pub(super) fn skip_rest_of_epoch(&mut self, loader: &mut Loader) -> Result<()> {
-        if self.config.steps_per_epoch.is_some() {
-            return Ok(());
-        }
-        let batches = self.batches_per_epoch()?;
-        while !self.is_done() && self.state.batch_in_epoch < batches {
-            if let Some(batch) = loader.next()? {
-                loader.recycle(batch);
-            }
-            self.state.batch_in_epoch += 1;
+    /// Batches of which a pass has a whole number of sets: those of an update, unless updates go on over its end.
+    fn batches_together(&self) -> usize {
+        if self.config.steps_per_epoch.is_some() { 1 } else { self.config.grad_accum_steps }
+    }
+
+    /// Passes over the batches that are too few for another update; the stream has none of them.
+    pub(super) fn skip_rest_of_epoch(&mut self) -> Result<()> {
+        if self.config.steps_per_epoch.is_none() && !self.is_done() {
+            self.state.batch_in_epoch = self.state.batch_in_epoch.max(self.batches_per_epoch()?);
         }
         Ok(())
     }
