@@ -1,6 +1,6 @@
 // batch_norm_stats: mean and variance of each channel over a batch, in two kernels
 // Math      mean[c] = sum_m x[m,c] / M; var[c] = sum_m (x[m,c] - mean[c])^2 / M; save_rstd = 1 / sqrt(var + eps)
-//           running = (1 - bn_momentum) * running + bn_momentum * batch, its variance divided by M - 1
+//           running = (1 - bn_momentum) * running + bn_momentum * batch, its variance divided by M - 1 (blended.cuh)
 // Layout    x: M rows of C channels (NHWC: M = N*H*W); partials f32 [row block][mean, m2][C]; the rest f32 [C]
 // Mapping   partials: block -> block_rows rows of a channel tile (channels.cuh); thread -> every 32nd row (8th where
 //           rows are not whole vectors)
@@ -16,6 +16,7 @@
 // Requires  x aligned to 16 bytes; is_wide only if C is a multiple of 16 / sizeof(T); grid = (ceil(M / block_rows),
 //           channel tiles) for the first kernel, ceil(C / columns) for the second; M >= 2
 // Reference BatchNormTrain in src/ops/batch_norm/train.rs
+#include "blended.cuh"
 #include "channels.cuh"
 #include "totals.cuh"
 
@@ -80,11 +81,6 @@ static __device__ void batch_norm_partials(const BatchNormPartialsArgs& a) {
 KERNEL(batch_norm_partials_f32, BatchNormPartialsArgs, 256) { batch_norm_partials<float>(args); }
 KERNEL(batch_norm_partials_bf16, BatchNormPartialsArgs, 256) { batch_norm_partials<bf16>(args); }
 
-static __device__ float moved(float running, float batch_share, double batch) {
-    const double share = batch_share;
-    return static_cast<float>((1.0 - share) * running + share * batch);
-}
-
 KERNEL(batch_norm_finalize, BatchNormFinalizeArgs, 256) {
     const TotalTile tile(args.columns);
     const bool is_inside = tile.column < args.channels;
@@ -110,8 +106,9 @@ KERNEL(batch_norm_finalize, BatchNormFinalizeArgs, 256) {
     const uint64_t channel = tile.column;
     const double apart = sums[0] / args.rows;
     const double mean = pivot + apart, m2 = sums[1] - sums[0] * apart;
-    args.save_mean[channel] = static_cast<float>(mean);
+    const float batch_mean = static_cast<float>(mean), batch_var = static_cast<float>(m2 / (args.rows - 1.0));
+    args.save_mean[channel] = batch_mean;
     args.save_rstd[channel] = static_cast<float>(1.0 / sqrt(m2 / args.rows + double{args.eps}));
-    args.running_mean[channel] = moved(running_mean, args.bn_momentum, mean);
-    args.running_var[channel] = moved(running_var, args.bn_momentum, m2 / (args.rows - 1.0));
+    args.running_mean[channel] = blended(running_mean, args.bn_momentum, batch_mean);
+    args.running_var[channel] = blended(running_var, args.bn_momentum, batch_var);
 }

@@ -9,6 +9,7 @@ mod devices;
 use devices::{Open, Watch, on_each_device};
 use half::bf16;
 use residuum::check::Trial;
+use residuum::device::DeviceKind;
 use residuum::exec::{Session, Start};
 use residuum::graph::{Graph, Init, ValueId};
 use residuum::ops::{
@@ -110,6 +111,51 @@ fn batch_norm_of_many_blocks_matches_the_cpu_in_every_form() {
             }
         });
     }
+}
+
+/// So a batch's may be kept, sent and blended in later, and the bits are those of the operation that blends at once.
+#[test]
+fn running_statistics_follow_those_of_the_batch_as_they_are_kept() {
+    const CHANNELS: usize = 203;
+    const SHARE: f32 = 0.1;
+    let mut graph = Graph::new(DType::F32);
+    let x = input(&mut graph, "x", [2, 3, 5, CHANNELS]);
+    let [gamma, beta] = ["gamma", "beta"].map(|name| vector(&mut graph, name, CHANNELS));
+    for (name, bn_momentum) in [("moved", SHARE), ("kept", 1.0)] {
+        let [mean, var] = ["mean", "var"].map(|what| {
+            let start = Init::Normal { std: 1.0 };
+            graph.state(&format!("{name}.{what}"), [CHANNELS], Layout::Flat, start)
+        });
+        let op = BatchNormTrain { eps: 1e-5, bn_momentum, relu: false, residual: false };
+        graph.apply(name, op, &[x, gamma, beta, mean, var]).unwrap();
+    }
+    let check = |mut session: Session, device: &str| {
+        let read = |session: &Session, name: &str| session.value::<f32>(0, name).unwrap().into_owned();
+        let names = ["moved.mean", "moved.var"];
+        let before = names.map(|name| read(&session, name));
+        for name in ["kept.mean", "kept.var"] {
+            session.set(0, name, &[f32::NAN; CHANNELS]).unwrap();
+        }
+        let mut stream = Stream::new(1, 0, 0, Use::Augment);
+        let x: Vec<f32> = (0..2 * 3 * 5 * CHANNELS).map(|_| stream.normal()).collect();
+        session.set(0, "x", &x).unwrap();
+        for name in ["gamma", "beta"] {
+            session.set(0, name, &[1.0_f32; CHANNELS]).unwrap();
+        }
+        session.run_micro_batch(0).unwrap();
+        for (name, before) in names.iter().zip(before) {
+            let batch = read(&session, &name.replace("moved", "kept"));
+            let share = f64::from(SHARE);
+            let blend = |(running, batch): (f32, f32)| {
+                share.mul_add(batch.into(), (1.0 - share) * f64::from(running)) as f32
+            };
+            let expected: Vec<u32> = before.into_iter().zip(batch).map(blend).map(f32::to_bits).collect();
+            let got: Vec<u32> = read(&session, name).into_iter().map(f32::to_bits).collect();
+            assert!(got == expected, "{name} on {device}");
+        }
+    };
+    check(Session::new(plan(&[&graph], DeviceKind::Cpu).unwrap()).unwrap(), "the CPU");
+    on_each_device(|device, open| check(session_of(&graph, open), &device.to_string()));
 }
 
 #[test]

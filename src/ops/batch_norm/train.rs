@@ -147,8 +147,7 @@ impl<'a, R: Real> Statistics<'a, R> {
         let (mean, m2) = statistics(x, blocks, workspace);
         let (rows, eps) = (blocks.rows as f64, f64::from(self.eps));
         let blend = |running: &mut R, batch: f64| {
-            let share = f64::from(self.bn_momentum);
-            *running = R::from_f64((1.0 - share) * running.to_f64() + share * batch);
+            *running = blended(*running, self.bn_momentum, R::from_f64(batch));
         };
         for c in 0..blocks.channels {
             self.save_mean[c] = R::from_f64(mean[c]);
@@ -158,6 +157,18 @@ impl<'a, R: Real> Statistics<'a, R> {
         }
         (self.save_mean, self.save_rstd)
     }
+}
+
+/// A running statistic that follows that of a batch, of which it takes this share; with a share of 1 it is the batch's.
+///
+/// The batch's is rounded before, so that it may as well be kept and blended in later, by whoever has it: the bits are these.
+pub(in crate::ops) fn blended<R: Real>(running: R, share: f32, batch: R) -> R {
+    if share == 1.0 {
+        return batch;
+    }
+    let share = f64::from(share);
+    // Kernels say, too, where they multiply and add at once: what compilers join differs.
+    R::from_f64(share.mul_add(batch.to_f64(), (1.0 - share) * running.to_f64()))
 }
 
 /// Mean and centred sum of squares of each channel.
