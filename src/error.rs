@@ -31,6 +31,9 @@ pub enum Error {
     /// A device that worked and failed; what was in its memory is gone.
     #[error("{0}")]
     DeviceFailed(String),
+    /// Another process of the same run that left, or does not come.
+    #[error("{0}")]
+    Peer(String),
     /// Data set, list, image or annotation that cannot be used.
     #[error("{}: {message}", show_path(path))]
     Data { path: PathBuf, message: String },
@@ -120,7 +123,7 @@ impl Error {
             Error::Data { .. } | Error::Unreadable { .. } => 4,
             Error::Diverged { .. } => 5,
             Error::DoesNotFit { .. } => 6,
-            // 7 is kept for ranks of a distributed run.
+            Error::Peer(_) => 7,
             Error::DeviceFailed(_) => 8,
             Error::Interrupted { signal } => 128 + *signal as u8,
         }

@@ -79,6 +79,7 @@ pub mod plan;
 pub mod profile;
 
 pub mod device;
+pub mod dist;
 pub mod exec;
 
 pub mod check;

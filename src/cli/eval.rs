@@ -129,7 +129,13 @@ impl EvalArgs {
         let mut session = file.session_at_sizes(&sizes, self.batch_size, device, room)?;
         let evaluator = Evaluator::at_sizes(&session, &sizes)?;
         let options = config.loader_options(Augment::NONE);
-        evaluator.with_views(self.views.views()).run(&mut session, images, &options, || signals.received())
+        evaluator.with_views(self.views.views()).run(
+            &mut session,
+            images,
+            &options,
+            || signals.received(),
+            None,
+        )
     }
 
     fn to_json(&self, measured: &Measured) -> Value {

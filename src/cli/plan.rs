@@ -137,8 +137,9 @@ fn memory_table(program: &Program) -> Table {
     let mut row = |what: &str, bytes: usize| table.row([what, &show_count(bytes), &show_bytes(bytes)]);
     let parameters = program.persistent_bytes_where(|v| v.role == Role::Parameter);
     let optimiser = program.persistent_bytes_where(|v| v.role == Role::Optimiser);
-    let state =
-        program.persistent_bytes_where(|v| matches!(v.role, Role::State | Role::Average | Role::Accumulated));
+    let state = program.persistent_bytes_where(|v| {
+        matches!(v.role, Role::State | Role::Average | Role::Accumulated | Role::Exchanged)
+    });
     row("parameters", parameters);
     row("running statistics and averages", state);
     row("optimiser state", optimiser);

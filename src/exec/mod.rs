@@ -1,5 +1,6 @@
 //! Runs a program on a device: one arena, the steps of a plan in order, no policy.
 
+mod exchange;
 mod initial;
 
 use std::borrow::Cow;
@@ -28,6 +29,8 @@ pub struct Session {
     program: Program,
     backend: Backend,
     readback: Vec<u8>,
+    /// What is sent and what is received, on a device whose memory is not the host's.
+    staging: [Vec<u8>; 2],
     /// The plan that ran last, whose transient values the arena holds.
     last_run: Option<usize>,
 }
@@ -74,7 +77,7 @@ impl Session {
 
     fn with(program: Program, backend: Backend, start: Start) -> Result<Session> {
         let readback = Vec::with_capacity(READBACK_BYTES);
-        let mut session = Session { program, backend, readback, last_run: None };
+        let mut session = Session { program, backend, readback, staging: Default::default(), last_run: None };
         if let Start::Seed(seed) = start {
             session.initialise(seed)?;
         }
@@ -112,7 +115,16 @@ impl Session {
     /// # Errors
     /// [`Error::Device`] if a kernel is missing or fails.
     pub fn run_micro_batch(&mut self, index: usize) -> Result<()> {
-        self.run(index, 0..self.program.plans[index].first_update)
+        self.run(index, 0..self.program.plans[index].first_exchange)
+    }
+
+    /// Runs what plan `index` does with what every rank has sent.
+    ///
+    /// # Errors
+    /// As [`Session::run_micro_batch`].
+    pub fn run_exchange(&mut self, index: usize) -> Result<()> {
+        let plan = &self.program.plans[index];
+        self.run(index, plan.first_exchange..plan.first_update)
     }
 
     /// Runs the optimiser's part of plan `index`.

@@ -42,6 +42,8 @@ pub enum Role {
     Optimiser,
     /// Gradients summed over the micro-batches of an update.
     Accumulated,
+    /// What ranks send each other in a step, and what they receive.
+    Exchanged,
     /// A moving average of a parameter or of state.
     Average,
     /// Written by the host before the first step and never changed: the pixels of a data set. Neither learned nor saved.
@@ -73,6 +75,7 @@ impl Role {
             Role::State => "state",
             Role::Optimiser => "optimiser",
             Role::Accumulated => "accumulated",
+            Role::Exchanged => "exchanged",
             Role::Average => "average",
             Role::Data => "data",
             Role::Activation => "activation",
@@ -102,6 +105,8 @@ pub enum Phase {
     Forward,
     /// Gradients; with [`Phase::Forward`] this is what runs once per micro-batch.
     Backward,
+    /// What each micro-batch adds to sums and statistics once every rank has sent its own; only where there are several.
+    Exchange,
     /// Optimiser, averages; runs once per step.
     Update,
 }
@@ -261,7 +266,15 @@ impl Graph {
         self.push_value(Value { name, ty, role: Role::Data, layout: Layout::Flat, init: None })
     }
 
-    fn persistent(&mut self, name: &str, shape: Shape, role: Role, layout: Layout, init: Init) -> ValueId {
+    /// A persistent value of any role: f32, or f64 in a graph of f64.
+    pub(crate) fn persistent(
+        &mut self,
+        name: &str,
+        shape: Shape,
+        role: Role,
+        layout: Layout,
+        init: Init,
+    ) -> ValueId {
         let name = format!("{}{}", self.persistent_prefix, self.path(name));
         // Half precision is for activations: what accumulates over a run keeps f32.
         let dtype = if self.float == DType::F64 { DType::F64 } else { DType::F32 };

@@ -11,6 +11,7 @@ mod auto_augment;
 mod avg_pool;
 mod batch_norm;
 mod bias;
+mod blend;
 mod cast;
 pub(crate) mod checks;
 mod clip;
@@ -24,6 +25,7 @@ mod launch;
 mod linear;
 mod max_pool;
 mod multi_tensor;
+mod ordered_sum;
 mod rasterise;
 mod reduce;
 mod relu;
@@ -61,6 +63,7 @@ operations! {
     batch_norm: BatchNormApply, BatchNormBwd, BatchNormDx, BatchNormInference, BatchNormInferenceBwd, BatchNormJoin, BatchNormJoinDx, BatchNormPool, BatchNormPoolBwd,
         BatchNormTrain, BnConfig, Mask, batch_norm;
     bias: AddBias, AddBiasBwd, add_bias;
+    blend: Blend;
     cast: Cast, CastTensors, cast;
     clip: ClipNorm;
     concat: Concat, SliceChannels, concat;
@@ -71,6 +74,7 @@ operations! {
     flatten: Flatten, FlattenBwd, flatten;
     linear: LinearDgrad, LinearFprop, LinearWgrad, linear;
     max_pool: MaxPool, MaxPoolBwd, PoolWindow, max_pool;
+    ordered_sum: OrderedSum;
     rasterise: Paint, Rasterise, rasterise;
     reduce: Fill, Reduce, ReduceBwd, Reduction, fill, mean, sum;
     relu: Relu, ReluBwd, relu;

@@ -41,6 +41,8 @@ pub struct Step {
 pub struct Plan {
     /// Steps in execution order.
     pub steps: Vec<Step>,
+    /// Index of the first step that is not of [`Phase::Forward`] or [`Phase::Backward`].
+    pub first_exchange: usize,
     /// Index of the first step of [`Phase::Update`].
     pub first_update: usize,
     /// Bytes of the transient part, and what fills it where it is fullest.
@@ -293,10 +295,11 @@ fn lay_out(graph: &Graph, device: DeviceKind, persistent: &HashMap<&str, Slot>, 
         .filter(|(_, id)| has_place(id))
         .map(|(name, id)| (name.to_string(), (slot(id), access(id))))
         .collect();
-    let first_update = steps.iter().position(|step| step.phase == Phase::Update).unwrap_or(steps.len());
+    let first_of = |phase| steps.iter().position(|step| step.phase >= phase).unwrap_or(steps.len());
+    let (first_exchange, first_update) = (first_of(Phase::Exchange), first_of(Phase::Update));
     let of_host = |(_, access): &(Slot, Access)| matches!(access, Access::BeforeRun | Access::Kept);
     let host_values = places.values().copied().filter(of_host).collect();
-    Plan { steps, first_update, live: transient.live, places, host_values }
+    Plan { steps, first_exchange, first_update, live: transient.live, places, host_values }
 }
 
 impl fmt::Display for Plan {

@@ -227,6 +227,7 @@ fn phase_name(phase: Phase) -> &'static str {
     match phase {
         Phase::Forward => "forward",
         Phase::Backward => "backward",
+        Phase::Exchange => "exchange",
         Phase::Update => "update",
     }
 }

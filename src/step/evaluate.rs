@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 
 use super::feed::Feed;
 use super::{scores, values};
-use crate::batch::{Batch, Loader, LoaderOptions};
+use crate::batch::{Batch, Loader, LoaderOptions, Shard};
 use crate::data::annotations::Annotations;
 use crate::data::pack::Pack;
 use crate::device::Slot;
+use crate::dist::{Collective, Rank};
 use crate::error::{Error, Result};
 use crate::exec::Session;
 use crate::progress::Progress;
@@ -56,29 +57,22 @@ pub struct Evaluation {
 }
 
 impl Evaluation {
-    fn of_none(num_images: usize) -> Evaluation {
+    /// Sums up what was found of images, in this order.
+    fn of(judged: &[Judged]) -> Evaluation {
+        let prediction = |&Judged { index, label, guess, guess_probability, .. }: &Judged| Prediction {
+            index,
+            label,
+            guess,
+            guess_probability,
+        };
+        let within = |rank| judged.iter().filter(|judged| judged.rank < rank).count() as u64;
         Evaluation {
-            num_images: 0,
-            loss: 0.0,
-            correct1: 0,
-            correct5: 0,
-            predictions: Vec::with_capacity(num_images),
+            num_images: judged.len() as u64,
+            loss: judged.iter().fold(0.0, |sum, judged| sum + judged.loss) / judged.len() as f64,
+            correct1: within(1),
+            correct5: within(5),
+            predictions: judged.iter().map(prediction).collect(),
             elapsed: Duration::ZERO,
-        }
-    }
-
-    /// Adds a batch with these scores, a row for each image; the loss is a sum until all are counted.
-    fn count(&mut self, scores: &[f64], batch: &Batch) {
-        let rows = scores.chunks_exact(scores.len() / batch.labels.len());
-        for ((row, &label), &index) in rows.zip(&batch.labels).zip(&batch.indices) {
-            let Ok(label) = usize::try_from(label) else { continue };
-            let (rank, (guess, guess_probability)) = (scores::rank(row, label), scores::top(row, 1)[0]);
-            self.num_images += 1;
-            self.loss += scores::loss(row, label);
-            self.correct1 += u64::from(rank < 1);
-            self.correct5 += u64::from(rank < 5);
-            let (label, guess) = (label as u32, guess as u32);
-            self.predictions.push(Prediction { index, label, guess, guess_probability });
         }
     }
 
@@ -105,6 +99,55 @@ pub fn count_confusion(predictions: &[Prediction], num_classes: usize) -> Vec<u3
         counts[p.label as usize * num_classes + p.guess as usize] += 1;
     }
     counts
+}
+
+/// What a model says of one image, and how far that is from its label.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
+struct Judged {
+    loss: f64,
+    /// Categories that the model thinks more probable than the label.
+    rank: u32,
+    index: u32,
+    label: u32,
+    guess: u32,
+    guess_probability: f32,
+    reserved: u32,
+}
+
+impl Judged {
+    /// Stands for no image.
+    const NONE: Judged = Judged {
+        loss: 0.0,
+        rank: 0,
+        index: u32::MAX,
+        label: 0,
+        guess: 0,
+        guess_probability: 0.0,
+        reserved: 0,
+    };
+
+    /// Of the images of a batch that have a label, from their scores, a row for each image.
+    fn of_batch(scores: &[f64], batch: &Batch) -> impl Iterator<Item = Judged> {
+        let rows = scores.chunks_exact(scores.len() / batch.labels.len());
+        rows.zip(&batch.labels).zip(&batch.indices).filter_map(|((row, &label), &index)| {
+            let label = usize::try_from(label).ok()?;
+            let (rank, (guess, guess_probability)) = (scores::rank(row, label), scores::top(row, 1)[0]);
+            let (loss, rank) = (scores::loss(row, label), rank as u32);
+            let (label, guess) = (label as u32, guess as u32);
+            Some(Judged { loss, rank, index, label, guess, guess_probability, reserved: 0 })
+        })
+    }
+
+    /// What every rank found, `most` images each or fewer, in the order of the pack.
+    fn gather(mut own: Vec<Judged>, most: usize, collective: &mut dyn Collective) -> Result<Vec<Judged>> {
+        own.resize(most, Judged::NONE);
+        let mut all = vec![Judged::NONE; most * collective.rank().count];
+        collective.all_gather(bytemuck::cast_slice(&own), bytemuck::cast_slice_mut(&mut all))?;
+        all.retain(|judged| judged.index != Judged::NONE.index);
+        all.sort_by_key(|judged| judged.index);
+        Ok(all)
+    }
 }
 
 /// How a model does on the images of one category.
@@ -195,10 +238,11 @@ impl Evaluator {
         Evaluator { views, ..self }
     }
 
-    /// Runs over every image, given at the size of each plan; `stop` is asked between batches.
+    /// Runs over every image, given at the size of each plan; `stop` is asked between batches. Ranks that `collective` reaches
+    /// share the batches, have all of the result, and do not ask `stop`.
     ///
     /// # Errors
-    /// What the loader reports, or [`Error::Interrupted`] with the signal that `stop` returns.
+    /// What the loader reports, [`Error::Interrupted`] with the signal that `stop` returns, or what the collective reports.
     ///
     /// # Panics
     /// If there are not as many sets of images as plans, or not as many images in each.
@@ -208,29 +252,34 @@ impl Evaluator {
         images: &[EvaluatedImages],
         options: &LoaderOptions,
         stop: impl Fn() -> Option<i32>,
+        mut collective: Option<&mut dyn Collective>,
     ) -> Result<Evaluation> {
         let num_images = images[0].0.len();
         assert!(images.iter().all(|(pack, _)| pack.len() == num_images), "the same images at every size");
         let start = Instant::now();
+        let rank = collective.as_deref().map_or(Rank { index: 0, count: 1 }, Collective::rank);
+        let options = &LoaderOptions { shard: Shard::new(rank.index, rank.count), ..options.clone() };
         let open = |(pack, _): &EvaluatedImages| Loader::eval(Arc::clone(pack), options);
         let mut loaders: Vec<Loader> = images.iter().map(open).collect::<Result<_>>()?;
         let annotations: Vec<Option<&Annotations>> =
             images.iter().map(|&(_, annotations)| annotations).collect();
-        let mut evaluation = Evaluation::of_none(num_images);
-        let progress = Progress::start("evaluating", num_images);
+        let most = num_images.div_ceil(options.batch_size * rank.count) * options.batch_size;
+        let mut judged = Vec::with_capacity(most);
+        let progress = Progress::start("evaluating", num_images.div_ceil(rank.count));
         while let Some(mut batches) = next_of_each(&mut loaders)? {
-            if let Some(signal) = stop() {
+            if let Some(signal) = stop().filter(|_| collective.is_none()) {
                 return Err(Error::Interrupted { signal });
             }
             let scores = self.scores(session, &mut batches, &annotations)?;
-            evaluation.count(scores, &batches[0]);
+            judged.extend(Judged::of_batch(scores, &batches[0]));
             progress.add(batches[0].indices.len());
             loaders.iter_mut().zip(batches).for_each(|(loader, batch)| loader.recycle(batch));
         }
-        assert_eq!(evaluation.num_images, num_images as u64, "an evaluation counts every image once");
-        evaluation.loss /= num_images as f64;
-        evaluation.elapsed = start.elapsed();
-        Ok(evaluation)
+        if let Some(collective) = &mut collective {
+            judged = Judged::gather(judged, most, *collective)?;
+        }
+        assert_eq!(judged.len(), num_images, "an evaluation counts every image once");
+        Ok(Evaluation { elapsed: start.elapsed(), ..Evaluation::of(&judged) })
     }
 
     /// The scores of the same images at the size of each plan, a row for each image, as [`scores`] has them. The images
@@ -357,10 +406,11 @@ mod tests {
 
     #[test]
     fn an_evaluation_counts_what_is_not_padding() {
-        let mut evaluation = Evaluation::of_none(2);
         let scores = [0.0, 2.0, 1.0, 0.0, 3.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0];
         let labels = vec![2, -1];
-        evaluation.count(&scores, &Batch { labels, indices: vec![7], ..Batch::default() });
+        let batch = Batch { labels, indices: vec![7], ..Batch::default() };
+        let judged: Vec<Judged> = Judged::of_batch(&scores, &batch).collect();
+        let evaluation = Evaluation::of(&judged);
         assert_eq!((evaluation.num_images, evaluation.correct1, evaluation.correct5), (1, 0, 1));
         let [prediction] = *evaluation.predictions else { panic!("one image") };
         assert_eq!((prediction.index, prediction.label, prediction.guess), (7, 2, 4));

@@ -3,17 +3,19 @@
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
+use super::exchange;
+use super::update::{accumulate, average, update};
 use crate::autodiff::differentiate;
 use crate::batch::BatchContents;
 use crate::data::annotations::Capacity;
 use crate::device::DeviceKind;
 use crate::error::{Error, Result};
 use crate::fuse::{Fusion, fuse};
-use crate::graph::{Graph, Init, Phase, Role, ValueId};
+use crate::graph::{Graph, Phase, Role, ValueId};
 use crate::models::{Inputs, Network, Objects, is_of_layer};
 use crate::ops::{
-    Accumulate, Adam, AdamConfig, AugmentFwd, Clear, ClipNorm, Ema, Mix, Mode, Rasterise, Sgd, SgdConfig,
-    Targets, augment, auto_augment, cast, fill, rasterise, softmax_xent,
+    AdamConfig, AugmentFwd, Clear, ClipNorm, Mix, Mode, Rasterise, SgdConfig, Targets, augment, auto_augment,
+    cast, fill, rasterise, softmax_xent,
 };
 use crate::plan::{Program, plan};
 use crate::tensor::{DType, Shape};
@@ -65,7 +67,8 @@ pub mod values {
 
 /// Prefix of the averaged weights' names.
 pub const EMA_PREFIX: &str = "ema.";
-const OPTIMISER_PREFIX: &str = "optimiser.";
+/// Prefix of the names of what an optimiser keeps.
+pub(super) const OPTIMISER_PREFIX: &str = "optimiser.";
 /// Prefix of the names of gradients that are summed over the micro-batches of an update.
 pub(super) const ACCUMULATED_PREFIX: &str = "accumulated.";
 
@@ -88,7 +91,7 @@ pub enum Optimiser {
 
 impl Optimiser {
     /// The same rule without weight decay.
-    fn without_decay(self) -> Optimiser {
+    pub(super) fn without_decay(self) -> Optimiser {
         match self {
             Optimiser::Sgd(sgd) => Optimiser::Sgd(SgdConfig { weight_decay: 0.0, ..sgd }),
             Optimiser::Adam(adam) => Optimiser::Adam(AdamConfig { weight_decay: 0.0, ..adam }),
@@ -118,8 +121,10 @@ pub struct StepConfig {
     pub smoothing: f32,
     /// Largest norm of all gradients together.
     pub clip_grad: Option<f32>,
-    /// Micro-batches per update.
+    /// Micro-batches per update, of each rank.
     pub grad_accum_steps: usize,
+    /// Processes that train together, each on micro-batches of its own ([`super::Training::join`]).
+    pub num_ranks: usize,
     /// Decay of the averaged weights.
     pub ema_decay: Option<f32>,
     /// Which layers learn, and how fast.
@@ -174,6 +179,7 @@ impl StepConfig {
             smoothing: 0.0,
             clip_grad: None,
             grad_accum_steps: 1,
+            num_ranks: 1,
             ema_decay: None,
             trained: Trained::All,
             pixels: PixelSource::Host,
@@ -197,7 +203,13 @@ impl StepConfig {
         StepConfig { image_size, pixels, smaller_sizes: Vec::new(), ..self.clone() }
     }
 
-    fn is_of_last_layer(&self, name: &str) -> bool {
+    /// Micro-batches per update, of all ranks.
+    pub fn batches_per_update(&self) -> usize {
+        self.grad_accum_steps * self.num_ranks
+    }
+
+    /// Whether the value called `name` is of the last layer.
+    pub(super) fn is_of_last_layer(&self, name: &str) -> bool {
         is_of_layer(name, self.network.last_layer())
     }
 
@@ -279,15 +291,19 @@ pub fn program(config: &StepConfig, device: DeviceKind) -> Result<Program> {
 pub fn training_graph(config: &StepConfig) -> Result<Graph> {
     let mut graph = Graph::new(config.float);
     let (loss, _) = loss_graph(&mut graph, config, Mode::Train)?;
+    let has_ranks = config.num_ranks > 1;
+    let statistics = has_ranks.then(|| exchange::keep_statistics(&mut graph, config.num_ranks));
     let learns = |id: &ValueId| {
         config.trained != Trained::LastLayer || config.is_of_last_layer(&graph.value(*id).name)
     };
     let parameters: Vec<ValueId> = graph.parameters().filter(learns).collect();
     graph.set_phase(Phase::Backward);
-    let share = 1.0 / config.grad_accum_steps as f32;
+    let share = 1.0 / config.batches_per_update() as f32;
     let seed = fill(&mut graph, "loss.seed", [], share)?;
     let mut gradients = differentiate(&mut graph, loss, seed, &parameters)?;
-    if config.grad_accum_steps > 1 {
+    if let Some(statistics) = &statistics {
+        gradients = exchange::exchange(&mut graph, config.num_ranks, &parameters, &gradients, statistics)?;
+    } else if config.grad_accum_steps > 1 {
         gradients = accumulate(&mut graph, &parameters, &gradients)?;
     }
     graph.set_phase(Phase::Update);
@@ -300,7 +316,9 @@ pub fn training_graph(config: &StepConfig) -> Result<Graph> {
         None => fill(&mut graph, "clip", [], 1.0)?,
     };
     update(&mut graph, config, &parameters, &gradients, scale)?;
-    if config.grad_accum_steps > 1 {
+    if has_ranks {
+        exchange::clear(&mut graph)?;
+    } else if config.grad_accum_steps > 1 {
         graph.apply("clear", Clear::new(gradients.len()), &gradients)?;
     }
     if let Some(decay) = config.ema_decay {
@@ -404,90 +422,4 @@ fn finish(mut graph: Graph, config: &StepConfig) -> Result<Graph> {
     }
     graph.verify()?;
     Ok(graph)
-}
-
-fn zero(_: &str) -> Init {
-    Init::Constant(0.0)
-}
-
-/// Operands of a multi-tensor operation: the leading ones, then `columns` interleaved.
-fn interleave(leading: &[ValueId], columns: &[&[ValueId]]) -> Vec<ValueId> {
-    let rows = columns.first().map_or(0, |column| column.len());
-    let groups = (0..rows).flat_map(|row| columns.iter().map(move |column| column[row]));
-    leading.iter().copied().chain(groups).collect()
-}
-
-fn accumulate(graph: &mut Graph, parameters: &[ValueId], gradients: &[ValueId]) -> Result<Vec<ValueId>> {
-    let sums = graph.companions(ACCUMULATED_PREFIX, parameters, Role::Accumulated, zero);
-    let operands = interleave(&[], &[&sums, gradients]);
-    graph.apply("accumulate", Accumulate::new(sums.len()), &operands)?;
-    Ok(sums)
-}
-
-fn update(
-    graph: &mut Graph,
-    config: &StepConfig,
-    parameters: &[ValueId],
-    gradients: &[ValueId],
-    scale: ValueId,
-) -> Result<()> {
-    let hyper = graph.input(values::HYPER, [4], DType::F32);
-    let has_two_rates = matches!(config.trained, Trained::TwoRates { .. });
-    let hyper_backbone = has_two_rates.then(|| graph.input(values::HYPER_BACKBONE, [4], DType::F32));
-    // Vectors are the biases, gammas and betas; only filters and matrices have more dimensions.
-    let is_spared = |graph: &Graph, id: ValueId| !config.norm_decay && graph.shape(id).rank() <= 1;
-    let is_slowed =
-        |graph: &Graph, id: ValueId| has_two_rates && !config.is_of_last_layer(&graph.value(id).name);
-    for (rate, hyper) in [(".backbone", hyper_backbone), ("", Some(hyper))] {
-        let Some(hyper) = hyper else { continue };
-        for (decay, optimiser) in [("", config.optimiser), (".no_decay", config.optimiser.without_decay())] {
-            let of_group = |id: ValueId| {
-                is_slowed(graph, id) != rate.is_empty() && is_spared(graph, id) != decay.is_empty()
-            };
-            let members = parameters.iter().zip(gradients).filter(|(parameter, _)| of_group(**parameter));
-            let (parameters, gradients): (Vec<ValueId>, Vec<ValueId>) = members.unzip();
-            if !parameters.is_empty() {
-                let suffix = format!("{rate}{decay}");
-                update_group(graph, optimiser, &suffix, [hyper, scale], &parameters, &gradients)?;
-            }
-        }
-    }
-    Ok(())
-}
-
-/// The update of parameters that share their rule and their hyper-parameters, `leading[0]`.
-fn update_group(
-    graph: &mut Graph,
-    optimiser: Optimiser,
-    suffix: &str,
-    leading: [ValueId; 2],
-    parameters: &[ValueId],
-    gradients: &[ValueId],
-) -> Result<()> {
-    let mut state = |what: &str| {
-        graph.companions(&format!("{OPTIMISER_PREFIX}{what}."), parameters, Role::Optimiser, zero)
-    };
-    match optimiser {
-        Optimiser::Sgd(sgd) => {
-            let velocity = state("velocity");
-            let operands = interleave(&leading, &[parameters, gradients, &velocity]);
-            graph.apply(&format!("sgd{suffix}"), Sgd::new(sgd, parameters.len()), &operands)?;
-        }
-        Optimiser::Adam(adam) => {
-            let moment1 = state("moment1");
-            let moment2 = state("moment2");
-            let operands = interleave(&leading, &[parameters, gradients, &moment1, &moment2]);
-            graph.apply(&format!("adam{suffix}"), Adam::new(adam, parameters.len()), &operands)?;
-        }
-    }
-    Ok(())
-}
-
-/// Averages parameters and running statistics, the model's whole state.
-fn average(graph: &mut Graph, decay: f32) -> Result<()> {
-    let model: Vec<ValueId> = graph.value_ids().filter(|&id| graph.value(id).role.is_model()).collect();
-    let copy = |name: &str| Init::CopyOf(name.to_string());
-    let averages = graph.companions(EMA_PREFIX, &model, Role::Average, copy);
-    graph.apply("ema", Ema::new(decay, averages.len()), &interleave(&[], &[&averages, &model]))?;
-    Ok(())
 }

@@ -3,6 +3,7 @@
 //! [`Training`] is all of it in one: a network with its weights and its optimiser on a device.
 
 pub mod evaluate;
+mod exchange;
 pub mod feed;
 pub mod fit;
 mod graph;
@@ -10,6 +11,7 @@ pub mod pretrained;
 pub mod scores;
 pub mod statistics;
 mod training;
+mod update;
 pub mod weights;
 
 pub(crate) use graph::inputs;

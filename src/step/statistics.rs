@@ -43,7 +43,8 @@ impl Statistics {
 /// # Errors
 /// [`crate::Error::Device`] if the device refuses the copy.
 pub fn of_persistent(session: &Session) -> Result<Vec<Statistics>> {
-    let persistent = session.program().persistent.iter().filter(|p| p.value.role != Role::Data);
+    let persistent =
+        session.program().persistent.iter().filter(|p| !matches!(p.value.role, Role::Data | Role::Exchanged));
     persistent.map(|p| Ok(Statistics::of(&p.value.name, &session.read_as_f64(&p.slot)?))).collect()
 }
 

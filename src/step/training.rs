@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use super::evaluate::{Evaluation, Evaluator};
+use super::exchange::{Ranks, check_ranks};
 use super::feed::Feed;
 use super::weights::{self, Weights};
 use super::{EVAL, SMALLER, StepConfig, TRAIN, Trained, hyper_parameters, program, values};
@@ -14,6 +15,7 @@ use crate::batch::{Batch, BatchContents, LoaderOptions};
 use crate::data::annotations::SplitAnnotations;
 use crate::data::pack::Pack;
 use crate::device::{Device, Slot};
+use crate::dist::Collective;
 use crate::error::{Error, Result};
 use crate::exec::{Session, Start};
 use crate::ops::DRAWS;
@@ -34,11 +36,15 @@ pub struct Training {
     /// Which of them is next.
     current: usize,
     evaluator: Evaluator,
+    /// The other ranks, where there are some.
+    ranks: Option<Ranks>,
     annotations: Option<SplitAnnotations>,
     num_updates: u64,
     /// Batches since the last update.
     num_accumulated: usize,
     copy_time: Duration,
+    /// What the batches of all ranks left behind.
+    gathered: Vec<u8>,
 }
 
 /// A plan of the training graph, and its values that the host touches.
@@ -115,11 +121,27 @@ impl Training {
             steps,
             current: 0,
             evaluator,
+            ranks: None,
             annotations: None,
             num_updates,
             num_accumulated,
             copy_time,
+            gathered: Vec::new(),
         })
+    }
+
+    /// Trains together with the other ranks that `collective` reaches. All have the same configuration and state and make the
+    /// same calls; in step a of an update, rank r of N takes batch a*N + r of it ([`crate::batch::Shard`]). Weights, losses and
+    /// evaluations are then those of one rank that accumulates as many batches, to the bit.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if there are other than [`StepConfig::num_ranks`].
+    pub fn join(&mut self, collective: Box<dyn Collective>) -> Result<()> {
+        check_ranks(self.config.num_ranks, &*collective)?;
+        if self.config.num_ranks > 1 {
+            self.ranks = Some(Ranks::new(self.session.program(), collective)?);
+        }
+        Ok(())
     }
 
     /// Where objects are in the training and validation images, for a network that takes objects in.
@@ -188,7 +210,7 @@ impl Training {
     }
 
     /// Adds the gradient of `batch`, and after every [`StepConfig::grad_accum_steps`] batches updates the weights with the
-    /// learning rate `lr`. On a GPU the step is then under way; nothing waits for it.
+    /// learning rate `lr`. On a GPU the step is then under way; nothing waits for it, unless there are other ranks.
     ///
     /// # Errors
     /// [`Error::Graph`] if the batch has another size than the configuration, [`Error::Device`] if the device fails.
@@ -213,14 +235,25 @@ impl Training {
 
     fn run(&mut self, lr: f64) -> Result<()> {
         let StepIo { plan, loss, hits, draws, .. } = &self.steps[self.current];
+        if self.config.num_ranks > 1 && self.ranks.is_none() {
+            let ranks = self.config.num_ranks;
+            return Err(Error::Usage(format!(
+                "the step is planned for {ranks} ranks; call Training::join first"
+            )));
+        }
         if let Some(slot) = draws {
-            let batch = self.num_updates * self.config.grad_accum_steps as u64 + self.num_accumulated as u64;
+            let rank = self.ranks.as_ref().map_or(0, |ranks| ranks.collective.rank().index);
+            let in_update = self.num_accumulated * self.config.num_ranks + rank;
+            let batch = self.num_updates * self.config.batches_per_update() as u64 + in_update as u64;
             let seed = self.config.seed;
             self.session.write(slot, &[seed as i32, (seed >> 32) as i32, batch as i32, 0])?;
         }
         self.session.run_micro_batch(*plan)?;
         self.session.enqueue_readback(loss)?;
         self.session.enqueue_readback(hits)?;
+        if let Some(ranks) = &mut self.ranks {
+            ranks.exchange(&mut self.session, *plan)?;
+        }
         self.num_accumulated += 1;
         if self.num_accumulated == self.config.grad_accum_steps { self.update(lr) } else { Ok(()) }
     }
@@ -234,21 +267,33 @@ impl Training {
         if let (Some(slot), Trained::TwoRates { backbone_lr_scale }) = (hyper_backbone, self.config.trained) {
             self.session.write(slot, &values(lr * backbone_lr_scale))?;
         }
+        if let Some(ranks) = &mut self.ranks {
+            ranks.gather(&mut self.session)?;
+        }
         self.session.run_update(*plan)
     }
 
-    /// Waits for the steps so far and hands what each batch since the last call left behind to `read`, in order. Until
-    /// then 16 bytes are kept for each batch.
+    /// Waits for the steps so far and hands what each batch since the last call left behind to `read`, in order: the batches of
+    /// all ranks, as one that accumulates them takes them. Until then 16 bytes are kept for each batch.
     ///
     /// # Errors
-    /// [`Error::Device`] if a step failed.
+    /// [`Error::Device`] if a step failed, [`Error::Peer`] if another rank has left.
     pub fn take_results<R>(
         &mut self,
         read: impl FnOnce(&mut dyn ExactSizeIterator<Item = BatchResult>) -> R,
     ) -> Result<R> {
-        self.session.take_readback(|bytes| {
-            read(&mut bytes.chunks_exact(size_of::<BatchResult>()).map(bytemuck::pod_read_unaligned))
-        })
+        const BYTES: usize = size_of::<BatchResult>();
+        self.session.take_readback(|own| {
+            let Some(ranks) = &mut self.ranks else {
+                return Ok(read(&mut own.chunks_exact(BYTES).map(bytemuck::pod_read_unaligned)));
+            };
+            let num_ranks = ranks.collective.rank().count;
+            self.gathered.resize(num_ranks * own.len(), 0);
+            ranks.collective.all_gather(own, &mut self.gathered)?;
+            let of_rank = |batch: usize| batch % num_ranks * own.len() + batch / num_ranks * BYTES;
+            let result = |batch| bytemuck::pod_read_unaligned(&self.gathered[of_rank(batch)..][..BYTES]);
+            Ok(read(&mut (0..self.gathered.len() / BYTES).map(result)))
+        })?
     }
 
     /// Waits for the steps so far and returns the mean loss of the batches since the last call, or since
@@ -285,10 +330,11 @@ impl Training {
     }
 
     /// The error over every image of `pack`, with the averaged weights where there are some; `stop` is asked between
-    /// batches.
+    /// batches. Ranks share the batches and have all of the result; they do not ask `stop`, because all would have to stop.
     ///
     /// # Errors
-    /// What the loader reports, or [`Error::Interrupted`] with the signal that `stop` returns.
+    /// What the loader reports, [`Error::Interrupted`] with the signal that `stop` returns, or [`Error::Peer`] if another rank
+    /// has left.
     pub fn evaluate(
         &mut self,
         pack: &Arc<Pack>,
@@ -296,7 +342,11 @@ impl Training {
         stop: impl Fn() -> Option<i32>,
     ) -> Result<Evaluation> {
         let annotations = self.annotations.as_ref().map(|annotations| &*annotations.val);
-        self.evaluator.run(&mut self.session, &[(pack, annotations)], options, stop)
+        let collective: Option<&mut dyn Collective> = match &mut self.ranks {
+            Some(ranks) => Some(&mut *ranks.collective),
+            None => None,
+        };
+        self.evaluator.run(&mut self.session, &[(pack, annotations)], options, stop, collective)
     }
 
     /// The scores of a batch without labels, `[batch_size, num_classes]` row by row: those of the averaged weights where

@@ -21,10 +21,11 @@ pub enum Weights {
     Averaged,
 }
 
-/// The values that a run learns or keeps count of: what is persistent, but for the data and for sums of gradients, which are
-/// zeros between two updates.
+/// The values that a run learns or keeps count of: what is persistent, but for the data, what ranks exchange, and sums of
+/// gradients, which are zeros between two updates.
 fn kept(session: &Session) -> impl Iterator<Item = &Persistent> {
-    session.program().persistent.iter().filter(|p| !matches!(p.value.role, Role::Data | Role::Accumulated))
+    let is_kept = |role| !matches!(role, Role::Data | Role::Exchanged | Role::Accumulated);
+    session.program().persistent.iter().filter(move |p| is_kept(p.value.role))
 }
 
 /// Parameters and running statistics, each with its name in weight files.

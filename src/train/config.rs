@@ -334,6 +334,7 @@ impl TrainConfig {
             smoothing: self.smoothing,
             clip_grad: self.clip_grad,
             grad_accum_steps: self.grad_accum_steps,
+            num_ranks: 1,
             ema_decay: self.model_ema_decay,
             trained: match (self.freeze, self.backbone_lr_scale) {
                 (true, _) => Trained::LastLayer,

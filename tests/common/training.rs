@@ -1,4 +1,6 @@
 //! Networks in training on random batches, the same on every device.
+// Each test file uses some of it.
+#![allow(dead_code)]
 
 use residuum::batch::Batch;
 use residuum::graph::Role;

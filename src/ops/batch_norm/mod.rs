@@ -24,7 +24,7 @@ pub(super) use launch::{
 };
 pub use pool::{BatchNormPool, BatchNormPoolBwd};
 pub use train::BatchNormTrain;
-pub(super) use train::{Statistics, check_rows};
+pub(super) use train::{Statistics, blended, check_rows};
 
 use crate::device::cpu::{
     ChannelTile, Real, Storage, for_each_channel_tile, for_each_chunk, for_each_chunk_pair, lanes, lanes_mut,

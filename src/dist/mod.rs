@@ -1,0 +1,34 @@
+//! Runs over several processes, each with a device of its own: who they are, and how bytes get from one to another.
+//!
+//! What they send each other in a step, and what they make of it, is in `step/exchange.rs`.
+
+use crate::error::Result;
+
+/// Which of the processes of a run this is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rank {
+    /// Its number, from 0.
+    pub index: usize,
+    /// How many there are.
+    pub count: usize,
+}
+
+/// Moves bytes between the processes of a run. Every rank makes the same calls in the same order; each call returns when this
+/// rank has what it receives.
+pub trait Collective: Send {
+    /// The process that this is.
+    fn rank(&self) -> Rank;
+
+    /// Puts what each rank gives as `mine`, of one length, into `all`, in the order of ranks.
+    ///
+    /// # Errors
+    /// [`crate::Error::Peer`] if a rank has left or does not come.
+    fn all_gather(&mut self, mine: &[u8], all: &mut [u8]) -> Result<()>;
+
+    /// Sends part r of `to_each` to rank r, and puts what comes from rank r into part r of `from_each`; all parts are of one
+    /// length.
+    ///
+    /// # Errors
+    /// As [`Collective::all_gather`].
+    fn all_to_all(&mut self, to_each: &[u8], from_each: &mut [u8]) -> Result<()>;
+}

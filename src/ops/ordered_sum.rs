@@ -1,0 +1,93 @@
+//! The sum of what every rank sent, in the order of ranks.
+
+use crate::device::cpu::{CpuArgs, Real, for_each_chunk, vectorized};
+use crate::device::kernels::{self, OrderedSumArgs};
+use crate::device::{LaunchArgs, Launcher};
+use crate::error::Result;
+use crate::graph::{Cost, InferResult, Op, ValueType};
+use crate::ops::checks::{Checks, Draw, Trial, state};
+use crate::ops::launch::{only_f32, vec_grid};
+use crate::ops::{CHUNK_ELEMS, dispatch_real, float};
+
+/// `(sum [n], received [ranks, n])`, changing the sum: to each element is added what rank 0 sent, then what rank 1 sent, and so
+/// on, which are the bits of one rank that adds as many batches one after the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OrderedSum;
+
+/// Elements that a thread takes at once; n is a multiple of it.
+const VEC_ELEMS: usize = 4;
+
+impl Op for OrderedSum {
+    fn name(&self) -> &'static str {
+        "ordered_sum"
+    }
+
+    fn infer(&self, inputs: &[ValueType]) -> InferResult {
+        let [sum, received] = inputs else {
+            return Err(format!("takes a sum and what was received, got {} operands", inputs.len()));
+        };
+        let num_elems = sum.shape.num_elems();
+        let fits = received.shape.rank() == 2 && received.shape.last() == num_elems;
+        if !fits || sum.shape.rank() != 1 || !num_elems.is_multiple_of(VEC_ELEMS) {
+            return Err(format!(
+                "needs a sum of n elements, n a multiple of {VEC_ELEMS}, and n of each rank, got {sum} and {received}"
+            ));
+        }
+        if float(*sum)?.dtype != received.dtype {
+            return Err(format!("needs operands of one type, got {sum} and {received}"));
+        }
+        Ok(vec![])
+    }
+
+    fn cost(&self, inputs: &[ValueType], outputs: &[ValueType]) -> Cost {
+        let flops = inputs[1].shape.num_elems();
+        Cost::traffic(inputs, outputs).and_again(inputs, self.mutates()).with_flops(flops)
+    }
+
+    fn mutates(&self) -> &[usize] {
+        &[0]
+    }
+
+    fn cpu(&self, args: &CpuArgs<'_>) {
+        fn run<T: Real>(args: &CpuArgs<'_>) {
+            let (sum, received) = (args.input_mut::<T>(0), args.input::<T>(1));
+            let num_elems = sum.len();
+            for_each_chunk(sum, CHUNK_ELEMS, |start, sum| {
+                for sent in received.chunks_exact(num_elems) {
+                    let terms = &sent[start..][..sum.len()];
+                    vectorized(|| sum.iter_mut().zip(terms).for_each(|(sum, &term)| *sum += term));
+                }
+            });
+        }
+        dispatch_real!(args.input_dtype(0), run(args));
+    }
+
+    fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
+        let [sum, received] = [args.inputs[0].shape, args.inputs[1].shape];
+        only_f32(self.name(), args.inputs[0].dtype)?;
+        let num_elems = sum.num_elems();
+        let arguments = OrderedSumArgs {
+            received: args.input(1),
+            sum: args.input(0),
+            num_elems: num_elems as u64,
+            num_ranks: (received.num_elems() / num_elems.max(1)) as u32,
+            reserved: 0,
+        };
+        kernels::ORDERED_SUM.launch(launcher, vec_grid(&args.inputs[0]), &arguments)
+    }
+}
+
+/// What these operations are checked by.
+pub(super) fn checks() -> Checks {
+    Checks { cases: vec![], trials: vec![Box::new(trial)] }
+}
+
+fn trial(draw: &mut Draw) -> Trial {
+    let (num_ranks, num_vecs) = (draw.within(1, 9), draw.num_elems());
+    let num_elems = VEC_ELEMS * num_vecs;
+    Trial::new(format!("ordered sum of {num_elems} elements of {num_ranks} ranks"), move |graph| {
+        let operands = [state(graph, "sum", [num_elems]), state(graph, "received", [num_ranks, num_elems])];
+        graph.apply("add", OrderedSum, &operands)?;
+        Ok(())
+    })
+}

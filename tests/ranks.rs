@@ -1,0 +1,181 @@
+//! Several ranks against one that accumulates as many batches: the same bits, whatever is trained, on the CPU and on kernels.
+
+#[path = "common/split_runs.rs"]
+mod split_runs;
+#[path = "common/thread_ranks.rs"]
+mod thread_ranks;
+#[path = "common/training.rs"]
+mod training;
+
+use std::thread;
+
+use residuum::device::{Device, DeviceKind};
+use residuum::exec::{Session, Start};
+use residuum::graph::{Graph, Mode, Role, ValueId};
+use residuum::models::{Inputs, Network};
+use residuum::ops::{
+    AdamConfig, BnConfig, Conv2dConfig, batch_norm, conv2d, dropout, global_avg_pool, linear, relu,
+};
+use residuum::plan::Program;
+use residuum::run::checkpoint::NamedTensor;
+use residuum::step::{Optimiser, StepConfig, Training, program};
+use residuum::tensor::DType;
+use split_runs::{BATCHES, CLASSES, LR, config, leave, split, train};
+use thread_ranks::{ThreadRank, thread_ranks};
+use training::random_batch;
+
+/// What `body` gives on each of so many ranks.
+fn on_ranks<T: Send>(num_ranks: usize, body: impl Fn(usize, ThreadRank) -> T + Sync) -> Vec<T> {
+    thread::scope(|scope| {
+        let ranks = thread_ranks(num_ranks).into_iter().enumerate();
+        let body = &body;
+        let ranks: Vec<_> = ranks.map(|(index, rank)| scope.spawn(move || body(index, rank))).collect();
+        ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
+    })
+}
+
+/// Fails unless every rank of every split leaves what one rank leaves.
+fn check_splits(
+    config: &StepConfig,
+    updates: usize,
+    splits: &[usize],
+    open: impl Fn(StepConfig) -> Training + Sync,
+) {
+    let expected = leave(&mut open(split(config, 1)), updates, 0);
+    assert_eq!(expected.losses.len(), updates * BATCHES);
+    assert!(expected.losses.iter().all(|loss| f32::from_bits(*loss).is_finite()));
+    for &num_ranks in splits {
+        let left = on_ranks(num_ranks, |index, rank| {
+            let mut training = open(split(config, num_ranks));
+            training.join(Box::new(rank)).unwrap();
+            leave(&mut training, updates, index)
+        });
+        for (rank, left) in left.iter().enumerate() {
+            let what = format!("rank {rank} of {num_ranks}");
+            for ((name, got), (_, expected)) in left.state.iter().zip(&expected.state) {
+                assert!(got == expected, "`{name}` of {what}");
+            }
+            assert!(*left == expected, "losses or evaluation of {what}");
+        }
+    }
+}
+
+fn on_cpu(config: StepConfig) -> Training {
+    Training::new(config, Device::Cpu).unwrap()
+}
+
+#[test]
+fn ranks_have_the_bits_of_one_rank_that_accumulates() {
+    let config = StepConfig { clip_grad: Some(0.5), ema_decay: Some(0.9), ..config("resnet18") };
+    check_splits(&config, 2, &[2, 3, 6], on_cpu);
+}
+
+#[test]
+fn ranks_have_the_bits_of_one_rank_with_adam_and_two_rates_in_bf16() {
+    let adam = AdamConfig { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01, decoupled: true };
+    let config = StepConfig {
+        optimiser: Optimiser::Adam(adam),
+        norm_decay: false,
+        float: DType::Bf16,
+        ..config("resnet18")
+    };
+    check_splits(&config, 2, &[2], on_cpu);
+}
+
+/// A net whose layers draw in training.
+struct Dropping;
+
+impl Network for Dropping {
+    fn forward(&self, graph: &mut Graph, inputs: Inputs, mode: Mode) -> residuum::Result<ValueId> {
+        let x = conv2d(graph, "conv", inputs.images, Conv2dConfig::square(8, 3, 2))?;
+        let x = batch_norm(graph, "bn", x, BnConfig { bn_momentum: 0.3, ..BnConfig::new(mode) })?;
+        let x = relu(graph, "relu", x)?;
+        let x = conv2d(graph, "conv2", x, Conv2dConfig::square(12, 3, 2))?;
+        let x = batch_norm(graph, "bn2", x, BnConfig::new(mode))?;
+        let x = dropout(graph, "dropout", x, 0.5, mode)?;
+        let x = global_avg_pool(graph, "features", x)?;
+        linear(graph, "fc", x, CLASSES)
+    }
+}
+
+#[test]
+fn ranks_draw_what_one_rank_draws_and_blend_each_statistic_by_its_own_share() {
+    check_splits(&StepConfig { seed: 3, ..StepConfig::new(Dropping, 3, 32) }, 2, &[2, 3, 6], on_cpu);
+}
+
+#[test]
+fn a_run_goes_on_with_another_number_of_ranks() {
+    let config = StepConfig { ema_decay: Some(0.9), ..config("resnet9") };
+    let mut whole = on_cpu(split(&config, 1));
+    train(&mut whole, 0, 0..4);
+    let mut left = Vec::new();
+    for (update, num_ranks) in [3, 1, 2, 6].into_iter().enumerate() {
+        let before: Vec<_> = left;
+        let states = on_ranks(num_ranks, |index, rank| {
+            let mut training =
+                on_cpu(StepConfig { seed: config.seed + update as u64, ..split(&config, num_ranks) });
+            if num_ranks > 1 {
+                training.join(Box::new(rank)).unwrap();
+            }
+            if update == 0 {
+                // All ranks begin with the same weights.
+                training.restore(&on_cpu(split(&config, 1)).state().unwrap(), 0, "memory".as_ref()).unwrap();
+            } else {
+                training.restore(&before, update as u64, "memory".as_ref()).unwrap();
+            }
+            train(&mut training, index, update..update + 1);
+            let owned = |t: &NamedTensor<'_>| {
+                NamedTensor::f32(t.name.clone(), &t.shape, t.as_f32().unwrap().to_vec())
+            };
+            training.state().unwrap().iter().map(owned).collect::<Vec<_>>()
+        });
+        left = states.into_iter().next_back().unwrap();
+    }
+    assert!(left == whole.state().unwrap());
+}
+
+#[test]
+fn a_step_for_ranks_that_are_not_there_is_refused() {
+    let of_two = split(&config("resnet9"), 2);
+    let mut alone = on_cpu(of_two.clone());
+    let message = alone.step(&random_batch(&of_two, CLASSES, 0), LR).unwrap_err().to_string();
+    assert!(message.contains("planned for 2 ranks"), "{message}");
+    let message = alone.join(Box::new(thread_ranks(3).remove(0))).unwrap_err().to_string();
+    assert!(message.contains("planned for 2 ranks, and 3 are there"), "{message}");
+}
+
+/// What ranks exchange is in no state, and takes what the design says: the gradient, as much received, and a share of it.
+#[test]
+fn an_exchange_takes_twice_the_gradient_and_a_share() {
+    let bytes = |program: &Program, role| program.persistent_bytes_where(|value| value.role == role);
+    let one = program(&split(&config("resnet18"), 1), DeviceKind::Cpu).unwrap();
+    let gradient = bytes(&one, Role::Accumulated);
+    for num_ranks in [2, 3] {
+        let ranks = program(&split(&config("resnet18"), num_ranks), DeviceKind::Cpu).unwrap();
+        let statistics = (num_ranks + 1) * bytes(&one, Role::State);
+        let (exchanged, share) = (bytes(&ranks, Role::Exchanged), bytes(&ranks, Role::Accumulated));
+        let exact = 2 * gradient + statistics;
+        assert!((exact..exact + exact / 100).contains(&exchanged), "{exchanged} for {exact}");
+        assert!((gradient / num_ranks..gradient / num_ranks * 101 / 100).contains(&share), "{share}");
+    }
+}
+
+/// On the emulator; threads in another order on each rank.
+#[cfg(residuum_simt)]
+#[test]
+fn ranks_on_kernels_have_the_bits_of_one_rank() {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use residuum::device::simt::{Checks, SimtDevice};
+
+    for float in [DType::F32, DType::Bf16] {
+        let config = StepConfig { float, clip_grad: Some(0.5), seed: 3, ..StepConfig::new(Dropping, 2, 16) };
+        let seed = AtomicU64::new(0);
+        check_splits(&config, 1, &[3], |config| {
+            let device = SimtDevice::new(seed.fetch_add(1, Ordering::Relaxed), Checks::Off).unwrap();
+            let program = program(&config, DeviceKind::Simt).unwrap();
+            let session = Session::on(program, Box::new(device), Start::Seed(config.seed)).unwrap();
+            Training::in_session(config, session).unwrap()
+        });
+    }
+}
