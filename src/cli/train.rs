@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::flags::{SettingArgs, open_device};
+use crate::dist::World;
 use crate::error::{Error, Result};
 use crate::run::run_dir::RunDir;
 use crate::show::tell;
@@ -24,6 +25,9 @@ pub(super) struct TrainArgs {
     /// Resume the newest run of --experiment in --output, or begin it where there is none
     #[arg(long, requires = "experiment", group = "going_on", help_heading = "Run")]
     auto_resume: bool,
+    /// Train alone, whatever a launcher says of other processes
+    #[arg(long, help_heading = "Run")]
+    no_dist: bool,
     /// Resume although settings or images that decide results have changed
     #[arg(long, requires = "going_on", help_heading = "Run")]
     allow_changed: bool,
@@ -31,6 +35,9 @@ pub(super) struct TrainArgs {
 
 impl TrainArgs {
     pub(super) fn run(self) -> Result<()> {
+        if !self.no_dist {
+            refuse_ranks()?;
+        }
         let trainer = match self.earlier_run()? {
             Some(dir) => {
                 let config = self.settings.over(dir.read_config()?)?;
@@ -78,6 +85,22 @@ impl TrainArgs {
         let config = self.settings.read(None)?;
         Ok(config.experiment.and_then(|name| RunDir::newest(&config.output, &name)))
     }
+}
+
+/// Fails where a launcher has started this process as one of several, each of which would train a run of its own.
+///
+/// # Errors
+/// [`Error::Usage`] naming the launcher, or what its variables contradict each other in.
+fn refuse_ranks() -> Result<()> {
+    let world = World::from_env().map_err(|error| match error {
+        Error::Usage(what) => Error::Usage(format!("{what}; --no-dist passes over them")),
+        other => other,
+    })?;
+    let Some(World { launcher, rank, .. }) = world else { return Ok(()) };
+    Err(Error::Usage(format!(
+        "{launcher} has started this as process {rank}, and each would train a run of its own: start one, or give --no-dist \
+         where runs of their own are meant"
+    )))
 }
 
 fn show_epochs(epochs: u64) -> String {

@@ -2,6 +2,9 @@
 //!
 //! What they send each other in a step, and what they make of it, is in `step/exchange.rs`.
 
+mod env;
+
+pub use env::{Launcher, World};
 use crate::error::Result;
 
 /// Which of the processes of a run this is.

@@ -12,6 +12,7 @@ mod fetch;
 mod fusion;
 mod going_on;
 mod growing;
+mod launcher;
 mod length;
 mod networks;
 mod old_run;
