@@ -3,8 +3,13 @@
 //! What they send each other in a step, and what they make of it, is in `step/exchange.rs`.
 
 mod env;
+#[cfg(feature = "mpi")]
+mod mpi;
 
 pub use env::{Launcher, World};
+
+#[cfg(feature = "mpi")]
+pub use self::mpi::MpiRanks;
 use crate::error::Result;
 
 /// Which of the processes of a run this is.

@@ -1,0 +1,116 @@
+//! Ranks that MPI joins, for CPUs and the emulator: `mpirun -n 4 PROGRAM`. With the feature `mpi`, which links the MPI library of
+//! the system.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use mpi::Threading;
+use mpi::environment::Universe;
+use mpi::request::{Request, Scope, scope};
+use mpi::traits::{Communicator, CommunicatorCollectives};
+
+use super::{Collective, Rank};
+use crate::error::{Error, Result};
+use crate::show::tell;
+
+/// How long a rank that waits asks again and again before it sleeps in between: a rank with as much to do comes by then.
+const BUSY: Duration = Duration::from_millis(2);
+/// How long it sleeps.
+const PAUSE: Duration = Duration::from_micros(50);
+
+/// The ranks that mpirun started, or srun with PMI.
+///
+/// A rank that fails has to say so by [`MpiRanks::abort`], or the others wait for it; one that panics does.
+pub struct MpiRanks {
+    universe: Universe,
+    rank: Rank,
+    timeout: Duration,
+    /// Exchanges so far, for messages.
+    num_exchanges: u64,
+}
+
+impl MpiRanks {
+    /// Joins the others, once for the process. A rank that waits for them for longer than `timeout` ends all of them.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if the process has joined before, or its MPI serves no program with threads.
+    pub fn join(timeout: Duration) -> Result<MpiRanks> {
+        let joined = mpi::initialize_with_threading(Threading::Serialized);
+        let (universe, threading) =
+            joined.ok_or_else(|| Error::Usage("this process has joined its ranks before".into()))?;
+        if threading < Threading::Serialized {
+            let what = "this MPI serves no program with threads; take a build of it that does (MPI_THREAD_SERIALIZED)";
+            return Err(Error::Usage(what.into()));
+        }
+        let world = universe.world();
+        let rank = Rank { index: world.rank() as usize, count: world.size() as usize };
+        Ok(MpiRanks { universe, rank, timeout, num_exchanges: 0 })
+    }
+
+    /// Ends all ranks with exit code `code`, this one first.
+    pub fn abort(&self, code: u8) -> ! {
+        self.universe.world().abort(code.into())
+    }
+
+    /// Waits for what `request` receives, and if that does not come, ends all ranks with a word.
+    fn finish<'a, D: ?Sized, S: Scope<'a>>(&mut self, mut request: Request<'a, D, S>) {
+        let start = Instant::now();
+        self.num_exchanges += 1;
+        while let Err(unfinished) = request.test() {
+            request = unfinished;
+            let waited = start.elapsed();
+            if waited > self.timeout {
+                let error = Error::Peer(format!(
+                    "rank {} waited {} s for the others in exchange {}: one of them has left, hangs or is slower than that",
+                    self.rank,
+                    self.timeout.as_secs_f64(),
+                    self.num_exchanges
+                ));
+                tell(format_args!("error: {error}"));
+                self.abort(error.exit_code());
+            }
+            if waited < BUSY { thread::yield_now() } else { thread::sleep(PAUSE) }
+        }
+    }
+}
+
+impl Drop for MpiRanks {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.abort(101);
+        }
+    }
+}
+
+/// Fails on more bytes than MPI counts.
+fn check_bytes(num_bytes: usize) -> Result<()> {
+    match i32::try_from(num_bytes) {
+        Ok(_) => Ok(()),
+        Err(_) => Err(Error::does_not_fit(format!(
+            "MPI sends less than 2 GiB at once, and this takes {num_bytes} bytes for each rank; take more ranks"
+        ))),
+    }
+}
+
+impl Collective for MpiRanks {
+    fn rank(&self) -> Rank {
+        self.rank
+    }
+
+    fn all_gather(&mut self, mine: &[u8], all: &mut [u8]) -> Result<()> {
+        assert_eq!(all.len(), mine.len() * self.rank.count, "as much from each rank");
+        check_bytes(all.len())?;
+        let world = self.universe.world();
+        scope(|scope| self.finish(world.immediate_all_gather_into(scope, mine, all)));
+        Ok(())
+    }
+
+    fn all_to_all(&mut self, to_each: &[u8], from_each: &mut [u8]) -> Result<()> {
+        assert_eq!(to_each.len(), from_each.len(), "as much from each rank as to it");
+        assert!(to_each.len().is_multiple_of(self.rank.count), "as much to each rank");
+        check_bytes(to_each.len())?;
+        let world = self.universe.world();
+        scope(|scope| self.finish(world.immediate_all_to_all_into(scope, to_each, from_each)));
+        Ok(())
+    }
+}

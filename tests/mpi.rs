@@ -1,0 +1,121 @@
+//! Ranks that mpirun starts, each of them this program again: what they train, and what becomes of the others where one fails.
+//! With `--features mpi`, where Open MPI is installed.
+#![cfg(feature = "mpi")]
+
+#[path = "common/split_runs.rs"]
+mod split_runs;
+#[path = "common/training.rs"]
+mod training;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+use std::{env, fs, thread};
+
+use residuum::device::Device;
+use residuum::dist::{Collective, MpiRanks, World};
+use residuum::step::{StepConfig, Training};
+use split_runs::{Left, config, leave, split};
+
+/// A folder for what ranks leave.
+const FOLDER: &str = "RESIDUUM_TEST_FOLDER";
+const UPDATES: usize = 2;
+
+/// Starts so many ranks of `test`, one of the tests below that are ignored; nothing where there is no mpirun.
+fn start(num_ranks: usize, test: &str, folder: &Path) -> Option<Output> {
+    let mut mpirun = Command::new("mpirun");
+    mpirun.args(["--allow-run-as-root", "--oversubscribe", "-n", &num_ranks.to_string()]);
+    mpirun.arg(env::current_exe().unwrap()).args(["--exact", test, "--ignored", "--nocapture"]);
+    // The trace of a rank that panics takes as long to make as the others wait.
+    match mpirun.env(FOLDER, folder).env_remove("RUST_BACKTRACE").output() {
+        Ok(output) => Some(output),
+        Err(error) => {
+            println!("skipped: mpirun cannot be started: {error}");
+            None
+        }
+    }
+}
+
+fn of_rank(index: usize) -> PathBuf {
+    Path::new(&env::var(FOLDER).unwrap()).join(format!("rank{index}"))
+}
+
+fn rich() -> StepConfig {
+    StepConfig { clip_grad: Some(0.5), ema_decay: Some(0.9), ..config("resnet9") }
+}
+
+fn train(config: StepConfig, ranks: Option<MpiRanks>) -> Left {
+    let index = ranks.as_ref().map_or(0, |ranks| ranks.rank().index);
+    let mut training = Training::new(config, Device::Cpu).unwrap();
+    if let Some(ranks) = ranks {
+        training.join(Box::new(ranks)).unwrap();
+    }
+    leave(&mut training, UPDATES, index)
+}
+
+#[test]
+#[ignore = "mpirun starts it"]
+fn a_rank_that_trains() {
+    let ranks = MpiRanks::join(Duration::from_secs(120)).unwrap();
+    let rank = ranks.rank();
+    let world = World::from_env().unwrap();
+    assert_eq!(world.map_or(1, |world| world.rank.count), rank.count, "mpirun's variables say the same");
+    assert_eq!(world.map_or(0, |world| world.rank.index), rank.index);
+    let left = train(split(&rich(), rank.count), Some(ranks));
+    fs::write(of_rank(rank.index), format!("{left:?}")).unwrap();
+}
+
+#[test]
+fn ranks_of_mpirun_have_the_bits_of_one_rank() {
+    let expected = format!("{:?}", train(split(&rich(), 1), None));
+    for num_ranks in [1, 2, 3] {
+        let folder = tempfile::tempdir().unwrap();
+        let Some(output) = start(num_ranks, "a_rank_that_trains", folder.path()) else { return };
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        for rank in 0..num_ranks {
+            let left = fs::read_to_string(folder.path().join(format!("rank{rank}"))).unwrap();
+            assert!(left == expected, "rank {rank} of {num_ranks} left other bits");
+        }
+    }
+}
+
+/// Meets the other ranks once, after which the last of them does as `then` says and the others wait for it.
+fn meet_and(then: impl FnOnce()) {
+    let mut ranks = MpiRanks::join(Duration::from_secs(10)).unwrap();
+    let rank = ranks.rank();
+    let mut all = vec![0; rank.count];
+    ranks.all_gather(&[rank.index as u8], &mut all).unwrap();
+    assert_eq!(all, (0..rank.count as u8).collect::<Vec<u8>>());
+    if rank.index + 1 == rank.count {
+        then();
+    }
+    ranks.all_gather(&[0], &mut all).unwrap();
+}
+
+#[test]
+#[ignore = "mpirun starts it"]
+fn a_rank_that_waits_for_one_that_hangs() {
+    meet_and(|| thread::sleep(Duration::from_secs(600)));
+}
+
+#[test]
+#[ignore = "mpirun starts it"]
+fn a_rank_that_waits_for_one_that_panics() {
+    meet_and(|| panic!("as planned"));
+}
+
+#[test]
+fn nobody_waits_for_a_rank_that_hangs_or_panics() {
+    let folder = tempfile::tempdir().unwrap();
+    for (test, code, part) in [
+        ("a_rank_that_waits_for_one_that_hangs", 7, "of 2 waited 10 s for the others in exchange 2"),
+        ("a_rank_that_waits_for_one_that_panics", 101, "as planned"),
+    ] {
+        let began = Instant::now();
+        let Some(output) = start(2, test, folder.path()) else { return };
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{test}: {said}");
+        assert!(said.contains(part), "{test}: {said}");
+        assert!(began.elapsed() < Duration::from_secs(90), "{test} took {:?}", began.elapsed());
+    }
+}
