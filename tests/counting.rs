@@ -15,7 +15,7 @@ fn count(name: &str, num_blocks: u32, threads: u32, shared_bytes: u32) -> (Count
     let kernel = TEST_KERNELS.iter().find(|kernel| kernel.name == name).expect("a kernel of counted.cu");
     let slot = |i: usize| Slot { offset_bytes: 4 * ELEMS * i, shape: [ELEMS].into(), dtype: DType::F32 };
     let share = |_: &_, _: u32| 0;
-    let mut device = CountingDevice::new(8 * ELEMS, 4, &share).unwrap();
+    let mut device = CountingDevice::new(8 * ELEMS, 4, &share, true).unwrap();
     let arena_address = device.arena_address();
     let workspace = Slot { offset_bytes: 0, shape: [0].into(), dtype: DType::U8 };
     let args = LaunchArgs { arena_address, inputs: &[slot(0)], outputs: &[slot(1)], workspace };
@@ -73,6 +73,15 @@ fn copies_and_products_are_counted_by_warps() {
     assert_eq!((counts.shared_phases, counts.bank_conflicts()), (3 * 8, 0));
     assert_eq!((counts.l2_bytes, counts.written_bytes), (3 * 16 * 32, 3 * 512));
     assert_eq!(counts.copy_waits, 1);
+}
+
+#[test]
+fn a_product_of_a_warp_group_counts_as_those_of_warps_that_it_holds() {
+    let (counts, _) = count("counted_group_product", 2, 128, (64 + 128) * 128);
+    // Of 16x8x16, by four warps.
+    assert_eq!(counts.tensor_instructions, 2 * 4 * 16);
+    // Its operands are read once: 64 rows and 128 columns of 32 bytes.
+    assert_eq!((counts.shared_phases, counts.bank_conflicts()), (2 * (64 + 128) * 32 / 128, 0));
 }
 
 #[test]

@@ -1,5 +1,5 @@
 // Kernels whose accesses can be counted by hand, for the tests of the counter. Never compiled for the GPU.
-#include "mma.cuh"
+#include "wgmma.cuh"
 
 struct CountedArgs { const void* x; void* y; };
 
@@ -45,6 +45,16 @@ KERNEL(counted_product, CountedArgs, 32) {
     float d[4] = {0.0f, 0.0f, 0.0f, 0.0f};
     mma_m16n8k16_bf16(d, a, b, d);
     static_cast<float4*>(args.y)[threadIdx.x] = make_float4(d[0], d[1], d[2], d[3]);
+}
+
+// One product of a warp group, 64x128x16, of whatever shared memory holds.
+KERNEL(counted_group_product, CountedArgs, 128) {
+    float d[64] = {};
+    wgmma_fence();
+    wgmma_k16_bf16<false, false>(d, wgmma_operand(0, 0), wgmma_operand(64 * 128, 0));
+    wgmma_commit();
+    wgmma_wait<0>();
+    static_cast<float*>(args.y)[threadIdx.x] = d[0];
 }
 
 // Copies through L1 of 16 bytes a lane: a line of 128 bytes, what follows half of it, and the first line again.
