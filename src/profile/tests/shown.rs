@@ -94,7 +94,7 @@ fn the_page_has_tiles_bars_roofs_and_tables() {
         "<h2>Rooflines</h2>",
         "TFLOP/s over flops a byte, DRAM",
         "TFLOP/s over flops a byte, L2",
-        "558 TFLOP/s, 2950 GB/s",
+        "892 TFLOP/s, 2950 GB/s",
         "layer1.0.bn1: ",
         "all 8 layers",
         "what all 19 launches ask for",
