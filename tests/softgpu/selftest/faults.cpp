@@ -80,7 +80,7 @@ void text_faults() {
     const auto refused = [](const std::string& what, const std::string& body) {
         planted(what, run(kernel_text(body)).code, kInvalidPtx, "limit");
     };
-    refused("an instruction that is not covered", "wgmma.fence.sync.aligned;");
+    refused("an instruction that is not covered", "mbarrier.init.shared.b64 [%d0], 1;");
     refused("a type that is not covered", "add.f16 %h1, %h1, %h1;");
     refused("an atomic that is not covered", "red.global.add.noftz.bf16x2 [%d0], %r1;");
     refused("a modifier that is not covered", "add.sat.s32 %r2, %r2, %r2;");
@@ -98,10 +98,7 @@ void overlaps() {
     open_session();
     Run how;
     how.overlaps = true;
-    const auto on_sm_90 = [](const std::string& body) {
-        const std::string text = kernel_text(body), target = ".target sm_80";
-        return text.substr(0, text.find(target)) + ".target sm_90" + text.substr(text.find(target) + target.size());
-    };
+    const auto on_sm_90 = [](const std::string& body) { return on_target("sm_90", kernel_text(body)); };
     const auto plant_on_sm_90 = [&](const std::string& what, const std::string& body) {
         planted(what, run(on_sm_90(body), how).code, kLaunchFailed);
         reopen_session();

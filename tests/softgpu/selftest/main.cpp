@@ -183,6 +183,12 @@ add.s64 %d1, %d0, %d1;
     return head + outside + registers + declarations + arguments + body + "\nret;\n}\n";
 }
 
+std::string on_target(const std::string& target, const std::string& text) {
+    const std::string before = ".target sm_80\n";
+    const size_t at = text.find(before);
+    return text.substr(0, at) + ".target " + target + "\n" + text.substr(at + before.size());
+}
+
 int launch_with_attribute(int id, void* function, const Run& how, void** parameters) {
     struct Attribute {
         int id, padding, value;
@@ -231,7 +237,8 @@ int run_all(int num_arguments, char** arguments) {
     if (!mkdtemp(temporary)) return 2;
     folder = temporary;
     for (const auto& groups : {instruction_groups(), warp_groups(), matrix_groups(), fault_groups(),
-                               driver_groups(), variable_groups()}) {
+                               driver_groups(), variable_groups(),
+                               product_groups(), product_fault_groups()}) {
         for (const Group& group : groups) run_group(group);
     }
     remove(log_path().c_str());

@@ -49,6 +49,9 @@ void download(void* to, uint64_t from, size_t num_bytes);
 std::string kernel_text(const std::string& body, const std::string& declarations = "",
                         const std::string& outside = "");
 
+// The same for another target than sm_80.
+std::string on_target(const std::string& target, const std::string& text);
+
 struct Run {
     unsigned block = 32, grid = 1, shared_bytes = 0;
     uint32_t argument = 0;
@@ -87,6 +90,8 @@ std::vector<Group> instruction_groups();
 std::vector<Group> warp_groups();
 std::vector<Group> matrix_groups();
 std::vector<Group> fault_groups();
+std::vector<Group> product_groups();
+std::vector<Group> product_fault_groups();
 std::vector<Group> driver_groups();
 std::vector<Group> variable_groups();
 

@@ -69,6 +69,7 @@ Block::Block(const Launch& launch, const std::vector<MemoryRange>& memory, Globa
         warps_[index].longs.reset(new uint64_t[static_cast<size_t>(function_.num_longs) * kWarpLanes]);
         warps_[index].lanes = num_lanes >= kWarpLanes ? kAllLanes : (1u << num_lanes) - 1;
     }
+    if (function_.uses_warp_groups) groups_.emplace(*this, function_, warps_, shared_);
 }
 
 uint64_t Block::random() {
@@ -104,6 +105,7 @@ void Block::start(uint64_t block_number) {
     block_idx_[2] = static_cast<uint32_t>(block_number / grid[0] / grid[1]);
     std::fill(shared_.begin(), shared_.end(), 0xff);
     if (shared_races_) shared_races_->barrier();
+    if (groups_) groups_->start();
     for (Warp& warp : warps_) {
         // Of what the block before has left, only these could be seen.
         set_registers(initial_words_, warp.words.get());
@@ -127,12 +129,21 @@ void Block::run(uint64_t block_number) {
     for (const Warp& warp : warps_) {
         current_warp_ = warp.index;
         if (!warp.copies.empty()) note("the kernel ends with copies that nothing waited for");
+        if (groups_) groups_->end(warp);
     }
+}
+
+// Mostly to the next barrier, at times for a stretch that ends anywhere; shorter while products are under way.
+uint64_t Block::num_steps(uint64_t chance) const {
+    const bool to_barrier = warps_.size() == 1 || chance % 4 != 0;
+    if (groups_ && groups_->has_pending()) return 1 + (chance >> 8) % (to_barrier ? 400 : 40);
+    return to_barrier ? ~uint64_t{0} : 1 + (chance >> 8) % 400;
 }
 
 // Lets every warp run for a while, beginning with any of them. False when all have ended.
 bool Block::run_round() {
     const size_t num_warps = warps_.size();
+    const uint64_t num_instructions_before = num_instructions_;
     const size_t first = num_warps > 1 ? random() % num_warps : 0;
     size_t num_done = 0, num_waiting = 0;
     for (size_t index = 0; index < num_warps; index++) {
@@ -140,15 +151,25 @@ bool Block::run_round() {
         if (warp.is_done()) num_done++;
         else if (warp.at_barrier) num_waiting++;
         else {
-            // Mostly to the next barrier, at times for a stretch that ends anywhere.
-            const uint64_t chance = random();
-            const bool to_barrier = num_warps == 1 || chance % 4 != 0;
-            run_warp(warp, to_barrier ? ~uint64_t{0} : 1 + (chance >> 8) % 400);
+            if (groups_) groups_->let_products_run();
+            run_warp(warp, num_steps(random()));
         }
     }
     if (num_done == num_warps) return false;
     if (num_done + num_waiting == num_warps) release_barrier(num_done, num_waiting);
+    else if (num_instructions_ == num_instructions_before) hang_at_group_wait();
     return true;
+}
+
+void Block::hang_at_group_wait() {
+    for (const Warp& warp : warps_) {
+        if (warp.is_done() || warp.at_barrier) continue;
+        current_warp_ = warp.index;
+        current_ = &function_.code[static_cast<size_t>(warp.groups.front().pc)];
+        fault(Fault::LaunchFailed,
+              "waits for products that not all warps of the group have called, nor can call: the warp hangs");
+    }
+    fault(Fault::LaunchFailed, "no warp can run");
 }
 
 // The PTX ISA has all threads of the block take part in bar.sync. Hardware since Volta counts only those that
@@ -164,6 +185,7 @@ void Block::release_barrier(size_t num_done, size_t num_waiting) {
         warp.at_barrier = false;
     }
     if (shared_races_) shared_races_->barrier();
+    if (groups_) groups_->barrier();
 }
 
 // Memory.
@@ -217,6 +239,7 @@ uint8_t* Block::shared(uint32_t address, unsigned num_bytes, int lane, Access ac
     if (shared_races_ && access != Access::Atomic) {
         report_race(shared_races_->access(access, offset, num_bytes, current_warp_), lane);
     }
+    if (groups_ && access != Access::Read) groups_->write(offset, num_bytes, current_warp_, lane);
     return &shared_[offset];
 }
 
@@ -245,6 +268,7 @@ void Block::start_copy(Warp& warp, const PendingCopy& copy) {
               lane);
     }
     shared(copy.shared_address, copy.num_bytes, lane, Access::Write);
+    if (groups_) groups_->start_copy(copy.shared_address - kSharedBase, copy.num_bytes, warp.index, lane);
     check_aligned(copy.global_address, copy.num_bytes, lane);
     if (copy.num_source_bytes > 0) global(copy.global_address, copy.num_source_bytes, lane, Access::Read);
     warp.copies.push_back(copy);

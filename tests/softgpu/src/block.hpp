@@ -10,6 +10,7 @@
 #include "races.hpp"
 #include "settings.hpp"
 #include "warp.hpp"
+#include "warp_groups.hpp"
 
 namespace softgpu {
 
@@ -41,18 +42,25 @@ class Block {
     void start_copy(Warp& warp, const PendingCopy& copy);
     void finish_copies(Warp& warp, uint32_t lane_mask, uint32_t num_pending_groups);
 
+    // Only of a kernel that multiplies by wgmma.
+    bool has_groups() const { return groups_.has_value(); }
+    WarpGroups& groups() { return *groups_; }
+
     // A lane that ends without having waited for the launches before lets the next one overlap with them, too.
     void check_waited_at_end(const Warp& warp, uint32_t lane_mask) const;
 
     [[noreturn]] void fault(Fault kind, const std::string& what, int lane = -1) const;
     void note(const std::string& what, int lane = -1);
+    uint64_t random();
 
  private:
-    enum class Pause { Parted, AtBarrier, Interrupted };
+    enum class Pause { Parted, AtBarrier, AtGroupWait, Interrupted };
 
     void start(uint64_t block_number);
     void set_special_registers(Warp& warp);
     bool run_round();
+    uint64_t num_steps(uint64_t chance) const;
+    [[noreturn]] void hang_at_group_wait();
     void release_barrier(size_t num_done, size_t num_waiting);
     void run_warp(Warp& warp, uint64_t max_steps);
     LaneGroup take_lowest_group(Warp& warp);
@@ -68,7 +76,6 @@ class Block {
     void find_range(uint64_t address, unsigned num_bytes, int lane, Access access);
     void report_race(const std::optional<std::string>& race, int lane) const;
     std::string describe_place(int lane) const;
-    uint64_t random();
 
     const Launch& launch_;
     Function& function_;
@@ -80,6 +87,7 @@ class Block {
     std::vector<std::pair<int, uint64_t>> initial_longs_;
     std::vector<Warp> warps_;
     std::vector<uint8_t> shared_;
+    std::optional<WarpGroups> groups_;
     uint32_t block_idx_[3] = {};
     uint64_t block_number_ = 0;
     MemoryRange last_range_;

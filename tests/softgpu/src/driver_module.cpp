@@ -126,8 +126,8 @@ struct LaunchConfig {
 };
 static_assert(sizeof(LaunchAttribute) == 72 && sizeof(LaunchConfig) == 56, "as in cuda.h");
 
-// Whether the attributes let the launch begin before what is before it in its stream is done. What is captured has that as
-// an edge of the graph.
+// Whether the attributes let the launch begin before what is before it in its stream is done. What is captured has that
+// as an edge of the graph.
 bool may_overlap(const LaunchConfig& config, const Stream& stream) {
     constexpr int kProgrammaticStreamSerialization = 6, kFirstDriverToCapture = 12030;
     bool overlaps = false;
@@ -195,8 +195,10 @@ SOFTGPU_API cuModuleLoadData(void** handle, const void* image) {
             say("limit", concat("cuModuleLoadData: ", error.what()));
             return kInvalidPtx;
         }
-        if (module->program.target > settings().capability) {
-            refuse(kNoBinaryForGpu, concat("PTX for ", module->program.target));
+        const Target& target = module->program.target;
+        if (!target.runs_on(settings().capability)) {
+            refuse(kNoBinaryForGpu, concat("PTX for sm_", target.capability, target.is_specific ? "a" : "",
+                                           " on a GPU of sm_", settings().capability));
         }
         for (const auto& [name, function] : module->program.functions) report().kernels[name] = function;
         *handle = driver().modules.add(std::move(module));

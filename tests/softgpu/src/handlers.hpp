@@ -39,4 +39,11 @@ Handler copy_wait_all_handler();
 Handler ldmatrix_handler(bool transposed);
 Handler mma_handler();
 
+// wgmma, and the fence that lets it see what was written to shared memory.
+Handler group_fence_handler();
+Handler group_product_handler();
+Handler group_commit_handler();
+Handler group_wait_handler();
+Handler async_proxy_fence_handler();
+
 }  // namespace softgpu

@@ -42,6 +42,7 @@ InstructionParser::Rule InstructionParser::find_rule(const std::string& name) {
         {"fence", &P::fence},   {"atom", &P::atomic},       {"red", &P::atomic},
         {"bra", &P::branch},    {"ret", &P::exit},          {"exit", &P::exit},
         {"trap", &P::trap},     {"griddepcontrol", &P::grid_dependency},
+        {"wgmma", &P::warp_group},
     };
     if (arithmetic_forms().count(name)) return &P::arithmetic;
     const auto found = rules.find(name);
@@ -390,33 +391,6 @@ void InstructionParser::atomic() {
 
 // The warp and the block.
 
-void InstructionParser::ldmatrix() {
-    for (const char* needed : {"sync", "aligned", "m8n8", "shared"}) {
-        if (!opcode_.has(needed)) not_covered();
-    }
-    if (!opcode_.has("x1") && !opcode_.has("x2") && !opcode_.has("x4")) not_covered();
-    in_.step = Step::WholeWarp;
-    in_.num_elems = opcode_.has("x4") ? 4 : opcode_.has("x2") ? 2 : 1;
-    add_results_in_braces(Type::B32);
-    tokens_.expect(",");
-    add_address(Space::Shared);
-    if (in_.num_results != in_.num_elems) tokens_.fail("matrices and registers differ in number");
-    in_.handler = ldmatrix_handler(opcode_.has("trans"));
-}
-
-void InstructionParser::mma() {
-    if (opcode_.text() != "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32") not_covered();
-    opcode_.ignore_modifiers();
-    in_.step = Step::WholeWarp;
-    add_results_in_braces(Type::F32);
-    for (const Type matrix : {Type::B32, Type::B32, Type::F32}) {
-        tokens_.expect(",");
-        add_sources_in_braces(matrix);
-    }
-    if (in_.num_results != 4 || in_.num_sources != 10) tokens_.fail("mma with another number of registers");
-    in_.handler = mma_handler();
-}
-
 void InstructionParser::shuffle() {
     std::string mode;
     for (const char* name : {"up", "down", "bfly", "idx"}) {
@@ -471,12 +445,13 @@ void InstructionParser::barrier() {
 }
 
 void InstructionParser::fence() {
+    if (opcode_.has("proxy")) return proxy_fence();
     opcode_.ignore_modifiers();
     in_.handler = nothing_handler();
 }
 
 void InstructionParser::grid_dependency() {
-    if (target_ < 90) tokens_.fail("griddepcontrol needs sm_90");
+    if (target_.capability < 90) tokens_.fail("griddepcontrol needs sm_90");
     in_.handler = opcode_.has("wait")                ? launches_before_handler()
                   : opcode_.has("launch_dependents") ? nothing_handler()
                                                      : nullptr;

@@ -12,8 +12,7 @@ namespace softgpu {
 
 class InstructionParser {
  public:
-    // `target` is the 80 of sm_80.
-    InstructionParser(TokenStream& tokens, KernelBuilder& kernel, unsigned target)
+    InstructionParser(TokenStream& tokens, KernelBuilder& kernel, Target target)
         : tokens_(tokens), kernel_(kernel), target_(target) {}
 
     void set_source(int file, int line) {
@@ -59,11 +58,14 @@ class InstructionParser {
     void copy_async();
     void ldmatrix();
     void mma();
+    void warp_group();
+    void group_product();
     void shuffle();
     void vote();
     void active_mask();
     void barrier();
     void fence();
+    void proxy_fence();
     void grid_dependency();
     void atomic();
     void branch();
@@ -72,7 +74,7 @@ class InstructionParser {
 
     TokenStream& tokens_;
     KernelBuilder& kernel_;
-    const unsigned target_;
+    const Target target_;
     int source_file_ = 0, source_line_ = 0;
     Opcode opcode_;  // of the instruction that is read
     Instruction in_;

@@ -155,6 +155,17 @@ void KernelBuilder::branch_to(const std::string& label) {
     branches_.emplace_back(function_->code.size(), label);
 }
 
+void KernelBuilder::mark_users_of_sums() {
+    const auto& sums = function_->sum_names;
+    const auto is_sum = [&](const Operand& operand) {
+        return operand.file == RegisterFile::Words && sums.count(operand.index) > 0;
+    };
+    for (Instruction& in : function_->code) {
+        in.touches_sums = std::any_of(in.results, in.results + in.num_results, is_sum) ||
+                          std::any_of(in.sources, in.sources + in.num_sources, is_sum);
+    }
+}
+
 std::shared_ptr<Function> KernelBuilder::finish() {
     for (const auto& [at, label] : branches_) {
         const auto found = labels_.find(label);
@@ -163,6 +174,7 @@ std::shared_ptr<Function> KernelBuilder::finish() {
         }
         function_->code[at].target = found->second;
     }
+    if (function_->uses_warp_groups) mark_users_of_sums();
     Instruction end;
     end.step = Step::Exit;
     function_->code.push_back(end);

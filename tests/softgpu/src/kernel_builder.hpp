@@ -48,6 +48,7 @@ class KernelBuilder {
     std::shared_ptr<Function> finish();
 
  private:
+    void mark_users_of_sums();
     Operand new_register(RegisterFile file, unsigned num_bytes);
     std::optional<unsigned> shared_offset(const std::string& name);
     Operand dynamic_shared_address(unsigned align, unsigned num_bytes);

@@ -28,7 +28,11 @@ class Lexer {
     size_t end_of_token() const {
         if (text_[at_] == '"') return after(text_.find('"', at_ + 1), 1);
         size_t end = at_;
-        while (end < text_.size() && is_word_character(text_[end])) end++;
+        while (end < text_.size()) {
+            if (is_word_character(text_[end])) end++;
+            else if (end > at_ && text_.compare(end, 2, "::") == 0) end += 2;  // as in .shared::cta
+            else break;
+        }
         return std::max(end, at_ + 1);
     }
 

@@ -2,9 +2,8 @@
 //   of A (16x16)       rows group, + 8, group, + 8 and columns pair, pair, pair + 8, pair + 8, two elements
 //   each of B (16x8)        rows pair and pair + 8, two elements each, of column group of C and D (16x8) rows
 //   group, group, + 8, + 8 and columns pair, pair + 1, pair, pair + 1
-#include <cmath>
-
 #include "block.hpp"
+#include "float_values.hpp"
 #include "handlers.hpp"
 #include "settings.hpp"
 #include "warp.hpp"
@@ -73,11 +72,6 @@ void scatter(Warp& warp, const Instruction& in, const Fragments& matrices) {
                 float_bits(matrices.c[group + 8 * (index / 2)][pair + index % 2]);
         }
     }
-}
-
-float towards_zero(double value) {
-    const auto nearest = static_cast<float>(value);
-    return std::fabs(double{nearest}) > std::fabs(value) ? std::nextafter(nearest, 0.0f) : nearest;
 }
 
 // c += a b for the products from `first_k` on. Products are exact in f64 and their sum nearly so.

@@ -47,6 +47,7 @@ Opcode::Opcode(const std::string& text) : text_(text) {
     std::istringstream in(text);
     std::getline(in, name_, '.');
     for (std::string part; std::getline(in, part, '.');) {
+        if (part == "shared::cta") part = "shared";  // the block's own: the same
         const auto type = type_names().find(part);
         const auto rounding = rounding_names().find(part);
         if (type != type_names().end()) types_.push_back(type->second);

@@ -50,8 +50,14 @@ class ModuleParser {
     void target() {
         tokens_.expect(".target");
         const std::string& name = tokens_.current();
-        if (name.compare(0, 3, "sm_") != 0) tokens_.fail(concat("target `", name, "` is not covered"));
-        program_.target = static_cast<unsigned>(strtoul(name.c_str() + 3, nullptr, 10));
+        const bool is_known = name.compare(0, 3, "sm_") == 0;
+        char* suffix = nullptr;
+        const auto capability = is_known ? static_cast<unsigned>(strtoul(name.c_str() + 3, &suffix, 10)) : 0;
+        const std::string specific = is_known ? suffix : "";
+        if (!is_known || (!specific.empty() && specific != "a")) {
+            tokens_.fail(concat("target `", name, "` is not covered"));
+        }
+        program_.target = {capability, !specific.empty()};
         tokens_.skip_line();
     }
 

@@ -25,6 +25,7 @@ enum class Step : uint8_t {
     Lanes,       // each lane for itself
     MemberMask,  // once the lanes that `sources[0]` names have met
     WholeWarp,   // once all 32 lanes have met
+    GroupWait,   // the same, and the warp waits for products of its group
     BlockBarrier,
     Branch,
     Exit,
@@ -48,6 +49,13 @@ struct Operand {
 
 constexpr int kMaxResults = 4, kMaxSources = 10;
 
+// What the text says of a wgmma.mma_async. The matrices are A and B.
+struct GroupProduct {
+    unsigned num_columns;   // of B and of the sums
+    std::vector<int> sums;  // registers of the accumulator, in their order
+    bool is_negative[2], is_mn_major[2];
+};
+
 struct Instruction {
     Handler handler = nullptr;
     Step step = Step::Lanes;
@@ -56,6 +64,7 @@ struct Instruction {
     Compare compare = Compare::Eq;
     Rounding rounding = Rounding::None;
     bool saturate = false, flush_subnormals = false, guard_negated = false;
+    bool touches_sums = false;  // reads or writes a register that is some wgmma.mma_async's accumulator
     uint8_t num_results = 0, num_sources = 0;
     uint8_t num_elems = 1;  // of a vector; the matrices of ldmatrix
     int guard = -1;         // a predicate
@@ -63,6 +72,7 @@ struct Instruction {
     uint32_t immediate = 0;
     int64_t offsets[2] = {};  // added to the addresses in sources[0] and sources[1]
     Operand results[kMaxResults], sources[kMaxSources];
+    std::shared_ptr<const GroupProduct> product;
     int line = 0, source_file = 0, source_line = 0;
 
     void add_result(Operand operand) { results[num_results++] = operand; }
@@ -98,6 +108,8 @@ struct Function {
     unsigned max_threads = 0;  // .maxntid; 0 where the text sets no limit
     unsigned static_shared_bytes = 0, dynamic_shared_align = 16;
     bool uses_dynamic_shared = false;
+    bool uses_warp_groups = false;         // multiplies by wgmma
+    std::map<int, std::string> sum_names;  // of the registers of accumulators
     int num_words = 0, num_longs = 0, num_predicates = 0;
     InitialValues initial;
     std::vector<int> live_words, live_longs;  // registers that may be read before they are written
@@ -112,9 +124,16 @@ struct Function {
     std::string source_of(const Instruction& instruction) const;  // `file.cu:12`, or nothing
 };
 
+struct Target {
+    unsigned capability = 0;  // the 80 of sm_80
+    bool is_specific = false;  // sm_90a: what it has is on GPUs of that capability alone
+
+    bool runs_on(unsigned gpu) const { return is_specific ? capability == gpu : capability <= gpu; }
+};
+
 struct Program {
     std::map<std::string, std::shared_ptr<Function>> functions;
-    unsigned target = 0;  // the 80 of sm_80
+    Target target;
 };
 
 struct PtxError : std::runtime_error {

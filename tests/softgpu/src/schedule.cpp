@@ -96,6 +96,7 @@ Block::Pause Block::run_group(Warp& warp, LaneGroup group, uint64_t& steps_left)
             group.pc++;
             continue;
         }
+        if (in.touches_sums) groups_->touch_sums(warp, in);
         switch (in.step) {
             case Step::Lanes: in.handler(*this, warp, in, lane_mask); break;
             case Step::MemberMask:
@@ -115,6 +116,18 @@ Block::Pause Block::run_group(Warp& warp, LaneGroup group, uint64_t& steps_left)
                 }
                 in.handler(*this, warp, in, lane_mask);
                 break;
+            case Step::GroupWait:
+                if (!whole_warp_has_met(warp, group, lane_mask)) {
+                    park(group.pc, lane_mask, true);
+                    return Pause::Parted;
+                }
+                if (!groups_->can_wait(warp, in)) {
+                    steps_left++;  // nothing has happened
+                    park(group.pc, lane_mask, false);
+                    return Pause::AtGroupWait;
+                }
+                in.handler(*this, warp, in, lane_mask);
+                break;
             case Step::BlockBarrier:
                 if (!warp_reaches_barrier(warp, group, lane_mask)) {
                     park(group.pc, lane_mask, true);
@@ -124,6 +137,7 @@ Block::Pause Block::run_group(Warp& warp, LaneGroup group, uint64_t& steps_left)
                 return Pause::AtBarrier;
             case Step::Exit:
                 check_waited_at_end(warp, lane_mask);
+                if (groups_) groups_->check_waited_at_end(warp);
                 warp.exited |= lane_mask;
                 group.lane_mask &= ~lane_mask;
                 if (group.lane_mask == 0) return Pause::Parted;
