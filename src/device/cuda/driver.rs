@@ -122,28 +122,47 @@ impl Driver {
         })
     }
 
-    /// The architecture among this build's images that `gpu` is to run.
+    /// The architecture among this build's images that `gpu` is to run: what `RESIDUUM_CUDA_IMAGE` names, or the best.
     ///
     /// # Errors
     /// [`Error::Device`] if there is none, or the driver is too old for it.
     pub fn choose_images(&self, gpu: &Gpu) -> Result<&'static str> {
-        self.choose_images_of(TOOLKIT.as_ref(), gpu).map_err(Error::Device)
+        let wanted = env::var("RESIDUUM_CUDA_IMAGE").ok();
+        self.choose_images_of(TOOLKIT.as_ref(), gpu, wanted.as_deref()).map_err(Error::Device)
     }
 
     fn choose_images_of(
         &self,
         toolkit: Option<&'static Toolkit>,
         gpu: &Gpu,
+        wanted: Option<&str>,
     ) -> std::result::Result<&'static str, String> {
         let toolkit = toolkit.ok_or(super::NO_KERNELS)?;
-        let arch = images::choose(gpu.capability, toolkit.archs).ok_or_else(|| {
-            let (major, minor) = gpu.capability;
-            format!(
+        let archs: Vec<&'static str> = toolkit
+            .archs
+            .iter()
+            .copied()
+            .filter(|&arch| wanted.is_none_or(|wanted| wanted == arch))
+            .collect();
+        let (major, minor) = gpu.capability;
+        if let Some(wanted) = wanted.filter(|_| archs.is_empty()) {
+            return Err(format!(
+                "RESIDUUM_CUDA_IMAGE is `{wanted}`, but this build has kernels for {} only; build with \
+                 RESIDUUM_CUDA_ARCH={wanted}",
+                toolkit.archs.join(", ")
+            ));
+        }
+        let arch = images::choose(gpu.capability, &archs).ok_or_else(|| match wanted {
+            Some(wanted) => format!(
+                "RESIDUUM_CUDA_IMAGE is `{wanted}`, which {} of compute capability {major}.{minor} does not run; unset it",
+                gpu.name
+            ),
+            None => format!(
                 "{} has compute capability {major}.{minor}, but this build has kernels for {} only; build with \
                  RESIDUUM_CUDA_ARCH={major}{minor}",
                 gpu.name,
                 toolkit.archs.join(", ")
-            )
+            ),
         })?;
         images::check_driver(self.cuda_version, toolkit.nvcc_version, arch)?;
         Ok(arch)
@@ -268,17 +287,34 @@ mod tests {
     fn a_build_without_kernels_or_without_this_architecture_says_so() {
         static OLD: Toolkit = Toolkit { nvcc_version: "12.4.131", archs: &["sm_80", "sm_86"] };
         let driver = Driver { cuda_version: (12, 4) };
-        assert!(driver.choose_images_of(None, &h100()).unwrap_err().contains("no CUDA kernels"));
-        let message = driver.choose_images_of(Some(&OLD), &h100()).unwrap_err();
+        assert!(driver.choose_images_of(None, &h100(), None).unwrap_err().contains("no CUDA kernels"));
+        let message = driver.choose_images_of(Some(&OLD), &h100(), None).unwrap_err();
         assert!(message.contains("sm_80, sm_86") && message.contains("RESIDUUM_CUDA_ARCH=90"), "{message}");
     }
 
     #[test]
     fn the_driver_must_be_new_enough() {
         static NEW: Toolkit = Toolkit { nvcc_version: "13.0.88", archs: &["sm_90a"] };
-        let choose = |cuda_version| Driver { cuda_version }.choose_images_of(Some(&NEW), &h100());
+        let choose = |cuda_version| Driver { cuda_version }.choose_images_of(Some(&NEW), &h100(), None);
         assert_eq!(choose((13, 0)), Ok("sm_90a"));
         assert!(choose((12, 9)).unwrap_err().contains("CUDA 12.9"));
+    }
+
+    #[test]
+    fn an_image_that_is_asked_for_is_taken_or_missed() {
+        static BUILT: Toolkit =
+            Toolkit { nvcc_version: "12.4.131", archs: &["sm_90a", "compute_80", "compute_90a", "sm_80"] };
+        let choose =
+            |wanted| Driver { cuda_version: (12, 4) }.choose_images_of(Some(&BUILT), &h100(), Some(wanted));
+        assert_eq!(choose("compute_90a"), Ok("compute_90a"));
+        assert_eq!(choose("compute_80"), Ok("compute_80"));
+        let message = choose("compute_90").unwrap_err();
+        assert!(
+            message.contains("RESIDUUM_CUDA_IMAGE is `compute_90`") && message.contains("ARCH=compute_90"),
+            "{message}"
+        );
+        let message = choose("sm_80").unwrap_err();
+        assert!(message.contains("NVIDIA H100 of compute capability 9.0 does not run"), "{message}");
     }
 
     #[test]
