@@ -11,3 +11,4 @@ mod memory;
 mod runs;
 mod selftest;
 mod steps;
+mod warp_groups;
