@@ -69,7 +69,7 @@ impl Kernel {
     /// ([`crate::profile::ladder`]).
     const LADDER: &str = "ladder";
 
-    /// Whether it multiplies by warp groups, which only machine code for sm_90a does.
+    /// Whether it multiplies by warp groups, which only images for sm_90a do.
     pub fn is_by_warp_groups(&self) -> bool {
         self.name.contains("_wgmma_")
     }
