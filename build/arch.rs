@@ -72,12 +72,12 @@ pub fn list_for(capabilities: &str, known: &str) -> String {
     chips.chain([Arch::lowest_text().to_string()]).collect::<Vec<_>>().join(",")
 }
 
-/// Reads a comma-separated list such as `80,sm_90a,compute_80`, or `all`; a bare number means machine code. `known` is what
+/// Reads a comma-separated list such as `80,sm_90a,compute_80` or `all,compute_90a`; a bare number means machine code. `known` is what
 /// `nvcc --list-gpu-code` prints.
 pub fn parse_list(text: &str, known: &str) -> Result<Vec<Arch>, String> {
-    let text = if text == "all" { ALL } else { text };
+    let words = text.split(',').map(str::trim).filter(|word| !word.is_empty());
     let mut archs = Vec::new();
-    for word in text.split(',').map(str::trim).filter(|word| !word.is_empty()) {
+    for word in words.flat_map(|word| if word == "all" { ALL } else { word }.split(',')) {
         let arch = parse(word, known).map_err(|reason| format!("RESIDUUM_CUDA_ARCH: `{word}` {reason}"))?;
         if !archs.contains(&arch) {
             archs.push(arch);

@@ -27,6 +27,7 @@ fn archs(text: &str) -> Result<Vec<String>, String> {
 fn architectures_are_read_with_and_without_prefix() {
     assert_eq!(archs("80, sm_90a,compute_80,sm_80").unwrap(), ["sm_80", "sm_90a", "compute_80"]);
     assert_eq!(archs("all").unwrap(), archs(arch::ALL).unwrap());
+    assert_eq!(archs("all,compute_90a").unwrap(), archs(&format!("{},compute_90a", arch::ALL)).unwrap());
     assert_eq!(arch::parse_list("90a", KNOWN).unwrap()[0].gencode(), "arch=compute_90a,code=sm_90a");
 }
 
