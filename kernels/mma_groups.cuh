@@ -87,43 +87,31 @@ using Groups64x64BesideL1 = GroupTile<64, 64, 1, 1, kStagesBesideL1>;
 // As `multiply`.
 template <class T, class A, class B, class Gather>
 static __device__ __forceinline__ void multiply_by_groups(Gather& gather, int32_t num_k_tiles, typename T::Acc& acc) {
-    constexpr int kStages = T::kStages, kStageBytes = A::kBytes + B::kBytes;
-    char* stages = dynamic_shared<char>();
-    const uint32_t address = wgmma_address(stages);
+    const uint32_t address = wgmma_address(dynamic_shared<char>());
     // Their lowest bits are the start, in 16 bytes: what is added to it moves the operand.
     const uint64_t a = A::operand(address, T::group_row());
     const uint64_t b = B::operand(address + A::kBytes, T::warp_col());
-#pragma unroll
-    for (int stage = 0; stage < kStages - 1; stage++) {
-        if (stage < num_k_tiles) gather.start(stages + stage * kStageBytes, stages + stage * kStageBytes + A::kBytes);
-        cp_async_commit();
-    }
-    int read = 0, write = (kStages - 1) * kStageBytes;
-    for (int32_t k_tile = 0; k_tile < num_k_tiles; k_tile++) {
-        cp_async_wait<kStages - 2>();
+    const auto prepare = [] {
         fence_proxy_async();
+        // All products have read the stage that is written next.
         wgmma_wait<0>();
-        // Makes the stage visible to all, and says that all products have read the stage that is written next.
-        __syncthreads();
+    };
+    for_each_stage<T, A, B>(gather, num_k_tiles, prepare, [&](int stage, auto start_next) {
         wgmma_fence();
 #pragma unroll
         for (int step = 0; step < kDepth / 16; step++) {
 #pragma unroll
             for (int i = 0; i < T::kProducts; i++) {
-                wgmma_k16_bf16<A::kIsTrans, B::kIsTrans>(acc.at[i], a + (read + step * A::kStepBytes + i * A::kRowsBytes) / 16,
-                                                         b + (read + step * B::kStepBytes) / 16);
+                wgmma_k16_bf16<A::kIsTrans, B::kIsTrans>(acc.at[i], a + (stage + step * A::kStepBytes + i * A::kRowsBytes) / 16,
+                                                         b + (stage + step * B::kStepBytes) / 16);
             }
         }
         wgmma_commit();
-        if (k_tile + kStages - 1 < num_k_tiles) gather.start(stages + write, stages + write + A::kBytes);
-        cp_async_commit();
-        read = read + kStageBytes == kStages * kStageBytes ? 0 : read + kStageBytes;
-        write = write + kStageBytes == kStages * kStageBytes ? 0 : write + kStageBytes;
-    }
+        start_next();
+    });
     wgmma_wait<0>();
 #pragma unroll
     for (int i = 0; i < T::kProducts; i++) wgmma_arrived(acc.at[i]);
-    cp_async_wait<0>();
     __syncthreads();
 }
 

@@ -169,13 +169,14 @@ static __device__ __forceinline__ void multiply_stage(const char* stage, int a_a
     }
 }
 
-// acc += the product over `num_k_tiles` k-tiles of kDepth positions. `gather.start(a, b)` starts this thread's copies of the
-// next k-tile. Every thread of the block must call it; on return shared memory is free.
-template <class T, class A, class B, class Gather>
-static __device__ __forceinline__ void multiply(Gather& gather, int32_t num_k_tiles, typename T::Acc& acc) {
+// Goes over `num_k_tiles` k-tiles of kDepth positions, in stages. `gather.start(a, b)` starts this thread's copies of the next
+// k-tile. For each, `prepare()` comes before the barrier that makes a stage visible and says that all have read the one that is
+// written next; then `multiply(stage, start_next)` multiplies the stage that begins at byte `stage`, and on the way calls
+// `start_next()`, which starts the copies into the other. On return this thread's copies are there.
+template <class T, class A, class B, class Gather, class Prepare, class Multiply>
+static __device__ __forceinline__ void for_each_stage(Gather& gather, int32_t num_k_tiles, Prepare prepare, Multiply multiply) {
     constexpr int kStages = T::kStages, kStageBytes = A::kBytes + B::kBytes;
     char* stages = dynamic_shared<char>();
-    const int a_at = A::a_offset(T::warp_row()), b_at = A::kBytes + B::b_offset(T::warp_col());
 #pragma unroll
     for (int stage = 0; stage < kStages - 1; stage++) {
         if (stage < num_k_tiles) gather.start(stages + stage * kStageBytes, stages + stage * kStageBytes + A::kBytes);
@@ -184,15 +185,28 @@ static __device__ __forceinline__ void multiply(Gather& gather, int32_t num_k_ti
     int read = 0, write = (kStages - 1) * kStageBytes;
     for (int32_t k_tile = 0; k_tile < num_k_tiles; k_tile++) {
         cp_async_wait<kStages - 2>();
-        // Makes the stage visible to all, and says that all have read the stage that is written next.
+        prepare();
         __syncthreads();
-        if (k_tile + kStages - 1 < num_k_tiles) gather.start(stages + write, stages + write + A::kBytes);
-        cp_async_commit();
-        multiply_stage<T, A, B>(stages, read + a_at, read + b_at, acc);
+        multiply(read, [&] {
+            if (k_tile + kStages - 1 < num_k_tiles) gather.start(stages + write, stages + write + A::kBytes);
+            cp_async_commit();
+        });
         read = read + kStageBytes == kStages * kStageBytes ? 0 : read + kStageBytes;
         write = write + kStageBytes == kStages * kStageBytes ? 0 : write + kStageBytes;
     }
     cp_async_wait<0>();
+}
+
+// acc += the product over `num_k_tiles` k-tiles, which `gather` copies as `for_each_stage` says. Every thread of the block must
+// call it; on return shared memory is free.
+template <class T, class A, class B, class Gather>
+static __device__ __forceinline__ void multiply(Gather& gather, int32_t num_k_tiles, typename T::Acc& acc) {
+    const char* stages = dynamic_shared<char>();
+    const int a_at = A::a_offset(T::warp_row()), b_at = A::kBytes + B::b_offset(T::warp_col());
+    for_each_stage<T, A, B>(gather, num_k_tiles, [] {}, [&](int stage, auto start_next) {
+        start_next();
+        multiply_stage<T, A, B>(stages, stage + a_at, stage + b_at, acc);
+    });
     __syncthreads();
 }
 

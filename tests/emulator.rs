@@ -11,7 +11,7 @@ use residuum::tensor::DType;
 
 #[path = "common/emulated.rs"]
 mod emulated;
-use emulated::{Bench, assert_close, pair, product, random, same_in_every_order, words};
+use emulated::{Bench, assert_close, pair, product, random, same_with_seeds, words};
 
 /// The message of a planted kernel on 128 elements of x, 64 per block, 128 of y.
 fn finding(name: &str, grid_x: u32, threads: u32, num_y: usize) -> String {
@@ -198,7 +198,7 @@ fn malformed_launches_are_refused() {
 #[test]
 fn reduction_is_right() {
     let x = random(3001, 5);
-    let sums = same_in_every_order(|mut bench| {
+    let sums = same_with_seeds(10, |mut bench| {
         let arguments = words(&[bench.input(&x, DType::F32), bench.output(3, DType::F32), 3001]);
         bench.run("correct_reduce", [3, 1, 1], [128, 1, 1], 0, &arguments).unwrap();
         bench.result::<f32>(0)
@@ -210,7 +210,7 @@ fn reduction_is_right() {
 #[test]
 fn atomics_count() {
     let x = random(1001, 6);
-    let counts = same_in_every_order(|mut bench| {
+    let counts = same_with_seeds(10, |mut bench| {
         let y = bench.output(1, DType::I32);
         let slot = bench.outputs[0];
         bench.device.upload(slot.offset_bytes, &[0; 4]).unwrap();
@@ -224,7 +224,7 @@ fn atomics_count() {
 #[test]
 fn scan_by_shuffles_is_right() {
     let x: Vec<f32> = (0..128).map(|i| (i % 7) as f32).collect();
-    let sums = same_in_every_order(|mut bench| {
+    let sums = same_with_seeds(10, |mut bench| {
         let arguments = words(&[bench.input(&x, DType::F32), bench.output(128, DType::F32), 128]);
         bench.run("correct_scan", [2, 1, 1], [64, 1, 1], 0, &arguments).unwrap();
         bench.result::<f32>(0)
@@ -236,7 +236,7 @@ fn scan_by_shuffles_is_right() {
 
 #[test]
 fn shuffles_and_votes_follow_cuda() {
-    let results = same_in_every_order(|mut bench| {
+    let results = same_with_seeds(10, |mut bench| {
         let arguments = words(&[0, bench.output(256, DType::I32), 0]);
         bench.run("correct_warp_calls", [1, 1, 1], [32, 1, 1], 0, &arguments).unwrap();
         bench.result::<i32>(0)
@@ -252,7 +252,7 @@ fn shuffles_and_votes_follow_cuda() {
 
 #[test]
 fn syncwarp_orders_a_warp() {
-    let results = same_in_every_order(|mut bench| {
+    let results = same_with_seeds(10, |mut bench| {
         let arguments = words(&[bench.input(&[10f32, 20.0], DType::F32), bench.output(192, DType::F32), 0]);
         bench.run("correct_syncwarp", [1, 1, 1], [64, 1, 1], 0, &arguments).unwrap();
         bench.result::<f32>(0)
@@ -267,7 +267,7 @@ fn transpose_is_right() {
     let (rows, columns) = (45, 70);
     let grid = [3, 2, 1];
     let x = random(rows * columns, 7);
-    let y = same_in_every_order(|mut bench| {
+    let y = same_with_seeds(10, |mut bench| {
         let (from, to) = (bench.input(&x, DType::F32), bench.output(x.len(), DType::F32));
         bench
             .run("correct_transpose_f32", grid, [32, 8, 1], 0, &words(&[from, to, pair(rows, columns)]))
@@ -275,7 +275,7 @@ fn transpose_is_right() {
         bench.result::<f32>(0)
     });
     let x16: Vec<u16> = x.iter().map(|v| bf16::from_f32(*v).to_bits()).collect();
-    let y16 = same_in_every_order(|mut bench| {
+    let y16 = same_with_seeds(10, |mut bench| {
         let (from, to) = (bench.input(&x16, DType::Bf16), bench.output(x.len(), DType::Bf16));
         bench
             .run("correct_transpose_bf16", grid, [32, 8, 1], 0, &words(&[from, to, pair(rows, columns)]))
@@ -305,7 +305,7 @@ fn bf16_rounds_as_rust_does() {
         1.0 + 3.0 / 256.0,
     ]);
     x.push(f32::from_bits(0x7f80_0001));
-    let y = same_in_every_order(|mut bench| {
+    let y = same_with_seeds(10, |mut bench| {
         let arguments =
             words(&[bench.input(&x, DType::F32), bench.output(x.len(), DType::Bf16), x.len() as u64]);
         bench.run("correct_to_bf16", [3, 1, 1], [128, 1, 1], 0, &arguments).unwrap();
@@ -318,7 +318,7 @@ fn bf16_rounds_as_rust_does() {
 
 #[test]
 fn philox_gives_the_numbers_of_the_host() {
-    let y = same_in_every_order(|mut bench| {
+    let y = same_with_seeds(10, |mut bench| {
         let arguments = words(&[0, bench.output(128, DType::I32), 0]);
         bench.run("correct_philox", [1, 1, 1], [32, 1, 1], 0, &arguments).unwrap();
         bench.result::<u32>(0)
@@ -332,7 +332,7 @@ fn philox_gives_the_numbers_of_the_host() {
 fn tiled_gemm_is_right() {
     let [m, n, k] = [70, 90, 37];
     let (a, b) = (random(m * k, 1), random(k * n, 2));
-    let c = same_in_every_order(|mut bench| {
+    let c = same_with_seeds(10, |mut bench| {
         let (a, b) = (bench.input(&a, DType::F32), bench.input(&b, DType::F32));
         let arguments = words(&[a, b, bench.output(m * n, DType::F32), pair(m, n), pair(k, 0)]);
         bench.run("correct_gemm_f32", [2, 2, 1], [256, 1, 1], 0, &arguments).unwrap();
@@ -346,7 +346,7 @@ fn tensor_core_pipeline_is_right() {
     let [m, n, k] = [48, 24, 96];
     let round = |values: Vec<f32>| values.into_iter().map(bf16::from_f32).collect::<Vec<_>>();
     let (a, b) = (round(random(m * k, 3)), round(random(k * n, 4)));
-    let c = same_in_every_order(|mut bench| {
+    let c = same_with_seeds(10, |mut bench| {
         let (a, b) = (bench.input(&a, DType::Bf16), bench.input(&b, DType::Bf16));
         let arguments = words(&[a, b, bench.output(m * n, DType::F32), pair(m, n), pair(k, 0)]);
         let shared_bytes = 2 * 2 * (16 * 40 + 32 * 8);
@@ -361,7 +361,7 @@ fn tensor_core_pipeline_is_right() {
 fn ldmatrix_follows_the_ptx_layout() {
     // Element (row, column) of matrix i is 100 i + 10 row + column.
     let x: Vec<u16> = (0..256).map(|at| (at / 64 * 100 + at / 8 % 8 * 10 + at % 8) as u16).collect();
-    let y = same_in_every_order(|mut bench| {
+    let y = same_with_seeds(10, |mut bench| {
         let arguments = words(&[bench.input(&x, DType::Bf16), bench.output(512, DType::I32)]);
         let result = bench.run("correct_ldmatrix", [1, 1, 1], [32, 1, 1], 0, &arguments);
         result.unwrap();

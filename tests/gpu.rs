@@ -7,15 +7,18 @@
 mod again;
 #[path = "common/gpu.rs"]
 mod first_gpu;
+#[path = "common/software.rs"]
+mod software;
 #[path = "common/training.rs"]
 mod stepping;
 
-use first_gpu::{gpu, is_software};
+use first_gpu::gpu;
 use residuum::device::Device;
 use residuum::device::cuda::Driver;
 use residuum::models::{Model, Options};
 use residuum::step::{StepConfig, Training};
 use residuum::tensor::DType;
+use software::is_software;
 use stepping::{damp_branches, run, weight_bits};
 
 const BATCH: usize = 8;

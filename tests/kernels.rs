@@ -7,12 +7,14 @@ mod again;
 mod devices;
 #[path = "common/failures.rs"]
 mod failures;
+#[path = "common/software.rs"]
+mod software;
 
 use std::ops::Range;
 
-use devices::gpu::is_software;
 use devices::{Watch, on_each_device};
 use failures::Failures;
+use software::is_software;
 
 use residuum::check::{Launched, TABLE_SEEDS, cases, random, run};
 use residuum::tensor::DType;

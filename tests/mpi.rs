@@ -2,12 +2,13 @@
 //! With `--features mpi`, where Open MPI is installed.
 #![cfg(feature = "mpi")]
 
+#[path = "common/random_batch.rs"]
+mod random_batch;
 #[path = "common/split_runs.rs"]
 mod split_runs;
-#[path = "common/training.rs"]
-mod training;
 
-use std::path::{Path, PathBuf};
+use std::ffi::OsStr;
+use std::path::Path;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 use std::{env, fs, thread};
@@ -17,27 +18,23 @@ use residuum::dist::{Collective, MpiRanks, World};
 use residuum::step::{StepConfig, Training};
 use split_runs::{Left, config, leave, split};
 
-/// A folder for what ranks leave.
-const FOLDER: &str = "RESIDUUM_TEST_FOLDER";
+/// What a rank that a test starts is to do; not set in the test itself.
+const PART: &str = "RESIDUUM_TEST_PART";
 const UPDATES: usize = 2;
 
-/// Starts so many ranks of `test`, one of the tests below that are ignored; nothing where there is no mpirun.
-fn start(num_ranks: usize, test: &str, folder: &Path) -> Option<Output> {
+/// Starts so many ranks, each of them `test` once more with its part; nothing where there is no mpirun.
+fn start(num_ranks: usize, test: &str, part: impl AsRef<OsStr>) -> Option<Output> {
     let mut mpirun = Command::new("mpirun");
     mpirun.args(["--allow-run-as-root", "--oversubscribe", "-n", &num_ranks.to_string()]);
-    mpirun.arg(env::current_exe().unwrap()).args(["--exact", test, "--ignored", "--nocapture"]);
+    mpirun.arg(env::current_exe().unwrap()).args(["--exact", test, "--nocapture"]);
     // The trace of a rank that panics takes as long to make as the others wait.
-    match mpirun.env(FOLDER, folder).env_remove("RUST_BACKTRACE").output() {
+    match mpirun.env(PART, part).env_remove("RUST_BACKTRACE").output() {
         Ok(output) => Some(output),
         Err(error) => {
             println!("skipped: mpirun cannot be started: {error}");
             None
         }
     }
-}
-
-fn of_rank(index: usize) -> PathBuf {
-    Path::new(&env::var(FOLDER).unwrap()).join(format!("rank{index}"))
 }
 
 fn rich() -> StepConfig {
@@ -53,24 +50,27 @@ fn train(config: StepConfig, ranks: Option<MpiRanks>) -> Left {
     leave(&mut training, UPDATES, index)
 }
 
-#[test]
-#[ignore = "mpirun starts it"]
-fn a_rank_that_trains() {
+/// Trains as one of several ranks, and leaves what comes of it in `folder`.
+fn train_as_rank(folder: &Path) {
     let ranks = MpiRanks::join(Duration::from_secs(120)).unwrap();
     let rank = ranks.rank();
     let world = World::from_env().unwrap();
     assert_eq!(world.map_or(1, |world| world.rank.count), rank.count, "mpirun's variables say the same");
     assert_eq!(world.map_or(0, |world| world.rank.index), rank.index);
     let left = train(split(&rich(), rank.count), Some(ranks));
-    fs::write(of_rank(rank.index), format!("{left:?}")).unwrap();
+    fs::write(folder.join(format!("rank{}", rank.index)), format!("{left:?}")).unwrap();
 }
 
 #[test]
 fn ranks_of_mpirun_have_the_bits_of_one_rank() {
+    if let Some(folder) = env::var_os(PART) {
+        return train_as_rank(folder.as_ref());
+    }
     let expected = format!("{:?}", train(split(&rich(), 1), None));
     for num_ranks in [1, 2, 3] {
         let folder = tempfile::tempdir().unwrap();
-        let Some(output) = start(num_ranks, "a_rank_that_trains", folder.path()) else { return };
+        let test = "ranks_of_mpirun_have_the_bits_of_one_rank";
+        let Some(output) = start(num_ranks, test, folder.path()) else { return };
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         for rank in 0..num_ranks {
             let left = fs::read_to_string(folder.path().join(format!("rank{rank}"))).unwrap();
@@ -93,29 +93,20 @@ fn meet_and(then: impl FnOnce()) {
 }
 
 #[test]
-#[ignore = "mpirun starts it"]
-fn a_rank_that_waits_for_one_that_hangs() {
-    meet_and(|| thread::sleep(Duration::from_secs(600)));
-}
-
-#[test]
-#[ignore = "mpirun starts it"]
-fn a_rank_that_waits_for_one_that_panics() {
-    meet_and(|| panic!("as planned"));
-}
-
-#[test]
 fn nobody_waits_for_a_rank_that_hangs_or_panics() {
-    let folder = tempfile::tempdir().unwrap();
-    for (test, code, part) in [
-        ("a_rank_that_waits_for_one_that_hangs", 7, "of 2 waited 10 s for the others in exchange 2"),
-        ("a_rank_that_waits_for_one_that_panics", 101, "as planned"),
-    ] {
+    match env::var(PART).as_deref() {
+        Ok("hang") => return meet_and(|| thread::sleep(Duration::from_secs(600))),
+        Ok("panic") => return meet_and(|| panic!("as planned")),
+        _ => {}
+    }
+    for (part, code, says) in
+        [("hang", 7, "of 2 waited 10 s for the others in exchange 2"), ("panic", 101, "as planned")]
+    {
         let began = Instant::now();
-        let Some(output) = start(2, test, folder.path()) else { return };
+        let Some(output) = start(2, "nobody_waits_for_a_rank_that_hangs_or_panics", part) else { return };
         let said = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(code), "{test}: {said}");
-        assert!(said.contains(part), "{test}: {said}");
-        assert!(began.elapsed() < Duration::from_secs(90), "{test} took {:?}", began.elapsed());
+        assert_eq!(output.status.code(), Some(code), "{part}: {said}");
+        assert!(said.contains(says), "{part}: {said}");
+        assert!(began.elapsed() < Duration::from_secs(90), "{part} took {:?}", began.elapsed());
     }
 }

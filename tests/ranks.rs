@@ -1,14 +1,15 @@
 //! Several ranks against one that accumulates as many batches: the same bits, whatever is trained, on the CPU and on kernels.
 
+#[path = "common/random_batch.rs"]
+mod random_batch;
 #[path = "common/split_runs.rs"]
 mod split_runs;
 #[path = "common/thread_ranks.rs"]
 mod thread_ranks;
-#[path = "common/training.rs"]
-mod training;
 
 use std::thread;
 
+use random_batch::random_batch;
 use residuum::device::{Device, DeviceKind};
 use residuum::exec::{Session, Start};
 use residuum::graph::{Graph, Mode, Role, ValueId};
@@ -22,7 +23,6 @@ use residuum::step::{Optimiser, StepConfig, Training, program};
 use residuum::tensor::DType;
 use split_runs::{BATCHES, CLASSES, LR, config, leave, split, train};
 use thread_ranks::{ThreadRank, thread_ranks};
-use training::random_batch;
 
 /// What `body` gives on each of so many ranks.
 fn on_ranks<T: Send>(num_ranks: usize, body: impl Fn(usize, ThreadRank) -> T + Sync) -> Vec<T> {

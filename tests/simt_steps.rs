@@ -18,7 +18,8 @@ use residuum::ops::{
 };
 use residuum::step::{Optimiser, StepConfig, Training, program};
 use residuum::tensor::DType;
-use stepping::{damp_branches, random_batch, run, weight_bits};
+use stepping::random_batch::random_batch;
+use stepping::{damp_branches, run, weight_bits};
 
 const BATCH: usize = 4;
 const SIZE: usize = 32;

@@ -1,7 +1,7 @@
 //! The devices that kernels run on here: the emulator, if it was built, and the first GPU, if there is one.
 
 #[path = "gpu.rs"]
-pub mod gpu;
+mod gpu;
 
 use residuum::device::{Device, KernelDevice};
 

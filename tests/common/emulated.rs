@@ -1,6 +1,4 @@
 //! Kernels of tests/kernels on the emulator.
-// Each test file uses some of it.
-#![allow(dead_code)]
 
 use residuum::device::simt::{Checks, HostKernel, SimtDevice};
 use residuum::device::{KernelDevice, LaunchArgs, Launcher, Slot};
@@ -90,12 +88,7 @@ pub fn random(num_elems: usize, seed: u64) -> Vec<f32> {
     (0..num_elems).map(|_| stream.normal()).collect()
 }
 
-/// Runs `body` with checks and ten seeds, and without; all must give the same bits.
-pub fn same_in_every_order<T: PartialEq + std::fmt::Debug>(body: impl Fn(Bench) -> Vec<T>) -> Vec<T> {
-    same_with_seeds(10, body)
-}
-
-/// As [`same_in_every_order`] with so many seeds.
+/// Runs `body` with checks and so many seeds, and without; all must give the same bits.
 pub fn same_with_seeds<T: PartialEq + std::fmt::Debug>(
     num_seeds: u64,
     body: impl Fn(Bench) -> Vec<T>,

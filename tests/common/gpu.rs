@@ -1,7 +1,6 @@
 //! The first GPU, for tests that run where there is one.
 
 use residuum::device::Device;
-use residuum::device::cuda::Driver;
 
 /// The first GPU; none with a line that says why, or where `RESIDUUM_TEST_DEVICES` is `simt`.
 ///
@@ -20,12 +19,4 @@ pub fn gpu() -> Option<Device> {
     assert!(wanted != "cuda", "no CUDA device ({reason})");
     println!("skipped: no CUDA device ({reason})");
     None
-}
-
-/// Whether `device` is the software GPU, which takes minutes for what another does in seconds.
-// Not every file of tests asks.
-#[allow(dead_code)]
-pub fn is_software(device: Device) -> bool {
-    let Device::Cuda(ordinal) = device else { return false };
-    Driver::start().unwrap().gpu(ordinal).unwrap().name.contains("softgpu")
 }

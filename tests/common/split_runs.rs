@@ -1,6 +1,4 @@
 //! A training that several ranks split, and what it leaves on each.
-// Each test file uses some of it.
-#![allow(dead_code)]
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -12,7 +10,7 @@ use residuum::models::{Model, Options};
 use residuum::ops::SgdConfig;
 use residuum::step::{Optimiser, StepConfig, Training};
 
-use crate::training::random_batch;
+use crate::random_batch::random_batch;
 
 pub const CLASSES: usize = 5;
 pub const LR: f64 = 0.05;

@@ -1,23 +1,14 @@
 //! Networks in training on random batches, the same on every device.
-// Each test file uses some of it.
-#![allow(dead_code)]
 
-use residuum::batch::Batch;
+#[path = "random_batch.rs"]
+pub mod random_batch;
+
+use random_batch::random_batch;
 use residuum::graph::Role;
-use residuum::rng::{Stream, Use};
-use residuum::step::{StepConfig, Training};
+use residuum::step::Training;
 
 /// Scale of the last batch norm of each branch. With 1, few images a step are chaotic: rounding decides the third loss.
 const LAST_GAMMA: f32 = 0.1;
-
-/// Batch `step` of a run with `config`: random pixels and labels.
-pub fn random_batch(config: &StepConfig, num_classes: usize, step: u64) -> Batch {
-    let mut stream = Stream::new(step, 0, 0, Use::Augment);
-    let num_elems = config.batch_size * config.image_size * config.image_size * 3;
-    let images = (0..num_elems).map(|_| stream.normal()).collect();
-    let labels = (0..config.batch_size).map(|_| stream.below(num_classes as u32) as i32).collect();
-    Batch::new(images, labels)
-}
 
 /// Sets the scale of the last batch norm of every branch, called `<block><last_norm>`.
 pub fn damp_branches(training: &mut Training, last_norm: &str) {

@@ -197,6 +197,7 @@ impl Runner {
     }
 
     fn begin(&mut self, launch: &Launch<'_>, num_threads: usize) {
+        let dynamic_shared = self.dynamic_shared();
         let block = &mut *self.block;
         block.block_dim.set(launch.block_dim);
         block.threads.resize_with(num_threads.max(block.threads.len()), || Thread {
@@ -207,7 +208,7 @@ impl Runner {
             num_groups: Cell::new(0),
         });
         block.threads.truncate(num_threads);
-        block.dynamic_shared.set((self.shared.as_ptr() as usize).next_multiple_of(1024));
+        block.dynamic_shared.set(dynamic_shared);
         block.groups.resize_with(num_threads / GROUP_THREADS, RefCell::default);
         block.groups.iter_mut().for_each(|group| group.get_mut().clear());
         block.warp_intervals.clear();

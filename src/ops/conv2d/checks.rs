@@ -35,12 +35,11 @@ pub(in crate::ops) fn checks() -> Checks {
         let alongs = Along::all(variant.pass()).iter();
         // Bits are left and read next to bf16 alone.
         let alongs = alongs.filter(|along| variant.dtype == DType::Bf16 || !along.has_bits());
-        let by_groups = if variant.groups.is_some() { &[false, true][..] } else { &[false] };
-        for (&along, &by_groups) in alongs.flat_map(|along| by_groups.iter().map(move |by| (along, by))) {
-            trials.push(Box::new(move |draw| kernel_trial(variant, by_groups, along, false, draw)));
-        }
-        if variant.pass() == Pass::Wgrad {
-            for &by_groups in by_groups {
+        for &by_groups in variant.forms() {
+            for &along in alongs.clone() {
+                trials.push(Box::new(move |draw| kernel_trial(variant, by_groups, along, false, draw)));
+            }
+            if variant.pass() == Pass::Wgrad {
                 trials
                     .push(Box::new(move |draw| kernel_trial(variant, by_groups, Along::Nothing, true, draw)));
             }
@@ -218,7 +217,7 @@ fn kernel_trial(
         let title = format!("{name}: {x:?}, filter {filter:?}, {window:?}, along {along:?}");
         let trial = Trial::new(title, move |graph| {
             let y = [dims.n, dims.p(), dims.q(), dims.k];
-            let choice = Choice { variant, dims, by_groups: Some(by_groups) };
+            let choice = Choice { variant, dims, by_groups };
             let dgrad = Conv2dDgrad { window, x: x.into(), accumulate };
             match (variant.pass(), along) {
                 (Pass::Wgrad, _) => {

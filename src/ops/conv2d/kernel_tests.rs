@@ -58,7 +58,8 @@ const fn quick(seed: u64) -> Watch {
     Watch { seed, judged: false }
 }
 
-/// The result of the kernel of `variant`, by warp groups or not, on `operands`; memory of the result and the workspace starts as NaN.
+/// The result of the kernel of `variant`, by warp groups or not, on `operands`; memory of the result and the workspace starts
+/// as NaN.
 fn computed(
     (variant, by_groups): (&'static Variant, bool),
     dims: &Conv2dDims,
@@ -88,7 +89,7 @@ fn computed(
     device
         .run((0, 0, 0), &mut |launcher| {
             launcher.bind(&args, &[]);
-            let choice = Choice { variant, dims: *dims, by_groups: Some(by_groups) };
+            let choice = Choice { variant, dims: *dims, by_groups };
             let addend = (inputs.len() > 2).then_some(2);
             launch(&choice, Stored::Sums { addend }, &args, launcher)
         })
@@ -128,26 +129,22 @@ fn check(variant: &'static Variant, dims: &Conv2dDims, sum: Sum, watch: Watch) {
     let rounding =
         if variant.pass() == Pass::Wgrad || variant.dtype == DType::F32 { 0.0 } else { 1.0 / 256.0 };
     on_each_device(|device, open| {
-        let [got, by_groups] =
-            [false, true].map(|by_groups| computed((variant, by_groups), dims, &operands, sum, open(watch)));
         let name = variant.entry.kernel().name;
+        let compute = |&by_groups: &bool| computed((variant, by_groups), dims, &operands, sum, open(watch));
+        let by_form: Vec<Vec<f32>> = variant.forms().iter().map(compute).collect();
         // The emulator adds in the same order; of a GPU nobody knows the order within 16 positions.
-        assert!(device != Device::Simt || got == by_groups, "{name} {dims:?}: warp groups give other bits");
-        let both = got.iter().zip(&by_groups);
-        for (i, ((&got, &by_groups), (&expected, &square))) in
-            both.zip(expected.iter().zip(&squares)).enumerate()
-        {
-            let got = if (f64::from(got) - expected).abs() > (f64::from(by_groups) - expected).abs() {
-                got
-            } else {
-                by_groups
-            };
-            let error = (f64::from(got) - expected).abs();
-            let tolerance = 1e-5 * square.sqrt() + rounding * expected.abs();
-            assert!(
-                error <= tolerance,
-                "{name} {dims:?} {sum:?} on {device}: [{i}] is {got}, not {expected}"
-            );
+        let is_alike = device != Device::Simt || by_form.iter().all(|got| *got == by_form[0]);
+        assert!(is_alike, "{name} {dims:?}: warp groups give other bits");
+        for got in by_form {
+            for (i, (&got, (&expected, &square))) in got.iter().zip(expected.iter().zip(&squares)).enumerate()
+            {
+                let error = (f64::from(got) - expected).abs();
+                let tolerance = 1e-5 * square.sqrt() + rounding * expected.abs();
+                assert!(
+                    error <= tolerance,
+                    "{name} {dims:?} {sum:?} on {device}: [{i}] is {got}, not {expected}"
+                );
+            }
         }
     });
 }
@@ -183,13 +180,15 @@ fn every_variant_computes_the_same_bits_in_any_order_of_threads() {
         dims([1, 9, 7, 128], 64, [3, 3], [1, 1], [1, 1]),
         dims([2, 7, 9, 200], 136, [1, 1], [1, 1], [0, 0]),
     ] {
-        for variant in variants_for(&dims) {
+        for (variant, by_groups) in variants_for(&dims).flat_map(|v| v.forms().iter().map(move |&by| (v, by)))
+        {
             let ([first, second], _) = sizes(variant.pass(), &dims);
             let operands = [random(first, 4), random(second, 5)];
             on_each_device(|device, open| {
-                let [first, others @ ..] = [1, 2, 3]
-                    .map(|seed| computed((variant, true), &dims, &operands, Sum::Nothing, open(quick(seed))));
-                let name = variant.entry.kernel().name;
+                let compute =
+                    |seed| computed((variant, by_groups), &dims, &operands, Sum::Nothing, open(quick(seed)));
+                let [first, others @ ..] = [1, 2, 3].map(compute);
+                let name = variant.kernel(by_groups).kernel().name;
                 assert!(others.iter().all(|other| *other == first), "{name} on {device}: {dims:?}");
             });
         }

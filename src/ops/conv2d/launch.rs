@@ -226,8 +226,8 @@ impl Conv2dWgradArgs {
 pub(super) struct Choice {
     pub variant: &'static Variant,
     pub dims: Conv2dDims,
-    /// Whether warp groups multiply, where the device has them; as the device does if none.
-    pub by_groups: Option<bool>,
+    /// Whether warp groups multiply where the device has them, as they do but in checks of the other kernels.
+    pub by_groups: bool,
 }
 
 impl Choice {
@@ -236,7 +236,7 @@ impl Choice {
     /// # Errors
     /// As [`choose`].
     pub(super) fn new(pass: Pass, dtype: DType, dims: Conv2dDims) -> Result<Choice> {
-        Ok(Choice { variant: choose(pass, dtype, &dims)?, dims, by_groups: None })
+        Ok(Choice { variant: choose(pass, dtype, &dims)?, dims, by_groups: true })
     }
 }
 
@@ -263,7 +263,7 @@ pub(super) fn launch(
     let grid = [variant.num_tiles(&gemm), gemm.classes, 1];
     let operands = stored.operands(args);
     let shared_bytes = variant.shared_bytes();
-    let by_groups = launcher.has_warp_groups() && by_groups != Some(false);
+    let by_groups = by_groups && launcher.has_warp_groups();
     let (entry, arguments) = match variant.kernel(by_groups) {
         PassEntry::Fprop(entry) => (entry, Conv2dArgs::fprop(dims, operands, gemm.depth)?),
         PassEntry::Dgrad(entry) => (entry, Conv2dArgs::dgrad(dims, operands)?),
@@ -332,7 +332,7 @@ mod tests {
         let variant = VARIANTS.iter().find(|variant| variant.entry.kernel().name == kernel).unwrap();
         let slot = Slot { offset_bytes: 0, shape: Shape::from([1]), dtype: DType::F32 };
         let args = LaunchArgs { arena_address: 0, inputs: &[slot; 2], outputs: &[slot], workspace: slot };
-        let choice = Choice { variant, dims: *dims, by_groups: None };
+        let choice = Choice { variant, dims: *dims, by_groups: true };
         launch(&choice, Stored::Sums { addend: None }, &args, &mut Nowhere).map_err(|error| error.to_string())
     }
 

@@ -373,6 +373,11 @@ impl Variant {
         if self.tile_rows * self.tile_cols < LARGE_TILE { 1.6 } else { 1.1 }
     }
 
+    /// Whether its kernels multiply by warp groups, one after the other.
+    pub(super) fn forms(&self) -> &'static [bool] {
+        if self.groups.is_some() { &[false, true] } else { &[false] }
+    }
+
     /// The kernel that multiplies by warp groups or not, as far as there is one.
     pub(super) fn kernel(&self, by_groups: bool) -> PassEntry {
         self.groups.filter(|_| by_groups).unwrap_or(self.entry)
