@@ -1,9 +1,13 @@
 //! Kernels for the GPU: one image a file and architecture, and what the assembler says about them.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::path::Path;
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+
+use flate2::Compression;
+use flate2::write::DeflateEncoder;
 
 use crate::arch::{self, Arch};
 use crate::jobs::{self, Job, Output};
@@ -32,8 +36,8 @@ pub struct Image {
     pub file: String,
     /// What it is for.
     pub arch: Arch,
-    /// The machine code, or the assembly text.
-    pub output: Output,
+    /// The machine code, or the assembly text, as [`deflate`] leaves it.
+    pub deflated: PathBuf,
     /// One a kernel; none for assembly text, which the driver assembles later.
     pub usages: Vec<Usage>,
 }
@@ -72,7 +76,8 @@ pub fn compile(files: &[KernelFile], out_dir: &Path) -> Result<Option<Cuda>, Str
             }
             (output, usages)
         };
-        images.push(Image { file: file.stem.clone(), arch: arch.clone(), output, usages });
+        let deflated = deflate(&output.path)?;
+        images.push(Image { file: file.stem.clone(), arch: arch.clone(), deflated, usages });
     }
     faults.dedup();
     if faults.is_empty() {
@@ -148,6 +153,24 @@ impl Compiler<'_> {
         command.args(["-O3", "-lineinfo", "-gencode"]).arg(arch.gencode());
         command
     }
+}
+
+/// Writes the file's contents, deflated, beside it, unless a build before has; returns where. Every program and test carries
+/// all images, and needs a few.
+fn deflate(path: &Path) -> Result<PathBuf, String> {
+    let deflated = jobs::with_ending(path, "deflated");
+    if deflated.exists() {
+        return Ok(deflated);
+    }
+    let write = || {
+        let unfinished = jobs::with_ending(&deflated, "unfinished");
+        let mut encoder = DeflateEncoder::new(File::create(&unfinished)?, Compression::default());
+        encoder.write_all(&fs::read(path)?)?;
+        encoder.finish()?;
+        fs::rename(&unfinished, &deflated)
+    };
+    write().map_err(|error| format!("{} cannot be written: {error}", deflated.display()))?;
+    Ok(deflated)
 }
 
 /// What in a compiled file must not be shipped.

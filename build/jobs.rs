@@ -175,7 +175,8 @@ fn log_path(path: &Path) -> PathBuf {
     with_ending(path, "log")
 }
 
-fn with_ending(path: &Path, ending: &str) -> PathBuf {
+/// The path with `.ending` behind it.
+pub fn with_ending(path: &Path, ending: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(".");
     name.push(ending);

@@ -63,9 +63,9 @@ impl<'a> Listing<'a> {
         let images = cuda.map_or(&[][..], |cuda| &cuda.images);
         writeln!(code, "];\n/// Every image, by file.\npub static IMAGES: [Image; {}] = [", images.len())?;
         for image in images {
-            let path = image.output.path.strip_prefix(out_dir).unwrap_or(&image.output.path).display();
+            let path = image.deflated.strip_prefix(out_dir).unwrap_or(&image.deflated).display();
             writeln!(code, "    Image {{ file: {:?}, arch: \"{}\",", image.file, image.arch)?;
-            writeln!(code, "        bytes: include_bytes!(concat!(env!(\"OUT_DIR\"), \"/{path}\")) }},")?;
+            writeln!(code, "        deflated: include_bytes!(concat!(env!(\"OUT_DIR\"), \"/{path}\")) }},")?;
         }
         let usages = || images.iter().flat_map(|image| image.usages.iter().map(|usage| (&image.arch, usage)));
         writeln!(code, "];\n/// What the kernels take on each architecture.")?;

@@ -43,9 +43,11 @@
 //! # }
 //! ```
 
+use std::io::Read as _;
 use std::marker::PhantomData;
 
 use bytemuck::Pod;
+use flate2::read::DeflateDecoder;
 
 use super::Launcher;
 use crate::error::{Error, Result};
@@ -87,8 +89,19 @@ pub struct Image {
     pub file: &'static str,
     /// `sm_80` for machine code, `compute_80` for assembly text (PTX) that the driver compiles.
     pub arch: &'static str,
-    /// What the driver loads.
-    pub bytes: &'static [u8],
+    deflated: &'static [u8],
+}
+
+impl Image {
+    /// What the driver loads: machine code, or assembly text without the zero that ends it there.
+    ///
+    /// The program carries it deflated, and inflates it at every call.
+    pub fn bytes(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let inflated = DeflateDecoder::new(self.deflated).read_to_end(&mut bytes);
+        inflated.expect("what build.rs has deflated is whole");
+        bytes
+    }
 }
 
 /// What a kernel takes on an architecture.
@@ -264,7 +277,7 @@ mod tests {
                 assert_eq!(images.count(), 1, "{} for {arch}", kernel.file);
             }
         }
-        assert!(IMAGES.iter().all(|image| !image.bytes.is_empty()));
+        assert!(IMAGES.iter().all(|image| !image.bytes().is_empty()));
     }
 
     #[test]
@@ -272,7 +285,7 @@ mod tests {
         for image in &IMAGES {
             let Some(number) = image.arch.strip_prefix("compute_") else { continue };
             let number: u32 = number.trim_end_matches(['a', 'f']).parse().unwrap();
-            let text = std::str::from_utf8(image.bytes).unwrap();
+            let text = String::from_utf8(image.bytes()).unwrap();
             let num_kernels = KERNELS.iter().filter(|kernel| kernel.file == image.file).count();
             let expected = if number >= 90 { num_kernels } else { 0 };
             assert_eq!(text.matches("griddepcontrol.wait").count(), expected, "{} for {number}", image.file);

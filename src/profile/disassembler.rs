@@ -54,7 +54,8 @@ impl Disassembler {
                 && !self.by_file.contains_key(&(image.file, image.arch))
         };
         let images: Vec<&Image> = IMAGES.iter().filter(is_needed).collect();
-        let listed = images.par_iter().map(|image| disassemble(&self.path, image.bytes)).collect::<Vec<_>>();
+        let listed =
+            images.par_iter().map(|image| disassemble(&self.path, &image.bytes())).collect::<Vec<_>>();
         for (image, kernels) in images.into_iter().zip(listed) {
             let kernels = kernels.unwrap_or_else(|error| {
                 if !self.is_failure_told {

@@ -66,9 +66,10 @@ impl Modules {
         let action = || format!("loading {file}.cu for {}", self.arch);
         self.context.bind_to_thread().map_err(failed(action()))?;
         // Assembly text must end in a zero; machine code tells its own length.
-        let terminated = [image.bytes, &[0]].concat();
+        let mut bytes = image.bytes();
+        bytes.push(0);
         // SAFETY: the image is whole and ends in a zero.
-        let module = unsafe { result::module::load_data(terminated.as_ptr().cast::<c_void>()) }
+        let module = unsafe { result::module::load_data(bytes.as_ptr().cast::<c_void>()) }
             .map_err(failed(action()))?;
         self.loaded.push(module);
         for kernel in KERNELS.iter().filter(|kernel| kernel.file == file) {
