@@ -2,15 +2,18 @@
 
 mod exchange;
 mod initial;
+mod inputs;
+mod timing;
 
 use std::borrow::Cow;
 use std::ops::Range;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use half::bf16;
 
+use self::inputs::Inputs;
 use crate::device::cpu::{Arena, BorrowFlags, CpuArgs, Element};
-use crate::device::{Device, DeviceKind, KernelDevice, LaunchArgs, Launcher, Only, Slot};
+use crate::device::{Device, DeviceKind, KernelDevice, LaunchArgs, Launcher, Slot};
 use crate::error::{Error, Result};
 use crate::plan::{Access, Plan, Program, Step};
 use crate::tensor::DType;
@@ -29,6 +32,8 @@ pub struct Session {
     program: Program,
     backend: Backend,
     readback: Vec<u8>,
+    /// Small inputs that a device is given at once, before the run that they are for.
+    inputs: Inputs,
     /// What is sent and what is received, on a device whose memory is not the host's.
     staging: [Vec<u8>; 2],
     /// The plan that ran last, whose transient values the arena holds.
@@ -77,7 +82,14 @@ impl Session {
 
     fn with(program: Program, backend: Backend, start: Start) -> Result<Session> {
         let readback = Vec::with_capacity(READBACK_BYTES);
-        let mut session = Session { program, backend, readback, staging: Default::default(), last_run: None };
+        let inputs = match &backend {
+            Backend::Cpu { .. } => Inputs::new(0..0),
+            Backend::Kernels { .. } => {
+                Inputs::new(program.persistent_bytes..program.persistent_bytes + program.input_bytes)
+            }
+        };
+        let staging = Default::default();
+        let mut session = Session { program, backend, readback, inputs, staging, last_run: None };
         if let Start::Seed(seed) = start {
             session.initialise(seed)?;
         }
@@ -136,97 +148,6 @@ impl Session {
         self.run(index, plan.first_update..plan.steps.len())
     }
 
-    /// Runs all of plan `index`, adding the time of each step to the same place of `times`: the device's time, without the
-    /// host's for starting it.
-    ///
-    /// # Errors
-    /// As [`Session::run_micro_batch`].
-    ///
-    /// # Panics
-    /// If `times` does not have one entry a step.
-    pub fn run_timed(&mut self, index: usize, times: &mut [Duration]) -> Result<()> {
-        assert_eq!(times.len(), self.program.plans[index].steps.len(), "one time a step");
-        if let Backend::Kernels { device, arena_address } = &mut self.backend {
-            let steps = &self.program.plans[index].steps;
-            self.last_run = Some(index);
-            return device
-                .run_timed(&mut |list, launcher| launch(&steps[list], *arena_address, launcher), times);
-        }
-        for (step, time) in times.iter_mut().enumerate() {
-            *time += self.timed(index, step..step + 1)?;
-        }
-        Ok(())
-    }
-
-    /// [`Session::run_timed`] by launch, on a device that runs kernels: `launches` has the number of launches of each step,
-    /// `times` an entry a launch.
-    ///
-    /// # Errors
-    /// As [`Session::run_micro_batch`].
-    ///
-    /// # Panics
-    /// If the device runs no kernels, or there are other numbers of steps or launches.
-    pub fn run_timed_by_launch(
-        &mut self,
-        index: usize,
-        launches: &[usize],
-        times: &mut [Duration],
-    ) -> Result<()> {
-        let steps = &self.program.plans[index].steps;
-        assert_eq!(launches.len(), steps.len(), "a number of launches a step");
-        assert_eq!(launches.iter().sum::<usize>(), times.len(), "one time a launch");
-        let Backend::Kernels { device, arena_address } = &mut self.backend else {
-            panic!("the CPU launches nothing")
-        };
-        self.last_run = Some(index);
-        let of_step = |(step, &count): (usize, &usize)| (0..count).map(move |skipped| (step, skipped));
-        let lists: Vec<(usize, usize)> = launches.iter().enumerate().flat_map(of_step).collect();
-        let mut record = |list: usize, launcher: &mut dyn Launcher| {
-            let (step, skipped) = lists[list];
-            launch(&steps[step], *arena_address, &mut Only { launcher, skipped, seen: 0 })
-        };
-        device.run_timed(&mut record, times)
-    }
-
-    /// Adds to each of `times` the time of a run of step `step` of plan `index`. All of plan `between` runs before each,
-    /// uncounted, for one to clear the device's caches.
-    ///
-    /// # Errors
-    /// As [`Session::run_micro_batch`].
-    pub fn time_step(
-        &mut self,
-        index: usize,
-        step: usize,
-        between: usize,
-        times: &mut [Duration],
-    ) -> Result<()> {
-        if let Backend::Kernels { device, arena_address } = &mut self.backend {
-            let [step, between] =
-                [&self.program.plans[index].steps[step..=step], &*self.program.plans[between].steps];
-            let mut both = vec![Duration::ZERO; 2 * times.len()];
-            let mut record = |list: usize, launcher: &mut dyn Launcher| {
-                let steps = if list.is_multiple_of(2) { between } else { step };
-                steps.iter().try_for_each(|step| launch(step, *arena_address, launcher))
-            };
-            device.run_timed(&mut record, &mut both)?;
-            self.last_run = Some(index);
-            times.iter_mut().zip(both.chunks_exact(2)).for_each(|(time, both)| *time += both[1]);
-            return Ok(());
-        }
-        for time in times {
-            self.run(between, 0..self.program.plans[between].steps.len())?;
-            *time += self.timed(index, step..step + 1)?;
-        }
-        Ok(())
-    }
-
-    /// The host's time for steps that it runs itself.
-    fn timed(&mut self, index: usize, range: Range<usize>) -> Result<Duration> {
-        let start = Instant::now();
-        self.run(index, range)?;
-        Ok(start.elapsed())
-    }
-
     /// The elements of the value called `name` in plan `index`: borrowed on the CPU, copied from any other device.
     ///
     /// # Errors
@@ -258,7 +179,11 @@ impl Session {
             Backend::Cpu { arena, .. } => Ok(Cow::Borrowed(unsafe { arena.slice(slot) })),
             Backend::Kernels { device, .. } => {
                 let mut copy = vec![T::zeroed(); slot.shape.num_elems()];
-                device.download(slot.offset_bytes, bytemuck::cast_slice_mut(&mut copy))?;
+                let bytes = bytemuck::cast_slice_mut(&mut copy);
+                match self.inputs.pending(slot) {
+                    Some(pending) => bytes.copy_from_slice(pending),
+                    None => device.download(slot.offset_bytes, bytes)?,
+                }
                 Ok(Cow::Owned(copy))
             }
         }
@@ -316,7 +241,10 @@ impl Session {
             // SAFETY: `&mut self` rules out every other slice.
             Backend::Cpu { arena, .. } => unsafe { arena.slice_mut(slot) }.copy_from_slice(values),
             Backend::Kernels { device, .. } => {
-                device.upload(slot.offset_bytes, bytemuck::cast_slice(values))?;
+                let bytes = bytemuck::cast_slice(values);
+                if !self.inputs.take(slot, bytes) {
+                    device.upload(slot.offset_bytes, bytes)?;
+                }
             }
         }
         Ok(())
@@ -331,9 +259,22 @@ impl Session {
         match &mut self.backend {
             // SAFETY: `&mut self` rules out every other slice.
             Backend::Cpu { arena, .. } => unsafe { arena.slice_mut::<u8>(&everything) }.fill(byte),
-            Backend::Kernels { device, .. } => device.upload(0, &vec![byte; everything.num_bytes()])?,
+            Backend::Kernels { device, .. } => {
+                self.inputs.fill(byte);
+                device.upload(0, &vec![byte; everything.num_bytes()])?;
+            }
         }
         Ok(())
+    }
+
+    /// Gives the device the small inputs that were written since the last time, by one copy.
+    fn upload_inputs(&mut self) -> Result<()> {
+        match (&mut self.backend, self.inputs.next()) {
+            (Backend::Kernels { device, .. }, Some((offset_bytes, bytes))) => {
+                device.upload(offset_bytes, bytes)
+            }
+            _ => Ok(()),
+        }
     }
 
     fn is_persistent(&self, slot: &Slot) -> bool {
@@ -391,6 +332,9 @@ impl Session {
     /// # Errors
     /// [`Error::Device`] if the copy fails.
     pub fn enqueue_readback(&mut self, slot: &Slot) -> Result<()> {
+        if self.inputs.pending(slot).is_some() {
+            self.upload_inputs()?;
+        }
         match &mut self.backend {
             Backend::Cpu { arena, .. } => {
                 let bytes = Slot { shape: [slot.num_bytes()].into(), dtype: DType::U8, ..*slot };
@@ -430,6 +374,7 @@ impl Session {
     }
 
     fn run(&mut self, index: usize, range: Range<usize>) -> Result<()> {
+        self.upload_inputs()?;
         self.last_run = Some(index);
         let steps = &self.program.plans[index].steps[range.clone()];
         match &mut self.backend {

@@ -1,7 +1,8 @@
 //! Lifetimes of transient values, and their places in the arena.
 //!
 //! A value lives from the step that makes it to the last step that reads it. Values joined by an in-place operation
-//! share one buffer. Buffers are placed largest first, each at the lowest offset that is free during its whole life.
+//! share one buffer. Buffers are placed largest first, each at the lowest offset that is free during its whole life. Before
+//! them lie the small inputs, one behind the other and for the whole run, so that the host writes them to a device at once.
 
 use super::align;
 use crate::device::DeviceKind;
@@ -41,8 +42,37 @@ struct Buffer {
     role: Role,
 }
 
-pub(super) fn lay_out(graph: &Graph, device: DeviceKind) -> TransientLayout {
+/// An input of more bytes is uploaded by itself, and its memory serves other values after its last use.
+const MOST_INPUT_BYTES: usize = 256 << 10;
+
+/// The small inputs of a graph, each with its place from where they begin, and the bytes that all take.
+fn small_inputs(graph: &Graph, last_use: &[Option<usize>]) -> (Vec<(ValueId, usize)>, usize) {
+    let is_small = |id: &ValueId| {
+        let value = graph.value(*id);
+        value.role == Role::Input
+            && last_use[id.index()].is_some()
+            && value.ty.num_bytes() <= MOST_INPUT_BYTES
+    };
+    let mut end_bytes = 0;
+    let place = |id: ValueId| {
+        let offset_bytes = end_bytes;
+        end_bytes = align(offset_bytes + graph.value(id).ty.num_bytes());
+        (id, offset_bytes)
+    };
+    let inputs = graph.value_ids().filter(is_small).map(place).collect();
+    (inputs, end_bytes)
+}
+
+/// Bytes of the small inputs of a graph.
+pub(super) fn input_bytes(graph: &Graph) -> usize {
+    small_inputs(graph, &last_uses(graph)).1
+}
+
+/// Lays out a graph's transient values, the first `input_bytes` for small inputs.
+pub(super) fn lay_out(graph: &Graph, device: DeviceKind, input_bytes: usize) -> TransientLayout {
     let last_use = last_uses(graph);
+    let (inputs, _) = small_inputs(graph, &last_use);
+    let is_placed = |id: ValueId| inputs.iter().any(|&(input, _)| input == id);
     let mut buffers: Vec<Buffer> = Vec::new();
     let mut buffer_of: Vec<Option<usize>> = vec![None; graph.values().len()];
     let open = |buffers: &mut Vec<Buffer>, buffer_of: &mut [Option<usize>], id: ValueId, step: usize| {
@@ -57,7 +87,7 @@ pub(super) fn lay_out(graph: &Graph, device: DeviceKind) -> TransientLayout {
         });
     };
     for id in graph.value_ids() {
-        if graph.value(id).role == Role::Input && last_use[id.index()].is_some() {
+        if graph.value(id).role == Role::Input && last_use[id.index()].is_some() && !is_placed(id) {
             open(&mut buffers, &mut buffer_of, id, 0);
         }
     }
@@ -81,9 +111,18 @@ pub(super) fn lay_out(graph: &Graph, device: DeviceKind) -> TransientLayout {
             buffers.len() - 1
         }));
     }
-    let arena_bytes = place(&mut buffers);
+    let arena_bytes = input_bytes + place(&mut buffers);
+    buffers.iter_mut().for_each(|buffer| buffer.offset_bytes += input_bytes);
+    let mut value_offsets: Vec<Option<usize>> =
+        buffer_of.iter().map(|b| b.map(|b| buffers[b].offset_bytes)).collect();
+    let last_step = graph.nodes().len().saturating_sub(1);
+    for &(id, offset_bytes) in &inputs {
+        value_offsets[id.index()] = Some(offset_bytes);
+        let (num_bytes, role) = (graph.value(id).ty.num_bytes(), Role::Input);
+        buffers.push(Buffer { first_step: 0, last_step, num_bytes, offset_bytes, role });
+    }
     TransientLayout {
-        value_offsets: buffer_of.iter().map(|b| b.map(|b| buffers[b].offset_bytes)).collect(),
+        value_offsets,
         workspaces: workspace_buffers
             .iter()
             .map(|b| {

@@ -95,6 +95,8 @@ pub struct Program {
     pub persistent: Vec<Persistent>,
     /// Bytes of the persistent part.
     pub persistent_bytes: usize,
+    /// Bytes behind it for the small inputs of a graph, which lie there in one piece.
+    pub input_bytes: usize,
     /// Bytes of the arena: the persistent part and the largest transient part.
     pub peak_bytes: usize,
 }
@@ -191,11 +193,12 @@ pub fn plan(graphs: &[&Graph], device: DeviceKind) -> Result<Program> {
     let persistent_bytes =
         persistent.last().map_or(0, |last| align(last.slot.offset_bytes + last.slot.num_bytes()));
     let places: HashMap<&str, Slot> = persistent.iter().map(|p| (p.value.name.as_str(), p.slot)).collect();
+    let input_bytes = graphs.iter().map(|graph| memory::input_bytes(graph)).max().unwrap_or(0);
     let plans: Vec<Plan> = graphs
         .iter()
         .map(|graph| {
             graph.verify()?;
-            let plan = lay_out(graph, device, &places, persistent_bytes);
+            let plan = lay_out(graph, device, &places, persistent_bytes, input_bytes);
             if device != DeviceKind::Cpu {
                 plan.steps.iter().try_for_each(rehearse)?;
             }
@@ -203,7 +206,8 @@ pub fn plan(graphs: &[&Graph], device: DeviceKind) -> Result<Program> {
         })
         .collect::<Result<_>>()?;
     let transient_bytes = plans.iter().map(|plan| plan.live.arena_bytes).max().unwrap_or(0);
-    Ok(Program { plans, persistent, persistent_bytes, peak_bytes: persistent_bytes + transient_bytes })
+    let peak_bytes = persistent_bytes + transient_bytes;
+    Ok(Program { plans, persistent, persistent_bytes, input_bytes, peak_bytes })
 }
 
 /// Launches a step without a device, so that a layer larger than its kernels count is refused by name when it is planned,
@@ -250,8 +254,14 @@ fn layout_persistent(graphs: &[&Graph]) -> Result<Vec<Persistent>> {
         .collect())
 }
 
-fn lay_out(graph: &Graph, device: DeviceKind, persistent: &HashMap<&str, Slot>, base_bytes: usize) -> Plan {
-    let transient = memory::lay_out(graph, device);
+fn lay_out(
+    graph: &Graph,
+    device: DeviceKind,
+    persistent: &HashMap<&str, Slot>,
+    base_bytes: usize,
+    input_bytes: usize,
+) -> Plan {
+    let transient = memory::lay_out(graph, device, input_bytes);
     let slot = |id: ValueId| {
         let value = graph.value(id);
         persistent.get(value.name.as_str()).copied().unwrap_or_else(|| Slot {

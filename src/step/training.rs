@@ -234,7 +234,7 @@ impl Training {
     }
 
     fn run(&mut self, lr: f64) -> Result<()> {
-        let StepIo { plan, loss, hits, draws, .. } = &self.steps[self.current];
+        let StepIo { draws, .. } = &self.steps[self.current];
         if self.config.num_ranks > 1 && self.ranks.is_none() {
             let ranks = self.config.num_ranks;
             return Err(Error::Usage(format!(
@@ -248,6 +248,12 @@ impl Training {
             let seed = self.config.seed;
             self.session.write(slot, &[seed as i32, (seed >> 32) as i32, batch as i32, 0])?;
         }
+        let is_last = self.num_accumulated + 1 == self.config.grad_accum_steps;
+        if is_last {
+            // With the batch, so that a device is given both at once.
+            self.write_hyper_parameters(lr)?;
+        }
+        let StepIo { plan, loss, hits, .. } = &self.steps[self.current];
         self.session.run_micro_batch(*plan)?;
         self.session.enqueue_readback(loss)?;
         self.session.enqueue_readback(hits)?;
@@ -255,18 +261,24 @@ impl Training {
             ranks.exchange(&mut self.session, *plan)?;
         }
         self.num_accumulated += 1;
-        if self.num_accumulated == self.config.grad_accum_steps { self.update(lr) } else { Ok(()) }
+        if is_last { self.update() } else { Ok(()) }
     }
 
-    fn update(&mut self, lr: f64) -> Result<()> {
-        self.num_accumulated = 0;
-        self.num_updates += 1;
-        let values = |lr| hyper_parameters(&self.config.optimiser, lr, self.num_updates);
-        let StepIo { plan, hyper, hyper_backbone, .. } = &self.steps[self.current];
+    /// What the next update takes besides the gradient.
+    fn write_hyper_parameters(&mut self, lr: f64) -> Result<()> {
+        let values = |lr| hyper_parameters(&self.config.optimiser, lr, self.num_updates + 1);
+        let StepIo { hyper, hyper_backbone, .. } = &self.steps[self.current];
         self.session.write(hyper, &values(lr))?;
         if let (Some(slot), Trained::TwoRates { backbone_lr_scale }) = (hyper_backbone, self.config.trained) {
             self.session.write(slot, &values(lr * backbone_lr_scale))?;
         }
+        Ok(())
+    }
+
+    fn update(&mut self) -> Result<()> {
+        self.num_accumulated = 0;
+        self.num_updates += 1;
+        let StepIo { plan, .. } = &self.steps[self.current];
         if let Some(ranks) = &mut self.ranks {
             ranks.gather(&mut self.session)?;
         }
