@@ -34,6 +34,9 @@ pub enum Error {
     /// Another process of the same run that left, or does not come.
     #[error("{0}")]
     Peer(String),
+    /// Processes of one run whose weights are no longer the same.
+    #[error("{0}")]
+    Replicas(String),
     /// Data set, list, image or annotation that cannot be used.
     #[error("{}: {message}", show_path(path))]
     Data { path: PathBuf, message: String },
@@ -117,6 +120,7 @@ impl Error {
             | Error::Graph { .. }
             | Error::Checkpoint { .. }
             | Error::Io { .. }
+            | Error::Replicas(_)
             | Error::Worse { .. } => 1,
             Error::Usage(_) | Error::Setting { .. } => 2,
             Error::Device(_) => 3,

@@ -86,6 +86,9 @@ fn meet_and(then: impl FnOnce()) {
     let mut all = vec![0; rank.count];
     ranks.all_gather(&[rank.index as u8], &mut all).unwrap();
     assert_eq!(all, (0..rank.count as u8).collect::<Vec<u8>>());
+    // There may be nothing to send.
+    ranks.all_gather(&[], &mut []).unwrap();
+    ranks.all_to_all(&[], &mut []).unwrap();
     if rank.index + 1 == rank.count {
         then();
     }

@@ -7,8 +7,6 @@ mod split_runs;
 #[path = "common/thread_ranks.rs"]
 mod thread_ranks;
 
-use std::thread;
-
 use random_batch::random_batch;
 use residuum::device::{Device, DeviceKind};
 use residuum::exec::{Session, Start};
@@ -22,17 +20,7 @@ use residuum::run::checkpoint::NamedTensor;
 use residuum::step::{Optimiser, StepConfig, Training, program};
 use residuum::tensor::DType;
 use split_runs::{BATCHES, CLASSES, LR, config, leave, split, train};
-use thread_ranks::{ThreadRank, thread_ranks};
-
-/// What `body` gives on each of so many ranks.
-fn on_ranks<T: Send>(num_ranks: usize, body: impl Fn(usize, ThreadRank) -> T + Sync) -> Vec<T> {
-    thread::scope(|scope| {
-        let ranks = thread_ranks(num_ranks).into_iter().enumerate();
-        let body = &body;
-        let ranks: Vec<_> = ranks.map(|(index, rank)| scope.spawn(move || body(index, rank))).collect();
-        ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
-    })
-}
+use thread_ranks::{on_ranks, thread_ranks};
 
 /// Fails unless every rank of every split leaves what one rank leaves.
 fn check_splits(
@@ -132,6 +120,38 @@ fn a_run_goes_on_with_another_number_of_ranks() {
         left = states.into_iter().next_back().unwrap();
     }
     assert!(left == whole.state().unwrap());
+}
+
+#[test]
+fn ranks_take_over_the_state_of_the_first_and_find_out_who_differs() {
+    let config = split(&config("resnet9"), 3);
+    let found = on_ranks(3, |index, rank| {
+        let mut training = on_cpu(StepConfig { seed: index as u64, ..config.clone() });
+        training.join(Box::new(rank)).unwrap();
+        let unlike = training.check_replicas().unwrap_err().to_string();
+        training.share_state(7).unwrap();
+        training.check_replicas().unwrap();
+        assert_eq!(training.num_updates(), 7);
+        let state = format!("{:?}", training.state().unwrap());
+        // A bit of one weight of one rank.
+        if index == 1 {
+            let mut weights = training.session().value::<f32>(0, "fc.weight").unwrap().into_owned();
+            weights[3] = f32::from_bits(weights[3].to_bits() ^ 1);
+            training.session_mut().set(0, "fc.weight", &weights).unwrap();
+        }
+        (unlike, state, training.check_replicas().unwrap_err())
+    });
+    let alone = on_cpu(StepConfig { seed: 0, ..config.clone() });
+    for (unlike, state, error) in found {
+        assert!(unlike.contains("2, 3 no longer have"), "{unlike}");
+        assert!(state == format!("{:?}", alone.state().unwrap()));
+        assert_eq!(error.exit_code(), 1);
+        let message = error.to_string();
+        assert!(
+            message.contains("of 3 ranks, 2 no longer have") && message.contains("`fc.weight`"),
+            "{message}"
+        );
+    }
 }
 
 #[test]

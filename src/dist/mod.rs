@@ -39,4 +39,22 @@ pub trait Collective: Send {
     /// # Errors
     /// As [`Collective::all_gather`].
     fn all_to_all(&mut self, to_each: &[u8], from_each: &mut [u8]) -> Result<()>;
+
+    /// Puts what rank 0 has in `bytes` into those of every rank, which are of one length.
+    ///
+    /// # Errors
+    /// As [`Collective::all_gather`].
+    fn broadcast(&mut self, bytes: &mut [u8]) -> Result<()> {
+        let count = self.rank().count;
+        let mut all = vec![0; count * bytes.len().min(PART_BYTES)];
+        for part in bytes.chunks_mut(PART_BYTES) {
+            let all = &mut all[..count * part.len()];
+            self.all_gather(part, all)?;
+            part.copy_from_slice(&all[..part.len()]);
+        }
+        Ok(())
+    }
 }
+
+/// What goes round at once where a broadcast is a gathering: every rank has room for as much of each.
+const PART_BYTES: usize = 1 << 20;

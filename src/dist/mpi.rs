@@ -1,13 +1,18 @@
 //! Ranks that MPI joins, for CPUs and the emulator: `mpirun -n 4 PROGRAM`. With the feature `mpi`, which links the MPI library of
 //! the system.
 
+use std::fmt::Display;
+use std::process;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use mpi::Threading;
 use mpi::environment::Universe;
 use mpi::request::{Request, Scope, scope};
-use mpi::traits::{Communicator, CommunicatorCollectives};
+use mpi::traits::{Communicator, CommunicatorCollectives, Root};
 
 use super::{Collective, Rank};
 use crate::error::{Error, Result};
@@ -17,16 +22,20 @@ use crate::show::tell;
 const BUSY: Duration = Duration::from_millis(2);
 /// How long it sleeps.
 const PAUSE: Duration = Duration::from_micros(50);
+/// Bytes of a broadcast that go at once.
+const PART_BYTES: usize = 1 << 30;
 
 /// The ranks that mpirun started, or srun with PMI.
 ///
-/// A rank that fails has to say so by [`MpiRanks::abort`], or the others wait for it; one that panics does.
+/// A rank that fails has to say so by [`MpiRanks::abort`], or the others wait for it; one that panics does. Clones are the same
+/// rank; the process has left the others when the last of them is dropped.
+#[derive(Clone)]
 pub struct MpiRanks {
-    universe: Universe,
+    universe: Arc<Universe>,
     rank: Rank,
     timeout: Duration,
     /// Exchanges so far, for messages.
-    num_exchanges: u64,
+    num_exchanges: Arc<AtomicU64>,
 }
 
 impl MpiRanks {
@@ -35,7 +44,9 @@ impl MpiRanks {
     /// # Errors
     /// [`Error::Usage`] if the process has joined before, or its MPI serves no program with threads.
     pub fn join(timeout: Duration) -> Result<MpiRanks> {
+        let all_have_come = end_without_them(timeout);
         let joined = mpi::initialize_with_threading(Threading::Serialized);
+        drop(all_have_come);
         let (universe, threading) =
             joined.ok_or_else(|| Error::Usage("this process has joined its ranks before".into()))?;
         if threading < Threading::Serialized {
@@ -44,7 +55,7 @@ impl MpiRanks {
         }
         let world = universe.world();
         let rank = Rank { index: world.rank() as usize, count: world.size() as usize };
-        Ok(MpiRanks { universe, rank, timeout, num_exchanges: 0 })
+        Ok(MpiRanks { universe: Arc::new(universe), rank, timeout, num_exchanges: Arc::default() })
     }
 
     /// Ends all ranks with exit code `code`, this one first.
@@ -53,25 +64,41 @@ impl MpiRanks {
     }
 
     /// Waits for what `request` receives, and if that does not come, ends all ranks with a word.
-    fn finish<'a, D: ?Sized, S: Scope<'a>>(&mut self, mut request: Request<'a, D, S>) {
+    fn finish<'a, D: ?Sized, S: Scope<'a>>(&self, mut request: Request<'a, D, S>) {
         let start = Instant::now();
-        self.num_exchanges += 1;
+        let number = self.num_exchanges.fetch_add(1, Ordering::Relaxed) + 1;
         while let Err(unfinished) = request.test() {
             request = unfinished;
             let waited = start.elapsed();
             if waited > self.timeout {
-                let error = Error::Peer(format!(
-                    "rank {} waited {} s for the others in exchange {}: one of them has left, hangs or is slower than that",
-                    self.rank,
-                    self.timeout.as_secs_f64(),
-                    self.num_exchanges
-                ));
-                tell(format_args!("error: {error}"));
-                self.abort(error.exit_code());
+                let exchange = format!("exchange {number}");
+                self.abort(tell_of_waiting(format_args!("rank {}", self.rank), self.timeout, &exchange));
             }
             if waited < BUSY { thread::yield_now() } else { thread::sleep(PAUSE) }
         }
     }
+}
+
+/// Ends this process after `timeout`, and with it the job, unless what this returns is dropped before: MPI itself waits for ever
+/// for a rank that does not begin.
+fn end_without_them(timeout: Duration) -> Sender<()> {
+    let (begun, others) = mpsc::channel();
+    thread::spawn(move || {
+        if others.recv_timeout(timeout) == Err(RecvTimeoutError::Timeout) {
+            process::exit(tell_of_waiting("a rank", timeout, "the beginning").into());
+        }
+    });
+    begun
+}
+
+/// Says that `who` has waited in vain; the exit code for that.
+fn tell_of_waiting(who: impl Display, timeout: Duration, place: &str) -> u8 {
+    let error = Error::Peer(format!(
+        "{who} waited {} s for the others in {place}: one of them has left, hangs or is slower than that",
+        timeout.as_secs_f64()
+    ));
+    tell(format_args!("error: {error}"));
+    error.exit_code()
 }
 
 impl Drop for MpiRanks {
@@ -100,6 +127,10 @@ impl Collective for MpiRanks {
     fn all_gather(&mut self, mine: &[u8], all: &mut [u8]) -> Result<()> {
         assert_eq!(all.len(), mine.len() * self.rank.count, "as much from each rank");
         check_bytes(all.len())?;
+        if all.is_empty() {
+            // The address of an empty slice may be the one that has a meaning of its own to MPI (MPI_IN_PLACE).
+            return Ok(());
+        }
         let world = self.universe.world();
         scope(|scope| self.finish(world.immediate_all_gather_into(scope, mine, all)));
         Ok(())
@@ -109,8 +140,20 @@ impl Collective for MpiRanks {
         assert_eq!(to_each.len(), from_each.len(), "as much from each rank as to it");
         assert!(to_each.len().is_multiple_of(self.rank.count), "as much to each rank");
         check_bytes(to_each.len())?;
+        if to_each.is_empty() {
+            return Ok(());
+        }
         let world = self.universe.world();
         scope(|scope| self.finish(world.immediate_all_to_all_into(scope, to_each, from_each)));
+        Ok(())
+    }
+
+    fn broadcast(&mut self, bytes: &mut [u8]) -> Result<()> {
+        let world = self.universe.world();
+        let first = world.process_at_rank(0);
+        for part in bytes.chunks_mut(PART_BYTES) {
+            scope(|scope| self.finish(first.immediate_broadcast_into(scope, part)));
+        }
         Ok(())
     }
 }

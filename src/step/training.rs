@@ -1,5 +1,7 @@
 //! Training as a library: a network with its weights and its optimiser on a device.
 
+mod together;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -354,10 +356,7 @@ impl Training {
         stop: impl Fn() -> Option<i32>,
     ) -> Result<Evaluation> {
         let annotations = self.annotations.as_ref().map(|annotations| &*annotations.val);
-        let collective: Option<&mut dyn Collective> = match &mut self.ranks {
-            Some(ranks) => Some(&mut *ranks.collective),
-            None => None,
-        };
+        let collective = self.ranks.as_mut().map(|ranks| &mut *ranks.collective as &mut dyn Collective);
         self.evaluator.run(&mut self.session, &[(pack, annotations)], options, stop, collective)
     }
 

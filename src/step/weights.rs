@@ -2,9 +2,12 @@
 
 use std::path::Path;
 
+use crc32c::crc32c;
+
 use super::fit::{COUNTER_SUFFIX, VARIANCE_SUFFIX, check_names};
 use super::graph::ACCUMULATED_PREFIX;
 use crate::device::Slot;
+use crate::dist::Collective;
 use crate::error::{Error, Result};
 use crate::exec::Session;
 use crate::graph::{Graph, Init, Role, Value};
@@ -136,6 +139,53 @@ pub fn state_tensors(session: &Session) -> Result<Vec<NamedTensor<'_>>> {
             Ok(NamedTensor::f32(p.value.name.as_str(), p.slot.shape.dims(), session.read::<f32>(&p.slot)?))
         })
         .collect()
+}
+
+/// Gives every rank the state of rank 0.
+///
+/// # Errors
+/// [`Error::Device`] if the device refuses the copy, or what the collective reports.
+pub(super) fn share_state(session: &mut Session, collective: &mut dyn Collective) -> Result<()> {
+    let slots: Vec<Slot> = kept(session).map(|p| p.slot).collect();
+    for slot in &slots {
+        let mut elems = session.read::<f32>(slot)?.into_owned();
+        collective.broadcast(bytemuck::cast_slice_mut(&mut elems))?;
+        if collective.rank().index > 0 {
+            session.write::<f32>(slot, &elems)?;
+        }
+    }
+    Ok(())
+}
+
+/// Fails unless every rank has the state of the others.
+///
+/// # Errors
+/// [`Error::Replicas`] on every rank, naming the ranks that differ from most and the first tensor in which they do, and what
+/// device and collective report.
+pub(super) fn check_replicas(session: &Session, collective: &mut dyn Collective) -> Result<()> {
+    let own = kept(session).map(|p| Ok(crc32c(bytemuck::cast_slice(&session.read::<f32>(&p.slot)?))));
+    let own: Vec<u32> = own.collect::<Result<_>>()?;
+    let count = collective.rank().count;
+    let mut all = vec![0; count * own.len()];
+    collective.all_gather(bytemuck::cast_slice(&own), bytemuck::cast_slice_mut(&mut all))?;
+    let of_tensor = |tensor: usize| all[tensor..].iter().step_by(own.len()).copied();
+    for (tensor, p) in kept(session).enumerate() {
+        let times = |sum: u32| of_tensor(tensor).filter(|other| *other == sum).count();
+        // Of equally many, those of the lower rank count as right.
+        let usual = of_tensor(tensor).rev().max_by_key(|&sum| times(sum)).expect("there are ranks");
+        let is_other = |rank: &usize| all[rank * own.len() + tensor] != usual;
+        let others: Vec<String> = (0..count).filter(is_other).map(|rank| (rank + 1).to_string()).collect();
+        if !others.is_empty() {
+            return Err(Error::Replicas(format!(
+                "of {count} ranks, {} no longer have the weights of the others; the first tensor that differs is `{}`. A device \
+                 has computed something else than the others, or they run different builds: go on from the last checkpoint on \
+                 others",
+                others.join(", "),
+                p.value.name
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// The first persistent value with an element that is infinite or not a number.

@@ -1,6 +1,7 @@
 //! Ranks that are threads of one process.
 
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread;
 use std::time::Duration;
 
 use residuum::dist::{Collective, Rank};
@@ -15,6 +16,15 @@ struct Meeting {
     sent: Vec<Option<Vec<u8>>>,
     /// Ranks that have taken what they receive.
     num_served: usize,
+    /// Ranks that are no more.
+    left: Vec<bool>,
+}
+
+impl Meeting {
+    /// A rank that everybody waits for in vain.
+    fn missing(&self) -> Option<usize> {
+        (0..self.left.len()).find(|&rank| self.left[rank] && self.sent[rank].is_none())
+    }
 }
 
 /// One of the ranks.
@@ -25,7 +35,7 @@ pub struct ThreadRank {
 
 /// `count` ranks that reach each other.
 pub fn thread_ranks(count: usize) -> Vec<ThreadRank> {
-    let meeting = Meeting { sent: vec![None; count], num_served: 0 };
+    let meeting = Meeting { sent: vec![None; count], num_served: 0, left: vec![false; count] };
     let meeting = Arc::new((Mutex::new(meeting), Condvar::new()));
     (0..count)
         .map(|index| ThreadRank { rank: Rank { index, count }, meeting: Arc::clone(&meeting) })
@@ -39,10 +49,12 @@ impl ThreadRank {
         let until = |waits: fn(&mut Meeting, usize) -> bool| {
             let meeting = lock.lock().unwrap();
             let waits = |meeting: &mut Meeting| waits(meeting, self.rank.index);
-            let (meeting, waited) = changed.wait_timeout_while(meeting, PATIENCE, waits).unwrap();
-            match waited.timed_out() {
-                true => Err(Error::Peer(format!("rank {} waits for another", self.rank.index))),
-                false => Ok(meeting),
+            let goes_on_waiting = |meeting: &mut Meeting| waits(meeting) && meeting.missing().is_none();
+            let (mut meeting, _) = changed.wait_timeout_while(meeting, PATIENCE, goes_on_waiting).unwrap();
+            match (waits(&mut meeting), meeting.missing()) {
+                (false, _) => Ok(meeting),
+                (true, Some(rank)) => Err(Error::Peer(format!("rank {} has left", rank + 1))),
+                (true, None) => Err(Error::Peer(format!("rank {} waits for another", self.rank))),
             }
         };
         // The place is free once everybody has taken what was there before.
@@ -58,6 +70,14 @@ impl ThreadRank {
         changed.notify_all();
         drop(meeting);
         until(|meeting, rank| meeting.num_served > 0 && meeting.sent[rank].is_some()).map(drop)
+    }
+}
+
+impl Drop for ThreadRank {
+    fn drop(&mut self) {
+        let (lock, changed) = &*self.meeting;
+        lock.lock().unwrap_or_else(PoisonError::into_inner).left[self.rank.index] = true;
+        changed.notify_all();
     }
 }
 
@@ -85,4 +105,14 @@ impl Collective for ThreadRank {
             }
         })
     }
+}
+
+/// What `body` gives on each of so many ranks.
+pub fn on_ranks<T: Send>(num_ranks: usize, body: impl Fn(usize, ThreadRank) -> T + Sync) -> Vec<T> {
+    thread::scope(|scope| {
+        let ranks = thread_ranks(num_ranks).into_iter().enumerate();
+        let body = &body;
+        let ranks: Vec<_> = ranks.map(|(index, rank)| scope.spawn(move || body(index, rank))).collect();
+        ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
+    })
 }
