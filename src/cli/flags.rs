@@ -36,6 +36,7 @@ impl SettingArgs {
     /// The settings of a run, replaced by those that were given.
     pub(super) fn over(&self, config: TrainConfig) -> Result<TrainConfig> {
         let begun_in = config.precision;
+        let config = config.keeping_updates();
         let config = match &self.config {
             Some(path) => Recipe::read(path)?.apply(&config)?,
             None => config,

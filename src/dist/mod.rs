@@ -58,3 +58,15 @@ pub trait Collective: Send {
 
 /// What goes round at once where a broadcast is a gathering: every rank has room for as much of each.
 const PART_BYTES: usize = 1 << 20;
+
+/// What rank 0 gives as `bytes`, of a length that the others need not know.
+///
+/// # Errors
+/// As [`Collective::all_gather`].
+pub(crate) fn share(collective: &mut dyn Collective, mut bytes: Vec<u8>) -> Result<Vec<u8>> {
+    let mut length = (bytes.len() as u64).to_le_bytes();
+    collective.broadcast(&mut length)?;
+    bytes.resize(u64::from_le_bytes(length) as usize, 0);
+    collective.broadcast(&mut bytes)?;
+    Ok(bytes)
+}

@@ -75,6 +75,11 @@ impl RunDir {
         )))
     }
 
+    /// The run folder that another process has at `path`, perhaps on another machine: nothing is looked at.
+    pub fn elsewhere(path: &Path) -> RunDir {
+        RunDir { path: path.to_path_buf() }
+    }
+
     /// The newest run folder that [`RunDir::create`] made below `output` for `name` and that is whole; `None` where there is
     /// none.
     pub fn newest(output: &Path, name: &str) -> Option<RunDir> {

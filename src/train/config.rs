@@ -1,6 +1,8 @@
 //! Every setting of a training run: one table, from which come the flags with their help, `config.toml`, the keys of
 //! recipes, the defaults and the ranges.
 
+mod ranks;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -10,7 +12,7 @@ use super::growth::GROW_STEP;
 use super::precision::PrecisionChoice;
 use super::recipe::Recipe;
 use super::schedule::{Decay, Schedule, Shape};
-use super::setting::{ANY, SettingFlags, Subset, above, flag, off, on, settings};
+use super::setting::{ANY, SettingFlags, Subset, above, flag, given, off, on, settings};
 use super::value::{Written, named_values, none_or};
 use crate::batch::{Augment, BatchContents, LoaderOptions, batches_per_epoch};
 use crate::data::annotations::{Capacity, SplitAnnotations};
@@ -81,8 +83,11 @@ settings! {
         ["Optimisation"]
         /// Images of a batch.
         batch_size: usize = 64, range 1.., resume Changes => flag("N").short('b');
-        /// Batches per update.
+        /// Batches per update, of each rank where there are several.
         grad_accum_steps: usize = 1, range 1..=65536 => flag("N");
+        /// Batches per update of all ranks, which have equal parts of them.
+        micro_batches: Option<usize> = None, shown "--grad-accum-steps of each rank", range 1..=65536
+            => flag("N").conflicts_with("grad_accum_steps");
         /// Passes over the training images.
         epochs: u64 = 90, scenes 8, range 1.., resume Changes => flag("N");
         /// Updates of an epoch.
@@ -257,6 +262,10 @@ impl TrainConfig {
 
     /// These settings, replaced by `flags`.
     pub fn with<S: Subset>(mut self, flags: &SettingFlags<S>) -> TrainConfig {
+        if given::<usize>(flags.given(), "grad_accum_steps").is_some() {
+            // Whoever says how many batches a rank takes means that many, whatever they came to before.
+            self.micro_batches = None;
+        }
         self.set(flags.given());
         // A run is resumed from any folder: its configuration holds no relative path to read from.
         let read = [&mut self.data_dir, &mut self.cache_dir, &mut self.pretrained];
@@ -333,7 +342,7 @@ impl TrainConfig {
             norm_decay: self.norm_decay,
             smoothing: self.smoothing,
             clip_grad: self.clip_grad,
-            grad_accum_steps: self.grad_accum_steps,
+            grad_accum_steps: self.batches_per_update(),
             num_ranks: 1,
             ema_decay: self.model_ema_decay,
             trained: match (self.freeze, self.backbone_lr_scale) {
@@ -408,11 +417,15 @@ impl TrainConfig {
     /// [`Error::Usage`] if an epoch has not enough images for one update.
     pub fn steps(&self, num_train: usize) -> Result<(u64, u64)> {
         let batches = batches_per_epoch(num_train, self.batch_size)?;
-        let steps_per_epoch = self.steps_per_epoch.unwrap_or((batches / self.grad_accum_steps) as u64);
+        let steps_per_epoch = self.steps_per_epoch.unwrap_or((batches / self.batches_per_update()) as u64);
         if steps_per_epoch == 0 {
+            let (flag, count) = match self.micro_batches {
+                Some(batches) => ("--micro-batches", batches),
+                None => ("--grad-accum-steps", self.grad_accum_steps),
+            };
             return Err(Error::Usage(format!(
-                "--batch-size {} times --grad-accum-steps {} is more than the {num_train} training images; lower one",
-                self.batch_size, self.grad_accum_steps
+                "--batch-size {} times {flag} {count} is more than the {num_train} training images; lower one",
+                self.batch_size
             )));
         }
         let total = self.epochs.saturating_mul(steps_per_epoch);

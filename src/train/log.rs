@@ -14,9 +14,14 @@ use crate::run::tensorboard::EventFile;
 use crate::show::tell;
 use crate::step::evaluate::Evaluation;
 
-/// The logs of a run in its folder.
+/// The logs of a run in its folder: nothing, where another rank keeps them.
 pub(super) struct RunLog {
     dir: RunDir,
+    files: Option<Files>,
+}
+
+/// What the logs are written to.
+struct Files {
     env: Env,
     metrics: MetricsLog,
     events: EventFile,
@@ -104,7 +109,18 @@ impl RunLog {
         let events = EventFile::create(dir.path(), run.step)?;
         let progress = Progress::new(run.step, total_steps);
         let (missed, page) = (Missed::default(), None);
-        Ok(RunLog { dir, env, metrics, events, progress, total_steps, missed, page })
+        let files = Files { env, metrics, events, progress, total_steps, missed, page };
+        Ok(RunLog { dir, files: Some(files) })
+    }
+
+    /// The logs of a run whose folder `dir` is another rank's.
+    pub(super) fn of_another_rank(dir: RunDir) -> RunLog {
+        RunLog { dir, files: None }
+    }
+
+    /// Whether this process writes to the run's folder.
+    pub(super) fn is_written(&self) -> bool {
+        self.files.is_some()
     }
 
     /// The run's folder.
@@ -114,49 +130,51 @@ impl RunLog {
 
     /// An update is done.
     pub(super) fn step(&self, step: u64) {
-        self.progress.step(step);
+        if let Some(files) = &self.files {
+            files.progress.step(step);
+        }
     }
 
     /// An interval of updates is done.
     pub(super) fn interval(&mut self, line: &Step) {
-        self.missed.expect(self.metrics.append(line));
+        let Some(files) = &mut self.files else { return };
+        files.missed.expect(files.metrics.append(line));
         let scalars =
             [("train/loss", line.loss), ("train/lr", line.lr), ("train/images_per_second", line.img_s)];
-        self.missed.expect(self.events.scalars(line.step, &scalars));
-        self.progress.interval(line, self.total_steps);
+        files.missed.expect(files.events.scalars(line.step, &scalars));
+        files.progress.interval(line, files.total_steps);
     }
 
     /// An epoch, one of `epochs`, is done and evaluated.
     pub(super) fn epoch(&mut self, row: &Epoch, eval: &Eval, epochs: u64) {
-        self.missed.expect(self.metrics.append(eval));
-        self.missed.expect(self.metrics.append(row));
+        let Some(files) = &mut self.files else { return };
+        files.missed.expect(files.metrics.append(eval));
+        files.missed.expect(files.metrics.append(row));
         let scalars = [
             ("val/loss", row.eval_loss),
             ("val/top1_error", row.eval_err1),
             ("val/top5_error", row.eval_err5),
             ("train/top1_error", row.train_err1),
         ];
-        self.missed.expect(self.events.scalars(row.step, &scalars));
-        self.progress.epoch(row, epochs);
-        self.note(&summary::epoch_line(row, epochs));
-    }
-
-    /// A line of `log.txt`.
-    fn note(&mut self, line: &str) {
-        self.missed.expect(self.dir.log(line));
+        files.missed.expect(files.events.scalars(row.step, &scalars));
+        files.progress.epoch(row, epochs);
+        files.missed.expect(self.dir.log(&summary::epoch_line(row, epochs)));
     }
 
     /// Something happened after `step` updates that is not a measurement.
     pub(super) fn event(&mut self, step: u64, event: &str, message: &str) {
-        self.note(message);
+        let Some(files) = &mut self.files else { return };
+        files.missed.expect(self.dir.log(message));
         let event = Event { step, event: event.into(), message: message.into() };
-        self.missed.expect(self.metrics.append(&event));
+        files.missed.expect(files.metrics.append(&event));
     }
 
     /// Keeps what `evaluation`, after `step` updates, said of each image, for the report.
     pub(super) fn predictions(&mut self, step: u64, source: &Source, evaluation: &Evaluation) {
-        let written = predictions::write(&self.dir, &source.val, &evaluation.predictions);
-        self.expect_page(step, written);
+        if self.is_written() {
+            let written = predictions::write(&self.dir, &source.val, &evaluation.predictions);
+            self.expect_page(step, written);
+        }
     }
 
     /// Path of the run's page.
@@ -167,23 +185,27 @@ impl RunLog {
     /// Whether the page is old enough to be written within an epoch. One that could not be written waits for the next epoch.
     pub(super) fn page_is_due(&self) -> bool {
         let interval = |page: &PageTimes| PAGE_INTERVAL.max(MAX_PAGE_SHARE * page.took);
-        self.page.as_ref().is_some_and(|page| page.written.elapsed() >= interval(page))
+        let page = self.files.as_ref().and_then(|files| files.page.as_ref());
+        page.is_some_and(|page| page.written.elapsed() >= interval(page))
     }
 
     /// Writes `report.html` of a run of `step` updates.
     pub(super) fn page(&mut self, step: u64, source: &Source, standing: &Standing) {
+        let Some(files) = &mut self.files else { return };
         let start = Instant::now();
-        let written = summary::write_report(&self.dir, &self.env, source, standing);
-        self.page = written.is_ok().then(|| PageTimes { written: Instant::now(), took: start.elapsed() });
+        let written = summary::write_report(&self.dir, &files.env, source, standing);
+        files.page = written.is_ok().then(|| PageTimes { written: Instant::now(), took: start.elapsed() });
         self.expect_page(step, written);
     }
 
     /// Writes the pages of a run of `step` updates.
     pub(super) fn pages(&mut self, step: u64, source: &Source, standing: &Standing) {
         self.page(step, source, standing);
-        // It comes last: where it says what the state says, the report does, too.
-        let written = summary::write_csv(&self.dir, standing.history);
-        self.expect_page(step, written);
+        if self.is_written() {
+            // It comes last: where it says what the state says, the report does, too.
+            let written = summary::write_csv(&self.dir, standing.history);
+            self.expect_page(step, written);
+        }
     }
 
     /// A page that cannot be written is an event: the run is worth more, and its next page may succeed.
@@ -196,7 +218,9 @@ impl RunLog {
 
     /// The run is over.
     pub(super) fn finish(self) -> RunDir {
-        self.progress.finish();
+        if let Some(files) = self.files {
+            files.progress.finish();
+        }
         self.dir
     }
 }
@@ -212,7 +236,7 @@ mod tests {
         let folder = TempDir::new().unwrap();
         let dir = RunDir::create(folder.path(), "run").unwrap();
         let events = EventFile::create(dir.path(), 0).unwrap();
-        let mut log = RunLog {
+        let files = Files {
             env: Env::of_this_process("cpu"),
             metrics: MetricsLog::open(std::path::Path::new("/dev/full")).unwrap(),
             events,
@@ -220,16 +244,13 @@ mod tests {
             total_steps: 10,
             missed: Missed::default(),
             page: None,
-            dir,
         };
+        let mut log = RunLog { dir, files: Some(files) };
         log.event(3, "something", "happened");
         log.event(4, "something", "happened");
-        assert_eq!(log.missed.count, 2);
-        assert!(
-            log.missed.reason.contains("cannot append to /dev/full: No space left"),
-            "{}",
-            log.missed.reason
-        );
+        let missed = &log.files.as_ref().unwrap().missed;
+        assert_eq!(missed.count, 2);
+        assert!(missed.reason.contains("cannot append to /dev/full: No space left"), "{}", missed.reason);
         let lines = std::fs::read_to_string(log.dir.file("log.txt")).unwrap();
         assert_eq!(lines.matches("happened").count(), 2, "the other logs are written");
     }

@@ -1,5 +1,7 @@
 //! A run before its first step: what a new run and a resumed one have in common.
 
+use std::collections::BTreeMap;
+
 use super::capacity;
 use super::config::TrainConfig;
 use super::growth::Growth;
@@ -8,7 +10,8 @@ use super::setting::OnResume;
 use super::signal::Signals;
 use super::source::Source;
 use crate::device::Device;
-use crate::error::Result;
+use crate::dist::{self, Collective};
+use crate::error::{Error, Result};
 use crate::graph::Role;
 use crate::models::Model;
 use crate::run::metrics::Run;
@@ -31,13 +34,19 @@ pub(super) struct Prepared {
 }
 
 impl Prepared {
-    /// Checks the settings, opens the data set and allocates the memory of the run on `device`. Photos are decoded until a
-    /// signal says otherwise.
+    /// Checks the settings, opens the data set and allocates the memory of the run on `device`, for one of the ranks that
+    /// `ranks` reaches where there are some. Photos are decoded until a signal says otherwise.
     ///
     /// # Errors
-    /// What reading the data, planning and allocating report.
-    pub(super) fn new(config: TrainConfig, device: Device, signals: &Signals) -> Result<Prepared> {
-        Prepared::with(config, device, signals, false)
+    /// What reading the data, planning and allocating report, [`Error::Usage`] if rank 0 was given other settings, and what the
+    /// collective reports.
+    pub(super) fn new(
+        config: TrainConfig,
+        device: Device,
+        signals: &Signals,
+        ranks: Option<Box<dyn Collective>>,
+    ) -> Result<Prepared> {
+        Prepared::with(config, device, signals, false, ranks)
     }
 
     /// [`Prepared::new`] for a run whose every value is looked at.
@@ -45,7 +54,7 @@ impl Prepared {
     /// # Errors
     /// As [`Prepared::new`].
     pub(super) fn inspected(config: TrainConfig, device: Device, signals: &Signals) -> Result<Prepared> {
-        Prepared::with(config, device, signals, true)
+        Prepared::with(config, device, signals, true, None)
     }
 
     fn with(
@@ -53,10 +62,17 @@ impl Prepared {
         device: Device,
         signals: &Signals,
         keep_results: bool,
+        mut ranks: Option<Box<dyn Collective>>,
     ) -> Result<Prepared> {
         config.validate()?;
+        let num_ranks = ranks.as_ref().map_or(1, |ranks| ranks.rank().count);
+        config.split_over(num_ranks)?;
         // The run's folder records the type itself: another device is no reason to change it.
         config.decide_precision(device.kind()).iter().for_each(tell);
+        if let Some(ranks) = &mut ranks {
+            // Before photos are decoded: what is wrong is said at once, and ranks that wait are few seconds apart.
+            check_same_settings(&config, &mut **ranks)?;
+        }
         let source = Source::open(&config, &|| signals.received())?;
         let (steps_per_epoch, total_steps) = config.steps(source.train.len())?;
         if let Some(remark) = config.lr_remark(source.train.len()) {
@@ -71,8 +87,14 @@ impl Prepared {
             growth.remark().iter().for_each(tell);
         }
         let model = config.model(source.facts())?;
-        let step = StepConfig { keep_results, ..config.step_of(&model, source.facts(), device.kind()) };
-        let training = capacity::open(step, &source, device)?;
+        let grad_accum_steps = config.grad_accum_steps;
+        let step = config.step_of(&model, source.facts(), device.kind());
+        let step = StepConfig { keep_results, num_ranks, grad_accum_steps, ..step };
+        let mut training = capacity::open(step, &source, device)?;
+        if let Some(ranks) = ranks {
+            training.join(ranks)?;
+            check_same_images(&source, &config, &mut training)?;
+        }
         Ok(Prepared {
             config,
             device,
@@ -104,7 +126,7 @@ impl Prepared {
 
     /// What a state of this run belongs to.
     pub(super) fn origin(&self) -> Origin {
-        let mut settings = self.config.records();
+        let mut settings = self.config.on_one_rank().records();
         settings.retain(|name, _| TrainConfig::on_resume(name) != OnResume::Free);
         let [train_images, val_images] = self.source.fingerprints();
         let (categories, base) = (self.source.categories.clone(), Base::default());
@@ -116,8 +138,8 @@ impl Prepared {
     /// # Errors
     /// As [`TrainConfig::schedule`].
     pub(super) fn rebase(&mut self, base: &Base) -> Result<()> {
-        let accum = self.config.grad_accum_steps as u64;
-        let done = base.epoch * self.steps_per_epoch + base.batch_in_epoch / accum;
+        let per_update = self.config.batches_per_update() as u64;
+        let done = base.epoch * self.steps_per_epoch + base.batch_in_epoch / per_update;
         let left = self.config.epochs.saturating_mul(self.steps_per_epoch).saturating_sub(done);
         let total = base.step.saturating_add(left);
         self.total_steps = self.config.max_steps.map_or(total, |most| most.min(total));
@@ -149,4 +171,50 @@ impl Prepared {
             command: command_of_this_process(),
         }
     }
+}
+
+/// Settings that each rank has for itself, or rank 0 for all.
+const OWN_SETTINGS: [&str; 6] = ["cache_dir", "data_dir", "device", "output", "pretrained", "workers"];
+
+/// Fails where this rank has other settings than rank 0, and would train something else.
+fn check_same_settings(config: &TrainConfig, ranks: &mut dyn Collective) -> Result<()> {
+    let mut own = config.records();
+    own.retain(|name, _| !OWN_SETTINGS.contains(&name.as_str()));
+    own.insert("version of this program".into(), env!("CARGO_PKG_VERSION").into());
+    let first = dist::share(ranks, serde_json::to_vec(&own).expect("names and texts are JSON"))?;
+    let garbled =
+        |_| Error::Usage("rank 1 runs another version of this program; start the same on all".into());
+    let first: BTreeMap<String, String> = serde_json::from_slice(&first).map_err(garbled)?;
+    let names = own.keys().chain(first.keys());
+    match names.into_iter().find(|&name| own.get(name) != first.get(name)) {
+        None => Ok(()),
+        Some(name) => {
+            let of = |settings: &BTreeMap<String, String>| {
+                settings.get(name).map_or("unknown", String::as_str).to_string()
+            };
+            Err(Error::Usage(format!(
+                "it has another `{name}` than rank 1, {} instead of {}: give all ranks the same settings",
+                of(&own),
+                of(&first)
+            )))
+        }
+    }
+}
+
+/// Fails where this rank has other images than rank 0; returns when every rank has looked, so that none begins a run that
+/// another cannot take part in.
+fn check_same_images(source: &Source, config: &TrainConfig, training: &mut Training) -> Result<()> {
+    let Some(ranks) = training.collective() else { return Ok(()) };
+    let own = source.fingerprints();
+    let mut first = own;
+    ranks.broadcast(bytemuck::cast_slice_mut(&mut first))?;
+    let splits = ["training", "validation"].into_iter().zip(own.into_iter().zip(first));
+    if let Some((split, _)) = splits.into_iter().find(|(_, (own, first))| own != first) {
+        let root = config.data_dir.clone().unwrap_or_else(|| "generated scenes".into());
+        let message = format!(
+            "its {split} images are others than those of rank 1; give all ranks copies of one data set"
+        );
+        return Err(Error::data(root, message));
+    }
+    ranks.all_gather(&[0], &mut vec![0; ranks.rank().count])
 }

@@ -57,8 +57,13 @@ impl Recipe {
     /// # Errors
     /// [`Error::Usage`] with the line of a setting that has the wrong type.
     pub fn apply(&self, base: &TrainConfig) -> Result<TrainConfig> {
-        let mut config = Table::try_from(base).expect("a configuration is a table that TOML can express");
+        let gives = |key| self.settings.contains_key(key);
         let mut applied = base.clone();
+        if gives("grad_accum_steps") && !gives("micro_batches") {
+            // As for a flag: so many of each rank, whatever they came to before.
+            applied.micro_batches = None;
+        }
+        let mut config = Table::try_from(&applied).expect("a configuration is a table that TOML can express");
         // One by one, so that an error is about the setting that was added last.
         for (key, value) in &self.settings {
             let replaced = config.insert(key.clone(), value.clone());

@@ -32,7 +32,8 @@ fn complete_without_states(dir: &RunDir) -> Option<Records> {
 /// # Errors
 /// As [`RunDir::read_config`].
 pub fn outcome_without_states(dir: &RunDir, config: &TrainConfig) -> Result<Option<Outcome>> {
-    let (before, now) = (dir.read_config::<TrainConfig>()?.records(), config.records());
+    let before = dir.read_config::<TrainConfig>()?;
+    let (before, now) = (before.on_one_rank().records(), config.on_one_rank().records());
     let decides = |name: &String| TrainConfig::on_resume(name) != OnResume::Free;
     if before.keys().any(|name| decides(name) && before[name] != now[name]) {
         return Ok(None);
@@ -167,7 +168,7 @@ pub(super) fn refuse_change_of_complete(
     if !state.is_over(run.total_steps, run.config.patience) {
         return Ok(());
     }
-    let (before, now) = (recorded.records(), run.config.records());
+    let (before, now) = (recorded.on_one_rank().records(), run.config.on_one_rank().records());
     let kept = |name: &&String| TrainConfig::on_resume(name) == OnResume::Kept;
     match before.keys().filter(kept).find(|&name| before[name] != now[name]) {
         Some(name) => Err(Error::Usage(format!(
@@ -187,7 +188,7 @@ fn batch_size_of(recorded: &TrainConfig, origin: Option<&Origin>) -> u64 {
 
 /// Where `run` takes on its batch size in the place of `batch_before`.
 fn new_base(state: &TrainState, run: &Prepared, batch_before: u64) -> Base {
-    let (batch, accum) = (run.config.batch_size as u64, run.config.grad_accum_steps as u64);
+    let (batch, accum) = (run.config.batch_size as u64, run.config.batches_per_update() as u64);
     let batch_in_epoch = match run.config.steps_per_epoch {
         Some(_) => state.batch_in_epoch,
         None => state.batch_in_epoch.saturating_mul(batch_before) / batch / accum * accum,
@@ -207,9 +208,9 @@ struct Changes {
 impl Changes {
     /// Compares settings with those of the state, and where it has none, with those of config.toml.
     fn compare_settings(&mut self, recorded: &TrainConfig, origin: Option<&Origin>, now: &TrainConfig) {
-        let mut before = recorded.records();
+        let mut before = recorded.on_one_rank().records();
         before.extend(origin.iter().flat_map(|origin| origin.settings.clone()));
-        let mut now = now.records();
+        let mut now = now.on_one_rank().records();
         for (name, was) in before {
             let what = match now.remove(&name) {
                 Some(is) if is == was => continue,
@@ -297,7 +298,7 @@ fn check_position(state: &TrainState, run: &Prepared) -> std::result::Result<(),
         // No batch follows, so there is no position.
         return Ok(());
     }
-    let (accum, batch) = (run.config.grad_accum_steps as u64, run.config.batch_size as u64);
+    let (accum, batch) = (run.config.batches_per_update() as u64, run.config.batch_size as u64);
     let (batches, base) = (state.batch_in_epoch, base_of(state));
     let (first_step, first_sample, steps_before) = match state.history.last() {
         _ if epoch == base.epoch => (base.step, base.samples, base.batch_in_epoch / accum),

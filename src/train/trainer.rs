@@ -1,30 +1,34 @@
 //! The training loop: batches in, updates, evaluation, checkpoints.
 
+mod agreement;
+mod beginning;
 mod results;
+mod save;
 mod stop;
 mod stream;
 
 use std::time::Instant;
 
+use self::agreement::Agreement;
+use self::beginning::Beginning;
 use super::config::TrainConfig;
 use super::growth::Growth;
 use super::log::{Interval, RunLog};
 use super::loss_watch::LossWatch;
 use super::prepare::Prepared;
-use super::resume::{self, OnChange, Resumed, WEIGHTS_ONLY};
+use super::resume::{self, OnChange, Resumed};
 use super::schedule::Schedule;
 use super::signal::{OnUsr1, Signals};
 use super::source::Source;
 use super::summary::{self, Standing, Status};
 use crate::batch::{Augment, Loader, LoaderOptions};
 use crate::device::Device;
+use crate::dist::{Collective, Rank};
 use crate::error::{Error, Result};
 use crate::exec::Session;
-use crate::infer::model_file::ModelFile;
 use crate::run::metrics::{Epoch, Eval};
-use crate::run::model_card::{ModelCard, ObjectsCard};
 use crate::run::run_dir::RunDir;
-use crate::run::state::{self, Best, EpochSums, TrainState};
+use crate::run::state::{Best, EpochSums, TrainState};
 use crate::show::tell;
 use crate::step::Training;
 use crate::step::evaluate::Evaluation;
@@ -52,6 +56,9 @@ pub struct Trainer {
     state: TrainState,
     log: RunLog,
     signals: Signals,
+    /// Which of the processes of the run this is.
+    rank: Rank,
+    agreement: Agreement,
     watch: LossWatch,
     last_save: Instant,
 }
@@ -62,8 +69,20 @@ impl Trainer {
     /// # Errors
     /// What reading the data, planning and allocating report.
     pub fn start(config: TrainConfig, device: Device) -> Result<Trainer> {
+        Trainer::start_on_ranks(config, device, None)
+    }
+
+    /// [`Trainer::start`] on rank 0 of those that `ranks` reaches; the others [follow](Trainer::follow).
+    ///
+    /// # Errors
+    /// As [`Trainer::start`], and [`Error::Peer`] if another rank has left.
+    pub fn start_on_ranks(
+        config: TrainConfig,
+        device: Device,
+        ranks: Option<Box<dyn Collective>>,
+    ) -> Result<Trainer> {
         let signals = Signals::install(OnUsr1::of(config.checkpoint_on_usr1))?;
-        let mut run = Prepared::new(config, device, &signals)?;
+        let mut run = Prepared::new(config, device, &signals, ranks)?;
         let taken = run.start_from_weights()?;
         let name = match &run.config.experiment {
             Some(name) => name.clone(),
@@ -72,6 +91,7 @@ impl Trainer {
         let dir = RunDir::create(&run.config.output, &name)?;
         dir.write_config(&run.config)?;
         let state = run.first_state();
+        Beginning::new(&dir, &state, false).give(&mut run)?;
         let mut trainer = Trainer::assemble(run, dir, state, signals)?;
         if let Some(taken) = taken {
             tell(&taken);
@@ -86,16 +106,51 @@ impl Trainer {
     /// [`Error::Checkpoint`] if the checkpoint is damaged or missing, or, unless `on_change` lets it pass, of other settings
     /// or images that decide results; and as [`Trainer::start`].
     pub fn resume(dir: RunDir, config: TrainConfig, device: Device, on_change: OnChange) -> Result<Trainer> {
+        Trainer::resume_on_ranks(dir, config, device, on_change, None)
+    }
+
+    /// [`Trainer::resume`] on rank 0 of those that `ranks` reaches; the others [follow](Trainer::follow). They need not be as
+    /// many as before.
+    ///
+    /// # Errors
+    /// As [`Trainer::resume`], and [`Error::Peer`] if another rank has left.
+    pub fn resume_on_ranks(
+        dir: RunDir,
+        config: TrainConfig,
+        device: Device,
+        on_change: OnChange,
+        ranks: Option<Box<dyn Collective>>,
+    ) -> Result<Trainer> {
         resume::refuse_lost_state(&dir)?;
         let recorded: TrainConfig = dir.read_config()?;
         let signals = Signals::install(OnUsr1::of(config.checkpoint_on_usr1))?;
-        let mut run = Prepared::new(config, device, &signals)?;
+        let mut run = Prepared::new(config, device, &signals, ranks)?;
         let Resumed { state, remarks } = resume::state_at(&dir.last_state(), &recorded, &mut run, on_change)?;
         resume::refuse_change_of_complete(&state, &recorded, &run)?;
+        let is_changed = !remarks.is_empty() || run.config != recorded;
+        Beginning::new(&dir, &state, is_changed).give(&mut run)?;
         let mut trainer = Trainer::assemble(run, dir, state, signals)?;
         trainer.say_where();
-        if !remarks.is_empty() || trainer.config != recorded {
+        if is_changed {
             trainer.change(&recorded, &remarks)?;
+        }
+        Ok(trainer)
+    }
+
+    /// A rank that goes with rank 0, whichever run that has started or resumed. It has the same settings, but for where its
+    /// data, its device and its cache are; state and folder it is told by rank 0, and it writes nothing.
+    ///
+    /// # Errors
+    /// What reading the data, planning and allocating report; [`Error::Usage`] if settings differ, [`Error::Data`] if images do,
+    /// and [`Error::Peer`] if another rank has left.
+    pub fn follow(config: TrainConfig, device: Device, ranks: Box<dyn Collective>) -> Result<Trainer> {
+        let signals = Signals::install(OnUsr1::of(config.checkpoint_on_usr1))?;
+        let mut run = Prepared::new(config, device, &signals, Some(ranks))?;
+        let beginning = Beginning::take(&mut run)?;
+        let dir = RunDir::elsewhere(beginning.dir.as_ref());
+        let mut trainer = Trainer::assemble(run, dir, beginning.state, signals)?;
+        if beginning.is_changed {
+            trainer.save()?;
         }
         Ok(trainer)
     }
@@ -129,8 +184,20 @@ impl Trainer {
         self.save()
     }
 
-    fn assemble(run: Prepared, dir: RunDir, state: TrainState, signals: Signals) -> Result<Trainer> {
-        let mut log = RunLog::open(dir, &run.record(&state), run.total_steps)?;
+    fn assemble(mut run: Prepared, dir: RunDir, state: TrainState, signals: Signals) -> Result<Trainer> {
+        let rank = run.training.collective().map_or(Rank { index: 0, count: 1 }, |ranks| ranks.rank());
+        let mut log = match rank.index {
+            0 => RunLog::open(dir, &run.record(&state), run.total_steps)?,
+            _ => RunLog::of_another_rank(dir),
+        };
+        if rank.count > 1 {
+            let (images, rounds) = (run.config.batch_size, run.config.grad_accum_steps);
+            tell(format_args!(
+                "{} ranks: an update takes {rounds} x {images} images on each, {} in all",
+                rank.count,
+                images * run.config.batches_per_update()
+            ));
+        }
         for remark in &run.source.remarks {
             log.event(state.step, "data", remark);
         }
@@ -147,6 +214,8 @@ impl Trainer {
             state,
             log,
             signals,
+            rank,
+            agreement: Agreement::begin(),
             watch: LossWatch::default(),
             last_save,
         })
@@ -178,6 +247,8 @@ impl Trainer {
         match rayon::scope(|_| self.train()) {
             Err(Error::DeviceFailed(what)) => self.device_failed(&what),
             Err(Error::Data { path, message }) => self.data_failed(path, &message),
+            Err(Error::Peer(what)) => self.peer_failed(&what),
+            Err(Error::Replicas(what)) => self.replicas_differ(&what),
             ended => ended,
         }?;
         self.finish()
@@ -189,7 +260,9 @@ impl Trainer {
         if self.state.step == 0 {
             self.save()?;
         }
-        if self.state.step > 0 && !summary::csv_is_of(self.dir(), &self.state.history) {
+        if !self.log.is_written() {
+            // The pages are rank 0's.
+        } else if self.state.step > 0 && !summary::csv_is_of(self.dir(), &self.state.history) {
             // The process before this one ended between a state and its pages.
             self.after_epoch()?;
         } else if !self.is_done() || self.config.weights_only {
@@ -227,11 +300,12 @@ impl Trainer {
                 }
                 interval = Interval::begin();
             }
-            if let Some(signal) = self.signals.received() {
+            let wanted = self.wanted()?;
+            if let Some(signal) = wanted.signal {
                 self.read_results(&mut interval)?;
                 return self.interrupted(signal);
             }
-            if self.checkpoint_is_due() || self.signals.take_checkpoint_request() {
+            if wanted.checkpoint || self.checkpoint_is_due() {
                 self.read_results(&mut interval)?;
                 let paused = Instant::now();
                 self.save()?;
@@ -249,21 +323,26 @@ impl Trainer {
         self.state.idle_epochs(self.config.patience?).filter(|_| self.state.step < self.total_steps)
     }
 
-    /// Whether the last checkpoint is as many updates or minutes old as the settings allow.
+    /// Whether the last checkpoint is as many updates old as the settings allow.
     fn checkpoint_is_due(&self) -> bool {
-        let (updates, minutes) = (self.config.recovery_interval, self.config.checkpoint_minutes);
-        let age = self.last_save.elapsed().as_secs_f64();
-        (updates > 0 && self.state.step.is_multiple_of(updates)) || (minutes > 0.0 && age >= 60.0 * minutes)
+        let updates = self.config.recovery_interval;
+        updates > 0 && self.state.step.is_multiple_of(updates)
+    }
+
+    /// Whether the last checkpoint is as many minutes old as the settings allow.
+    fn checkpoint_is_late(&self) -> bool {
+        let minutes = self.config.checkpoint_minutes;
+        minutes > 0.0 && self.last_save.elapsed().as_secs_f64() >= 60.0 * minutes
     }
 
     /// Whether the steps of the current epoch are done and its evaluation is not.
     fn epoch_is_complete(&self) -> bool {
-        let per_epoch = self.steps_per_epoch * self.config.grad_accum_steps as u64;
+        let per_epoch = self.steps_per_epoch * self.config.batches_per_update() as u64;
         let begun = self.state.batch_in_epoch > 0;
         self.state.batch_in_epoch >= per_epoch || (begun && self.is_done())
     }
 
-    /// One update from `grad_accum_steps` batches. Nothing here waits for a GPU.
+    /// One update from `grad_accum_steps` batches, and as many of every other rank. Nothing here waits for a GPU.
     fn step(&mut self, loader: &mut Loader, interval: &mut Interval) -> Result<()> {
         let start = Instant::now();
         let waited = loader.wait_time();
@@ -272,9 +351,9 @@ impl Trainer {
             let batch = loader.next()?.ok_or_else(|| Error::Usage("the training data ended early".into()))?;
             self.training.step(&batch, lr)?;
             loader.recycle(batch);
-            self.state.batch_in_epoch += 1;
+            self.state.batch_in_epoch += self.rank.count as u64;
         }
-        let images = (self.config.batch_size * self.config.grad_accum_steps) as u64;
+        let images = (self.config.batch_size * self.config.batches_per_update()) as u64;
         let (seconds, wait) = (start.elapsed().as_secs_f64(), loader.wait_time() - waited);
         self.state.step += 1;
         self.state.samples += images;
@@ -290,6 +369,7 @@ impl Trainer {
     }
 
     fn end_epoch(&mut self) -> Result<()> {
+        self.training.check_replicas()?;
         self.check_weights()?;
         let contents = self.training.config().pixels.contents();
         let options = LoaderOptions { contents, ..self.config.loader_options(Augment::NONE) };
@@ -314,7 +394,7 @@ impl Trainer {
         self.state.partial = EpochSums::default();
         // What the state does not hold comes before it: a run killed in between evaluates once more and writes the same
         // files again. Pages come after it; a run killed in between writes them when it resumes.
-        if best {
+        if best && self.log.is_written() {
             self.model_file()?.write(&self.dir().best_weights())?;
         }
         self.log.predictions(self.state.step, &self.source, &evaluation);
@@ -331,6 +411,9 @@ impl Trainer {
 
     /// What follows the end of an epoch.
     fn after_epoch(&mut self) -> Result<()> {
+        if !self.log.is_written() {
+            return Ok(());
+        }
         let (kept, epoch) = (self.config.checkpoint_hist, self.state.epoch);
         if kept > 0 && self.state.batch_in_epoch == 0 && self.epoch_has_checkpoint() {
             self.dir().keep_last(epoch, kept)?;
@@ -391,70 +474,8 @@ impl Trainer {
         self.state.step.saturating_sub(1)
     }
 
-    /// Fails on weights that no checkpoint should hold: a finite loss may have had a gradient that is not.
-    fn check_weights(&mut self) -> Result<()> {
-        match self.training.first_not_finite()?.map(|name| format!("`{name}` is no longer finite")) {
-            Some(what) => self.diverged(self.last_update(), &what),
-            None => Ok(()),
-        }
-    }
-
-    /// Writes the weights for other programs and, when they are safe, the state a resumed run starts from.
-    fn save(&mut self) -> Result<()> {
-        self.check_weights()?;
-        match self.watch.spike() {
-            Some(_) => self.dir().keep_before_spike()?,
-            None if self.watch.can_tell() => self.dir().forget_before_spike()?,
-            None => {}
-        }
-        self.model_file()?.write(&self.dir().last_weights())?;
-        state::save(&self.dir().last_state(), &self.state, &self.training.state()?)?;
-        self.last_save = Instant::now();
-        Ok(())
-    }
-
-    /// The weights as they are evaluated and exported.
-    fn model_file(&self) -> Result<ModelFile> {
-        let card = ModelCard {
-            model: self.config.model.clone(),
-            form: self.config.form.to_string(),
-            img_size: self.config.img_size,
-            objects: self.source.annotations.as_ref().zip(self.config.objects).map(|(annotations, kind)| {
-                ObjectsCard { kind: kind.to_string(), num_classes: annotations.train.num_classes() }
-            }),
-            categories: self.source.categories.clone(),
-            mean: self.config.mean,
-            std: self.config.std,
-        };
-        let mut file = ModelFile::new(&self.dir().last_weights(), card, self.training.weights()?);
-        file.fuse = self.config.fuse;
-        Ok(file)
-    }
-
-    /// Writes the pages of a run that goes on, or is over.
-    fn write_pages(&mut self) -> Result<()> {
-        if self.is_done() {
-            if self.config.weights_only {
-                let what = "the run is complete: its states are removed, its weights stay (--weights-only)";
-                self.log.event(self.state.step, WEIGHTS_ONLY, what);
-            }
-            let model = self.model_file()?;
-            let best = self.state.best.filter(|_| self.idle_epochs().is_some());
-            let how = best.map_or_else(|| "finished".into(), |best| self.why_it_ended(&best));
-            self.write_report(Status::Ended(&how), Some(&model));
-        } else {
-            self.write_report(Status::Running(self.state.step, self.total_steps), None);
-        }
-        Ok(())
-    }
-
-    fn write_report(&mut self, status: Status, model: Option<&ModelFile>) {
-        let standing = Standing { history: &self.state.history, model, status };
-        self.log.pages(self.state.step, &self.source, &standing);
-    }
-
     fn finish(self) -> Result<Outcome> {
-        if self.config.weights_only {
+        if self.config.weights_only && self.log.is_written() {
             self.dir().forget_states()?;
         }
         let dir = self.log.finish();

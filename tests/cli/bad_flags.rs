@@ -51,6 +51,8 @@ fn numbers_out_of_range() {
             ("--workers 0", &["--workers 0", "from 1 to 1024"]),
             ("--log-interval 0", zero),
             ("--grad-accum-steps 0", &["--grad-accum-steps 0", "from 1 to 65536"]),
+            ("--micro-batches 0", &["--micro-batches 0", "from 1 to 65536"]),
+            ("--micro-batches 4 --grad-accum-steps 2", &["--micro-batches", "--grad-accum-steps"]),
             ("--workers 1000000000", &["--workers 1000000000", "from 1 to 1024"]),
             ("--grad-accum-steps 9223372036854775807", &["--grad-accum-steps", "from 1 to 65536"]),
             ("--limit-train 0", &["--limit-train 0", "at least 1"]),

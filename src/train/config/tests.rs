@@ -167,3 +167,30 @@ fn every_thread_of_the_loader_has_a_batch_to_make() {
         assert!(config.loader_options(Augment::NONE).prefetch > workers);
     }
 }
+
+#[test]
+fn ranks_have_equal_parts_of_an_update_however_many_they_are() {
+    let parts = |config: &TrainConfig| (config.grad_accum_steps, config.micro_batches);
+    let mut config = given("", "--grad-accum-steps 2").unwrap();
+    config.split_over(1).unwrap();
+    assert_eq!((parts(&config), config.batches_per_update()), ((2, None), 2));
+    // Begun on two ranks, it has twice as many.
+    config.split_over(2).unwrap();
+    assert_eq!(parts(&config), (2, Some(4)));
+    let alone = config.on_one_rank();
+    for (num_ranks, expected) in [(4, (1, Some(4))), (2, (2, Some(4))), (1, (4, None))] {
+        let mut resumed = config.clone().keeping_updates();
+        resumed.split_over(num_ranks).unwrap();
+        assert_eq!((parts(&resumed), resumed.on_one_rank()), (expected, alone.clone()));
+    }
+    let message = config.clone().keeping_updates().split_over(3).unwrap_err().to_string();
+    assert!(message.contains("4 batches") && message.contains("start 1, 2, 4 of them"), "{message}");
+    // A flag says so anew, of each rank or of all.
+    assert_eq!(
+        parts(&given("grad_accum_steps = 2\nmicro_batches = 4", "--grad-accum-steps 3").unwrap()),
+        (3, None)
+    );
+    assert_eq!(given("", "--micro-batches 6").unwrap().batches_per_update(), 6);
+    let recipe = Recipe::parse(Path::new("recipe.toml"), "grad_accum_steps = 3").unwrap();
+    assert_eq!(parts(&recipe.apply(&config.keeping_updates()).unwrap()), (3, None));
+}

@@ -14,7 +14,7 @@ impl Trainer {
     /// logged or saved.
     pub(super) fn read_results(&mut self, interval: &mut Interval) -> Result<()> {
         let start = Instant::now();
-        let accum = self.config.grad_accum_steps;
+        let accum = self.config.batches_per_update();
         let images = (self.config.batch_size * accum) as f64;
         let (partial, done) = (&mut self.state.partial, self.state.step);
         let (watch, mut changes) = (&mut self.watch, Vec::new());
@@ -67,7 +67,7 @@ impl Trainer {
 
     pub(super) fn log_interval(&mut self, interval: &Interval) -> Result<()> {
         let elapsed = interval.start.elapsed();
-        let images = interval.steps * (self.config.batch_size * self.config.grad_accum_steps) as u64;
+        let images = interval.steps * (self.config.batch_size * self.config.batches_per_update()) as u64;
         self.log.interval(&Step {
             epoch: self.state.epoch,
             step: self.state.step,

@@ -50,7 +50,8 @@ impl Trainer {
 
     /// Ends the run because of what came of the update after `step` others.
     pub(super) fn diverged(&mut self, step: u64, what: &str) -> Result<()> {
-        let spike = self.watch.spike().filter(|_| self.dir().before_spike().exists());
+        let has_earlier = self.log.is_written() && self.dir().before_spike().exists();
+        let spike = self.watch.spike().filter(|_| has_earlier);
         if spike.is_some() {
             self.dir().go_back_before_spike()?;
         }
@@ -70,10 +71,13 @@ impl Trainer {
     }
 
     fn keep_divergence(&self, step: u64, what: &str) -> Result<()> {
+        if !self.log.is_written() {
+            return Ok(());
+        }
         let (epoch, batch_in_epoch) = self.position(self.state.step - step)?;
         let (seed, batch_size) = (self.config.seed, self.config.batch_size);
         let pack = &self.source.train;
-        let images = (batch_in_epoch..batch_in_epoch + self.config.grad_accum_steps as u64)
+        let images = (batch_in_epoch..batch_in_epoch + self.config.batches_per_update() as u64)
             .flat_map(|batch| batch_indices(seed, epoch as u32, batch as usize, batch_size, pack.len()))
             .map(|index| pack.name(index as usize).to_string());
         let divergence = Divergence {
@@ -103,12 +107,32 @@ impl Trainer {
         Err(Error::DeviceFailed(message))
     }
 
+    /// Ends the run because another rank has left.
+    pub(super) fn peer_failed(&mut self, what: &str) -> Result<()> {
+        let dir = self.dir().path().display();
+        let message = format!(
+            "{what}. The last checkpoint is kept: go on with residuum train --resume {dir}, on any number of ranks \
+             that the batches of an update can be shared among"
+        );
+        self.log.event(self.state.step, "rank left", &message);
+        self.write_report(Status::Ended("stopped because a rank left"), None);
+        Err(Error::Peer(message))
+    }
+
+    /// Ends the run on ranks that no longer train the same weights, of which none is saved.
+    pub(super) fn replicas_differ(&mut self, what: &str) -> Result<()> {
+        self.log.event(self.state.step, "ranks differ", what);
+        self.write_report(Status::Ended("stopped because ranks had different weights"), None);
+        Err(Error::Replicas(what.into()))
+    }
+
     /// Ends the run on images that cannot be read any more, as a signal would where that is possible: statistics of batch
     /// norm have seen the batches of an update that is half done.
     pub(super) fn data_failed(&mut self, path: PathBuf, what: &str) -> Result<()> {
         let dir = self.dir().path().display();
         let go_on = format!("go on with residuum train --resume {dir}");
-        let kept = if self.training.is_between_updates() {
+        // Where there are other ranks, they wait in a step of theirs, and none can be made an end to.
+        let kept = if self.rank.count == 1 && self.training.is_between_updates() {
             self.read_results(&mut Interval::begin())?;
             self.save()?;
             format!("A checkpoint of step {} is written", self.state.step)

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::Trainer;
-use crate::batch::{Loader, LoaderOptions, batches_per_epoch};
+use crate::batch::{Loader, LoaderOptions, Shard, batches_per_epoch};
 use crate::error::Result;
 use crate::show::tell;
 
@@ -27,6 +27,7 @@ impl Trainer {
         let options = LoaderOptions {
             contents,
             batches_per_update: self.batches_together(),
+            shard: Shard::new(self.rank.index, self.rank.count),
             ..self.config.loader_options(*self.config.augment)
         };
         let (epoch, batch) = if self.config.steps_per_epoch.is_none() && self.epoch_is_complete() {
@@ -44,7 +45,7 @@ impl Trainer {
 
     /// The pass over the images, and the batch of it, that was next so many updates of this epoch before the state.
     pub(super) fn position(&self, updates_ago: u64) -> Result<(u64, u64)> {
-        let accum = self.config.grad_accum_steps as u64;
+        let accum = self.config.batches_per_update() as u64;
         let back = updates_ago * accum;
         if self.config.steps_per_epoch.is_none() {
             // Batches that are too few for an update count as taken at the end of a pass.
@@ -63,7 +64,7 @@ impl Trainer {
 
     /// Batches of which a pass has a whole number of sets: those of an update, unless updates go on over its end.
     fn batches_together(&self) -> usize {
-        if self.config.steps_per_epoch.is_some() { 1 } else { self.config.grad_accum_steps }
+        if self.config.steps_per_epoch.is_some() { 1 } else { self.config.batches_per_update() }
     }
 
     /// Passes over the batches that are too few for another update; the stream has none of them.

@@ -1,0 +1,42 @@
+//! The batches of an update, and the ranks that share them.
+
+use super::TrainConfig;
+use crate::error::{Error, Result};
+
+impl TrainConfig {
+    /// Batches of an update, over all ranks.
+    pub fn batches_per_update(&self) -> usize {
+        self.micro_batches.unwrap_or(self.grad_accum_steps)
+    }
+
+    /// These settings for a run that goes on with an update of as many batches, on whatever number of ranks it has now.
+    pub fn keeping_updates(self) -> TrainConfig {
+        TrainConfig { micro_batches: Some(self.batches_per_update()), ..self }
+    }
+
+    /// These settings as one rank has them that takes all batches of an update. They decide the same results.
+    pub(in crate::train) fn on_one_rank(&self) -> TrainConfig {
+        let grad_accum_steps = self.batches_per_update();
+        TrainConfig { grad_accum_steps, micro_batches: None, ..self.clone() }
+    }
+
+    /// Gives each of so many ranks its part of an update.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if the parts would not be equal, saying with how many ranks they are.
+    pub(in crate::train) fn split_over(&mut self, num_ranks: usize) -> Result<()> {
+        let batches = self.micro_batches.unwrap_or(self.grad_accum_steps * num_ranks);
+        if !batches.is_multiple_of(num_ranks) {
+            let divides = |count: &usize| batches.is_multiple_of(*count);
+            let counts: Vec<String> = (1..=batches).filter(divides).map(|count| count.to_string()).collect();
+            return Err(Error::Usage(format!(
+                "an update takes {batches} batches, of which {num_ranks} ranks have no equal parts; start {} of them, or begin a run with \
+                 another --micro-batches",
+                counts.join(", ")
+            )));
+        }
+        self.grad_accum_steps = batches / num_ranks;
+        self.micro_batches = (num_ranks > 1).then_some(batches);
+        Ok(())
+    }
+}
