@@ -4,14 +4,30 @@
 use std::fmt::Display;
 use std::io::{Write, stderr};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytesize::ByteSize;
 use indicatif::HumanCount;
 
 use crate::progress;
 
+/// Whether this process has nothing to say but errors.
+static IS_SILENT: AtomicBool = AtomicBool::new(false);
+
+/// Says nothing more but errors, in this process: of several that train one run, another speaks for all.
+pub(crate) fn be_silent() {
+    IS_SILENT.store(true, Ordering::Relaxed);
+}
+
 /// Says `line` on stderr. Whoever read it may be gone, or its disk be full: no message is worth the work in hand.
 pub(crate) fn tell(line: impl Display) {
+    if !IS_SILENT.load(Ordering::Relaxed) {
+        tell_error(line);
+    }
+}
+
+/// Says `line` on stderr, whoever else speaks.
+pub(crate) fn tell_error(line: impl Display) {
     // One write: lines of several threads stay whole.
     let _ = progress::aside(|| stderr().write_all(format!("{line}\n").as_bytes()));
 }

@@ -28,7 +28,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::error::{Error, Result};
-use crate::show::tell;
+use crate::show::tell_error;
 use crate::train::signal;
 
 /// Trains residual networks on kernels of its own
@@ -46,7 +46,8 @@ fn version() -> String {
 }
 
 const EXIT_CODES: &str = "Exit codes: 0 done, 1 failure, 2 usage, 3 no usable device, 4 data, 5 diverged, \
-6 does not fit, 8 the GPU failed, 128 + N stopped by signal N, with a checkpoint written or what is decoded kept.";
+6 does not fit, 7 another process of the run left, 8 the GPU failed, 128 + N stopped by signal N, with a checkpoint written \
+or what is decoded kept.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -101,9 +102,14 @@ pub fn end(outcome: Result<()>) -> ExitCode {
     let Err(error) = outcome else { return ExitCode::SUCCESS };
     // Whoever reads may have had enough, as in `residuum eval --run RUN | head`: that is no failure.
     if !error.is_broken_pipe() {
-        tell(format_args!("error: {}", message(&error)));
+        say_error("", &error);
     }
     ExitCode::from(error.exit_code())
+}
+
+/// Says `error`, after whose it is where that is to be said.
+fn say_error(who: &str, error: &Error) {
+    tell_error(format_args!("error: {who}{}", message(error)));
 }
 
 /// What `error` says at the command line, where settings have the names of their flags.

@@ -1,14 +1,19 @@
 //! `residuum train`: flags over defaults, then a run.
 
+mod ranks;
+
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args;
 
 use super::flags::{SettingArgs, open_device};
-use crate::dist::World;
+use crate::device::{Device, DeviceChoice};
+use crate::dist::{self, Collective, Rank, World};
 use crate::error::{Error, Result};
 use crate::run::run_dir::RunDir;
 use crate::show::tell;
+use crate::train::config::TrainConfig;
 use crate::train::resume::{self, OnChange};
 use crate::train::trainer::{Outcome, Trainer};
 
@@ -28,6 +33,10 @@ pub(super) struct TrainArgs {
     /// Train alone, whatever a launcher says of other processes
     #[arg(long, help_heading = "Run")]
     no_dist: bool,
+    /// Seconds that a rank waits for the others before it ends all of them
+    #[arg(long, value_name = "SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(help_heading = "Run")]
+    dist_timeout: u64,
     /// Resume although settings or images that decide results have changed
     #[arg(long, requires = "going_on", help_heading = "Run")]
     allow_changed: bool,
@@ -35,47 +44,103 @@ pub(super) struct TrainArgs {
 
 impl TrainArgs {
     pub(super) fn run(self) -> Result<()> {
-        if !self.no_dist {
-            refuse_ranks()?;
+        let world = if self.no_dist { None } else { World::from_env().map_err(name_remedy)? };
+        match world {
+            None => self.train(None).map_err(|failure| failure.error),
+            Some(world) => ranks::run(&self, world),
         }
-        let trainer = match self.earlier_run()? {
-            Some(dir) => {
-                let config = self.settings.over(dir.read_config()?)?;
-                if let Some(outcome) = resume::outcome_without_states(&dir, &config)? {
-                    tell("the run is complete and has only its weights left (--weights-only)");
-                    let _ = print_outcome(&outcome);
-                    return Ok(());
-                }
-                let device = open_device(*config.device)?;
+    }
+
+    /// How long a rank waits for the others.
+    fn timeout(&self) -> Duration {
+        Duration::from_secs(self.dist_timeout)
+    }
+
+    /// Trains, together with the other ranks where there are some.
+    fn train(&self, mut ranks: Option<OnRank>) -> std::result::Result<(), Failure> {
+        let earlier = self.earlier_run(&mut ranks)?;
+        let config = match &earlier {
+            Some((_, recorded)) => self.settings.over(recorded.clone())?,
+            None => self.settings.read(None)?,
+        };
+        if self.is_complete(&mut ranks, earlier.as_ref(), &config)? {
+            return Ok(());
+        }
+        let device = open_device_of(*config.device, ranks.as_ref())?;
+        let is_follower = ranks.as_ref().is_some_and(|ranks| ranks.collective.rank().index > 0);
+        let collective = ranks.map(|ranks| ranks.collective);
+        let trainer = match (collective, earlier) {
+            (Some(collective), _) if is_follower => Trainer::follow(config, device, collective)?,
+            (collective, Some((dir, _))) => {
                 let on_change = if self.allow_changed { OnChange::GoOn } else { OnChange::Refuse };
-                Trainer::resume(dir, config, device, on_change)?
+                Trainer::resume_on_ranks(dir, config, device, on_change, collective)?
             }
-            None => {
-                let config = self.settings.read(None)?;
-                let device = open_device(*config.device)?;
-                Trainer::start(config, device)?
-            }
+            (collective, None) => Trainer::start_on_ranks(config, device, collective)?,
         };
         for remark in &trainer.source().remarks {
             tell(remark);
         }
         tell(format_args!("run folder: {}", trainer.dir().path().display()));
         let dir = trainer.dir().path().to_path_buf();
-        let outcome = trainer.run().inspect_err(|error| {
-            if matches!(error, Error::Interrupted { .. }) {
+        let outcome = trainer.run().map_err(Failure::of_run).inspect_err(|failure| {
+            if matches!(failure.error, Error::Interrupted { .. }) {
                 tell(format_args!(
                     "checkpoint written; resume with: residuum train --resume {}",
                     dir.display()
                 ));
             }
         })?;
-        // The run is done, whether somebody reads of it or not.
-        let _ = print_outcome(&outcome);
+        if !is_follower {
+            // The run is done, whether somebody reads of it or not.
+            let _ = print_outcome(&outcome);
+        }
         Ok(())
     }
 
-    /// The run to resume.
-    fn earlier_run(&self) -> Result<Option<RunDir>> {
+    /// The run to resume, with its settings. Rank 0 looks for it and tells the others.
+    fn earlier_run(&self, ranks: &mut Option<OnRank>) -> Result<Option<(RunDir, TrainConfig)>> {
+        let find = || {
+            let dir = self.earlier_folder()?;
+            Ok(dir
+                .map(|dir| Ok::<_, Error>((dir.read_config()?, dir)))
+                .transpose()?
+                .map(|(config, dir)| (dir, config)))
+        };
+        let Some(OnRank { collective, .. }) = ranks else { return find() };
+        let found = if collective.rank().index == 0 { find()? } else { None };
+        let told = found.as_ref().map(|(dir, config)| (dir.path().display().to_string(), config));
+        let told = dist::share(&mut **collective, serde_json::to_vec(&told).expect("settings are JSON"))?;
+        if found.is_some() {
+            return Ok(found);
+        }
+        let garbled =
+            |error| Error::Usage(format!("rank 1 has a run of which this version knows nothing: {error}"));
+        let told: Option<(String, TrainConfig)> = serde_json::from_slice(&told).map_err(garbled)?;
+        Ok(told.map(|(path, config)| (RunDir::elsewhere(path.as_ref()), config)))
+    }
+
+    /// Whether the earlier run is complete and has only its weights left, which is then said.
+    fn is_complete(
+        &self,
+        ranks: &mut Option<OnRank>,
+        earlier: Option<&(RunDir, TrainConfig)>,
+        config: &TrainConfig,
+    ) -> Result<bool> {
+        let Some((dir, _)) = earlier else { return Ok(false) };
+        let is_first = ranks.as_ref().is_none_or(|ranks| ranks.collective.rank().index == 0);
+        let outcome = if is_first { resume::outcome_without_states(dir, config)? } else { None };
+        let mut is_complete = [u8::from(outcome.is_some())];
+        if let Some(OnRank { collective, .. }) = ranks {
+            collective.broadcast(&mut is_complete)?;
+        }
+        if let Some(outcome) = outcome {
+            tell("the run is complete and has only its weights left (--weights-only)");
+            let _ = print_outcome(&outcome);
+        }
+        Ok(is_complete == [1])
+    }
+
+    fn earlier_folder(&self) -> Result<Option<RunDir>> {
         if let Some(path) = &self.resume {
             return RunDir::open(path).map(Some);
         }
@@ -87,20 +152,52 @@ impl TrainArgs {
     }
 }
 
-/// Fails where a launcher has started this process as one of several, each of which would train a run of its own.
-///
-/// # Errors
-/// [`Error::Usage`] naming the launcher, or what its variables contradict each other in.
-fn refuse_ranks() -> Result<()> {
-    let world = World::from_env().map_err(|error| match error {
+/// What contradictory variables of launchers call for.
+fn name_remedy(error: Error) -> Error {
+    match error {
         Error::Usage(what) => Error::Usage(format!("{what}; --no-dist passes over them")),
         other => other,
-    })?;
-    let Some(World { launcher, rank, .. }) = world else { return Ok(()) };
-    Err(Error::Usage(format!(
-        "{launcher} has started this as process {rank}, and each would train a run of its own: start one, or give --no-dist \
-         where runs of their own are meant"
-    )))
+    }
+}
+
+/// A process of a run over several.
+struct OnRank {
+    collective: Box<dyn Collective>,
+    /// This process among those of its machine.
+    local: Rank,
+}
+
+/// Why a run ended before its end.
+struct Failure {
+    error: Error,
+    /// Whether every rank has seen it at the same step, and none waits for another.
+    is_everywhere: bool,
+}
+
+impl Failure {
+    /// What a run that has begun ended with.
+    fn of_run(error: Error) -> Failure {
+        let is_everywhere =
+            matches!(error, Error::Interrupted { .. } | Error::Diverged { .. } | Error::Replicas(_));
+        Failure { error, is_everywhere }
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Failure {
+        Failure { error, is_everywhere: false }
+    }
+}
+
+/// The device of this process: where none is named, each rank of a machine has a GPU of its own.
+fn open_device_of(choice: DeviceChoice, rank: Option<&OnRank>) -> Result<Device> {
+    let device = open_device(choice)?;
+    match (choice, device, rank) {
+        (DeviceChoice::Auto, Device::Cuda(_), Some(OnRank { local, .. })) => {
+            open_device(DeviceChoice::Cuda(local.index))
+        }
+        _ => Ok(device),
+    }
 }
 
 fn show_epochs(epochs: u64) -> String {

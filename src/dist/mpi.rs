@@ -16,7 +16,7 @@ use mpi::traits::{Communicator, CommunicatorCollectives, Root};
 
 use super::{Collective, Rank};
 use crate::error::{Error, Result};
-use crate::show::tell;
+use crate::show::tell_error;
 
 /// How long a rank that waits asks again and again before it sleeps in between: a rank with as much to do comes by then.
 const BUSY: Duration = Duration::from_millis(2);
@@ -94,10 +94,10 @@ fn end_without_them(timeout: Duration) -> Sender<()> {
 /// Says that `who` has waited in vain; the exit code for that.
 fn tell_of_waiting(who: impl Display, timeout: Duration, place: &str) -> u8 {
     let error = Error::Peer(format!(
-        "{who} waited {} s for the others in {place}: one of them has left, hangs or is slower than that",
+        "{who} waited {} s for the others in {place}: one of them has left, hangs or is slower than that (--dist-timeout)",
         timeout.as_secs_f64()
     ));
-    tell(format_args!("error: {error}"));
+    tell_error(format_args!("error: {error}"));
     error.exit_code()
 }
 
