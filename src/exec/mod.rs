@@ -353,12 +353,33 @@ impl Session {
     /// # Errors
     /// [`Error::Device`] if a copy or a step failed.
     pub fn take_readback<R>(&mut self, read: impl FnOnce(&[u8]) -> R) -> Result<R> {
+        self.take_readback_after(0, read)
+    }
+
+    /// [`Session::take_readback`] without the first `num_bytes`, which stay: those that somebody else has enqueued and not yet
+    /// taken ([`Session::finish_readback`]).
+    ///
+    /// # Errors
+    /// As [`Session::take_readback`].
+    ///
+    /// # Panics
+    /// If fewer are enqueued.
+    pub fn take_readback_after<R>(&mut self, num_bytes: usize, read: impl FnOnce(&[u8]) -> R) -> Result<R> {
+        self.finish_readback()?;
+        let result = read(&self.readback[num_bytes..]);
+        self.readback.truncate(num_bytes);
+        Ok(result)
+    }
+
+    /// Waits for the device; returns how many bytes are enqueued and not taken.
+    ///
+    /// # Errors
+    /// As [`Session::take_readback`].
+    pub fn finish_readback(&mut self) -> Result<usize> {
         if let Backend::Kernels { device, .. } = &mut self.backend {
             device.finish_readback(&mut self.readback)?;
         }
-        let result = read(&self.readback);
-        self.readback.clear();
-        Ok(result)
+        Ok(self.readback.len())
     }
 
     /// How long the device was busy with steps since the last call, after waiting for it; `None` on the CPU, which is the

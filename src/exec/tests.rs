@@ -94,5 +94,12 @@ fn readback_holds_what_was_there_when_it_was_enqueued_and_is_taken_once() {
         let expected = [0, 1, 2].map(|step| [(step as f32 + 0.25).to_bits() as i32, step, 2 * step, 7]);
         assert_eq!(readback, expected, "{:?}", session.device());
         assert_eq!(session.take_readback(<[u8]>::len).unwrap(), 0);
+        // What one has enqueued stays while another takes its own.
+        session.enqueue_readback(&loss).unwrap();
+        let before = session.finish_readback().unwrap();
+        session.enqueue_readback(&hits).unwrap();
+        let later = session.take_readback_after(before, bytemuck::pod_collect_to_vec::<u8, i32>).unwrap();
+        assert_eq!((before, later), (4, vec![2, 4, 7]));
+        assert_eq!(session.take_readback(<[u8]>::to_vec).unwrap(), 2.25_f32.to_ne_bytes());
     }
 }

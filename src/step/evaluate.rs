@@ -1,9 +1,12 @@
 //! Error of a model on a set of images: every image counted exactly once.
 
+mod judged;
+
 use std::cmp::Reverse;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use self::judged::{Judged, Labelled};
 use super::feed::Feed;
 use super::{scores, values};
 use crate::batch::{Batch, Loader, LoaderOptions, Shard};
@@ -101,55 +104,6 @@ pub fn count_confusion(predictions: &[Prediction], num_classes: usize) -> Vec<u3
     counts
 }
 
-/// What a model says of one image, and how far that is from its label.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
-struct Judged {
-    loss: f64,
-    /// Categories that the model thinks more probable than the label.
-    rank: u32,
-    index: u32,
-    label: u32,
-    guess: u32,
-    guess_probability: f32,
-    reserved: u32,
-}
-
-impl Judged {
-    /// Stands for no image.
-    const NONE: Judged = Judged {
-        loss: 0.0,
-        rank: 0,
-        index: u32::MAX,
-        label: 0,
-        guess: 0,
-        guess_probability: 0.0,
-        reserved: 0,
-    };
-
-    /// Of the images of a batch that have a label, from their scores, a row for each image.
-    fn of_batch(scores: &[f64], batch: &Batch) -> impl Iterator<Item = Judged> {
-        let rows = scores.chunks_exact(scores.len() / batch.labels.len());
-        rows.zip(&batch.labels).zip(&batch.indices).filter_map(|((row, &label), &index)| {
-            let label = usize::try_from(label).ok()?;
-            let (rank, (guess, guess_probability)) = (scores::rank(row, label), scores::top(row, 1)[0]);
-            let (loss, rank) = (scores::loss(row, label), rank as u32);
-            let (label, guess) = (label as u32, guess as u32);
-            Some(Judged { loss, rank, index, label, guess, guess_probability, reserved: 0 })
-        })
-    }
-
-    /// What every rank found, `most` images each or fewer, in the order of the pack.
-    fn gather(mut own: Vec<Judged>, most: usize, collective: &mut dyn Collective) -> Result<Vec<Judged>> {
-        own.resize(most, Judged::NONE);
-        let mut all = vec![Judged::NONE; most * collective.rank().count];
-        collective.all_gather(bytemuck::cast_slice(&own), bytemuck::cast_slice_mut(&mut all))?;
-        all.retain(|judged| judged.index != Judged::NONE.index);
-        all.sort_by_key(|judged| judged.index);
-        Ok(all)
-    }
-}
-
 /// How a model does on the images of one category.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CategoryError {
@@ -190,6 +144,10 @@ pub struct Evaluator {
     scores: Vec<f64>,
     view_scores: Vec<f64>,
 }
+
+/// Bytes of logits that are left with the device, which goes on meanwhile, before they are read: as many as a GPU has room for
+/// (`device/cuda/memory.rs`).
+const UNREAD_BYTES: usize = 1 << 20;
 
 /// The values of an evaluation graph that the host touches.
 #[derive(Debug)]
@@ -264,17 +222,24 @@ impl Evaluator {
         let annotations: Vec<Option<&Annotations>> =
             images.iter().map(|&(_, annotations)| annotations).collect();
         let most = num_images.div_ceil(options.batch_size * rank.count) * options.batch_size;
-        let mut judged = Vec::with_capacity(most);
         let progress = Progress::start("evaluating", num_images.div_ceil(rank.count));
-        while let Some(mut batches) = next_of_each(&mut loaders)? {
-            if let Some(signal) = stop().filter(|_| collective.is_none()) {
-                return Err(Error::Interrupted { signal });
+        let mut judged = Vec::with_capacity(most);
+        leaving_nothing(session, |session, before| {
+            let mut unread = Vec::new();
+            while let Some(mut batches) = next_of_each(&mut loaders)? {
+                if let Some(signal) = stop().filter(|_| collective.is_none()) {
+                    return Err(Error::Interrupted { signal });
+                }
+                if self.bytes_of_rows(unread.len() + batches[0].labels.len()) > UNREAD_BYTES {
+                    self.judge(session, before, &mut unread, &mut judged)?;
+                }
+                unread.extend(Labelled::of_batch(&batches[0]));
+                self.enqueue(session, &mut batches, &annotations)?;
+                progress.add(batches[0].indices.len());
+                loaders.iter_mut().zip(batches).for_each(|(loader, batch)| loader.recycle(batch));
             }
-            let scores = self.scores(session, &mut batches, &annotations)?;
-            judged.extend(Judged::of_batch(scores, &batches[0]));
-            progress.add(batches[0].indices.len());
-            loaders.iter_mut().zip(batches).for_each(|(loader, batch)| loader.recycle(batch));
-        }
+            self.judge(session, before, &mut unread, &mut judged)
+        })?;
         if let Some(collective) = &mut collective {
             judged = Judged::gather(judged, most, *collective)?;
         }
@@ -296,18 +261,56 @@ impl Evaluator {
         batches: &mut [Batch],
         annotations: &[Option<&Annotations>],
     ) -> Result<&[f64]> {
-        let Evaluator { passes, num_classes, views, scores, view_scores } = self;
-        assert_eq!([batches.len(), annotations.len()], [passes.len(); 2], "images are given for each plan");
-        scores.clear();
-        for ((pass, batch), &annotations) in passes.iter_mut().zip(batches).zip(annotations) {
+        leaving_nothing(session, |session, before| {
+            self.enqueue(session, batches, annotations)?;
+            session.take_readback_after(before, |logits| self.add_up(logits))
+        })?;
+        Ok(&self.scores)
+    }
+
+    /// Runs over a batch at the size of each plan and leaves the logits of all views with the device.
+    fn enqueue(
+        &mut self,
+        session: &mut Session,
+        batches: &mut [Batch],
+        annotations: &[Option<&Annotations>],
+    ) -> Result<()> {
+        let num_passes = self.passes.len();
+        assert_eq!([batches.len(), annotations.len()], [num_passes; 2], "images are given for each plan");
+        for ((pass, batch), &annotations) in self.passes.iter_mut().zip(batches).zip(annotations) {
             pass.run(session, batch, annotations)?;
-            pass.read_scores(session, view_scores)?;
-            if *views == Views::Mirrored {
-                let one_view = view_scores.clone();
+            session.enqueue_readback(&pass.logits)?;
+            if self.views == Views::Mirrored {
                 mirror(batch, pass.image_size);
                 pass.run(session, batch, annotations)?;
-                pass.read_scores(session, view_scores)?;
-                add_mirrored(view_scores, one_view, *num_classes);
+                session.enqueue_readback(&pass.logits)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Bytes of the logits of so many images, of all views at all sizes.
+    fn bytes_of_rows(&self, num_rows: usize) -> usize {
+        let num_views = match self.views {
+            Views::One => 1,
+            Views::Mirrored => 2,
+        };
+        num_rows * self.passes.len() * num_views * self.num_classes * size_of::<f32>()
+    }
+
+    /// Makes scores of what [`Evaluator::enqueue`] has left of one batch.
+    fn add_up(&mut self, logits: &[u8]) {
+        let Evaluator { passes, num_classes, views, scores, view_scores } = self;
+        scores.clear();
+        for logits in logits.chunks_exact(logits.len() / passes.len()) {
+            view_scores.clear();
+            match views {
+                Views::One => view_scores.extend(elems(logits)),
+                Views::Mirrored => {
+                    let (one_view, mirrored) = logits.split_at(logits.len() / 2);
+                    view_scores.extend(elems(mirrored));
+                    add_mirrored(view_scores, elems(one_view).collect(), *num_classes);
+                }
             }
             if scores.is_empty() {
                 scores.extend_from_slice(view_scores);
@@ -318,7 +321,27 @@ impl Evaluator {
         if passes.len() > 1 {
             scores.iter_mut().for_each(|sum| *sum /= passes.len() as f64);
         }
-        Ok(scores)
+    }
+
+    /// Reads the scores of the images in `unread`, which is left empty, and says what is true of them.
+    fn judge(
+        &mut self,
+        session: &mut Session,
+        before: usize,
+        unread: &mut Vec<Option<Labelled>>,
+        judged: &mut Vec<Judged>,
+    ) -> Result<()> {
+        let batch_rows = self.passes[0].logits.shape.num_elems() / self.num_classes;
+        let batch_bytes = self.bytes_of_rows(batch_rows);
+        session.take_readback_after(before, |logits| {
+            for (logits, images) in logits.chunks_exact(batch_bytes).zip(unread.chunks(batch_rows)) {
+                self.add_up(logits);
+                let rows = self.scores.chunks_exact(self.num_classes).zip(images);
+                judged.extend(rows.filter_map(|(row, image)| Some(Judged::of_image(row, (*image)?))));
+            }
+        })?;
+        unread.clear();
+        Ok(())
     }
 
     /// The logits of a batch from the first plan, row by row.
@@ -347,12 +370,26 @@ impl Pass {
         self.feed.write(session, batch, annotations)?;
         session.run_micro_batch(self.plan)
     }
+}
 
-    fn read_scores(&self, session: &Session, scores: &mut Vec<f64>) -> Result<()> {
-        scores.clear();
-        scores.extend(session.read::<f32>(&self.logits)?.iter().map(|&logit| f64::from(logit)));
-        Ok(())
+/// Does `work`, which is told how many bytes a training has left unread in the session; if it fails, what it has added to them
+/// is dropped.
+fn leaving_nothing<R>(
+    session: &mut Session,
+    work: impl FnOnce(&mut Session, usize) -> Result<R>,
+) -> Result<R> {
+    let before = session.finish_readback()?;
+    let result = work(session, before);
+    if result.is_err() {
+        // A device that fails here has failed before, which is told.
+        let _ = session.take_readback_after(before, |_| ());
     }
+    result
+}
+
+/// Logits as the device has left them.
+fn elems(bytes: &[u8]) -> impl Iterator<Item = f64> {
+    bytes.as_chunks().0.iter().map(|&bytes| f32::from_ne_bytes(bytes).into())
 }
 
 /// The next batch of each loader, `None` after the last.
@@ -409,7 +446,9 @@ mod tests {
         let scores = [0.0, 2.0, 1.0, 0.0, 3.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0];
         let labels = vec![2, -1];
         let batch = Batch { labels, indices: vec![7], ..Batch::default() };
-        let judged: Vec<Judged> = Judged::of_batch(&scores, &batch).collect();
+        let images = scores.chunks_exact(7).zip(Labelled::of_batch(&batch));
+        let judged: Vec<Judged> =
+            images.filter_map(|(row, image)| Some(Judged::of_image(row, image?))).collect();
         let evaluation = Evaluation::of(&judged);
         assert_eq!((evaluation.num_images, evaluation.correct1, evaluation.correct5), (1, 0, 1));
         let [prediction] = *evaluation.predictions else { panic!("one image") };

@@ -34,6 +34,24 @@ fn no_step_waits_for_the_step_before() {
 }
 
 #[test]
+fn an_evaluation_waits_at_its_end() {
+    let Some(gpu) = software_gpu() else { return };
+    let program = Program::with_scenes();
+    let [few, many] = [2, 14].map(|images| {
+        let call = format!(
+            "train --data-dir scenes --model resnet9 --img-size 16 --batch-size 2 --lr 0.001 --precision bf16 \
+             --device cuda --max-steps 1 --limit-val {images}"
+        );
+        let (output, record) = gpu.output(&mut program.command(&call), &[]);
+        assert!(output.status.success(), "{}", record.log());
+        record.clean_report()
+    });
+    let more = many.calls["cuGraphLaunch"] - few.calls["cuGraphLaunch"];
+    assert!(more >= 5, "{more} graphs more");
+    assert_eq!(many.idles, few.idles, "{} batches more are waited for", many.idles - few.idles);
+}
+
+#[test]
 fn every_launch_of_a_step_may_begin_while_the_one_before_it_ends() {
     let Some(gpu) = software_gpu() else { return };
     let program = Program::with_scenes();

@@ -94,8 +94,8 @@ pub(super) struct Readbacks {
     used_bytes: usize,
 }
 
-/// A thousand steps and more of a loss and its counts.
-const READBACK_BYTES: usize = 64 << 10;
+/// Thousands of steps of a loss and its counts, or the scores of some batches of an evaluation.
+const READBACK_BYTES: usize = 1 << 20;
 
 impl Readbacks {
     pub(super) fn new(context: &Arc<CudaContext>) -> Result<Readbacks> {

@@ -177,6 +177,12 @@ impl CudaDevice {
         if num_bytes > self.readbacks.free_bytes() {
             self.finish_readback(readback)?;
         }
+        if num_bytes > self.readbacks.free_bytes() {
+            // There is never room for it.
+            let start = readback.len();
+            readback.resize(start + num_bytes, 0);
+            return self.download(offset_bytes, &mut readback[start..]);
+        }
         self.context.bind_to_thread().map_err(failed("copying from the GPU"))?;
         // SAFETY: the range lies in the arena, which is freed only after the stream has been waited for, and so is the
         // readbacks.
