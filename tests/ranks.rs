@@ -7,8 +7,12 @@ mod split_runs;
 #[path = "common/thread_ranks.rs"]
 mod thread_ranks;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use random_batch::random_batch;
 use residuum::device::{Device, DeviceKind};
+use residuum::dist::{Collective, Rank};
 use residuum::exec::{Session, Start};
 use residuum::graph::{Graph, Mode, Role, ValueId};
 use residuum::models::{Inputs, Network};
@@ -17,10 +21,10 @@ use residuum::ops::{
 };
 use residuum::plan::Program;
 use residuum::run::checkpoint::NamedTensor;
-use residuum::step::{Optimiser, StepConfig, Training, program};
+use residuum::step::{Optimiser, StepConfig, Traffic, Training, program};
 use residuum::tensor::DType;
 use split_runs::{BATCHES, CLASSES, LR, config, leave, split, train};
-use thread_ranks::{on_ranks, thread_ranks};
+use thread_ranks::{ThreadRank, on_ranks, thread_ranks};
 
 /// Fails unless every rank of every split leaves what one rank leaves.
 fn check_splits(
@@ -180,11 +184,66 @@ fn an_exchange_takes_twice_the_gradient_and_a_share() {
     }
 }
 
+/// A rank that counts what it sends to others.
+struct Counting(ThreadRank, Arc<AtomicUsize>);
+
+impl Counting {
+    fn count(&self, bytes_of_each: usize) {
+        self.1.fetch_add((self.0.rank().count - 1) * bytes_of_each, Ordering::Relaxed);
+    }
+}
+
+impl Collective for Counting {
+    fn rank(&self) -> Rank {
+        self.0.rank()
+    }
+
+    fn all_gather(&mut self, mine: &[u8], all: &mut [u8]) -> residuum::Result<()> {
+        self.count(mine.len());
+        self.0.all_gather(mine, all)
+    }
+
+    fn all_to_all(&mut self, to_each: &[u8], from_each: &mut [u8]) -> residuum::Result<()> {
+        self.count(to_each.len() / self.rank().count);
+        self.0.all_to_all(to_each, from_each)
+    }
+}
+
+/// What a rank sends is what is said before, and what the design says: a gradient comes and goes as in a ring.
+#[test]
+fn a_rank_sends_the_gradient_twice_without_its_share() {
+    let planned = |num_ranks| program(&split(&config("resnet18"), num_ranks), DeviceKind::Cpu).unwrap();
+    let one = planned(1);
+    let bytes = |role| one.persistent_bytes_where(|value| value.role == role);
+    let (gradient, statistics) = (bytes(Role::Accumulated), bytes(Role::State));
+    assert_eq!(Traffic::of(&one), None);
+    for others in [1, 2, 5] {
+        let Traffic { micro_batch_bytes, update_bytes } = Traffic::of(&planned(others + 1)).unwrap();
+        let exact = 2 * gradient * others / (others + 1) + others * statistics;
+        let sent = micro_batch_bytes + update_bytes;
+        assert!((exact..exact + exact / 100).contains(&sent), "{sent} for {exact}");
+    }
+
+    let (updates, num_ranks) = (2, 3);
+    let config = split(&config("resnet9"), num_ranks);
+    let Traffic { micro_batch_bytes, update_bytes } =
+        Traffic::of(&program(&config, DeviceKind::Cpu).unwrap()).unwrap();
+    let expected = updates * (config.grad_accum_steps * micro_batch_bytes + update_bytes);
+    let sent = on_ranks(num_ranks, |index, rank| {
+        let mut training = on_cpu(config.clone());
+        let sent = Arc::default();
+        training.join(Box::new(Counting(rank, Arc::clone(&sent)))).unwrap();
+        train(&mut training, index, 0..updates);
+        sent.load(Ordering::Relaxed)
+    });
+    assert_eq!(sent, [expected; 3]);
+}
+
 /// On the emulator; threads in another order on each rank.
 #[cfg(residuum_simt)]
 #[test]
 fn ranks_on_kernels_have_the_bits_of_one_rank() {
-    use std::sync::atomic::{AtomicU64, Ordering};
+    use std::sync::atomic::AtomicU64;
 
     use residuum::device::simt::{Checks, SimtDevice};
 

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use clap::builder::RangedU64ValueParser;
 
 use super::flags::{SettingArgs, parse_bytes, parse_images};
 use super::output;
@@ -13,7 +14,7 @@ use crate::graph::{Graph, Node, Phase, Role};
 use crate::plan::Program;
 use crate::report::{Align, Table};
 use crate::show::{show_bytes, show_count};
-use crate::step::{PixelSource, StepConfig, evaluation_graph, program};
+use crate::step::{PixelSource, StepConfig, Traffic, evaluation_graph, program};
 use crate::train::capacity::{LargestBatch, largest_batch, pixel_source, pixels_line, room_with_data};
 use crate::train::config::TrainConfig;
 use crate::train::source::Extent;
@@ -27,6 +28,10 @@ pub(super) struct PlanArgs {
     /// Plan for a data set that is not here, with TRAIN and VAL images of --categories [default: 100] without objects
     #[arg(long, value_name = "TRAIN,VAL", value_parser = parse_images, help_heading = "Data")]
     images: Option<(usize, usize)>,
+    /// Plan one of N ranks that train together
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(value_parser = RangedU64ValueParser::<usize>::new().range(1..))]
+    ranks: usize,
     /// Memory that is free on the device: decides whether it holds the data set, and the largest batch that fits is printed
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
     memory: Option<usize>,
@@ -46,10 +51,11 @@ impl PlanArgs {
         let elsewhere = self.images.map(|_| PathBuf::new());
         let mut config = self.settings.read(elsewhere)?;
         config.validate()?;
+        config.split_over(self.ranks)?;
         let extent = self.extent(&config)?;
         let device = config.device.kind()?;
         let precision = config.decide_precision(device);
-        let mut step = config.step_config(extent.facts, device)?;
+        let mut step = config.of_rank(config.step_config(extent.facts, device)?, self.ranks);
         step.pixels = pixel_source(&step, &extent, device, self.memory)?;
         let planned = program(&step, device)?;
         let layers = evaluation_graph(&StepConfig { fuse: Fusion::NONE, ..step.clone() }, "")?;
@@ -63,6 +69,11 @@ impl PlanArgs {
             cost.flops as f64 / 1e9,
             show_bytes(cost.bytes as usize)
         );
+        if let Some(traffic) = Traffic::of(&planned) {
+            let bytes = step.grad_accum_steps * traffic.micro_batch_bytes + traffic.update_bytes;
+            say!("{}", config.update_line(self.ranks));
+            say!("for an update each sends {} to the others, and receives as much", show_bytes(bytes));
+        }
         for line in precision.into_iter().chain(pixels_line(&step, &extent)) {
             say!("{line}");
         }
@@ -137,17 +148,21 @@ fn memory_table(program: &Program) -> Table {
     let mut row = |what: &str, bytes: usize| table.row([what, &show_count(bytes), &show_bytes(bytes)]);
     let parameters = program.persistent_bytes_where(|v| v.role == Role::Parameter);
     let optimiser = program.persistent_bytes_where(|v| v.role == Role::Optimiser);
-    let state = program.persistent_bytes_where(|v| {
-        matches!(v.role, Role::State | Role::Average | Role::Accumulated | Role::Exchanged)
-    });
+    let state = program.persistent_bytes_where(|v| matches!(v.role, Role::State | Role::Average));
+    let sums = program.persistent_bytes_where(|v| v.role == Role::Accumulated);
+    let exchanged = program.persistent_bytes_where(|v| v.role == Role::Exchanged);
     row("parameters", parameters);
     row("running statistics and averages", state);
     row("optimiser state", optimiser);
     let data = program.persistent_bytes_where(|v| v.role == Role::Data);
-    if data > 0 {
-        row("pixels of the data set", data);
-    }
-    row("alignment", program.persistent_bytes - parameters - state - optimiser - data);
+    let of_some = [
+        ("sums of gradients", sums),
+        ("exchanges with other ranks", exchanged),
+        ("pixels of the data set", data),
+    ];
+    of_some.into_iter().filter(|(_, bytes)| *bytes > 0).for_each(|(what, bytes)| row(what, bytes));
+    let all = parameters + state + optimiser + sums + exchanged + data;
+    row("alignment", program.persistent_bytes - all);
     let fullest = program.plans.iter().map(|plan| &plan.live).max_by_key(|live| live.arena_bytes);
     if let Some(live) = fullest {
         for &(role, bytes) in &live.by_role {

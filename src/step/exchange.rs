@@ -118,9 +118,8 @@ pub(super) fn clear(graph: &mut Graph) -> Result<()> {
     Ok(())
 }
 
-/// The other processes of a training, and where in the arena what they exchange lies, in bytes.
-pub(super) struct Ranks {
-    pub(super) collective: Box<dyn Collective>,
+/// Where in the arena what ranks exchange lies, in bytes.
+struct Places {
     gradients: Range<usize>,
     received: usize,
     sum: Range<usize>,
@@ -128,36 +127,69 @@ pub(super) struct Ranks {
     statistics: Option<(Range<usize>, usize)>,
 }
 
-impl Ranks {
+impl Places {
     /// # Errors
     /// [`Error::Graph`] if the program is not of a training with ranks.
-    pub(super) fn new(program: &Program, collective: Box<dyn Collective>) -> Result<Ranks> {
+    fn of(program: &Program) -> Result<Places> {
         let first = |prefix: &str| {
             program.persistent.iter().find(|p| p.value.name.starts_with(prefix)).map(|p| p.slot.offset_bytes)
         };
         let bytes = |slot: Slot| slot.offset_bytes..slot.offset_bytes + slot.num_bytes();
         let received = bytes(program.persistent(RECEIVED)?.slot);
         let start = first(GRADIENT_PREFIX).unwrap_or(received.start);
-        let ranks = Ranks {
-            collective,
+        let places = Places {
             gradients: start..received.start,
             received: received.start,
             sum: bytes(program.persistent(SUM)?.slot),
             statistics: first(OWN_PREFIX).zip(first(&rank_prefix(0))).map(|(own, all)| (own..all, all)),
         };
         assert_eq!(
-            ranks.gradients.len(),
+            places.gradients.len(),
             received.len(),
             "gradients lie in a row, filled up to whole shares"
         );
-        Ok(ranks)
+        Ok(places)
+    }
+}
+
+/// Bytes that a rank of a training sends to the others. It receives as many.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Traffic {
+    /// After a micro-batch: of its gradient all but the own share, and the statistics of its batch norms to each of the others.
+    pub micro_batch_bytes: usize,
+    /// Before an update: the own share of the sum to each of the others.
+    pub update_bytes: usize,
+}
+
+impl Traffic {
+    /// Of a program that was planned for ranks; `None` for one without.
+    pub fn of(program: &Program) -> Option<Traffic> {
+        let Places { gradients, sum, statistics, .. } = Places::of(program).ok()?;
+        let others = gradients.len() / sum.len() - 1;
+        let of_batch = sum.len() + statistics.map_or(0, |(own, _)| own.len());
+        Some(Traffic { micro_batch_bytes: others * of_batch, update_bytes: others * sum.len() })
+    }
+}
+
+/// The other processes of a training.
+pub(super) struct Ranks {
+    pub(super) collective: Box<dyn Collective>,
+    places: Places,
+}
+
+impl Ranks {
+    /// # Errors
+    /// [`Error::Graph`] if the program is not of a training with ranks.
+    pub(super) fn new(program: &Program, collective: Box<dyn Collective>) -> Result<Ranks> {
+        Ok(Ranks { collective, places: Places::of(program)? })
     }
 
     /// What follows a micro-batch of plan `plan`.
     pub(super) fn exchange(&mut self, session: &mut Session, plan: usize) -> Result<()> {
-        let collective = &mut *self.collective;
-        session.all_to_all(collective, self.gradients.clone(), self.received)?;
-        if let Some((own, all)) = &self.statistics {
+        let Ranks { collective, places } = self;
+        let collective = &mut **collective;
+        session.all_to_all(collective, places.gradients.clone(), places.received)?;
+        if let Some((own, all)) = &places.statistics {
             session.all_gather(collective, own.clone(), *all)?;
         }
         session.run_exchange(plan)
@@ -165,7 +197,8 @@ impl Ranks {
 
     /// What comes before an update.
     pub(super) fn gather(&mut self, session: &mut Session) -> Result<()> {
-        session.all_gather(&mut *self.collective, self.sum.clone(), self.gradients.start)
+        let Ranks { collective, places } = self;
+        session.all_gather(&mut **collective, places.sum.clone(), places.gradients.start)
     }
 }
 

@@ -87,9 +87,8 @@ impl Prepared {
             growth.remark().iter().for_each(tell);
         }
         let model = config.model(source.facts())?;
-        let grad_accum_steps = config.grad_accum_steps;
-        let step = config.step_of(&model, source.facts(), device.kind());
-        let step = StepConfig { keep_results, num_ranks, grad_accum_steps, ..step };
+        let step = config.of_rank(config.step_of(&model, source.facts(), device.kind()), num_ranks);
+        let step = StepConfig { keep_results, ..step };
         let mut training = capacity::open(step, &source, device)?;
         if let Some(ranks) = ranks {
             training.join(ranks)?;

@@ -191,12 +191,7 @@ impl Trainer {
             _ => RunLog::of_another_rank(dir),
         };
         if rank.count > 1 {
-            let (images, rounds) = (run.config.batch_size, run.config.grad_accum_steps);
-            tell(format_args!(
-                "{} ranks: an update takes {rounds} x {images} images on each, {} in all",
-                rank.count,
-                images * run.config.batches_per_update()
-            ));
+            tell(run.config.update_line(rank.count));
         }
         for remark in &run.source.remarks {
             log.event(state.step, "data", remark);

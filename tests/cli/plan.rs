@@ -3,7 +3,7 @@
 use residuum::device::{Device, DeviceKind};
 use residuum::fuse::Fusion;
 use residuum::models::Variant;
-use residuum::step::program;
+use residuum::step::{StepConfig, program};
 use residuum::train::config::{OptimiserKind, TrainConfig};
 use residuum::train::trainer::Trainer;
 use tempfile::TempDir;
@@ -98,6 +98,32 @@ fn a_plan_is_for_the_type_that_the_device_trains_in_and_says_so() {
         assert_eq!(left_open.lines().count(), named.lines().count() + 1, "{device}");
         assert_eq!(program.succeeds(&call), left_open, "{device}");
     }
+}
+
+#[test]
+fn a_rank_is_planned_with_what_it_exchanges() {
+    let program = Program::new();
+    let call = "plan --img-size 24 --batch-size 6 --categories 10 --model resnet9";
+    let alone = program.succeeds(call);
+    assert!(!alone.contains("rank"), "{alone}");
+    let said = program.succeeds(&format!("{call} --ranks 4 --micro-batches 8"));
+    let config =
+        TrainConfig { model: "resnet9".into(), img_size: 24, batch_size: 6, ..TrainConfig::defaults(None) };
+    let step =
+        StepConfig { num_ranks: 4, grad_accum_steps: 2, ..config.step_config(10, DeviceKind::Cpu).unwrap() };
+    assert_eq!(
+        number_after(&said, "peak"),
+        residuum::step::program(&step, DeviceKind::Cpu).unwrap().peak_bytes
+    );
+    assert!(said.contains("4 ranks: an update takes 2 x 6 images on each, 48 in all\n"), "{said}");
+    // Three quarters of the gradient twice, and of the sum once, besides statistics.
+    let sent = said.lines().find_map(|line| line.strip_prefix("for an update each sends ")).unwrap();
+    let gradient = number_after(&said, "parameters") as f64 / f64::from(1 << 20);
+    let sent: f64 = sent.split(' ').next().unwrap().parse().unwrap();
+    assert!((2.25 * gradient..2.3 * gradient).contains(&sent), "{sent} MiB of {gradient}");
+    assert!(number_after(&said, "exchanges with other ranks") > 2 * number_after(&said, "parameters"));
+    program.fails(&format!("{call} --ranks 3 --micro-batches 8"), 2, &["8 batches", "1, 2, 4, 8"]);
+    program.fails(&format!("{call} --ranks 0"), 2, &["--ranks"]);
 }
 
 #[test]

@@ -2,11 +2,24 @@
 
 use super::TrainConfig;
 use crate::error::{Error, Result};
+use crate::step::StepConfig;
 
 impl TrainConfig {
     /// Batches of an update, over all ranks.
     pub fn batches_per_update(&self) -> usize {
         self.micro_batches.unwrap_or(self.grad_accum_steps)
+    }
+
+    /// What an update takes on each of so many ranks, and in all, of settings that were split over them.
+    pub fn update_line(&self, num_ranks: usize) -> String {
+        let (images, rounds) = (self.batch_size, self.grad_accum_steps);
+        let all = images * self.batches_per_update();
+        format!("{num_ranks} ranks: an update takes {rounds} x {images} images on each, {all} in all")
+    }
+
+    /// `step` as one of so many ranks takes it, of settings that were split over them.
+    pub fn of_rank(&self, step: StepConfig, num_ranks: usize) -> StepConfig {
+        StepConfig { num_ranks, grad_accum_steps: self.grad_accum_steps, ..step }
     }
 
     /// These settings for a run that goes on with an update of as many batches, on whatever number of ranks it has now.
@@ -24,7 +37,7 @@ impl TrainConfig {
     ///
     /// # Errors
     /// [`Error::Usage`] if the parts would not be equal, saying with how many ranks they are.
-    pub(in crate::train) fn split_over(&mut self, num_ranks: usize) -> Result<()> {
+    pub fn split_over(&mut self, num_ranks: usize) -> Result<()> {
         let batches = self.micro_batches.unwrap_or(self.grad_accum_steps * num_ranks);
         if !batches.is_multiple_of(num_ranks) {
             let divides = |count: &usize| batches.is_multiple_of(*count);
