@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::flags::{FusionArgs, check_picture, open_device, write_file};
+use super::flags::{GraphArgs, check_picture, open_device, write_file};
 use super::model::{ModelArgs, ViewArgs};
 use super::output;
 use crate::batch::Augment;
@@ -56,7 +56,7 @@ pub(super) struct EvalArgs {
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     device: DeviceChoice,
     #[command(flatten)]
-    fusion: FusionArgs,
+    graph: GraphArgs,
 }
 
 impl EvalArgs {
@@ -66,7 +66,7 @@ impl EvalArgs {
         }
         let device = open_device(self.device)?;
         let (mut file, run) = self.model.open()?;
-        file.fuse = self.fusion.fusion();
+        self.graph.apply(&mut file, &device);
         let run = run.unwrap_or_else(|| TrainConfig::defaults(None));
         let config = TrainConfig {
             data_dir: self.data_dir.clone().or(run.data_dir),

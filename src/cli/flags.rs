@@ -9,6 +9,7 @@ use bytesize::ByteSize;
 use crate::device::{Device, DeviceChoice};
 use crate::error::{Error, Result};
 use crate::fuse::Fusion;
+use crate::infer::model_file::ModelFile;
 use crate::run::replace;
 use crate::show::tell;
 use crate::train::config::TrainConfig;
@@ -50,17 +51,22 @@ impl SettingArgs {
     }
 }
 
-/// Which rewrites of the graph a trained model runs without.
+/// How a trained model runs.
 #[derive(Debug, Args)]
-pub(super) struct FusionArgs {
+pub(super) struct GraphArgs {
+    /// Types of activations: f32, bf16, or auto for the one that suits the device
+    #[arg(long, value_name = "TYPE", default_value = "f32")]
+    precision: PrecisionChoice,
     #[arg(long, value_name = "NAMES", help = Fusion::help(), value_parser = Fusion::without_named)]
     no_fuse: Option<Fusion>,
 }
 
-impl FusionArgs {
-    /// The rewrites that run.
-    pub(super) fn fusion(&self) -> Fusion {
-        self.no_fuse.unwrap_or(Fusion::ALL)
+impl GraphArgs {
+    /// Has the model of `file` run so on `device`, saying on stderr what there is to say of it.
+    pub(super) fn apply(&self, file: &mut ModelFile, device: &Device) {
+        file.fuse = self.no_fuse.unwrap_or(Fusion::ALL);
+        file.float = self.precision.on(device.kind()).into();
+        self.precision.remark(device.kind()).iter().for_each(tell);
     }
 }
 

@@ -20,7 +20,7 @@ use crate::models::Network;
 use crate::ops::{AdaptiveAvgPool, GlobalAvgPool, MaxPool, Mode};
 use crate::plan::plan;
 use crate::step::feed::Feed;
-use crate::step::{self, values};
+use crate::step::{self, StepConfig, values};
 use crate::tensor::DType;
 
 /// The gradient of the class scores that the backward pass starts from.
@@ -69,7 +69,9 @@ impl Explainer {
     /// no pooling, or no map of 4 x 4 places before it.
     pub fn new(file: &ModelFile, device: Device) -> Result<Explainer> {
         let mut graph = Graph::new(DType::F32);
-        let inputs = step::inputs(&mut graph, &file.step_config(1)?, Mode::Eval)?;
+        // In f32 whatever the sessions of the file run in: it is one photo at a time.
+        let config = StepConfig { float: DType::F32, ..file.step_config(1)? };
+        let inputs = step::inputs(&mut graph, &config, Mode::Eval)?;
         let logits = file.model()?.forward(&mut graph, inputs, Mode::Eval)?;
         let seed = graph.input(SEED, graph.shape(logits), DType::F32);
         let features = explained_features(&graph, last_features(&graph)?)?;

@@ -19,6 +19,7 @@ use crate::run::weight_file::WeightFile;
 use crate::step::fit::Fit;
 use crate::step::weights;
 use crate::step::{StepConfig, check_image_size, evaluation_graph};
+use crate::tensor::DType;
 use crate::transform::Normalization;
 
 /// The categories of ImageNet's challenge (ILSVRC 2012) by label, one a line, in the words that torchvision uses.
@@ -37,6 +38,8 @@ pub struct ModelFile {
     pub remark: Option<String>,
     /// The rewrites of the graphs that its sessions run; all unless it is set otherwise.
     pub fuse: Fusion,
+    /// The type of their activations, f32 or bf16; f32 unless it is set otherwise.
+    pub float: DType,
     tensors: Vec<NamedTensor<'static>>,
 }
 
@@ -54,7 +57,14 @@ pub struct CardOverrides {
 impl ModelFile {
     /// Weights under torchvision's names and shapes; `path` stands for them in messages.
     pub fn new(path: &Path, card: ModelCard, tensors: Vec<NamedTensor<'static>>) -> ModelFile {
-        ModelFile { path: path.to_path_buf(), card, remark: None, fuse: Fusion::ALL, tensors }
+        ModelFile {
+            path: path.to_path_buf(),
+            card,
+            remark: None,
+            fuse: Fusion::ALL,
+            float: DType::F32,
+            tensors,
+        }
     }
 
     /// The best weights of a run.
@@ -167,7 +177,7 @@ impl ModelFile {
         check_image_size("img_size", self.card.img_size)?;
         let normalization = self.card.normalization();
         let config = StepConfig::new(self.model()?, batch_size, self.card.img_size);
-        Ok(StepConfig { normalization, fuse: self.fuse, ..config })
+        Ok(StepConfig { normalization, fuse: self.fuse, float: self.float, ..config })
     }
 
     /// Whether the file names its categories: those of other programs have the numbers of their labels for names.

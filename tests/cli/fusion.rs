@@ -6,9 +6,7 @@ use residuum::fuse::Rewrite;
 use serde_json::Value;
 
 use crate::plan::number_after;
-use crate::program::{Program, SMALL_RUN};
-
-const PHOTO: &str = "scenes/images/val/00000001.jpg";
+use crate::program::{PHOTO, Program, SMALL_RUN};
 
 #[test]
 fn a_run_goes_on_without_the_rewrites_that_it_was_begun_without() {

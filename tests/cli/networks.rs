@@ -4,10 +4,8 @@ use std::fs;
 
 use residuum::run::checkpoint;
 
-use crate::program::Program;
+use crate::program::{PHOTO, Program};
 use crate::resume::kill_and_compare;
-
-const PHOTO: &str = "scenes/images/val/00000001.jpg";
 
 /// Plans, trains, evaluates, explains, exports, and starts another run from the weights, at `flags`.
 fn use_in_every_way(flags: &str, last_layer: &str) {

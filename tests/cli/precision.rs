@@ -6,7 +6,7 @@ use residuum::device::cpu::conv::mixed::amx;
 use residuum::run::checkpoint;
 use serde_json::Value;
 
-use crate::program::{Program, SMALL_RUN, texts};
+use crate::program::{PHOTO, Program, SMALL_RUN, texts};
 
 /// What `auto` is on this machine's CPU, and how it begins to say why.
 pub fn on_this_cpu() -> (&'static str, String) {
@@ -70,6 +70,34 @@ fn a_run_in_bf16_on_the_cpu_has_the_same_bits_on_any_number_of_threads_and_after
     let verify = call.replace("train", "verify-resume") + " --kills 1";
     let said = program.succeeds(&verify);
     assert!(said.contains("the same, bit by bit"), "{said}");
+}
+
+#[test]
+fn a_model_is_evaluated_in_the_type_that_is_named_and_in_f32_else() {
+    let program = Program::with_scenes();
+    let call = SMALL_RUN.replace("--epochs 2", "--epochs 1");
+    program.succeeds(&format!("{call} --device cpu --precision bf16"));
+    let run = program.only_run("runs");
+    let in_training = program.records(&run).epochs[0].eval_loss;
+    let says = |flags: &str| -> Value {
+        let call = format!("{} --run {} --device cpu --json", flags, run.display());
+        serde_json::from_str(&program.succeeds(&call)).unwrap()
+    };
+    let loss = |flags: &str| says(&format!("eval --batch-size 8 {flags}"))["loss"].as_f64().unwrap();
+    let (bf16, f32) = (loss("--precision bf16"), loss(""));
+    assert!((bf16 - in_training).abs() < 1e-9, "{bf16}, and {in_training} in training");
+    assert!((f32 - bf16).abs() > 1e-7 && (f32 - bf16).abs() < 0.02 * bf16, "{f32} and {bf16}");
+    assert_eq!(
+        (loss("--precision f32"), loss("--precision auto")),
+        (f32, if amx().is_ok() { bf16 } else { f32 })
+    );
+    let probability = |flags: &str| {
+        let said = says(&format!("predict {PHOTO} {flags}"));
+        said[0]["predictions"][0]["probability"].as_f64().unwrap()
+    };
+    let (bf16, f32) = (probability("--precision bf16"), probability(""));
+    assert!(f32 != bf16 && (f32 - bf16).abs() < 0.05, "{f32} and {bf16}");
+    program.fails(&format!("eval --run {} --precision half", run.display()), 2, &["--precision", "bf16"]);
 }
 
 #[test]

@@ -10,6 +10,8 @@ use std::process::Command;
 pub use common::{Program, failed, signal, texts};
 use image::{Rgb, RgbImage};
 
+/// A photo of [`Program::with_scenes`].
+pub const PHOTO: &str = "scenes/images/val/00000001.jpg";
 /// A small run on [`Program::with_scenes`]: two epochs of five steps.
 pub const SMALL_RUN: &str = "train --data-dir scenes --img-size 32 --batch-size 8 --epochs 2 --lr 0.01";
 

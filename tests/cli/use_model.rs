@@ -8,9 +8,7 @@ use image::imageops;
 use residuum::run::checkpoint::{self, NamedTensor};
 use serde_json::Value;
 
-use crate::program::{Program, failed, signal};
-
-const PHOTO: &str = "scenes/images/val/00000001.jpg";
+use crate::program::{PHOTO, Program, failed, signal};
 
 /// Extents of the PNG at `path`.
 fn extents(path: &Path) -> (u32, u32) {

@@ -6,9 +6,7 @@ use std::path::Path;
 use residuum::run::checkpoint::{self, NamedTensor};
 use serde_json::{Value, json};
 
-use crate::program::{Program, failed, texts};
-
-const PHOTO: &str = "scenes/images/val/00000001.jpg";
+use crate::program::{PHOTO, Program, failed, texts};
 
 /// A program with scenes of ten categories, and `resnet18.pth` for as many, which PyTorch wrote.
 fn with_weights() -> Program {

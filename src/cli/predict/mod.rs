@@ -9,7 +9,7 @@ use clap::builder::RangedU64ValueParser;
 use clap::{ArgGroup, Args};
 
 use self::photos::Form;
-use super::flags::{FusionArgs, check_output, check_picture, open_device, write_file};
+use super::flags::{GraphArgs, check_output, check_picture, open_device, write_file};
 use super::model::{ModelArgs, ViewArgs};
 use crate::data::{self, OpenOptions, Split};
 use crate::device::{Device, DeviceChoice};
@@ -70,7 +70,7 @@ pub(super) struct PredictArgs {
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     device: DeviceChoice,
     #[command(flatten)]
-    fusion: FusionArgs,
+    graph: GraphArgs,
 }
 
 impl PredictArgs {
@@ -78,7 +78,7 @@ impl PredictArgs {
         self.check_outputs()?;
         let device = open_device(self.device)?;
         let (mut file, run) = self.model.open()?;
-        file.fuse = self.fusion.fusion();
+        self.graph.apply(&mut file, &device);
         match (&self.input, &self.output, &self.submission) {
             (Some(input), Some(output), _) => tensors::predict(file, input, output, device),
             (_, _, Some(target)) => {
