@@ -6,13 +6,14 @@ use std::path::{Path, PathBuf};
 
 use residuum::fuse::Rewrite;
 
-const DOCUMENTS: [&str; 8] = [
+const DOCUMENTS: [&str; 9] = [
     "README.md",
     "ARCHITECTURE.md",
     "CONTRIBUTING.md",
     "docs/guide.md",
     "docs/paper.md",
     "docs/augmentation.md",
+    "docs/distributed.md",
     "kernels/README.md",
     "tests/README.md",
 ];
