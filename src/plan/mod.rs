@@ -95,7 +95,7 @@ pub struct Program {
     pub persistent: Vec<Persistent>,
     /// Bytes of the persistent part.
     pub persistent_bytes: usize,
-    /// Bytes behind it for the small inputs of a graph, which lie there in one piece.
+    /// Bytes behind it for the small inputs of a graph, which lie there in one piece, up to where a line of a GPU's cache begins.
     pub input_bytes: usize,
     /// Bytes of the arena: the persistent part and the largest transient part.
     pub peak_bytes: usize,
@@ -194,6 +194,7 @@ pub fn plan(graphs: &[&Graph], device: DeviceKind) -> Result<Program> {
         persistent.last().map_or(0, |last| align(last.slot.offset_bytes + last.slot.num_bytes()));
     let places: HashMap<&str, Slot> = persistent.iter().map(|p| (p.value.name.as_str(), p.slot)).collect();
     let input_bytes = graphs.iter().map(|graph| memory::input_bytes(graph)).max().unwrap_or(0);
+    let input_bytes = (persistent_bytes + input_bytes).next_multiple_of(LINE_BYTES) - persistent_bytes;
     let plans: Vec<Plan> = graphs
         .iter()
         .map(|graph| {
@@ -221,6 +222,10 @@ fn rehearse(step: &Step) -> Result<()> {
         message: error.to_string(),
     })
 }
+
+/// A line of a GPU's L1, at which transient values begin: the largest of them come first, and a row of theirs that lies in as few
+/// lines as it can is read once.
+const LINE_BYTES: usize = 128;
 
 pub(crate) fn align(bytes: usize) -> usize {
     bytes.next_multiple_of(ALIGNMENT_BYTES)

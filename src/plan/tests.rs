@@ -85,3 +85,14 @@ fn a_layer_larger_than_its_kernels_count_is_refused_by_name() {
     }
     assert!(planned(1 << 22, DeviceKind::Cpu).is_ok());
 }
+
+#[test]
+fn transient_values_begin_at_a_line_of_a_cache() {
+    let mut graph = Graph::new(DType::F32);
+    let x = graph.input("x", [3], DType::F32);
+    let y = relu(&mut graph, "y", x).unwrap();
+    graph.keep(y);
+    let program = plan(&[&graph], DeviceKind::Cuda).unwrap();
+    let [x, y] = ["x", "y"].map(|name| program.plans[0].slot(name).unwrap().offset_bytes);
+    assert_eq!((x, program.input_bytes, y), (0, LINE_BYTES, LINE_BYTES));
+}
