@@ -100,11 +100,9 @@ impl TrainArgs {
     /// The run to resume, with its settings. Rank 0 looks for it and tells the others.
     fn earlier_run(&self, ranks: &mut Option<OnRank>) -> Result<Option<(RunDir, TrainConfig)>> {
         let find = || {
-            let dir = self.earlier_folder()?;
-            Ok(dir
-                .map(|dir| Ok::<_, Error>((dir.read_config()?, dir)))
-                .transpose()?
-                .map(|(config, dir)| (dir, config)))
+            let Some(dir) = self.earlier_folder()? else { return Ok(None) };
+            let config = dir.read_config()?;
+            Ok(Some((dir, config)))
         };
         let Some(OnRank { collective, .. }) = ranks else { return find() };
         let found = if collective.rank().index == 0 { find()? } else { None };

@@ -174,6 +174,10 @@ pub type Record<'a> = &'a mut dyn FnMut(&mut dyn Launcher) -> Result<()>;
 /// Records the launches of one of several lists, given by its number.
 pub type RecordList<'a> = &'a mut dyn FnMut(usize, &mut dyn Launcher) -> Result<()>;
 
+/// Bytes of readback that a device keeps on their way without waiting for them: thousands of steps of a loss and its counts, or the
+/// scores of some batches of an evaluation.
+pub const READBACK_BYTES: usize = 1 << 20;
+
 /// A device that runs kernels: one arena, and lists of launches.
 pub trait KernelDevice: Send {
     /// Kind of the device.

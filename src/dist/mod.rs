@@ -21,6 +21,11 @@ pub struct Rank {
     pub count: usize,
 }
 
+impl Rank {
+    /// A process without others.
+    pub const ALONE: Rank = Rank { index: 0, count: 1 };
+}
+
 /// Moves bytes between the processes of a run. Every rank makes the same calls in the same order; each call returns when this
 /// rank has what it receives.
 pub trait Collective: Send {

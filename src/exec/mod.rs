@@ -13,7 +13,7 @@ use half::bf16;
 
 use self::inputs::Inputs;
 use crate::device::cpu::{Arena, BorrowFlags, CpuArgs, Element};
-use crate::device::{Device, DeviceKind, KernelDevice, LaunchArgs, Launcher, Slot};
+use crate::device::{Device, DeviceKind, KernelDevice, LaunchArgs, Launcher, READBACK_BYTES, Slot};
 use crate::error::{Error, Result};
 use crate::plan::{Access, Plan, Program, Step};
 use crate::tensor::DType;
@@ -32,6 +32,8 @@ pub struct Session {
     program: Program,
     backend: Backend,
     readback: Vec<u8>,
+    /// How long it will be when the device is done.
+    readback_bytes: usize,
     /// Small inputs that a device is given at once, before the run that they are for.
     inputs: Inputs,
     /// What is sent and what is received, on a device whose memory is not the host's.
@@ -39,9 +41,6 @@ pub struct Session {
     /// The plan that ran last, whose transient values the arena holds.
     last_run: Option<usize>,
 }
-
-/// Room for readback from the start; more is taken when nothing takes it for long.
-const READBACK_BYTES: usize = 64 << 10;
 
 enum Backend {
     Cpu { arena: Arena, flags: BorrowFlags },
@@ -89,7 +88,8 @@ impl Session {
             }
         };
         let staging = Default::default();
-        let mut session = Session { program, backend, readback, inputs, staging, last_run: None };
+        let mut session =
+            Session { program, backend, readback, readback_bytes: 0, inputs, staging, last_run: None };
         if let Start::Seed(seed) = start {
             session.initialise(seed)?;
         }
@@ -335,6 +335,7 @@ impl Session {
         if self.inputs.pending(slot).is_some() {
             self.upload_inputs()?;
         }
+        self.readback_bytes += slot.num_bytes();
         match &mut self.backend {
             Backend::Cpu { arena, .. } => {
                 let bytes = Slot { shape: [slot.num_bytes()].into(), dtype: DType::U8, ..*slot };
@@ -357,7 +358,7 @@ impl Session {
     }
 
     /// [`Session::take_readback`] without the first `num_bytes`, which stay: those that somebody else has enqueued and not yet
-    /// taken ([`Session::finish_readback`]).
+    /// taken ([`Session::readback_bytes`]).
     ///
     /// # Errors
     /// As [`Session::take_readback`].
@@ -365,21 +366,18 @@ impl Session {
     /// # Panics
     /// If fewer are enqueued.
     pub fn take_readback_after<R>(&mut self, num_bytes: usize, read: impl FnOnce(&[u8]) -> R) -> Result<R> {
-        self.finish_readback()?;
-        let result = read(&self.readback[num_bytes..]);
-        self.readback.truncate(num_bytes);
-        Ok(result)
-    }
-
-    /// Waits for the device; returns how many bytes are enqueued and not taken.
-    ///
-    /// # Errors
-    /// As [`Session::take_readback`].
-    pub fn finish_readback(&mut self) -> Result<usize> {
         if let Backend::Kernels { device, .. } = &mut self.backend {
             device.finish_readback(&mut self.readback)?;
         }
-        Ok(self.readback.len())
+        let result = read(&self.readback[num_bytes..]);
+        self.readback.truncate(num_bytes);
+        self.readback_bytes = num_bytes;
+        Ok(result)
+    }
+
+    /// How many bytes are enqueued and not taken.
+    pub fn readback_bytes(&self) -> usize {
+        self.readback_bytes
     }
 
     /// How long the device was busy with steps since the last call, after waiting for it; `None` on the CPU, which is the

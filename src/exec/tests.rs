@@ -96,7 +96,7 @@ fn readback_holds_what_was_there_when_it_was_enqueued_and_is_taken_once() {
         assert_eq!(session.take_readback(<[u8]>::len).unwrap(), 0);
         // What one has enqueued stays while another takes its own.
         session.enqueue_readback(&loss).unwrap();
-        let before = session.finish_readback().unwrap();
+        let before = session.readback_bytes();
         session.enqueue_readback(&hits).unwrap();
         let later = session.take_readback_after(before, bytemuck::pod_collect_to_vec::<u8, i32>).unwrap();
         assert_eq!((before, later), (4, vec![2, 4, 7]));

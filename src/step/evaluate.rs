@@ -12,7 +12,7 @@ use super::{scores, values};
 use crate::batch::{Batch, Loader, LoaderOptions, Shard};
 use crate::data::annotations::Annotations;
 use crate::data::pack::Pack;
-use crate::device::Slot;
+use crate::device::{READBACK_BYTES, Slot};
 use crate::dist::{Collective, Rank};
 use crate::error::{Error, Result};
 use crate::exec::Session;
@@ -145,10 +145,6 @@ pub struct Evaluator {
     view_scores: Vec<f64>,
 }
 
-/// Bytes of logits that are left with the device, which goes on meanwhile, before they are read: as many as a GPU has room for
-/// (`device/cuda/memory.rs`).
-const UNREAD_BYTES: usize = 1 << 20;
-
 /// The values of an evaluation graph that the host touches.
 #[derive(Debug)]
 struct Pass {
@@ -215,7 +211,7 @@ impl Evaluator {
         let num_images = images[0].0.len();
         assert!(images.iter().all(|(pack, _)| pack.len() == num_images), "the same images at every size");
         let start = Instant::now();
-        let rank = collective.as_deref().map_or(Rank { index: 0, count: 1 }, Collective::rank);
+        let rank = collective.as_deref().map_or(Rank::ALONE, Collective::rank);
         let options = &LoaderOptions { shard: Shard::new(rank.index, rank.count), ..options.clone() };
         let open = |(pack, _): &EvaluatedImages| Loader::eval(Arc::clone(pack), options);
         let mut loaders: Vec<Loader> = images.iter().map(open).collect::<Result<_>>()?;
@@ -230,7 +226,7 @@ impl Evaluator {
                 if let Some(signal) = stop().filter(|_| collective.is_none()) {
                     return Err(Error::Interrupted { signal });
                 }
-                if self.bytes_of_rows(unread.len() + batches[0].labels.len()) > UNREAD_BYTES {
+                if self.bytes_of_rows(unread.len() + batches[0].labels.len()) > READBACK_BYTES {
                     self.judge(session, before, &mut unread, &mut judged)?;
                 }
                 unread.extend(Labelled::of_batch(&batches[0]));
@@ -378,7 +374,7 @@ fn leaving_nothing<R>(
     session: &mut Session,
     work: impl FnOnce(&mut Session, usize) -> Result<R>,
 ) -> Result<R> {
-    let before = session.finish_readback()?;
+    let before = session.readback_bytes();
     let result = work(session, before);
     if result.is_err() {
         // A device that fails here has failed before, which is told.

@@ -185,7 +185,7 @@ impl Trainer {
     }
 
     fn assemble(mut run: Prepared, dir: RunDir, state: TrainState, signals: Signals) -> Result<Trainer> {
-        let rank = run.training.collective().map_or(Rank { index: 0, count: 1 }, |ranks| ranks.rank());
+        let rank = run.training.collective().map_or(Rank::ALONE, |ranks| ranks.rank());
         let mut log = match rank.index {
             0 => RunLog::open(dir, &run.record(&state), run.total_steps)?,
             _ => RunLog::of_another_rank(dir),

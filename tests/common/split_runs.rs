@@ -60,11 +60,12 @@ pub fn train(training: &mut Training, index: usize, updates: Range<usize>) {
 /// Trains and evaluates as rank `index`.
 pub fn leave(training: &mut Training, updates: usize, index: usize) -> Left {
     train(training, index, 0..updates);
-    let losses = training.take_results(|results| results.map(|result| result.loss.to_bits()).collect());
     let (num_images, image_size) = (5 * training.config().batch_size + 1, training.config().image_size);
     let scenes = SceneOptions { split: Split::Val, num_images, num_categories: 5, image_size, seed: 3 };
     let options = LoaderOptions::new(training.config().batch_size);
     let evaluation = training.evaluate(&Arc::new(Pack::from_scenes(&scenes)), &options, || None).unwrap();
+    // What steps have left stays for whoever reads it, whatever is evaluated meanwhile.
+    let losses = training.take_results(|results| results.map(|result| result.loss.to_bits()).collect());
     let told = evaluation
         .predictions
         .iter()

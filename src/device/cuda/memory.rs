@@ -5,6 +5,7 @@ use std::sync::Arc;
 use cudarc::driver::{CudaContext, CudaStream, result, sys};
 
 use super::driver::failed;
+use crate::device::READBACK_BYTES;
 use crate::error::{Error, Result};
 use crate::show::show_bytes;
 
@@ -93,9 +94,6 @@ pub(super) struct Readbacks {
     buffer: Pinned,
     used_bytes: usize,
 }
-
-/// Thousands of steps of a loss and its counts, or the scores of some batches of an evaluation.
-const READBACK_BYTES: usize = 1 << 20;
 
 impl Readbacks {
     pub(super) fn new(context: &Arc<CudaContext>) -> Result<Readbacks> {

@@ -1,6 +1,7 @@
 //! The device with a GPU, where there is one, and with the software GPU.
 
 use super::*;
+use crate::device::READBACK_BYTES;
 use crate::device::kernels::{FILL_F32, FillArgs, thread_grid};
 
 /// The first GPU, or none with a line that says so; with `RESIDUUM_TEST_DEVICES=cuda`, none is a failure.
@@ -192,17 +193,19 @@ fn an_arena_that_does_not_fit_says_how_much_there_is() {
 #[test]
 fn readback_holds_what_was_there_when_it_was_enqueued_however_much_there_is() {
     let Some(mut device) = open() else { return };
-    device.allocate(64).unwrap();
+    let most = READBACK_BYTES / size_of::<f32>();
+    device.allocate(2 * READBACK_BYTES).unwrap();
     let address = device.arena_address();
-    let (mut readback, count) = (Vec::new(), 10_000);
-    for value in 0..count {
-        fill(&mut device, address, 16, value as f32).unwrap();
-        device.enqueue_readback(4, 12, &mut readback).unwrap();
+    let (mut readback, mut expected) = (Vec::new(), Vec::new());
+    // Together more than there is room for, and one by itself.
+    for (value, count) in [3, most / 2, 5, most / 2, most, 1, most + 1, 2].into_iter().enumerate() {
+        fill(&mut device, address, most + 2, value as f32).unwrap();
+        device.enqueue_readback(4, count * size_of::<f32>(), &mut readback).unwrap();
+        expected.extend(vec![value as f32; count]);
     }
     device.finish_readback(&mut readback).unwrap();
     let values: Vec<f32> = bytemuck::pod_collect_to_vec(&readback);
-    let expected: Vec<f32> = (0..count).flat_map(|value| [value as f32; 3]).collect();
-    assert!(values == expected, "{} readback came back", values.len() / 3);
+    assert!(values == expected, "{} values came back of {}", values.len(), expected.len());
 }
 
 #[test]
