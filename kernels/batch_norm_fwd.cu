@@ -86,19 +86,19 @@ static __device__ void normalize(const BatchNormFwdArgs& a) {
     };
     for_each_row<2>(tile, first, end, a.channels, load, [&](uint64_t at, const Operands<T, kWidth>& operands) {
         const Vec<T, kWidth> x = operands.x.unpacked(), residual = operands.residual.unpacked();
-        Vec<T, kWidth> rounded;
+        float y[kWidth];
 #pragma unroll
         for (int i = 0; i < kWidth; i++) {
-            float y = normalized(float(x[i]), mean[i], scale[i], beta[i]);
-            if (add.tensor) y += add(i, float(residual[i]));
-            rounded[i] = T(a.relu && y <= 0.0f ? 0.0f : y);
+            y[i] = normalized(float(x[i]), mean[i], scale[i], beta[i]);
+            if (add.tensor) y[i] += add(i, float(residual[i]));
+            y[i] = a.relu && y[i] <= 0.0f ? 0.0f : y[i];
         }
-        store_vec(static_cast<T*>(a.y) + at, rounded);
+        store_vec(static_cast<T*>(a.y) + at, rounded<T>(y));
         if constexpr (kBits && kWidth == 8) {
             if (a.bits) {
                 uint32_t bits = 0;
 #pragma unroll
-                for (int i = 0; i < kWidth; i++) bits |= uint32_t{!(float(rounded[i]) <= 0.0f)} << i;
+                for (int i = 0; i < kWidth; i++) bits |= uint32_t{!(y[i] <= largest_zero<T>())} << i;
                 static_cast<uint8_t*>(a.bits)[at / kWidth] = static_cast<uint8_t>(bits);
             }
         }

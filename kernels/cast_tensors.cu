@@ -20,9 +20,6 @@ KERNEL(cast_tensors_bf16, CastTensorsArgs, 256) {
     for_each_in_chunk(args.tensors, tensor, [&](auto width, uint32_t at) {
         constexpr int kWidth = decltype(width)::value;
         const Vec<float, kWidth> from = load_vec<kWidth>(x + at);
-        Vec<bf16, kWidth> to;
-#pragma unroll
-        for (int i = 0; i < kWidth; i++) to[i] = bf16(from[i]);
-        store_vec(y + at, to);
+        store_vec(y + at, rounded<bf16>(from.elems));
     });
 }

@@ -142,6 +142,41 @@ static __device__ __forceinline__ void store_vec(T* to, const Vec<T, N>& vec) {
     *reinterpret_cast<W*>(to) = word;
 }
 
+// The nearest bf16 of two numbers, the first in the lower half.
+static __device__ __forceinline__ uint32_t rounded_pair(float first, float second) {
+#ifdef __CUDACC__
+    uint32_t pair;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(second), "f"(first));
+    return pair;
+#else
+    return bf16(first).bits | uint32_t{bf16(second).bits} << 16;
+#endif
+}
+
+// The nearest T of each number. One instruction rounds two to bf16; the one that rounds a single number runs at an eighth of its
+// rate, and compilers take it wherever what is rounded is not only stored.
+template <class T, int N>
+static __device__ __forceinline__ Vec<T, N> rounded(const float (&values)[N]) {
+    Vec<T, N> vec;
+    if constexpr (sizeof(T) == sizeof(bf16) && N % 2 == 0) {
+        uint32_t pairs[N / 2];
+#pragma unroll
+        for (int i = 0; i < N / 2; i++) pairs[i] = rounded_pair(values[2 * i], values[2 * i + 1]);
+        memcpy(&vec, pairs, sizeof vec);
+    } else {
+#pragma unroll
+        for (int i = 0; i < N; i++) vec[i] = T(values[i]);
+    }
+    return vec;
+}
+
+// The largest number that is rounded to zero.
+template <class T>
+static __device__ __forceinline__ float largest_zero() {
+    // Half of the smallest bf16 above zero.
+    return sizeof(T) == sizeof(bf16) ? __uint_as_float(0x8000u) : 0.0f;
+}
+
 // Sum over the 32 lanes of a full warp, in every lane. Order: a butterfly, lane distances 16, 8, 4, 2, 1.
 // Addition commutes, so all lanes hold the same bits.
 template <class T>

@@ -247,15 +247,25 @@ struct Results {
 
     __device__ __forceinline__ int32_t channel() const { return col_first + chunk_col; }
 
-    // This thread's chunk of a row. A phase of shared memory serves eight lanes, whose chunks span its banks twice: half of them
-    // read the other half of their chunk first.
+    // Where a column lies in its row. A phase of shared memory serves eight lanes, whose chunks span its banks twice: every other
+    // four chunks have their halves exchanged, so that what eight lanes read lies in different banks.
+    static __device__ __forceinline__ int place(int col) { return col ^ (col / 32 % 2 * 4); }
+
+    // Two neighbouring results of a thread whose first column is `own_col`, of which `col` is a multiple of eight away.
+    __device__ __forceinline__ void put(int row, int col, int own_col, float one, float other) const {
+        // Only whether the halves change is left to find out, which the compiler can where `col` - `own_col` is a constant.
+        const int first = (col - own_col) / 32 % 2 == 0 ? place(own_col) : place(own_col) ^ 4;
+        store_vec(at + row * kPitch + first + (col - own_col), Vec<float, 2>{one, other});
+    }
+
+    // This thread's chunk of a row.
     __device__ __forceinline__ ChunkSums chunk(int row) const {
-        const int first_half = static_cast<int>(threadIdx.x) / 4 % 2 * 4;
-        const float* sums = at + row * kPitch + chunk_col;
-        const Vec<float, 4> halves[2] = {load_vec<4>(sums + first_half), load_vec<4>(sums + (4 - first_half))};
+        const float* sums = at + row * kPitch;
+        const int first = place(chunk_col);
+        const Vec<float, 4> halves[2] = {load_vec<4>(sums + first), load_vec<4>(sums + (first ^ 4))};
         ChunkSums chunk;
 #pragma unroll
-        for (int i = 0; i < kWidth; i++) chunk.at[i] = (i < 4) == (first_half == 0) ? halves[0][i % 4] : halves[1][i % 4];
+        for (int i = 0; i < kWidth; i++) chunk.at[i] = halves[i / 4][i % 4];
         return chunk;
     }
 
@@ -313,10 +323,10 @@ static __device__ __forceinline__ PackedChunk addend_at(const Conv2dArgs& a, int
 template <class Finish>
 static __device__ __forceinline__ Chunk finished(const ChunkSums& sums, const Chunk& addend,
                                                  const Finish& finish) {
-    Chunk chunk;
+    float chunk[kChunkElems];
 #pragma unroll
-    for (int i = 0; i < kChunkElems; i++) chunk[i] = bf16(finish(i, sums.at[i], static_cast<float>(addend[i])));
-    return chunk;
+    for (int i = 0; i < kChunkElems; i++) chunk[i] = finish(i, sums.at[i], static_cast<float>(addend[i]));
+    return rounded<bf16>(chunk);
 }
 
 static __device__ __forceinline__ float plus(int, float sum, float addend) { return addend + sum; }
@@ -326,7 +336,7 @@ template <class T>
 static __device__ __forceinline__ void store_with_statistics(const Conv2dArgs& a, const TapPlane& plane,
                                                              const Results<T>& results) {
     if (results.count <= 0) return;
-    const float own_pivot = threadIdx.x < T::kCols ? float(bf16(results.at[threadIdx.x])) : 0.0f;
+    const float own_pivot = threadIdx.x < T::kCols ? float(bf16(results.at[Results<T>::place(threadIdx.x)])) : 0.0f;
     const Chunk pivot = finished(results.chunk(0), {}, plus);
     float sums[2][kChunkElems] = {}, totals[2] = {};
     results.template store<1>(a, plane, [](int64_t) { return Nothing{}; },
@@ -438,8 +448,9 @@ template <Pass kPass, class T>
 static __device__ __forceinline__ void write(const Conv2dArgs& a, const TapPlane& plane, int32_t row_first,
                                              int32_t num_rows, int32_t col_first, const typename T::Acc& acc) {
     const Results<T> results(a, row_first, num_rows, col_first);
+    const int own_col = T::warp_col() + T::lane() % 4 * 2;
     mma_tile::for_each_pair_of_tile<T>(acc, [&](int row, int col, float one, float other) {
-        store_vec(results.at + row * Results<T>::kPitch + col, Vec<float, 2>{one, other});
+        results.put(row, col, own_col, one, other);
     });
     __syncthreads();
     if (a.partials == nullptr) {

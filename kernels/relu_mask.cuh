@@ -88,8 +88,8 @@ struct RecomputedMask {
     __device__ __forceinline__ void apply(Nothing, const Vec<T, kWidth>& x, Vec<T, kWidth>& dy) const {
 #pragma unroll
         for (int i = 0; i < kWidth; i++) {
-            const T y(norm(i, float(x[i])));
-            dy[i] = float(y) <= 0.0f ? T(0.0f) : dy[i];
+            // Where y was stored as zero or less.
+            dy[i] = norm(i, float(x[i])) <= largest_zero<T>() ? T(0.0f) : dy[i];
         }
     }
 };
