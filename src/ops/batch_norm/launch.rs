@@ -108,6 +108,8 @@ impl StatisticsAddresses {
             columns: totals.columns as u32,
             eps: self.eps,
             bn_momentum: self.bn_momentum,
+            per_row: 1.0 / partials.rows as f32,
+            per_degree: 1.0 / (partials.rows - 1) as f32,
         };
         kernels::BATCH_NORM_FINALIZE.launch(launcher, totals.blocks, &arguments)
     }
