@@ -28,16 +28,14 @@ static __device__ __forceinline__ void gather_gradients(const MaxPoolBwdArgs& a)
     const uint64_t i = grid_thread();
     if (i >= a.num_vecs) return;
     const PoolPlace at = place_of_vec<kWidth>(static_cast<uint32_t>(i), a.units);
-    float sums[Unit::kPixels][kWidth] = {};
-    Unit::gather(g, static_cast<const T*>(a.dy), a.argmax, at, sums);
+    const Unit pixels(g, static_cast<const T*>(a.dy), a.argmax, at);
 #pragma unroll
     for (uint32_t j = 0; j < Unit::kPixels; j++) {
         uint64_t pixel;
-        if (!Unit::has_pixel(g, at, j, pixel)) continue;
-        Vec<T, kWidth> dx;
-#pragma unroll
-        for (int k = 0; k < kWidth; k++) dx[k] = T(sums[j][k]);
-        store_vec(static_cast<T*>(a.dx) + pixel * g.channels + at.channel, dx);
+        if (!pixels.has_pixel(j, pixel)) continue;
+        float sums[kWidth] = {};
+        pixels.sum(j, sums);
+        store_vec(static_cast<T*>(a.dx) + pixel * g.channels + at.channel, rounded<T>(sums));
     }
 }
 

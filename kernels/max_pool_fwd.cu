@@ -29,7 +29,8 @@ static __device__ __forceinline__ void largest_of_windows(const MaxPoolFwdArgs& 
     const PoolPlace at = place_of_vec<kWidth>(static_cast<uint32_t>(i), a.units);
     Vec<T, kWidth> y;
     Vec<uint8_t, kWidth> argmax;
-    largest_of_window(a.geometry, window, static_cast<const T*>(a.x), at, [](int, T x) { return float(x); }, y, argmax);
+    const WindowOver<Window> over(a.geometry, window, at);
+    largest_of_window(over, static_cast<const T*>(a.x), [](int, T x) { return float(x); }, y, argmax);
     store_vec(static_cast<T*>(a.y) + i * kWidth, y);
     store_vec(a.argmax + i * kWidth, argmax);
 }

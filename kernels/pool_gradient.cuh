@@ -23,9 +23,17 @@ struct PixelUnit {
     static constexpr int kWidth = kChannels;
     static constexpr uint32_t kPixels = 1;
 
-    // Adds to `sums` in order of p, then q.
-    static __device__ __forceinline__ void gather(const PoolGeometry& g, const T* dy_at, const uint8_t* argmax_at,
-                                                  const PoolPlace& at, float (&sums)[kPixels][kWidth]) {
+    const PoolGeometry& geometry;
+    const T* dy;
+    const uint8_t* argmax;
+    PoolPlace at;
+
+    __device__ __forceinline__ PixelUnit(const PoolGeometry& geometry, const T* dy, const uint8_t* argmax, const PoolPlace& at)
+        : geometry(geometry), dy(dy), argmax(argmax), at(at) {}
+
+    // What reaches the i-th pixel of the unit, added in order of p, then q.
+    __device__ __forceinline__ void sum(uint32_t, float (&sums)[kWidth]) const {
+        const PoolGeometry& g = geometry;
         const uint32_t padded_h = at.row + g.pad_h, padded_w = at.column + g.pad_w;
         const Range rows = windows_over(padded_h, g.kernel_h, g.stride_h, g.out_height);
         const Range columns = windows_over(padded_w, g.kernel_w, g.stride_w, g.out_width);
@@ -35,17 +43,17 @@ struct PixelUnit {
                     (padded_h - p * g.stride_h.divisor) * g.kernel_w + padded_w - q * g.stride_w.divisor;
                 const uint64_t window = (uint64_t{at.image} * g.out_height + p) * g.out_width + q;
                 const uint64_t from = window * g.channels + at.channel;
-                const Vec<T, kWidth> dy = load_vec<kWidth>(dy_at + from);
-                const Vec<uint8_t, kWidth> argmax = load_vec<kWidth>(argmax_at + from);
+                const Vec<T, kWidth> of_window = load_vec<kWidth>(dy + from);
+                const Vec<uint8_t, kWidth> taps = load_vec<kWidth>(argmax + from);
 #pragma unroll
-                for (int k = 0; k < kWidth; k++) sums[0][k] += argmax[k] == tap ? float(dy[k]) : 0.0f;
+                for (int k = 0; k < kWidth; k++) sums[k] += taps[k] == tap ? float(of_window[k]) : 0.0f;
             }
         }
     }
 
-    // Whether the image has the i-th pixel of the unit, and where.
-    static __device__ __forceinline__ bool has_pixel(const PoolGeometry& g, const PoolPlace& at, uint32_t, uint64_t& pixel) {
-        pixel = (uint64_t{at.image} * g.height + at.row) * g.width + at.column;
+    // Whether the image has the i-th pixel of the unit, and where; another pixel of the image where it has not.
+    __device__ __forceinline__ bool has_pixel(uint32_t, uint64_t& pixel) const {
+        pixel = (uint64_t{at.image} * geometry.height + at.row) * geometry.width + at.column;
         return true;
     }
 };
@@ -61,41 +69,63 @@ struct BlockUnit {
     static constexpr uint32_t kKernel = Window3x3::kernel_h, kStride = Window3x3::stride_h;
     static constexpr uint32_t kPixels = kStride * kStride;
 
-    // Adds to `sums` in order of p, then q.
-    static __device__ __forceinline__ void gather(const PoolGeometry& g, const T* dy_at, const uint8_t* argmax_at,
-                                                  const PoolPlace& at, float (&sums)[kPixels][kWidth]) {
+    const PoolGeometry& geometry;
+    PoolPlace at;
+    // Of the windows so many rows and columns before the block's own.
+    Packed<T, kWidth> dy[kStride][kStride];
+    Vec<uint32_t, kWidth / 4> argmax[kStride][kStride];  // four channels in a word
+
+    __device__ __forceinline__ BlockUnit(const PoolGeometry& geometry, const T* dy_at, const uint8_t* argmax_at,
+                                         const PoolPlace& at)
+        : geometry(geometry), at(at) {
+        const PoolGeometry& g = geometry;
+#pragma unroll
+        for (uint32_t back_p = 0; back_p < kStride; back_p++) {
+#pragma unroll
+            for (uint32_t back_q = 0; back_q < kStride; back_q++) {
+                // Before the first window these wrap around, beyond the last.
+                const uint32_t p = at.row - back_p, q = at.column - back_q;
+                const bool is_window = p < g.out_height && q < g.out_width;
+                // Another window where there is none: loads without a condition are all under way together. No pixel is the
+                // largest of that.
+                const uint32_t row = at.image * g.out_height + min(p, g.out_height - 1);
+                const uint64_t window = uint64_t{row} * g.out_width + min(q, g.out_width - 1);
+                const uint64_t from = window * g.channels + at.channel;
+                dy[back_p][back_q] = load_packed<kWidth>(dy_at + from);
+                Vec<uint32_t, kWidth / 4>& taps = argmax[back_p][back_q];
+                taps = load_vec<kWidth / 4>(reinterpret_cast<const uint32_t*>(argmax_at + from));
+#pragma unroll
+                for (int j = 0; j < kWidth / 4; j++) taps[j] |= is_window ? 0 : ~0u;
+            }
+        }
+    }
+
+    // As PixelUnit::sum.
+    __device__ __forceinline__ void sum(uint32_t i, float (&sums)[kWidth]) const {
 #pragma unroll
         for (uint32_t back_p = kStride; back_p-- > 0;) {
 #pragma unroll
             for (uint32_t back_q = kStride; back_q-- > 0;) {
-                // Before the first window these wrap around, beyond the last.
-                const uint32_t p = at.row - back_p, q = at.column - back_q;
-                const bool is_window = p < g.out_height && q < g.out_width;
-                // Another window where there is none: loads without a condition are all under way together.
-                const uint32_t row = at.image * g.out_height + min(p, g.out_height - 1);
-                const uint64_t window = uint64_t{row} * g.out_width + min(q, g.out_width - 1);
-                const uint64_t from = window * g.channels + at.channel;
-                const Vec<T, kWidth> dy = load_vec<kWidth>(dy_at + from);
-                const Vec<uint8_t, kWidth> argmax = load_vec<kWidth>(argmax_at + from);
+                const uint32_t r = i / kStride + back_p * kStride, s = i % kStride + back_q * kStride;
+                if (r >= kKernel || s >= kKernel) continue;
+                const Vec<T, kWidth> of_window = dy[back_p][back_q].unpacked();
+                const uint32_t tap = r * kKernel + s;
 #pragma unroll
-                for (uint32_t r = back_p * kStride; r < min(kKernel, (back_p + 1) * kStride); r++) {
-#pragma unroll
-                    for (uint32_t s = back_q * kStride; s < min(kKernel, (back_q + 1) * kStride); s++) {
-                        const uint32_t pixel = r % kStride * kStride + s % kStride;
-#pragma unroll
-                        for (int k = 0; k < kWidth; k++) {
-                            const bool is_here = is_window && argmax[k] == r * kKernel + s;
-                            sums[pixel][k] += is_here ? float(dy[k]) : 0.0f;
-                        }
-                    }
+                for (int k = 0; k < kWidth; k++) {
+                    const int shift = k % 4 * 8;
+                    const bool is_here = (argmax[back_p][back_q][k / 4] & 0xffu << shift) == tap << shift;
+                    sums[k] += is_here ? float(of_window[k]) : 0.0f;
                 }
             }
         }
     }
 
-    static __device__ __forceinline__ bool has_pixel(const PoolGeometry& g, const PoolPlace& at, uint32_t i, uint64_t& pixel) {
+    // As PixelUnit::has_pixel.
+    __device__ __forceinline__ bool has_pixel(uint32_t i, uint64_t& pixel) const {
+        const PoolGeometry& g = geometry;
+        // Before the first row or column these wrap around, beyond the last.
         const uint32_t h = kStride * at.row + i / kStride - g.pad_h, w = kStride * at.column + i % kStride - g.pad_w;
-        pixel = (uint64_t{at.image} * g.height + h) * g.width + w;
+        pixel = (uint64_t{at.image} * g.height + min(h, g.height - 1)) * g.width + min(w, g.width - 1);
         return h < g.height && w < g.width;
     }
 };

@@ -7,6 +7,7 @@
 
 mod bits;
 mod fusion;
+mod pool;
 
 use std::sync::Arc;
 
@@ -16,9 +17,8 @@ use crate::graph::{Graph, Node, Op, Phase, Role, ValueId};
 use crate::named::named;
 use crate::ops::{
     Add, AugmentBlocks, AugmentFwd, BatchNormApply, BatchNormBwd, BatchNormDx, BatchNormInference,
-    BatchNormJoin, BatchNormJoinDx, BatchNormPool, BatchNormPoolBwd, BatchNormTrain, Cast, CastTensors,
-    Conv2dBatchNorm, Conv2dDgrad, Conv2dDgradSums, Conv2dFprop, Conv2dStats, Mask, MaxPool, MaxPoolBwd, Relu,
-    ReluBwd, SpaceToDepth,
+    BatchNormJoin, BatchNormJoinDx, BatchNormTrain, Cast, CastTensors, Conv2dBatchNorm, Conv2dDgrad,
+    Conv2dDgradSums, Conv2dFprop, Conv2dStats, Mask, Relu, ReluBwd, SpaceToDepth,
 };
 use crate::tensor::DType;
 
@@ -65,8 +65,6 @@ rewrites! {
     DgradSums = "dgrad-sums" => Editor::dgrad_sums;
     /// Gradients of ReLU and batch norm in one pass.
     BnAddReluBwd = "bn-add-relu-bwd" => Editor::bn_add_relu_bwd;
-    /// Gradients of what bn-pool joins, in one pass.
-    BnPoolBwd = "bn-pool-bwd" => Editor::bn_pool_bwd;
     /// In training, a convolution takes the statistics.
     ConvStats = "conv-stats" => Editor::conv_stats;
     /// A block's end normalises its shortcut, too.
@@ -77,6 +75,8 @@ rewrites! {
     MaskBits = "mask-bits" => Editor::mask_bits;
     /// Batch norm, ReLU and max pooling in one pass.
     BnPool = "bn-pool" => Editor::bn_pool;
+    /// A dgrad takes the sums of what bn-pool joins.
+    BnPoolBwd = "bn-pool-bwd" => Editor::bn_pool_bwd;
     /// One node makes the bf16 copies of all filters.
     MultiTensorCast = "multi-tensor-cast" => Editor::multi_tensor_cast;
     /// Images are made in the blocks of the stem.
@@ -324,40 +324,6 @@ impl Editor<'_> {
                 ..dx
             });
             self.nodes[norm_index] = None;
-        }
-    }
-
-    /// What [`Rewrite::ConvStats`] left of a batch norm with its ReLU, then max pooling: one pass normalises and takes the largest.
-    fn bn_pool(&mut self) {
-        for index in 0..self.nodes.len() {
-            let Some(pool) = self.nodes[index].clone() else { continue };
-            let Some(&MaxPool(window)) = pool.op_as() else { continue };
-            let Some(norm_index) = self.only_maker(pool.inputs[0]) else { continue };
-            let Some(norm) = self.nodes[norm_index].clone() else { continue };
-            if norm.op_as() != Some(&BatchNormApply { relu: true, residual: false, bits: false }) {
-                continue;
-            }
-            let op = Arc::new(BatchNormPool { window });
-            self.nodes[index] = Some(Node { op, inputs: norm.inputs, name: norm.name, ..pool });
-            self.nodes[norm_index] = None;
-        }
-    }
-
-    /// Max pooling backward, then what [`Rewrite::BnAddReluBwd`] made of the ReLU and the batch norm before it: their passes
-    /// gather what reaches a pixel, which is written nowhere.
-    fn bn_pool_bwd(&mut self) {
-        for index in 0..self.nodes.len() {
-            let Some(norm) = self.nodes[index].clone() else { continue };
-            if norm.op_as() != Some(&BatchNormBwd { mask: Some(Mask::Recomputed), residual: false }) {
-                continue;
-            }
-            let Some(pool_index) = self.only_maker(norm.inputs[0]) else { continue };
-            let Some(pool) = self.nodes[pool_index].clone() else { continue };
-            let Some(&MaxPoolBwd { window, .. }) = pool.op_as() else { continue };
-            let op = Arc::new(BatchNormPoolBwd { window });
-            let inputs = [&pool.inputs[..1], &norm.inputs[1..], &pool.inputs[1..]].concat();
-            self.nodes[index] = Some(Node { op, inputs, ..norm });
-            self.nodes[pool_index] = None;
         }
     }
 

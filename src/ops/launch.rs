@@ -82,6 +82,12 @@ impl ChannelGrid {
         ChannelGrid::new(shape, dtype, ChannelGrid::ENOUGH_BLOCKS / 2, |turns| turns.clamp(1, 8))
     }
 
+    /// For passes that take hundreds of instructions a row and many registers: blocks of few rows, so that the last of a GPU's
+    /// rounds of blocks is a small part of all.
+    pub fn long_rows(shape: Shape, dtype: DType) -> ChannelGrid {
+        ChannelGrid::new(shape, dtype, ChannelGrid::ENOUGH_BLOCKS, |turns| turns.clamp(1, 2))
+    }
+
     /// For passes that sum rows: every block leaves partial sums, so they are no more than keep a GPU busy.
     pub fn sums(shape: Shape, dtype: DType) -> ChannelGrid {
         ChannelGrid::new(shape, dtype, ChannelGrid::ENOUGH_BLOCKS, |turns| turns.max(4))

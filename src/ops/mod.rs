@@ -60,7 +60,7 @@ operations! {
     augment: AugmentBlocks, AugmentFwd, augment;
     auto_augment: AutoAugment, auto_augment;
     avg_pool: GlobalAvgPool, GlobalAvgPoolBwd, global_avg_pool;
-    batch_norm: BatchNormApply, BatchNormBwd, BatchNormDx, BatchNormInference, BatchNormInferenceBwd, BatchNormJoin, BatchNormJoinDx, BatchNormPool, BatchNormPoolBwd,
+    batch_norm: BatchNormApply, BatchNormBwd, BatchNormDx, BatchNormInference, BatchNormInferenceBwd, BatchNormJoin, BatchNormJoinDx, BatchNormPool, BatchNormPoolDx,
         BatchNormTrain, BnConfig, Mask, batch_norm;
     bias: AddBias, AddBiasBwd, add_bias;
     blend: Blend;

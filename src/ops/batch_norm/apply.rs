@@ -168,7 +168,7 @@ impl Op for BatchNormDx {
 
     fn cpu(&self, args: &CpuArgs<'_>) {
         fn run<T: Storage>(args: &CpuArgs<'_>) {
-            dx::<T>(args, 1, 0);
+            dx(args, args.input::<T>(0), 1, 0);
         }
         dispatch_storage!(args.input_dtype(1), run(args));
     }
@@ -207,8 +207,9 @@ impl Op for BatchNormJoinDx {
 
     fn cpu(&self, args: &CpuArgs<'_>) {
         fn run<T: Storage>(args: &CpuArgs<'_>) {
-            dx::<T>(args, 1, 0);
-            dx::<T>(args, 7, 1);
+            let dz = args.input::<T>(0);
+            dx(args, dz, 1, 0);
+            dx(args, dz, 7, 1);
         }
         dispatch_storage!(args.input_dtype(1), run(args));
     }
@@ -218,11 +219,11 @@ impl Op for BatchNormJoinDx {
     }
 }
 
-/// dx, result `to`, of dz, operand 0, and of x, gamma, mean, rstd, dgamma and dbeta, operands from `first` on.
-fn dx<T: Storage>(args: &CpuArgs<'_>, first: usize, to: usize) {
+/// dx, result `to`, of `dz` and of x, gamma, mean, rstd, dgamma and dbeta, operands from `first` on.
+pub(super) fn dx<T: Storage>(args: &CpuArgs<'_>, dz: &[T], first: usize, to: usize) {
     let blocks = Blocks::new(args.input_shape(first));
     let operands = Operands {
-        dy: args.input::<T>(0),
+        dy: dz,
         mask: None,
         mean: args.input(first + 2),
         spread: Spread::Rstd(args.input(first + 3)),

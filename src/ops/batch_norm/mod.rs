@@ -22,7 +22,7 @@ pub(super) use launch::{
     BwdAddresses, MaskAddresses, Norm, Partials, ShortcutAddresses, StatisticsAddresses, bwd_partials,
     finalize_sums_to, partials_bytes, statistics_partials,
 };
-pub use pool::{BatchNormPool, BatchNormPoolBwd};
+pub use pool::{BatchNormPool, BatchNormPoolDx};
 pub use train::BatchNormTrain;
 pub(super) use train::{Statistics, blended, check_rows};
 
