@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs the step benchmark of residuum and of PyTorch in turn on this machine and prints their ratios.
 #
-#   benches/peers/compare.sh [--rows TEXT] [--seconds S]
+#   benches/peers/compare.sh [--rows TEXT] [--seconds S] [--precision f32|bf16]
 #
 # Flags go to both benchmarks. PYTHON names an interpreter with torch and torchvision (default python3); RESULTS a folder
 # to keep the raw rows, the table and the environment in.

@@ -1,10 +1,11 @@
 """Speed of a training step and of inference in PyTorch: the rows that benches/step.rs measures for residuum.
 
-    python benches/peers/step.py [--rows TEXT] [--seconds S] [--threads N]
+    python benches/peers/step.py [--rows TEXT] [--seconds S] [--threads N] [--precision f32|bf16]
 
 One JSON object a line on stdout: peer, version, model, size, batch, mode (train or infer), images_per_second (median
-over repetitions), spread (interquartile range over median) and layout. Both memory layouts run; the faster one is
-printed. f32 throughout; training is forward, loss, backward and an SGD step with momentum 0.9 and weight decay 1e-4.
+over repetitions), spread (interquartile range over median), layout and precision. Both memory layouts run; the faster one is
+printed. f32 throughout, or with bf16 PyTorch's autocast; training is forward, loss, backward and an SGD step with momentum 0.9
+and weight decay 1e-4.
 """
 
 import argparse
@@ -35,36 +36,42 @@ ROWS = [
 ]
 
 
-def training_step(model, x, labels):
+def autocast(precision: str):
+    return torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16")
+
+
+def training_step(model, x, labels, precision):
     model.train()
     optimiser = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=1e-4)
 
     def step():
         optimiser.zero_grad(set_to_none=True)
-        torch.nn.functional.cross_entropy(model(x), labels).backward()
+        with autocast(precision):
+            loss = torch.nn.functional.cross_entropy(model(x), labels)
+        loss.backward()
         optimiser.step()
 
     return step
 
 
-def inference(model, x):
+def inference(model, x, precision):
     model.eval()
 
     def step():
-        with torch.inference_mode():
+        with torch.inference_mode(), autocast(precision):
             model(x)
 
     return step
 
 
-def measure(row, layout: str, seconds: float) -> dict:
+def measure(row, layout: str, seconds: float, precision: str) -> dict:
     """Median rate of one row in one layout; repetitions until `seconds` have passed, at least MIN_REPS."""
     name, size, batch, mode = row
     torch.manual_seed(0)
     model = torchvision.models.get_model(name, num_classes=CLASSES).to(memory_format=LAYOUTS[layout])
     x = torch.randn(batch, 3, size, size).contiguous(memory_format=LAYOUTS[layout])
     labels = torch.randint(CLASSES, (batch,))
-    step = training_step(model, x, labels) if mode == "train" else inference(model, x)
+    step = training_step(model, x, labels, precision) if mode == "train" else inference(model, x, precision)
     for _ in range(WARM_UP_REPS):
         step()
     rates = []
@@ -84,6 +91,7 @@ def measure(row, layout: str, seconds: float) -> dict:
         "images_per_second": round(median, 2),
         "spread": round((high - low) / median, 3),
         "layout": layout,
+        "precision": precision,
     }
 
 
@@ -92,13 +100,14 @@ def main():
     parser.add_argument("--rows", default="", metavar="TEXT", help="only rows whose `model size mode` contains TEXT")
     parser.add_argument("--seconds", type=float, default=5.0, help="time per row and layout (default 5)")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="default: all cores")
+    parser.add_argument("--precision", choices=["f32", "bf16"], default="f32", help="default f32")
     args = parser.parse_args()
     rows = [row for row in ROWS if args.rows in f"{row[0]} {row[1]} {row[3]}"]
     if not rows:
         sys.exit(f"--rows {args.rows!r} matches none of: " + ", ".join(f"{r[0]} {r[1]} {r[3]}" for r in ROWS))
     torch.set_num_threads(args.threads)
     for row in rows:
-        results = [measure(row, layout, args.seconds) for layout in LAYOUTS]
+        results = [measure(row, layout, args.seconds, args.precision) for layout in LAYOUTS]
         print(json.dumps(max(results, key=lambda result: result["images_per_second"])), flush=True)
 
 
