@@ -132,10 +132,10 @@ static __device__ void augment_pixels(const AugmentArgs& a) {
     // The values of a group of pixels are three vectors: of 16 bytes in f32, of 8 in bf16.
 #pragma unroll
     for (int v = 0; v < 3; v++) {
-        Vec<T, kWidth> vec;
+        float part[kWidth];
 #pragma unroll
-        for (int i = 0; i < kWidth; i++) vec[i] = T(values[v * kWidth + i]);
-        store_vec(to + v * kWidth, vec);
+        for (int i = 0; i < kWidth; i++) part[i] = values[v * kWidth + i];
+        store_vec(to + v * kWidth, rounded<T>(part));
     }
 }
 
@@ -161,10 +161,10 @@ static __device__ void augment_block(const AugmentArgs& a) {
     T* to = static_cast<T*>(a.y) + (uint64_t{blockIdx.y} * rows * columns + block) * 16;
 #pragma unroll
     for (int v = 0; v < 16 / kWidth; v++) {
-        Vec<T, kWidth> vec;
+        float part[kWidth];
 #pragma unroll
-        for (int i = 0; i < kWidth; i++) vec[i] = T(values[v * kWidth + i]);
-        store_vec(to + v * kWidth, vec);
+        for (int i = 0; i < kWidth; i++) part[i] = values[v * kWidth + i];
+        store_vec(to + v * kWidth, rounded<T>(part));
     }
 }
 

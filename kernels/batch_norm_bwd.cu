@@ -41,15 +41,13 @@ static __device__ void input_gradient(const BatchNormBwdArgs& a) {
     const uint32_t end = first + min(a.block_rows, a.rows - first);
     with_mask<T, kWidth>(a, tile.channel, [&](const auto& mask) {
         const auto load = [&](uint64_t at) { return load_dy_and_x(a, mask, at); };
-        for_each_row<2>(tile, first, end, a.channels, load, [&](uint64_t at, const auto& operands) {
-            const Vec<T, kWidth> x = operands.x.unpacked(), dz = operands.dz(mask);
-            Vec<T, kWidth> dx;
+        for_each_row<4>(tile, first, end, a.channels, load, [&](uint64_t at, const auto& operands) {
+            float x[kWidth], dz[kWidth], dx[kWidth];
+            operands.x_and_dz(mask, x, dz);
 #pragma unroll
-            for (int i = 0; i < kWidth; i++) {
-                dx[i] = T(dx_of(i, float(dz[i]), float(x[i])));
-            }
-            store_vec(static_cast<T*>(a.dx) + at, dx);
-            if (a.dz) store_vec(static_cast<T*>(a.dz) + at, dz);
+            for (int i = 0; i < kWidth; i++) dx[i] = dx_of(i, dz[i], x[i]);
+            store_vec(static_cast<T*>(a.dx) + at, rounded<T>(dx));
+            if (a.dz) store_vec(static_cast<T*>(a.dz) + at, rounded<T>(dz));
         });
     });
 }

@@ -58,12 +58,13 @@ static __device__ void partials(const BatchNormBwdPartialsArgs& a) {
         with_mask<T, kWidth>(a, tile.channel, [&](const auto& mask) {
             const auto load = [&](uint64_t at) { return load_dy_and_x(a, mask, at); };
             for_each_row<2>(tile, first, end, a.channels, load, [&](uint64_t at, const auto& operands) {
-                const Vec<T, kWidth> x = operands.x.unpacked(), dz = operands.dz(mask);
-                if (a.dz) store_vec(static_cast<T*>(a.dz) + at, dz);
+                float x[kWidth], dz[kWidth];
+                operands.x_and_dz(mask, x, dz);
+                if (a.dz) store_vec(static_cast<T*>(a.dz) + at, rounded<T>(dz));
 #pragma unroll
                 for (int i = 0; i < kWidth; i++) {
-                    sums[0][i] += float(dz[i]);
-                    sums[1][i] += float(dz[i]) * (float(x[i]) - mean[i]);
+                    sums[0][i] += dz[i];
+                    sums[1][i] += dz[i] * (x[i] - mean[i]);
                 }
             });
         });

@@ -60,7 +60,7 @@ struct Operands {
     Packed<T, kWidth> x, residual;
 };
 
-template <class T, bool kIsWide, template <int> class Residual, bool kBits>
+template <class T, bool kIsWide, template <int> class Residual, bool kBits, int kTogether>
 static __device__ void normalize(const BatchNormFwdArgs& a) {
     using Tile = ChannelTile<T, kIsWide>;
     constexpr int kWidth = Tile::kWidth;
@@ -84,13 +84,14 @@ static __device__ void normalize(const BatchNormFwdArgs& a) {
         if (add.tensor) operands.residual = load_packed<kWidth>(static_cast<const T*>(add.tensor) + at);
         return operands;
     };
-    for_each_row<2>(tile, first, end, a.channels, load, [&](uint64_t at, const Operands<T, kWidth>& operands) {
-        const Vec<T, kWidth> x = operands.x.unpacked(), residual = operands.residual.unpacked();
-        float y[kWidth];
+    for_each_row<kTogether>(tile, first, end, a.channels, load, [&](uint64_t at, const Operands<T, kWidth>& operands) {
+        float x[kWidth], residual[kWidth], y[kWidth];
+        operands.x.floats(x);
+        operands.residual.floats(residual);
 #pragma unroll
         for (int i = 0; i < kWidth; i++) {
-            y[i] = normalized(float(x[i]), mean[i], scale[i], beta[i]);
-            if (add.tensor) y[i] += add(i, float(residual[i]));
+            y[i] = normalized(x[i], mean[i], scale[i], beta[i]);
+            if (add.tensor) y[i] += add(i, residual[i]);
             y[i] = a.relu && y[i] <= 0.0f ? 0.0f : y[i];
         }
         store_vec(static_cast<T*>(a.y) + at, rounded<T>(y));
@@ -105,18 +106,20 @@ static __device__ void normalize(const BatchNormFwdArgs& a) {
     });
 }
 
-template <class T, template <int> class Residual, bool kBits = false>
+// kTogether rows of a thread are under way together.
+template <class T, template <int> class Residual, bool kBits = false, int kTogether = 4>
 static __device__ void batch_norm_fwd(const BatchNormFwdArgs& a) {
     if (a.is_wide) {
-        normalize<T, true, Residual, kBits>(a);
+        normalize<T, true, Residual, kBits, kTogether>(a);
     } else {
-        normalize<T, false, Residual, kBits>(a);
+        normalize<T, false, Residual, kBits, kTogether>(a);
     }
 }
 
 KERNEL(batch_norm_fwd_f32, BatchNormFwdArgs, 256) { batch_norm_fwd<float, PlainResidual>(args); }
 KERNEL(batch_norm_fwd_bf16, BatchNormFwdArgs, 256) { batch_norm_fwd<bf16, PlainResidual>(args); }
-// Bits take a dozen registers, and one block of a multiprocessor with them.
-KERNEL(batch_norm_fwd_bits_bf16, BatchNormFwdArgs, 256) { batch_norm_fwd<bf16, PlainResidual, true>(args); }
+// Bits take a dozen registers, and one block of a multiprocessor with them. With four rows there would be too few for compute
+// capability 12.0.
+KERNEL(batch_norm_fwd_bits_bf16, BatchNormFwdArgs, 256) { batch_norm_fwd<bf16, PlainResidual, true, 2>(args); }
 KERNEL(batch_norm_join_f32, BatchNormFwdArgs, 256) { batch_norm_fwd<float, NormalizedResidual>(args); }
 KERNEL(batch_norm_join_bf16, BatchNormFwdArgs, 256) { batch_norm_fwd<bf16, NormalizedResidual, true>(args); }

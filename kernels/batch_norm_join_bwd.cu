@@ -50,15 +50,17 @@ static __device__ void input_gradients(const BatchNormJoinBwdArgs& a) {
         return JoinOperands<T, kWidth>{of(a.dz), of(a.x), of(a.shortcut_x)};
     };
     for_each_row<2>(tile, first, end, a.channels, load, [&](uint64_t at, const auto& operands) {
-        const Vec<T, kWidth> dz = operands.dz.unpacked(), x = operands.x.unpacked(), shortcut_x = operands.shortcut_x.unpacked();
-        Vec<T, kWidth> dx, shortcut_dx;
+        float dz[kWidth], x[kWidth], shortcut_x[kWidth], dx[kWidth], shortcut_dx[kWidth];
+        operands.dz.floats(dz);
+        operands.x.floats(x);
+        operands.shortcut_x.floats(shortcut_x);
 #pragma unroll
         for (int i = 0; i < kWidth; i++) {
-            dx[i] = T(dx_of(i, float(dz[i]), float(x[i])));
-            shortcut_dx[i] = T(shortcut_dx_of(i, float(dz[i]), float(shortcut_x[i])));
+            dx[i] = dx_of(i, dz[i], x[i]);
+            shortcut_dx[i] = shortcut_dx_of(i, dz[i], shortcut_x[i]);
         }
-        store_vec(static_cast<T*>(a.dx) + at, dx);
-        store_vec(static_cast<T*>(a.shortcut_dx) + at, shortcut_dx);
+        store_vec(static_cast<T*>(a.dx) + at, rounded<T>(dx));
+        store_vec(static_cast<T*>(a.shortcut_dx) + at, rounded<T>(shortcut_dx));
     });
 }
 

@@ -59,10 +59,11 @@ static __device__ __forceinline__ void input_gradient(const BatchNormPoolBwdArgs
             if (!has_pixel[i]) continue;
             float sums[kWidth] = {};
             pixels.sum(i, sums);
-            const Vec<T, kWidth> x = loaded[i].unpacked(), dp = rounded<T>(sums);
-            float dx[kWidth];
+            float x[kWidth], dp[kWidth], dx[kWidth];
+            loaded[i].floats(x);
+            rounded<T>(sums).floats(dp);
 #pragma unroll
-            for (int k = 0; k < kWidth; k++) dx[k] = dx_of(k, float(dp[k]), float(x[k]));
+            for (int k = 0; k < kWidth; k++) dx[k] = dx_of(k, dp[k], x[k]);
             store_vec(static_cast<T*>(a.dx) + places[i], rounded<T>(dx));
         }
     }

@@ -42,8 +42,10 @@ static __device__ __forceinline__ void largest_by_scale(const WindowOver<Window>
     for (int k = 0; k < kWidth; k++) sign[k] = scale[k] < 0.0f ? -1.0f : 1.0f;
     const auto turned = [&](int k, T x) { return float(x) * sign[k]; };
     largest_of_window(over, x, turned, largest, argmax);
+    float turned_back[kWidth];
 #pragma unroll
-    for (int k = 0; k < kWidth; k++) largest[k] = T(turned(k, largest[k]));
+    for (int k = 0; k < kWidth; k++) turned_back[k] = turned(k, largest[k]);
+    largest = rounded<T>(turned_back).unpacked();
 }
 
 // Two neighbouring bf16 as integers of 16 bits that are in the order of the numbers: of negative ones all but the sign is turned

@@ -48,13 +48,15 @@ static __device__ void partials(const BatchNormPartialsArgs& a) {
     const T* first_row = x + uint64_t{first} * a.channels;
     float sums[2][kWidth] = {};
     if (tile.is_inside) {
-        const Vec<T, kWidth> pivot = load_vec<kWidth>(first_row + tile.channel);
+        float pivot[kWidth];
+        load_packed<kWidth>(first_row + tile.channel).floats(pivot);
         const auto load = [&](uint64_t at) { return load_packed<kWidth>(x + at); };
         for_each_row<4>(tile, first, first + count, a.channels, load, [&](uint64_t, const Packed<T, kWidth>& packed) {
-            const Vec<T, kWidth> v = packed.unpacked();
+            float x[kWidth];
+            packed.floats(x);
 #pragma unroll
             for (int i = 0; i < kWidth; i++) {
-                const float apart = float(v[i]) - float(pivot[i]);
+                const float apart = x[i] - pivot[i];
                 sums[0][i] += apart;
                 sums[1][i] += apart * apart;
             }

@@ -122,6 +122,24 @@ struct Packed {
         memcpy(&vec, &word, sizeof vec);
         return vec;
     }
+
+    // The elements in f32. Those of bf16 are halves of registers here, and an instruction each; of a Vec they are registers
+    // first, for another.
+    __device__ __forceinline__ void floats(float (&to)[N]) const {
+        if constexpr (sizeof(T) == sizeof(bf16) && N % 2 == 0) {
+            uint32_t pairs[N / 2];
+            memcpy(pairs, &word, sizeof pairs);
+#pragma unroll
+            for (int i = 0; i < N / 2; i++) {
+                to[2 * i] = __uint_as_float(pairs[i] << 16);
+                to[2 * i + 1] = __uint_as_float(pairs[i] & 0xffff0000u);
+            }
+        } else {
+            const Vec<T, N> vec = unpacked();
+#pragma unroll
+            for (int i = 0; i < N; i++) to[i] = float(vec[i]);
+        }
+    }
 };
 
 template <int N, class T>
@@ -142,6 +160,11 @@ static __device__ __forceinline__ void store_vec(T* to, const Vec<T, N>& vec) {
     *reinterpret_cast<W*>(to) = word;
 }
 
+template <int N, class T>
+static __device__ __forceinline__ void store_vec(T* to, const Packed<T, N>& packed) {
+    *reinterpret_cast<typename Packed<T, N>::W*>(to) = packed.word;
+}
+
 // The nearest bf16 of two numbers, the first in the lower half.
 static __device__ __forceinline__ uint32_t rounded_pair(float first, float second) {
 #ifdef __CUDACC__
@@ -156,18 +179,20 @@ static __device__ __forceinline__ uint32_t rounded_pair(float first, float secon
 // The nearest T of each number. One instruction rounds two to bf16; the one that rounds a single number runs at an eighth of its
 // rate, and compilers take it wherever what is rounded is not only stored.
 template <class T, int N>
-static __device__ __forceinline__ Vec<T, N> rounded(const float (&values)[N]) {
-    Vec<T, N> vec;
+static __device__ __forceinline__ Packed<T, N> rounded(const float (&values)[N]) {
+    Packed<T, N> packed;
     if constexpr (sizeof(T) == sizeof(bf16) && N % 2 == 0) {
         uint32_t pairs[N / 2];
 #pragma unroll
         for (int i = 0; i < N / 2; i++) pairs[i] = rounded_pair(values[2 * i], values[2 * i + 1]);
-        memcpy(&vec, pairs, sizeof vec);
+        memcpy(&packed, pairs, sizeof packed);
     } else {
+        Vec<T, N> vec;
 #pragma unroll
         for (int i = 0; i < N; i++) vec[i] = T(values[i]);
+        memcpy(&packed, &vec, sizeof packed);
     }
-    return vec;
+    return packed;
 }
 
 // The largest number that is rounded to zero.

@@ -102,6 +102,15 @@ struct SourceGather {
         : src(static_cast<const bf16*>(a.src)), src_w(a.src_w), src_chunks(a.src_c / kChunkElems) {
         const int32_t line = static_cast<int32_t>(threadIdx.x) / Lines::kChunks;
         to = Lines::offset(line, chunk());
+        if (kTaps == Taps::kOne && is_every_pixel(a, plane)) {
+#pragma unroll
+            for (int i = 0; i < kCopies; i++) {
+                const int32_t row = row_first + line + i * kApart;
+                origin[i] = min(row, num_rows - 1) * src_chunks;
+                absent[i] = row < num_rows ? 1u << kNever : ~0u;
+            }
+            return;
+        }
         const Extents extents = pixel_extents(plane);
         Coord pixel = coord_of(row_first + line, extents);
         const Coord step = coord_of(kApart, extents);
@@ -115,6 +124,12 @@ struct SourceGather {
             absent[i] |= taps_outside(h, a.src_h) | taps_outside(w, src_w) << kColBit;
             advance(pixel, step, extents);
         }
+    }
+
+    // Whether the rows of the product are the pixels of the source, in order: a division less for each coordinate.
+    static __device__ __forceinline__ bool is_every_pixel(const Conv2dArgs& a, const TapPlane& plane) {
+        return plane.h.src_step == 1 && plane.w.src_step == 1 && plane.h.src_first == 0 && plane.w.src_first == 0 &&
+               plane.h.num_out == a.src_h && plane.w.num_out == a.src_w;
     }
 
     template <class W>
@@ -217,9 +232,7 @@ struct Gather {
 };
 
 // Sums of eight neighbouring channels.
-struct ChunkSums {
-    float at[kChunkElems];
-};
+struct ChunkSums { float at[kChunkElems]; };
 
 // The result tile as the epilogue goes through it: its rows in shared memory, a thread on eight neighbouring channels of every
 // kThreads / kColumns-th row. The sums pass through shared memory because the lanes of a fragment hold only two.
@@ -247,15 +260,15 @@ struct Results {
 
     __device__ __forceinline__ int32_t channel() const { return col_first + chunk_col; }
 
-    // Where a column lies in its row. A phase of shared memory serves eight lanes, whose chunks span its banks twice: every other
-    // four chunks have their halves exchanged, so that what eight lanes read lies in different banks.
+    // Where a column lies in its row: a phase of shared memory serves eight lanes, whose chunks span its banks twice, so every
+    // other four chunks have their halves exchanged.
     static __device__ __forceinline__ int place(int col) { return col ^ (col / 32 % 2 * 4); }
 
-    // Two neighbouring results of a thread whose first column is `own_col`, of which `col` is a multiple of eight away.
+    // Two neighbouring results of a thread whose first column is `own_col`, of which `col` is a multiple of eight away: how often
+    // the halves change between them is known to the compiler.
     __device__ __forceinline__ void put(int row, int col, int own_col, float one, float other) const {
-        // Only whether the halves change is left to find out, which the compiler can where `col` - `own_col` is a constant.
-        const int first = (col - own_col) / 32 % 2 == 0 ? place(own_col) : place(own_col) ^ 4;
-        store_vec(at + row * kPitch + first + (col - own_col), Vec<float, 2>{one, other});
+        const int apart = col - own_col, first = place(own_col) ^ (apart / 32 % 2 * 4);
+        store_vec(at + row * kPitch + first + apart, Vec<float, 2>{one, other});
     }
 
     // This thread's chunk of a row.
@@ -310,26 +323,12 @@ struct Results {
     }
 };
 
-using Chunk = Vec<bf16, kChunkElems>;
-using PackedChunk = Packed<bf16, kChunkElems>;
+using Chunk = Packed<bf16, kChunkElems>;
 
 // The addend's chunk; zeros without one.
-static __device__ __forceinline__ PackedChunk addend_at(const Conv2dArgs& a, int64_t to) {
-    if (a.addend == nullptr) return {};
-    return load_packed<kChunkElems>(static_cast<const bf16*>(a.addend) + to);
+static __device__ __forceinline__ Chunk addend_at(const Conv2dArgs& a, int64_t to) {
+    return a.addend ? load_packed<kChunkElems>(static_cast<const bf16*>(a.addend) + to) : Chunk();
 }
-
-// Sums that are finished, with the addend, and rounded.
-template <class Finish>
-static __device__ __forceinline__ Chunk finished(const ChunkSums& sums, const Chunk& addend,
-                                                 const Finish& finish) {
-    float chunk[kChunkElems];
-#pragma unroll
-    for (int i = 0; i < kChunkElems; i++) chunk[i] = finish(i, sums.at[i], static_cast<float>(addend[i]));
-    return rounded<bf16>(chunk);
-}
-
-static __device__ __forceinline__ float plus(int, float sum, float addend) { return addend + sum; }
 
 // Stores the rounded sums and leaves their mean and centred sum of squares, about the first row, as batch_norm_stats.cu.
 template <class T>
@@ -337,14 +336,16 @@ static __device__ __forceinline__ void store_with_statistics(const Conv2dArgs& a
                                                              const Results<T>& results) {
     if (results.count <= 0) return;
     const float own_pivot = threadIdx.x < T::kCols ? float(bf16(results.at[Results<T>::place(threadIdx.x)])) : 0.0f;
-    const Chunk pivot = finished(results.chunk(0), {}, plus);
-    float sums[2][kChunkElems] = {}, totals[2] = {};
+    float pivot[kChunkElems], sums[2][kChunkElems] = {}, totals[2] = {};
+    rounded<bf16>(results.chunk(0).at).floats(pivot);
     results.template store<1>(a, plane, [](int64_t) { return Nothing{}; },
                               [&](const ChunkSums& row, Nothing) {
-        const Chunk chunk = finished(row, {}, plus);
+        const Chunk chunk = rounded<bf16>(row.at);
+        float y[kChunkElems];
+        chunk.floats(y);
 #pragma unroll
         for (int i = 0; i < kChunkElems; i++) {
-            const float apart = float(chunk[i]) - float(pivot[i]);
+            const float apart = y[i] - pivot[i];
             sums[0][i] += apart;
             sums[1][i] += apart * apart;
         }
@@ -358,7 +359,7 @@ static __device__ __forceinline__ void store_with_statistics(const Conv2dArgs& a
 // What the sums of a dgrad are finished with, and of the batch norms that its result is the gradient of.
 template <class Mask, int kNorms>
 struct SumsOperands {
-    PackedChunk addend, x[kNorms];
+    Chunk addend, x[kNorms];
     typename Mask::Loaded mask;
 };
 
@@ -383,17 +384,22 @@ static __device__ __forceinline__ void store_behind(const Conv2dArgs& a, const T
         operands.mask = mask.load(to);
         return operands;
     }, [&](const ChunkSums& row, const SumsOperands<Mask, kNorms>& operands) {
-        Chunk dz = finished(row, operands.addend.unpacked(), plus);
-        mask.apply(operands.mask, operands.x[0].unpacked(), dz);
+        float x[kNorms][kChunkElems], dz[kChunkElems];
 #pragma unroll
-        for (int i = 0; i < kChunkElems; i++) sums[0][i] += float(dz[i]);
+        for (int n = 0; n < kNorms; n++) operands.x[n].floats(x[n]);
+        operands.addend.floats(dz);
 #pragma unroll
-        for (int n = 0; n < kNorms; n++) {
-            const Chunk x = operands.x[n].unpacked();
+        for (int i = 0; i < kChunkElems; i++) dz[i] += row.at[i];
+        mask.apply(operands.mask, x[0], dz);
+        const Chunk chunk = rounded<bf16>(dz);
+        chunk.floats(dz);
 #pragma unroll
-            for (int i = 0; i < kChunkElems; i++) sums[1 + n][i] += float(dz[i]) * (float(x[i]) - mean[n][i]);
+        for (int i = 0; i < kChunkElems; i++) {
+            sums[0][i] += dz[i];
+#pragma unroll
+            for (int n = 0; n < kNorms; n++) sums[1 + n][i] += dz[i] * (x[n][i] - mean[n][i]);
         }
-        return dz;
+        return chunk;
     });
 }
 
@@ -456,8 +462,12 @@ static __device__ __forceinline__ void write(const Conv2dArgs& a, const TapPlane
     if (a.partials == nullptr) {
         finish_sums<kPass, kChunkElems>(a, results.channel(), [&](const auto& finish) {
             results.template store<1>(a, plane, [&](int64_t to) { return addend_at(a, to); },
-                                      [&](const ChunkSums& sums, const PackedChunk& addend) {
-                return finished(sums, addend.unpacked(), finish);
+                                      [&](const ChunkSums& sums, const Chunk& loaded) {
+                float addend[kChunkElems], finished[kChunkElems];
+                loaded.floats(addend);
+#pragma unroll
+                for (int i = 0; i < kChunkElems; i++) finished[i] = finish(i, sums.at[i], addend[i]);
+                return rounded<bf16>(finished);
             });
         });
     } else if constexpr (kPass == Pass::kFprop) {

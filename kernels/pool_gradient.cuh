@@ -108,13 +108,14 @@ struct BlockUnit {
             for (uint32_t back_q = kStride; back_q-- > 0;) {
                 const uint32_t r = i / kStride + back_p * kStride, s = i % kStride + back_q * kStride;
                 if (r >= kKernel || s >= kKernel) continue;
-                const Vec<T, kWidth> of_window = dy[back_p][back_q].unpacked();
+                float of_window[kWidth];
+                dy[back_p][back_q].floats(of_window);
                 const uint32_t tap = r * kKernel + s;
 #pragma unroll
                 for (int k = 0; k < kWidth; k++) {
                     const int shift = k % 4 * 8;
                     const bool is_here = (argmax[back_p][back_q][k / 4] & 0xffu << shift) == tap << shift;
-                    sums[k] += is_here ? float(of_window[k]) : 0.0f;
+                    sums[k] += is_here ? of_window[k] : 0.0f;
                 }
             }
         }

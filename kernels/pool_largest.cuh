@@ -63,9 +63,7 @@ static __device__ __forceinline__ void largest_of_window(const WindowOver<Window
             taps[k] = wins ? tap : taps[k];
         }
     });
+    y = rounded<T>(largest).unpacked();
 #pragma unroll
-    for (int k = 0; k < kWidth; k++) {
-        y[k] = T(largest[k]);
-        argmax[k] = static_cast<uint8_t>(taps[k]);
-    }
+    for (int k = 0; k < kWidth; k++) argmax[k] = static_cast<uint8_t>(taps[k]);
 }

@@ -18,11 +18,11 @@ struct DyAndX {
     Packed<T, kWidth> dy, x;
     typename Mask::Loaded loaded;
 
-    // dy behind the mask.
-    __device__ __forceinline__ Vec<T, kWidth> dz(const Mask& mask) const {
-        Vec<T, kWidth> dz = dy.unpacked();
-        mask.apply(loaded, x.unpacked(), dz);
-        return dz;
+    // x, and dy behind the mask.
+    __device__ __forceinline__ void x_and_dz(const Mask& mask, float (&x_of)[kWidth], float (&dz)[kWidth]) const {
+        x.floats(x_of);
+        dy.floats(dz);
+        mask.apply(loaded, x_of, dz);
     }
 };
 
@@ -41,7 +41,7 @@ struct NoMask {
     using Loaded = Nothing;
 
     __device__ __forceinline__ Nothing load(uint64_t) const { return {}; }
-    __device__ __forceinline__ void apply(Nothing, const Vec<T, kWidth>&, Vec<T, kWidth>&) const {}
+    __device__ __forceinline__ void apply(Nothing, const float (&)[kWidth], float (&)[kWidth]) const {}
 };
 
 template <class Element, int kElems>
@@ -52,10 +52,11 @@ struct ResultMask {
     const T* y;
 
     __device__ __forceinline__ Loaded load(uint64_t at) const { return load_packed<kWidth>(y + at); }
-    __device__ __forceinline__ void apply(const Loaded& loaded, const Vec<T, kWidth>&, Vec<T, kWidth>& dy) const {
-        const Vec<T, kWidth> result = loaded.unpacked();
+    __device__ __forceinline__ void apply(const Loaded& loaded, const float (&)[kWidth], float (&dy)[kWidth]) const {
+        float result[kWidth];
+        loaded.floats(result);
 #pragma unroll
-        for (int i = 0; i < kWidth; i++) dy[i] = float(result[i]) <= 0.0f ? T(0.0f) : dy[i];
+        for (int i = 0; i < kWidth; i++) dy[i] = result[i] <= 0.0f ? 0.0f : dy[i];
     }
 };
 
@@ -68,9 +69,9 @@ struct BitsMask {
     const uint8_t* bits;
 
     __device__ __forceinline__ uint32_t load(uint64_t at) const { return bits[at / kWidth]; }
-    __device__ __forceinline__ void apply(uint32_t loaded, const Vec<T, kWidth>&, Vec<T, kWidth>& dy) const {
+    __device__ __forceinline__ void apply(uint32_t loaded, const float (&)[kWidth], float (&dy)[kWidth]) const {
 #pragma unroll
-        for (int i = 0; i < kWidth; i++) dy[i] = (loaded >> i & 1) ? dy[i] : T(0.0f);
+        for (int i = 0; i < kWidth; i++) dy[i] = (loaded >> i & 1) ? dy[i] : 0.0f;
     }
 };
 
@@ -85,11 +86,11 @@ struct RecomputedMask {
         : norm(mean, rstd, gamma, beta) {}
 
     __device__ __forceinline__ Nothing load(uint64_t) const { return {}; }
-    __device__ __forceinline__ void apply(Nothing, const Vec<T, kWidth>& x, Vec<T, kWidth>& dy) const {
+    __device__ __forceinline__ void apply(Nothing, const float (&x)[kWidth], float (&dy)[kWidth]) const {
 #pragma unroll
         for (int i = 0; i < kWidth; i++) {
             // Where y was stored as zero or less.
-            dy[i] = norm(i, float(x[i])) <= largest_zero<T>() ? T(0.0f) : dy[i];
+            dy[i] = norm(i, x[i]) <= largest_zero<T>() ? 0.0f : dy[i];
         }
     }
 };

@@ -76,8 +76,8 @@ impl ChannelGrid {
     /// Blocks that a GPU has work with: about one round of them on the largest.
     const ENOUGH_BLOCKS: usize = 1024;
 
-    /// For passes that write rows: blocks of few rows, down to one a thread where there is little to do. A thread has two rows
-    /// under way, and what it does once it does for more rows: half as many blocks keep a GPU busy.
+    /// For passes that write rows: blocks of few rows, down to one a thread where there is little to do. A thread has two to
+    /// four rows under way, and what it does once it does for more rows: half as many blocks keep a GPU busy.
     pub fn rows(shape: Shape, dtype: DType) -> ChannelGrid {
         ChannelGrid::new(shape, dtype, ChannelGrid::ENOUGH_BLOCKS / 2, |turns| turns.clamp(1, 8))
     }

@@ -196,6 +196,13 @@ mod tests {
             let code = disassembler.code(kernel, arch);
             let code = code.unwrap_or_else(|| panic!("{} for {arch} is not listed", kernel.name));
             assert!(code.instructions > 0, "{} for {arch} has no instructions", kernel.name);
+            // Single numbers are rounded where a thread has one channel, never a vector of them.
+            assert!(
+                code.single_roundings < 4,
+                "{} rounds {} numbers one by one",
+                kernel.name,
+                code.single_roundings
+            );
             // Products of warp groups are only in this machine code.
             let multiplies = !kernel.is_by_warp_groups() || arch == "sm_90a";
             if let Some(tile) = tile(kernel).filter(|_| kernel.name.starts_with("conv2d_") && multiplies) {

@@ -22,6 +22,8 @@ pub struct KernelCode {
     pub loops: Vec<Loop>,
     /// Of its loads from global memory, how many are under way together: the mean over all loads, rounded.
     pub loads_in_flight: Option<u32>,
+    /// Roundings of one number to bf16, which run at an eighth of the rate of those of two.
+    pub single_roundings: u32,
 }
 
 /// A loop: all that leads back to an instruction through which every way into it goes.
@@ -180,7 +182,11 @@ impl Function {
             body.iter().for_each(|&at| found.count(&self.sass_instructions[at]));
             found
         };
-        let instructions = flow.reached.iter().filter(|&&is_reached| is_reached).count() as u32;
+        let reached =
+            || self.sass_instructions.iter().zip(&flow.reached).filter(|&(_, &is_reached)| is_reached);
+        let instructions = reached().count() as u32;
+        let rounds_one = |instruction: &Instruction| instruction.opcode.starts_with("F2F.BF16");
+        let single_roundings = reached().filter(|(instruction, _)| rounds_one(instruction)).count() as u32;
         let loads_in_flight = self.loads_in_flight(&flow);
         let longest_way = if next.is_empty() { 0 } else { flow.way_through(0) };
         Ok(KernelCode {
@@ -188,6 +194,7 @@ impl Function {
             longest_way,
             loops: bodies.iter().map(count).collect(),
             loads_in_flight,
+            single_roundings,
         })
     }
 
@@ -306,7 +313,13 @@ mod tests {
             Loop { address: 0x20, is_innermost: true, instructions: 3, way: 6, global: 1, ..Loop::default() };
         assert_eq!(
             kernels["fill_f32"],
-            KernelCode { instructions: 6, longest_way: 6, loops: vec![store], loads_in_flight: None }
+            KernelCode {
+                instructions: 6,
+                longest_way: 6,
+                loops: vec![store],
+                loads_in_flight: None,
+                single_roundings: 0
+            }
         );
     }
 
@@ -343,7 +356,13 @@ mod tests {
         // The trap behind the exit and what fills up the line are never run.
         assert_eq!(
             code,
-            KernelCode { instructions: 10, longest_way: 10, loops: vec![main], loads_in_flight: None }
+            KernelCode {
+                instructions: 10,
+                longest_way: 10,
+                loops: vec![main],
+                loads_in_flight: None,
+                single_roundings: 0
+            }
         );
     }
 
@@ -453,7 +472,13 @@ mod tests {
         let kernels = KernelCode::of_listing(nothing.as_bytes()).unwrap();
         assert_eq!(
             kernels["k"],
-            KernelCode { instructions: 0, longest_way: 0, loops: Vec::new(), loads_in_flight: None }
+            KernelCode {
+                instructions: 0,
+                longest_way: 0,
+                loops: Vec::new(),
+                loads_in_flight: None,
+                single_roundings: 0
+            }
         );
     }
 }
