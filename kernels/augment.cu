@@ -130,13 +130,7 @@ static __device__ void augment_pixels(const AugmentArgs& a) {
     }
     T* to = static_cast<T*>(a.y) + (static_cast<uint64_t>(blockIdx.y) * num_pixels + first) * 3;
     // The values of a group of pixels are three vectors: of 16 bytes in f32, of 8 in bf16.
-#pragma unroll
-    for (int v = 0; v < 3; v++) {
-        float part[kWidth];
-#pragma unroll
-        for (int i = 0; i < kWidth; i++) part[i] = values[v * kWidth + i];
-        store_vec(to + v * kWidth, rounded<T>(part));
-    }
+    store_rounded<kWidth>(to, values);
 }
 
 // A block of 2x2 pixels, with the padding of the stem's convolution: two rows and columns of blocks before the image, one behind.
@@ -159,13 +153,7 @@ static __device__ void augment_block(const AugmentArgs& a) {
     }
     constexpr int kWidth = kVecElems<T>;
     T* to = static_cast<T*>(a.y) + (uint64_t{blockIdx.y} * rows * columns + block) * 16;
-#pragma unroll
-    for (int v = 0; v < 16 / kWidth; v++) {
-        float part[kWidth];
-#pragma unroll
-        for (int i = 0; i < kWidth; i++) part[i] = values[v * kWidth + i];
-        store_vec(to + v * kWidth, rounded<T>(part));
-    }
+    store_rounded<kWidth>(to, values);
 }
 
 template <class T>

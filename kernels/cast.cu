@@ -25,10 +25,7 @@ KERNEL(cast_f32_to_bf16, CastArgs, 256) {
         constexpr int kWidth = decltype(width)::value;
         float from[kWidth];
         load_floats(from, x + at);
-        Vec<bf16, kWidth> to;
-#pragma unroll
-        for (int i = 0; i < kWidth; i++) to[i] = bf16(from[i]);
-        store_vec(y + at, to);
+        store_vec(y + at, rounded<bf16>(from));
     });
 }
 

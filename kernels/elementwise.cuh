@@ -26,6 +26,19 @@ static __device__ __forceinline__ void for_each_vec(uint64_t num_elems, Body bod
     if (rest < num_elems) body(Width<1>(), rest);
 }
 
+// Stores `N` neighbouring numbers, rounded, in accesses of kWidth.
+template <int kWidth, class T, int N>
+static __device__ __forceinline__ void store_rounded(T* to, const float (&values)[N]) {
+    static_assert(N % kWidth == 0, "whole accesses");
+#pragma unroll
+    for (int at = 0; at < N; at += kWidth) {
+        float part[kWidth];
+#pragma unroll
+        for (int i = 0; i < kWidth; i++) part[i] = values[at + i];
+        store_vec(to + at, rounded<T>(part));
+    }
+}
+
 // Writes `value` to every one of `num_elems` elements.
 template <class T>
 static __device__ __forceinline__ void fill_vecs(T* y, uint64_t num_elems, T value) {

@@ -11,7 +11,8 @@ use crate::ops::{
 use crate::tensor::Layout;
 
 impl Editor<'_> {
-    /// What [`super::Rewrite::ConvStats`] left of a batch norm with its ReLU, then max pooling: one pass normalises and takes the largest.
+    /// What `Rewrite::ConvStats` left of a batch norm with its ReLU, then max pooling: one pass takes the largest and
+    /// normalises it.
     pub(super) fn bn_pool(&mut self) {
         for index in 0..self.nodes.len() {
             let Some(pool) = self.nodes[index].clone() else { continue };
@@ -40,9 +41,9 @@ impl Editor<'_> {
         }
     }
 
-    /// The gradients of what [`super::Rewrite::BnPool`] joined, where a dgrad makes that of its result: the dgrad applies the mask and takes
-    /// the sums, for which the pixels that the windows took are enough, and one pass gathers what reaches a pixel. That is written
-    /// nowhere.
+    /// The gradients of what `Rewrite::BnPool` joined, where a dgrad makes that of its result: the dgrad applies the mask and
+    /// takes the sums, for which the pixels that the windows took are enough, and one pass gathers what reaches a pixel. That is
+    /// written nowhere.
     pub(super) fn bn_pool_bwd(&mut self) {
         for index in 0..self.nodes.len() {
             let Some(norm) = self.nodes[index].clone() else { continue };

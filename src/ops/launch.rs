@@ -1,5 +1,7 @@
 //! What the launches of all operations share: grids, and the types that kernels compute in.
 
+use std::ops::RangeInclusive;
+
 use crate::device::Slot;
 use crate::device::kernels::channels::{CHANNEL_THREADS, NARROW_COLUMNS, WIDE_COLUMNS};
 use crate::device::kernels::common::WARP_THREADS;
@@ -80,6 +82,12 @@ impl ChannelGrid {
     /// four rows under way, and what it does once it does for more rows: half as many blocks keep a GPU busy.
     pub fn rows(shape: Shape, dtype: DType) -> ChannelGrid {
         ChannelGrid::new(shape, dtype, ChannelGrid::ENOUGH_BLOCKS / 2, |turns| turns.clamp(1, 8))
+    }
+
+    /// Numbers of rows, of few channels, of which a pass that writes rows gives a thread so many.
+    pub fn rows_of_turns(turns: usize) -> RangeInclusive<usize> {
+        let of_a_turn = CHANNEL_THREADS / WIDE_COLUMNS * ChannelGrid::ENOUGH_BLOCKS / 2;
+        (turns - 1) * of_a_turn + 1..=turns * of_a_turn
     }
 
     /// For passes that take hundreds of instructions a row and many registers: blocks of few rows, so that the last of a GPU's
@@ -202,6 +210,20 @@ mod tests {
                     assert!(blocks * grid.block_rows >= rows && (blocks - 1) * grid.block_rows < rows);
                     assert!(tiles * tile >= channels && (tiles - 1) * tile < channels);
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn rows_are_so_many_that_a_thread_has_several() {
+        for turns in [1, 2, 4] {
+            let rows = ChannelGrid::rows_of_turns(turns);
+            for dtype in [DType::F32, DType::Bf16] {
+                let turns_of = |rows: usize| {
+                    ChannelGrid::rows([rows, 8].into(), dtype).block_rows * WIDE_COLUMNS / CHANNEL_THREADS
+                };
+                let found = [*rows.start(), *rows.end(), rows.end() + 1].map(turns_of);
+                assert_eq!(found, [turns, turns, turns + 1]);
             }
         }
     }

@@ -388,6 +388,18 @@ mod tests {
     }
 
     #[test]
+    fn roundings_of_one_number_are_counted_where_they_can_be_reached() {
+        let code = code(
+            "F2F.BF16.F32 R2, R3
+             F2FP.BF16.F32.PACK_AB R4, R5, R6
+             F2F.F64.F32 R8, R7
+             EXIT
+             F2F.BF16.F32 R2, R3",
+        );
+        assert_eq!(code.unwrap().single_roundings, 1);
+    }
+
+    #[test]
     fn a_condition_may_stand_among_the_operands() {
         assert_eq!(loops("NOP\n NOP\n @!P2 BRA P3, 0x10\n EXIT"), [(0x10, 2)]);
         assert_eq!(code("BRA P3, 0x20\n NOP\n EXIT").unwrap().instructions, 3);

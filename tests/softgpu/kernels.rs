@@ -9,9 +9,8 @@ use residuum::device::kernels::{KERNELS, Kernel};
 use crate::gpu::{KernelReport, Report, SoftGpu, kernels_wait, software_gpu};
 use crate::program::{Program, texts};
 
-/// Of each kernel's instructions, over all kernels, so many have to run. What a thread of a batch norm does with its second to fourth
-/// row is for maps of more pixels than these shapes have: 3.6 of the 5.9 parts in a hundred that do not run.
-const LEAST_COVERAGE: f64 = 0.935;
+/// Of each kernel's instructions, over all kernels, so many have to run.
+const LEAST_COVERAGE: f64 = 0.95;
 
 /// What each GPU is like that `check-kernels` has to pass on, and how many more random shapes it gets there.
 const GPUS: [(u64, &[(&str, &str)]); 4] = [

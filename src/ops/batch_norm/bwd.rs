@@ -116,7 +116,7 @@ impl Op for BatchNormBwd {
                     Mask::Recomputed => Masking::Recomputed { gamma: args.input(2), beta: args.input(5) },
                     Mask::Bits => Masking::Bits(args.input(5)),
                 });
-                return backward(args, args.workspace(), args.input::<T>(0), mask, spread, true);
+                return backward(args, args.input::<T>(0), mask, spread, true);
             }
             let blocks = Blocks::new(args.input_shape(1));
             let dz = args.output_over_input::<T>(3, 0);
@@ -139,7 +139,7 @@ impl Op for BatchNormBwd {
                     vectorized(|| dz.iter_mut().zip(y).for_each(|(dz, &y)| *dz = masked(*dz, y)));
                 });
             }
-            backward(args, args.workspace(), dz, None, spread, true);
+            backward(args, dz, None, spread, true);
         }
         dispatch_storage!(args.input_dtype(1), run(self, args));
     }
@@ -186,7 +186,7 @@ impl Op for BatchNormInferenceBwd {
     fn cpu(&self, args: &CpuArgs<'_>) {
         fn run<T: Storage>(op: &BatchNormInferenceBwd, args: &CpuArgs<'_>) {
             let spread = Spread::Var(args.input::<T::Sum>(4), T::Sum::from_f64(f64::from(op.eps)));
-            backward(args, args.workspace(), args.input::<T>(0), None, spread, false);
+            backward(args, args.input::<T>(0), None, spread, false);
         }
         dispatch_storage!(args.input_dtype(1), run(self, args));
     }
@@ -206,9 +206,8 @@ fn workspace_bytes(device: DeviceKind, x: ValueType) -> usize {
 }
 
 /// Writes dx, dgamma and dbeta; `through_statistics` says whether mean and variance depend on x.
-pub(super) fn backward<T: Storage>(
+fn backward<T: Storage>(
     args: &CpuArgs<'_>,
-    workspace: &mut [f64],
     dy: &[T],
     mask: Option<Masking<'_, T>>,
     spread: Spread<'_, T::Sum>,
@@ -217,7 +216,7 @@ pub(super) fn backward<T: Storage>(
     let blocks = Blocks::new(args.input_shape(1));
     let dx = args.output_over_input::<T>(0, 1);
     let operands = Operands { dy, mask, mean: args.input::<T::Sum>(3), spread, channels: blocks.channels };
-    let (sum_dz, sum_dz_xhat) = sums(operands, dx, blocks, workspace);
+    let (sum_dz, sum_dz_xhat) = sums(operands, dx, blocks, args.workspace());
     store_sums::<T::Sum>([sum_dz, sum_dz_xhat], [args.output(2), args.output(1)]);
     let per_row = if through_statistics { 1.0 / blocks.rows as f64 } else { 0.0 };
     write_dx(operands, args.input(2), [sum_dz, sum_dz_xhat], per_row, blocks, dx);

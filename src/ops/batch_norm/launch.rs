@@ -43,7 +43,7 @@ pub(in crate::ops) struct Partials {
 }
 
 impl Partials {
-    pub(super) fn of(grid: &ChannelGrid, address: u64) -> Partials {
+    fn of(grid: &ChannelGrid, address: u64) -> Partials {
         let &ChannelGrid { rows, channels, block_rows, .. } = grid;
         Partials { address, rows, channels, block_rows, num_blocks: grid.num_blocks(), num_sums: 2 }
     }
@@ -269,16 +269,6 @@ pub(in crate::ops) struct ShortcutAddresses {
     pub dbeta: u64,
 }
 
-/// dgamma and dbeta, results 1 and 2, of partial sums.
-pub(super) fn finalize_sums(
-    partials: Partials,
-    norm: Norm<'_>,
-    args: &LaunchArgs<'_>,
-    launcher: &mut dyn Launcher,
-) -> Result<()> {
-    finalize_sums_to([args.output(1), args.output(2)], partials, norm, None, args, launcher)
-}
-
 /// dgamma and dbeta of partial sums, to these addresses; of three sums also those of a second batch norm.
 pub(in crate::ops) fn finalize_sums_to(
     [dgamma, dbeta]: [u64; 2],
@@ -314,7 +304,7 @@ pub(super) fn backward_sums(
     norm: Norm<'_>,
 ) -> Result<()> {
     let partials = bwd_partials(&args.inputs[1], BwdAddresses::new(args, mask), 0, norm, args, launcher)?;
-    finalize_sums(partials, norm, args, launcher)
+    finalize_sums_to([args.output(1), args.output(2)], partials, norm, None, args, launcher)
 }
 
 /// Where dgamma and dbeta are, and where dx and dz go; no dz where it is 0.
