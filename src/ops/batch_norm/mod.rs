@@ -340,6 +340,7 @@ pub(super) fn checks() -> Checks {
             bits_trial([n, h, w, 16 * draw.within(1, 8)], draw.coin())
         }),
         Box::new(long_trial),
+        Box::new(|_| train::apart_trial()),
     ];
     trials.extend(pool::trials());
     Checks { cases, trials }

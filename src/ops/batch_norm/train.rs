@@ -9,7 +9,10 @@ use crate::device::cpu::{
 use crate::device::{DeviceKind, LaunchArgs, Launcher};
 use crate::error::Result;
 use crate::graph::{Backward, Cost, InferResult, Op, ValueId, ValueType};
+use crate::ops::checks::{Contents, Trial, in_f32, input, state};
+use crate::ops::launch::ChannelGrid;
 use crate::ops::{batch_norm::BatchNormBwd, cost_per_elem, dispatch_storage};
+use crate::tensor::DType;
 
 /// `(x, gamma, beta, running_mean, running_var [, residual]) -> (y, save_mean, save_rstd)`, changing the running
 /// statistics: y = act((x - mean)*rstd*gamma + beta [+ residual]).
@@ -111,6 +114,24 @@ impl Op for BatchNormTrain {
             false,
         )
     }
+}
+
+/// A batch whose first block of rows stands apart from the others: the variance is a five-hundredth of the sums that are taken from
+/// each other for it. Means of blocks, and what they are apart, are exact in f32; the reciprocal of the number of rows is off by as
+/// much as one can be.
+pub(super) fn apart_trial() -> Trial {
+    let [rows, channels] = [65_520, 4];
+    let first_elems = ChannelGrid::sums([rows, channels].into(), DType::F32).block_rows * channels;
+    let other = |i: usize| if i / channels % 2 == 0 { 1.0 / 1024.0 } else { -1.0 / 1024.0 };
+    let x = (0..rows * channels).map(|i| if i < first_elems { 1.0 } else { other(i) }).collect();
+    let trial = Trial::new("batch norm of a block that stands apart", move |graph| {
+        let x = input(graph, "x", [1, 1, rows, channels]);
+        let [gamma, beta] = ["gamma", "beta"].map(|name| in_f32(graph, name, [channels]));
+        let [mean, var] = ["running_mean", "running_var"].map(|name| state(graph, name, [channels]));
+        let op = BatchNormTrain { eps: 1e-5, bn_momentum: 0.1, relu: false, residual: false };
+        graph.apply("y", op, &[x, gamma, beta, mean, var]).map(|_| ())
+    });
+    trial.with_operand("x", Contents::F32(x)).only_in(DType::F32)
 }
 
 /// Refuses an x that has no variance.
