@@ -122,7 +122,7 @@ impl Op for BatchNormTrain {
 pub(super) fn apart_trial() -> Trial {
     let [rows, channels] = [65_520, 4];
     let first_elems = ChannelGrid::sums([rows, channels].into(), DType::F32).block_rows * channels;
-    let other = |i: usize| if i / channels % 2 == 0 { 1.0 / 1024.0 } else { -1.0 / 1024.0 };
+    let other = |i: usize| if (i / channels).is_multiple_of(2) { 1.0 / 1024.0 } else { -1.0 / 1024.0 };
     let x = (0..rows * channels).map(|i| if i < first_elems { 1.0 } else { other(i) }).collect();
     let trial = Trial::new("batch norm of a block that stands apart", move |graph| {
         let x = input(graph, "x", [1, 1, rows, channels]);
