@@ -99,3 +99,28 @@ fn contradictions_are_refused_by_name() {
         assert!(parts.iter().all(|part| said.contains(part)), "{said}");
     }
 }
+
+#[test]
+fn ranks_meet_where_the_launcher_says() {
+    let place = |vars: Vars<'_>| {
+        let var = |name: &str| vars.iter().find(|(var, _)| *var == name).map(|(_, value)| value.to_string());
+        world(vars)?.expect("there are ranks").meeting_place(var).map(|place| place.to_string())
+    };
+    let ranks = [("RANK", "1"), ("WORLD_SIZE", "2")];
+    let with = |more: Vars<'_>| place(&[&ranks[..], more].concat());
+    assert_eq!(with(&[]).unwrap(), "127.0.0.1:29500");
+    assert_eq!(with(&[("MASTER_ADDR", "10.0.0.7"), ("MASTER_PORT", "4000")]).unwrap(), "10.0.0.7:4000");
+    // torchrun itself listens at its port.
+    let torchrun = [("MASTER_ADDR", "localhost"), ("MASTER_PORT", "4000"), ("TORCHELASTIC_RUN_ID", "x")];
+    assert_eq!(with(&torchrun).unwrap(), "127.0.0.1:4001");
+    assert_eq!(with(&[&torchrun[..], &[("RESIDUUM_PORT", "5000")]].concat()).unwrap(), "127.0.0.1:5000");
+    assert_eq!(with(&[("MASTER_ADDR", "::1")]).unwrap(), "[::1]:29500");
+    for (vars, part) in [
+        (&[("LOCAL_RANK", "0"), ("LOCAL_WORLD_SIZE", "1")][..], "set MASTER_ADDR"),
+        (&[("MASTER_PORT", "many")], "MASTER_PORT is `many`"),
+        (&[("MASTER_ADDR", "no.such.machine.invalid")], "MASTER_ADDR is `no.such.machine.invalid`"),
+    ] {
+        let error = with(vars).unwrap_err();
+        assert!(error.exit_code() == 2 && error.to_string().contains(part), "{error}");
+    }
+}

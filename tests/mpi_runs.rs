@@ -6,6 +6,8 @@
 mod left_by_run;
 #[path = "common/program.rs"]
 mod program;
+#[path = "common/rank_processes.rs"]
+mod rank_processes;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use left_by_run::LeftByRun;
 use program::{Program, failed, signal, texts};
+use rank_processes::{rank_processes, send};
 use residuum::run::state;
 
 /// 10 updates of 20 batches in two epochs.
@@ -62,26 +65,6 @@ fn left_by(program: &Program) -> LeftByRun {
     LeftByRun::of(&program.path(program.only_run("runs")))
 }
 
-/// The processes of the ranks that `mpirun` has started, in their order.
-fn ranks_of(mpirun: &Child) -> Vec<u32> {
-    let children = format!("/proc/{0}/task/{0}/children", mpirun.id());
-    let mut ranks: Vec<(u32, u32)> = fs::read_to_string(children)
-        .unwrap()
-        .split_whitespace()
-        .filter_map(|pid| {
-            let environment = fs::read_to_string(format!("/proc/{pid}/environ")).ok()?;
-            let rank = environment.split('\0').find_map(|line| line.strip_prefix("OMPI_COMM_WORLD_RANK="))?;
-            Some((rank.parse().unwrap(), pid.parse().unwrap()))
-        })
-        .collect();
-    ranks.sort_unstable();
-    ranks.into_iter().map(|(_, pid)| pid).collect()
-}
-
-fn send(signal: &str, pid: u32) {
-    assert!(Command::new("kill").args(["-s", signal, &pid.to_string()]).status().unwrap().success());
-}
-
 /// Starts so many ranks of `call`, sends `signal` to rank `rank` after `num_steps` lines of the log, and waits for the end.
 fn stop_one(
     program: &Program,
@@ -93,7 +76,7 @@ fn stop_one(
     let mut child =
         mpirun(program, num_ranks, call).stderr(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     let run = program.wait_for_steps(&mut child, num_steps);
-    let ranks = ranks_of(&child);
+    let ranks = rank_processes(&child, "OMPI_COMM_WORLD_RANK");
     assert_eq!(ranks.len(), num_ranks);
     send(signal, ranks[rank]);
     let sent = Instant::now();

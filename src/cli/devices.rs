@@ -7,7 +7,7 @@ use pulp::Arch;
 
 use super::output;
 use crate::device::cpu::conv::mixed::amx;
-use crate::device::cuda::{Driver, Gpu, driver_package_version, has_warp_groups};
+use crate::device::cuda::{Driver, Gpu, Nccl, driver_package_version, has_warp_groups};
 use crate::device::kernels::{KERNELS, RESOURCES, Resources, TOOLKIT};
 use crate::device::{Device, NO_EMULATOR};
 use crate::error::Result;
@@ -68,6 +68,11 @@ fn devices() -> String {
         },
     );
     parts.row(["CUDA kernels", &compiled]);
+    let nccl = match Nccl::open() {
+        Ok(library) => format!("{} ({}), joins ranks on GPUs", library.version, library.file),
+        Err(reason) => reason.to_string(),
+    };
+    parts.row(["NCCL", &nccl]);
     let emulator = if cfg!(residuum_simt) { "the same kernels, compiled for the host" } else { NO_EMULATOR };
     parts.row(["emulator", emulator]);
     format!("{devices}\n{parts}")

@@ -56,6 +56,11 @@ impl TrainArgs {
         Duration::from_secs(self.dist_timeout)
     }
 
+    /// The device that is asked for. What stands in the way of reading it is told later, by every rank in the same place.
+    fn device(&self) -> DeviceChoice {
+        self.settings.read(None).map_or(DeviceChoice::Auto, |config| *config.device)
+    }
+
     /// Trains, together with the other ranks where there are some.
     fn train(&self, mut ranks: Option<OnRank>) -> std::result::Result<(), Failure> {
         let earlier = self.earlier_run(&mut ranks)?;
@@ -187,15 +192,10 @@ impl From<Error> for Failure {
     }
 }
 
-/// The device of this process: where none is named, each rank of a machine has a GPU of its own.
+/// The device of this process: each rank of a machine has a GPU of its own.
 fn open_device_of(choice: DeviceChoice, rank: Option<&OnRank>) -> Result<Device> {
-    let device = open_device(choice)?;
-    match (choice, device, rank) {
-        (DeviceChoice::Auto, Device::Cuda(_), Some(OnRank { local, .. })) => {
-            open_device(DeviceChoice::Cuda(local.index))
-        }
-        _ => Ok(device),
-    }
+    let gpu = rank.and_then(|rank| ranks::gpu_of(choice, rank.local));
+    open_device(gpu.map_or(choice, DeviceChoice::Cuda))
 }
 
 fn show_epochs(epochs: u64) -> String {

@@ -17,6 +17,7 @@ pub use kernels::Kernel;
 
 use std::time::Duration;
 
+use self::cuda::CudaDevice;
 use crate::error::Result;
 use crate::tensor::{DType, Shape};
 
@@ -182,6 +183,11 @@ pub const READBACK_BYTES: usize = 1 << 20;
 pub trait KernelDevice: Send {
     /// Kind of the device.
     fn kind(&self) -> DeviceKind;
+
+    /// The GPU that this is, where it is one: ranks on GPUs exchange what lies in their memories.
+    fn as_gpu(&mut self) -> Option<&mut CudaDevice> {
+        None
+    }
 
     /// Allocates the arena, zeroed, and returns its address on the device.
     ///

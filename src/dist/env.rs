@@ -1,6 +1,7 @@
 //! What launchers tell the processes that they start: torchrun, Open MPI's mpirun, Slurm's srun, and launchers that speak PMI.
 
 use std::fmt;
+use std::net::{Ipv4Addr, SocketAddr, ToSocketAddrs};
 use std::str::FromStr;
 
 use super::Rank;
@@ -48,6 +49,9 @@ const LAUNCHERS: [Names; 3] = [
 /// Slurm gives numbers from here on to what is no step of srun: the script of a batch job, the shell of salloc.
 const FIRST_STEP_WITHOUT_SRUN: u32 = 0xffff_fff0;
 
+/// Where ranks meet if nothing says where; torchrun's own.
+const DEFAULT_PORT: u16 = 29500;
+
 /// The processes of a run, and which of them this is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct World {
@@ -92,6 +96,41 @@ impl World {
             },
         };
         Ok(world.filter(|world| world.rank.count > 1))
+    }
+}
+
+impl World {
+    /// Where rank 0 waits for the others, as the variables `MASTER_ADDR` and `MASTER_PORT` say, or on this machine where all are on it.
+    /// torchrun listens at that port itself, so that it is the next then; `RESIDUUM_PORT` names another.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if the machine is not named, or has no address.
+    pub fn meeting_place(&self, var: impl Fn(&str) -> Option<String>) -> Result<SocketAddr> {
+        let var = |name: &str| var(name).filter(|value| !value.is_empty());
+        let of_torchrun = u16::from(var("TORCHELASTIC_RUN_ID").is_some());
+        let port = match number("RESIDUUM_PORT", &var)? {
+            Some(port) => port,
+            None => number::<u16>("MASTER_PORT", &var)?
+                .map_or(DEFAULT_PORT, |port| port.saturating_add(of_torchrun)),
+        };
+        let Some(machine) = var("MASTER_ADDR") else {
+            if self.local.count == self.rank.count {
+                return Ok((Ipv4Addr::LOCALHOST, port).into());
+            }
+            return Err(Error::Usage(
+                "the ranks are on several machines: set MASTER_ADDR to the one of rank 0, the same for all"
+                    .into(),
+            ));
+        };
+        let unknown = |why: String| {
+            Error::Usage(format!("MASTER_ADDR is `{machine}`, a machine without an address here{why}"))
+        };
+        let found =
+            (machine.as_str(), port).to_socket_addrs().map_err(|error| unknown(format!(": {error}")))?;
+        let addresses: Vec<SocketAddr> = found.collect();
+        // All have to take the same.
+        let first = addresses.iter().find(|address| address.is_ipv4()).or(addresses.first());
+        first.copied().ok_or_else(|| unknown(String::new()))
     }
 }
 

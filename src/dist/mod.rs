@@ -5,11 +5,15 @@
 mod env;
 #[cfg(feature = "mpi")]
 mod mpi;
+mod nccl;
+mod waiting;
 
 pub use env::{Launcher, World};
 
 #[cfg(feature = "mpi")]
 pub use self::mpi::MpiRanks;
+pub use self::nccl::NcclRanks;
+use crate::device::cuda::Communicator;
 use crate::error::Result;
 
 /// Which of the processes of a run this is.
@@ -44,6 +48,11 @@ pub trait Collective: Send {
     /// # Errors
     /// As [`Collective::all_gather`].
     fn all_to_all(&mut self, to_each: &[u8], from_each: &mut [u8]) -> Result<()>;
+
+    /// What moves bytes between the memories of GPUs, where ranks are joined so.
+    fn communicator(&self) -> Option<&Communicator> {
+        None
+    }
 
     /// Puts what rank 0 has in `bytes` into those of every rank, which are of one length.
     ///

@@ -1,11 +1,8 @@
 //! Ranks that MPI joins, for CPUs and the emulator: `mpirun -n 4 PROGRAM`. With the feature `mpi`, which links the MPI library of
 //! the system.
 
-use std::fmt::Display;
-use std::process;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -14,9 +11,9 @@ use mpi::environment::Universe;
 use mpi::request::{Request, Scope, scope};
 use mpi::traits::{Communicator, CommunicatorCollectives, Root};
 
+use super::waiting::{end_without_them, tell_of_waiting};
 use super::{Collective, Rank};
 use crate::error::{Error, Result};
-use crate::show::tell_error;
 
 /// How long a rank that waits asks again and again before it sleeps in between: a rank with as much to do comes by then.
 const BUSY: Duration = Duration::from_millis(2);
@@ -77,28 +74,6 @@ impl MpiRanks {
             if waited < BUSY { thread::yield_now() } else { thread::sleep(PAUSE) }
         }
     }
-}
-
-/// Ends this process after `timeout`, and with it the job, unless what this returns is dropped before: MPI itself waits for ever
-/// for a rank that does not begin.
-fn end_without_them(timeout: Duration) -> Sender<()> {
-    let (begun, others) = mpsc::channel();
-    thread::spawn(move || {
-        if others.recv_timeout(timeout) == Err(RecvTimeoutError::Timeout) {
-            process::exit(tell_of_waiting("a rank", timeout, "the beginning").into());
-        }
-    });
-    begun
-}
-
-/// Says that `who` has waited in vain; the exit code for that.
-fn tell_of_waiting(who: impl Display, timeout: Duration, place: &str) -> u8 {
-    let error = Error::Peer(format!(
-        "{who} waited {} s for the others in {place}: one of them has left, hangs or is slower than that (--dist-timeout)",
-        timeout.as_secs_f64()
-    ));
-    tell_error(format_args!("error: {error}"));
-    error.exit_code()
 }
 
 impl Drop for MpiRanks {

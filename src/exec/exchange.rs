@@ -1,4 +1,5 @@
-//! What ranks send each other, from the arena of each to the arenas of the others.
+//! What ranks send each other, from the arena of each to the arenas of the others: from GPU to GPU where both the device and what
+//! joins the ranks can, else through memory of the host.
 
 use std::ops::Range;
 
@@ -23,6 +24,10 @@ impl Session {
         to: usize,
     ) -> Result<()> {
         let to = to..to + from.len();
+        self.check_exchange(&from, &to);
+        if let Some((gpu, ranks)) = self.backend.gpu().zip(collective.communicator()) {
+            return gpu.all_to_all(ranks, from, to.start);
+        }
         self.exchange(from, to, |mine, received| collective.all_to_all(mine, received))
     }
 
@@ -40,17 +45,25 @@ impl Session {
         to: usize,
     ) -> Result<()> {
         let to = to..to + from.len() * collective.rank().count;
+        self.check_exchange(&from, &to);
+        if let Some((gpu, ranks)) = self.backend.gpu().zip(collective.communicator()) {
+            return gpu.all_gather(ranks, from, to.start);
+        }
         self.exchange(from, to, |mine, received| collective.all_gather(mine, received))
     }
 
+    fn check_exchange(&self, from: &Range<usize>, to: &Range<usize>) {
+        assert!(from.end.max(to.end) <= self.program.persistent_bytes, "ranks exchange persistent values");
+        assert!(from.end <= to.start || to.end <= from.start, "what is received lies beside what is sent");
+    }
+
+    /// Exchanges through memory of the host.
     fn exchange(
         &mut self,
         from: Range<usize>,
         to: Range<usize>,
         send: impl FnOnce(&[u8], &mut [u8]) -> Result<()>,
     ) -> Result<()> {
-        assert!(from.end.max(to.end) <= self.program.persistent_bytes, "ranks exchange persistent values");
-        assert!(from.end <= to.start || to.end <= from.start, "what is received lies beside what is sent");
         match &mut self.backend {
             Backend::Cpu { arena, .. } => {
                 let slot = |bytes: &Range<usize>| Slot {

@@ -13,6 +13,7 @@ use half::bf16;
 
 use self::inputs::Inputs;
 use crate::device::cpu::{Arena, BorrowFlags, CpuArgs, Element};
+use crate::device::cuda::CudaDevice;
 use crate::device::{Device, DeviceKind, KernelDevice, LaunchArgs, Launcher, READBACK_BYTES, Slot};
 use crate::error::{Error, Result};
 use crate::plan::{Access, Plan, Program, Step};
@@ -45,6 +46,16 @@ pub struct Session {
 enum Backend {
     Cpu { arena: Arena, flags: BorrowFlags },
     Kernels { device: Box<dyn KernelDevice>, arena_address: u64 },
+}
+
+impl Backend {
+    /// The GPU that this is, where it is one.
+    fn gpu(&mut self) -> Option<&mut CudaDevice> {
+        match self {
+            Backend::Cpu { .. } => None,
+            Backend::Kernels { device, .. } => device.as_gpu(),
+        }
+    }
 }
 
 impl Session {

@@ -2,12 +2,17 @@
 //! the driver's calls and interprets the PTX that nvcc made.
 
 mod gpu;
+#[path = "../common/left_by_run.rs"]
+mod left_by_run;
 #[path = "../common/program.rs"]
 mod program;
+#[path = "../common/rank_processes.rs"]
+mod rank_processes;
 
 mod faults;
 mod kernels;
 mod memory;
+mod ranks;
 mod runs;
 mod selftest;
 mod steps;

@@ -5,9 +5,11 @@ use std::{env, fs, process, thread};
 
 use super::{Failure, OnRank, TrainArgs};
 use crate::cli;
+use crate::device::cuda::Driver;
+use crate::device::{Device, DeviceChoice};
 #[cfg(feature = "mpi")]
 use crate::dist::MpiRanks;
-use crate::dist::{Collective, Rank, World};
+use crate::dist::{Collective, NcclRanks, Rank, World};
 use crate::error::{Error, Result};
 use crate::show::be_silent;
 
@@ -31,25 +33,58 @@ impl Joined for MpiRanks {
     }
 }
 
-/// Joins this process with the others.
+impl Joined for NcclRanks {
+    fn collective(&self) -> Box<dyn Collective> {
+        Box::new(self.clone())
+    }
+
+    fn abort(&self, code: u8) -> ! {
+        NcclRanks::abort(self, code)
+    }
+}
+
+/// Joins this process with the others: by its GPU, or by MPI where it has none.
+fn join(world: &World, device: DeviceChoice, timeout: Duration) -> Result<Box<dyn Joined>> {
+    match gpu_of(device, world.local) {
+        Some(ordinal) => Ok(Box::new(NcclRanks::join(world, ordinal, timeout)?)),
+        None => join_without_gpus(world, timeout),
+    }
+}
+
 #[cfg(feature = "mpi")]
-fn join(_: World, timeout: Duration) -> Result<Box<dyn Joined>> {
+fn join_without_gpus(_: &World, timeout: Duration) -> Result<Box<dyn Joined>> {
     Ok(Box::new(MpiRanks::join(timeout)?))
 }
 
 /// Fails: each process would train a run of its own.
 #[cfg(not(feature = "mpi"))]
-fn join(World { launcher, rank, .. }: World, _: Duration) -> Result<Box<dyn Joined>> {
+fn join_without_gpus(World { launcher, rank, .. }: &World, _: Duration) -> Result<Box<dyn Joined>> {
     Err(Error::Usage(format!(
-        "{launcher} has started this as process {rank}, and this build has nothing to join them with, so that each would train a \
-         run of its own: build with --features mpi, start one process, or give --no-dist where runs of their own are meant"
+        "{launcher} has started this as process {rank}, and there is no GPU to join it with the others by. Ranks on CPUs are joined \
+         by MPI: build with --features mpi and start them with mpirun; or start one process, or give --no-dist where runs of their \
+         own are meant"
     )))
+}
+
+/// The GPU of this process, where it is to have one: of those that it sees, the one of its number among the processes of its machine,
+/// unless a launcher shows each of them one alone.
+pub(super) fn gpu_of(device: DeviceChoice, local: Rank) -> Option<usize> {
+    let count = || Driver::start().and_then(|driver| driver.gpus()).map_or(0, |gpus| gpus.len());
+    match device {
+        DeviceChoice::Cpu | DeviceChoice::Simt => None,
+        DeviceChoice::Auto if DeviceChoice::Auto.open().is_ok_and(|(device, _)| device == Device::Cpu) => {
+            None
+        }
+        DeviceChoice::Auto | DeviceChoice::Cuda(0) if count() != 1 => Some(local.index),
+        DeviceChoice::Auto => Some(0),
+        DeviceChoice::Cuda(ordinal) => Some(ordinal),
+    }
 }
 
 /// Trains as one of several processes.
 pub(super) fn run(args: &TrainArgs, world: World) -> Result<()> {
     let World { launcher, rank, local } = world;
-    let joined = join(world, args.timeout())?;
+    let joined = join(&world, args.device(), args.timeout())?;
     let mut last_word = joined.collective();
     if last_word.rank() != rank {
         return Err(Error::Usage(format!(

@@ -7,11 +7,13 @@ mod images;
 mod landing;
 mod memory;
 mod modules;
+mod nccl;
 mod replay;
 mod staging;
 #[cfg(test)]
 mod tests;
 
+use std::ops::Range;
 use std::ptr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,6 +25,7 @@ pub use self::driver::{CudaVersion, Driver, Gpu, driver_package_version};
 pub use self::images::has_warp_groups;
 use self::memory::{DeviceMemory, Readbacks};
 use self::modules::Modules;
+pub use self::nccl::{Communicator, Library as Nccl};
 pub use self::replay::ReplayingGpu;
 use self::staging::Staging;
 use super::{Kernel, Launcher};
@@ -314,6 +317,40 @@ impl CudaDevice {
     pub fn elapsed_us(&self, start: &Mark, end: &Mark) -> Result<f64> {
         let elapsed_ms = start.0.elapsed_ms(&end.0).map_err(failed("timing"))?;
         Ok(f64::from(elapsed_ms) * 1e3)
+    }
+
+    /// Sends part r of the arena at `from` to rank r, and puts what comes from rank r into part r of as many bytes from `to` on,
+    /// in order with the launches and without waiting for them.
+    ///
+    /// # Errors
+    /// What the library that joins the GPUs reports.
+    ///
+    /// # Panics
+    /// If they do not lie inside the arena, or overlap.
+    pub fn all_to_all(&mut self, ranks: &Communicator, from: Range<usize>, to: usize) -> Result<()> {
+        let (sent, received) = self.exchanged(from.clone(), to..to + from.len());
+        // SAFETY: the ranges lie in the arena, which is freed only after the stream has been waited for.
+        unsafe { ranks.all_to_all(sent, received, from.len() / ranks.count(), &self.stream) }
+    }
+
+    /// Puts what each rank has in its arena at `from` into the bytes from `to` on, in the order of ranks; as
+    /// [`CudaDevice::all_to_all`].
+    ///
+    /// # Errors
+    /// As [`CudaDevice::all_to_all`].
+    ///
+    /// # Panics
+    /// As [`CudaDevice::all_to_all`].
+    pub fn all_gather(&mut self, ranks: &Communicator, from: Range<usize>, to: usize) -> Result<()> {
+        let (sent, received) = self.exchanged(from.clone(), to..to + from.len() * ranks.count());
+        // SAFETY: as in `all_to_all`.
+        unsafe { ranks.all_gather(sent, received, from.len(), &self.stream) }
+    }
+
+    /// Addresses of two ranges of the arena that do not overlap.
+    fn exchanged(&self, from: Range<usize>, to: Range<usize>) -> (u64, u64) {
+        assert!(from.end <= to.start || to.end <= from.start, "what is received lies beside what is sent");
+        (self.range(from.start, from.len()), self.range(to.start, to.len()))
     }
 
     fn range(&self, offset_bytes: usize, len_bytes: usize) -> u64 {

@@ -85,6 +85,10 @@ impl KernelDevice for ReplayingGpu {
         })
     }
 
+    fn as_gpu(&mut self) -> Option<&mut CudaDevice> {
+        Some(&mut self.device)
+    }
+
     fn run_timed(&mut self, record: RecordList<'_>, times: &mut [Duration]) -> Result<()> {
         self.device.run_timed(record, times)
     }

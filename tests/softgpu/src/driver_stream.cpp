@@ -126,6 +126,13 @@ SOFTGPU_API cuEventSynchronize(void* handle) {
     });
 }
 
+SOFTGPU_API cuEventQuery(void* handle) {
+    return call("cuEventQuery", kContext, [&] {
+        const Event& event = uncaptured_event(handle);
+        return event.record && !event.record->is_done ? kNotReady : current_context()->sticky;
+    });
+}
+
 SOFTGPU_API cuEventElapsedTime(float* milliseconds, void* start_handle, void* end_handle) {
     return call("cuEventElapsedTime", kContext, [&] {
         const EventRecord& start = timed_record(start_handle);

@@ -1,0 +1,165 @@
+//! One run over several GPUs: ranks that `launch` starts and NCCL joins, here its double in `nccl/`, which has the memories of the
+//! software GPUs of all processes to move bytes between.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use residuum::run::state;
+
+use crate::gpu::{Record, SoftGpu, software_gpu};
+use crate::left_by_run::LeftByRun;
+use crate::program::{Program, failed, signal, texts};
+use crate::rank_processes::{rank_processes, send};
+
+/// 2 updates of 4 batches in an epoch, on as many ranks as divide 4.
+const RUN: &str = "train --data-dir scenes --model resnet9 --img-size 16 --batch-size 2 --limit-train 16 --limit-val 6 --epochs 2 \
+                   --lr 0.001 --log-interval 1 --micro-batches 4 --precision bf16 --device cuda --augment flip,mixup \
+                   --clip-grad 1 --model-ema --model-ema-decay 0.9";
+/// The same, long enough to be stopped.
+const LONG_RUN: &str = "train --data-dir scenes --model resnet9 --img-size 16 --batch-size 2 --limit-train 8 --limit-val 2 --epochs 12 \
+                        --lr 0.001 --log-interval 1 --micro-batches 2 --device cuda --checkpoint-interval 4 --dist-timeout 60";
+/// In which all ranks have to be gone after one is.
+const SOON: Duration = Duration::from_secs(40);
+
+/// `call` on so many software GPUs, joined by the double with these of its variables, and what they leave behind.
+fn launch(
+    gpu: &SoftGpu,
+    program: &Program,
+    num_ranks: usize,
+    call: &str,
+    fault: Option<&str>,
+) -> (Command, Record) {
+    let mut command = program.command(&format!("launch -n {num_ranks} -- {call}"));
+    let record = gpu.attach(&mut command, &[("SOFTGPU_DEVICES", "4")]);
+    command.env("RESIDUUM_NCCL", gpu.nccl()).envs(fault.map(|fault| ("NCCL_DOUBLE_FAIL", fault)));
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    (command, record)
+}
+
+#[track_caller]
+fn succeeds(gpu: &SoftGpu, program: &Program, num_ranks: usize, call: &str) {
+    let (mut command, record) = launch(gpu, program, num_ranks, call, None);
+    let output = command.output().unwrap();
+    let (_, stderr) = texts(&output);
+    assert!(output.status.success(), "{num_ranks} ranks of `{call}`:\n{stderr}{}", record.log());
+    record.assert_clean();
+    assert_eq!(record.reports().len(), num_ranks, "each rank had a GPU");
+}
+
+fn left_by(program: &Program) -> LeftByRun {
+    LeftByRun::of(&program.path(program.only_run("runs")))
+}
+
+/// What `call` leaves on one GPU.
+fn left_alone(gpu: &SoftGpu, call: &str) -> LeftByRun {
+    let alone = Program::with_scenes();
+    let (output, record) = gpu.output(&mut alone.command(call), &[]);
+    assert!(output.status.success(), "{}{}", texts(&output).1, record.log());
+    left_by(&alone)
+}
+
+#[test]
+fn ranks_on_gpus_leave_what_one_gpu_leaves() {
+    let Some(gpu) = software_gpu() else { return };
+    let expected = left_alone(gpu, RUN);
+    for num_ranks in [2, 4] {
+        let program = Program::with_scenes();
+        succeeds(gpu, &program, num_ranks, RUN);
+        expected.assert_same(&left_by(&program), &format!("{num_ranks} ranks"));
+    }
+}
+
+/// Starts `LONG_RUN` on two ranks and sends `name` after some steps: to the launcher, or to one of the ranks.
+fn stop(gpu: &SoftGpu, program: &Program, name: &str, rank: Option<usize>) -> (Output, PathBuf) {
+    let (mut command, _record) = launch(gpu, program, 2, LONG_RUN, None);
+    let mut launcher = command.spawn().unwrap();
+    let run = program.wait_for_steps(&mut launcher, 5);
+    let ranks = rank_processes(&launcher, "RANK");
+    assert_eq!(ranks.len(), 2);
+    let sent = Instant::now();
+    match rank {
+        Some(rank) => send(name, ranks[rank]),
+        None => signal(&launcher, name),
+    }
+    let output = launcher.wait_with_output().unwrap();
+    assert!(sent.elapsed() < SOON, "{:?} after {name}", sent.elapsed());
+    for rank in ranks {
+        while Path::new(&format!("/proc/{rank}")).exists() {
+            assert!(sent.elapsed() < SOON, "process {rank} is still there");
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+    (output, run)
+}
+
+#[test]
+fn a_run_of_two_gpus_that_is_stopped_goes_on_with_one() {
+    let Some(gpu) = software_gpu() else { return };
+    let expected = left_alone(gpu, LONG_RUN);
+    for (name, rank, code, part) in [
+        ("INT", None, 130, "checkpoint written; resume with: residuum train --resume"),
+        ("TERM", Some(1), 143, "checkpoint written"),
+        ("KILL", Some(1), 137, "rank 2 of 2 was killed by signal 9"),
+    ] {
+        let program = Program::with_scenes();
+        let (output, run) = stop(gpu, &program, name, rank);
+        failed(&output, LONG_RUN, code, &[part]);
+        let checkpoint = program.checkpoint(&run, "last.state.safetensors");
+        let resume = match checkpoint.exists() {
+            true => {
+                let (state, _) = state::load(&checkpoint).unwrap();
+                assert!(state.step < 48, "stopped at {}", state.step);
+                format!("train --resume {}", run.display())
+            }
+            // It was killed before the first.
+            false => {
+                std::fs::remove_dir_all(program.path("runs")).unwrap();
+                LONG_RUN.into()
+            }
+        };
+        let (output, record) = gpu.output(&mut program.command(&resume), &[]);
+        assert!(output.status.success(), "{name}: {}{}", texts(&output).1, record.log());
+        left_by(&program).assert_same(&expected, &format!("a run that {name} stopped"));
+    }
+}
+
+#[test]
+fn nobody_waits_for_a_rank_that_is_missing() {
+    let Some(gpu) = software_gpu() else { return };
+    for (fault, parts) in [
+        (
+            "1@ncclCommInitRank:1:hang",
+            &["a rank waited 4 s for the others in the beginning", "--dist-timeout"][..],
+        ),
+        ("1@ncclGroupEnd:3:hang", &["waited 4 s for the others in exchange"]),
+        ("0@ncclAllGather:5:6", &["another rank has left during an exchange: NCCL"]),
+        ("1@ncclCommGetAsyncError:9:6", &["rank 2 of 2: another rank has left"]),
+    ] {
+        let program = Program::with_scenes();
+        let call = LONG_RUN.replace("--dist-timeout 60", "--dist-timeout 4");
+        let (mut command, record) = launch(gpu, &program, 2, &call, Some(fault));
+        let began = Instant::now();
+        let output = command.output().unwrap();
+        failed(&output, &format!("{call} with {fault}"), 7, parts);
+        assert!(began.elapsed() < SOON, "{fault} took {:?}: {}", began.elapsed(), record.log());
+    }
+}
+
+#[test]
+fn gpus_without_nccl_and_ranks_without_gpus_are_refused_with_the_remedy() {
+    let Some(gpu) = software_gpu() else { return };
+    let program = Program::with_scenes();
+    let (mut command, _) = launch(gpu, &program, 2, RUN, None);
+    let output = command.env("RESIDUUM_NCCL", "/nowhere/libnccl.so.2").output().unwrap();
+    failed(&output, RUN, 3, &["no NCCL", "/nowhere/libnccl.so.2", "apt install libnccl2", "RESIDUUM_NCCL"]);
+    let (mut command, _) = launch(gpu, &program, 5, RUN, None);
+    failed(&command.output().unwrap(), RUN, 3, &["cuda:4 is not there"]);
+    assert!(!program.path("runs").exists(), "no run has begun");
+
+    let mut devices = program.command("devices");
+    let _record = gpu.attach(&mut devices, &[]);
+    let told = texts(&devices.env("RESIDUUM_NCCL", gpu.nccl()).output().unwrap()).0;
+    assert!(told.contains("NCCL") && told.contains("2.23.4"), "{told}");
+}
