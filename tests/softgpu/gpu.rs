@@ -4,6 +4,7 @@
 mod common;
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::process::{Command, Output};
 
 pub use common::{Record, SoftGpu, software_gpu};
@@ -15,6 +16,18 @@ impl SoftGpu {
     pub fn selftest(&self) -> Command {
         let mut command = Command::new(self.folder.join("selftest"));
         command.arg(self.folder.join("libcuda.so.1"));
+        command
+    }
+
+    /// The double of NCCL for processes on the software GPU.
+    pub fn nccl(&self) -> PathBuf {
+        self.folder.join("nccl/libnccl.so.2")
+    }
+
+    /// The program that holds the double of NCCL to what the library is documented to do.
+    pub fn nccl_selftest(&self) -> Command {
+        let mut command = Command::new(self.folder.join("nccl_selftest"));
+        command.arg(self.folder.join("libcuda.so.1")).arg(self.nccl());
         command
     }
 
