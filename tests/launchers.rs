@@ -1,5 +1,7 @@
 //! What is understood of the variables that launchers set.
 
+use std::process::Command;
+
 use residuum::dist::{Launcher, Rank, World};
 use residuum::{Error, Result};
 
@@ -41,6 +43,19 @@ fn every_launcher_is_understood() {
     ];
     assert_eq!(world(&slurm).unwrap(), found(Launcher::Slurm, (4, 5), (0, 1)));
     assert_eq!(world(&slurm[..3]).unwrap(), found(Launcher::Slurm, (4, 9), (4, 9)));
+}
+
+#[test]
+fn what_is_set_for_a_process_is_what_it_reads() {
+    let there = found(Launcher::Torchrun, (5, 8), (1, 4));
+    let mut command = Command::new("train");
+    command.env("OMPI_COMM_WORLD_RANK", "0").env("OMPI_COMM_WORLD_SIZE", "1");
+    there.unwrap().set_env(&mut command);
+    let var = |name: &str| {
+        let (_, value) = command.get_envs().find(|(var, _)| *var == name)?;
+        value.map(|value| value.to_str().unwrap().to_string())
+    };
+    assert_eq!(World::of(var).unwrap(), there);
 }
 
 #[test]

@@ -12,6 +12,7 @@ mod devices;
 mod eval;
 mod export;
 mod flags;
+mod launch;
 mod man;
 mod model;
 mod plan;
@@ -52,6 +53,7 @@ or what is decoded kept.";
 #[derive(Debug, Subcommand)]
 enum Command {
     Train(Box<train::TrainArgs>),
+    Launch(launch::LaunchArgs),
     Eval(eval::EvalArgs),
     Predict(predict::PredictArgs),
     Export(export::ExportArgs),
@@ -78,6 +80,7 @@ impl Cli {
         signal::report_files_too_large()?;
         match self.command {
             Command::Train(args) => args.run(),
+            Command::Launch(args) => args.run(),
             Command::Eval(args) => args.run(),
             Command::Predict(args) => args.run(),
             Command::Export(args) => args.run(),

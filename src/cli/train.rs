@@ -51,6 +51,11 @@ impl TrainArgs {
         }
     }
 
+    /// Whether it trains alone, whatever a launcher says.
+    pub(super) fn is_alone(&self) -> bool {
+        self.no_dist
+    }
+
     /// How long a rank waits for the others.
     fn timeout(&self) -> Duration {
         Duration::from_secs(self.dist_timeout)

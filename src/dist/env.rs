@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr, ToSocketAddrs};
+use std::process::Command;
 use std::str::FromStr;
 
 use super::Rank;
@@ -49,9 +50,6 @@ const LAUNCHERS: [Names; 3] = [
 /// Slurm gives numbers from here on to what is no step of srun: the script of a batch job, the shell of salloc.
 const FIRST_STEP_WITHOUT_SRUN: u32 = 0xffff_fff0;
 
-/// Where ranks meet if nothing says where; torchrun's own.
-const DEFAULT_PORT: u16 = 29500;
-
 /// The processes of a run, and which of them this is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct World {
@@ -64,6 +62,9 @@ pub struct World {
 }
 
 impl World {
+    /// The port where ranks meet if nothing says another; torchrun's own.
+    pub const DEFAULT_PORT: u16 = 29_500;
+
     /// What the environment of this process says; `None` where it is alone.
     ///
     /// # Errors
@@ -97,6 +98,18 @@ impl World {
         };
         Ok(world.filter(|world| world.rank.count > 1))
     }
+
+    /// Has the process that `command` starts find this in its environment, in the variables of torchrun.
+    pub fn set_env(&self, command: &mut Command) {
+        let [torchrun, open_mpi, _] = &LAUNCHERS;
+        for ([index, count], rank) in [(torchrun.all, self.rank), (torchrun.local, self.local)] {
+            command.env(index, rank.index.to_string()).env(count, rank.count.to_string());
+        }
+        // Those of a mpirun that has started the caller alone would contradict; no others are read next to torchrun's.
+        for name in open_mpi.all {
+            command.env_remove(name);
+        }
+    }
 }
 
 impl World {
@@ -111,14 +124,14 @@ impl World {
         let port = match number("RESIDUUM_PORT", &var)? {
             Some(port) => port,
             None => number::<u16>("MASTER_PORT", &var)?
-                .map_or(DEFAULT_PORT, |port| port.saturating_add(of_torchrun)),
+                .map_or(World::DEFAULT_PORT, |port| port.saturating_add(of_torchrun)),
         };
         let Some(machine) = var("MASTER_ADDR") else {
             if self.local.count == self.rank.count {
                 return Ok((Ipv4Addr::LOCALHOST, port).into());
             }
             return Err(Error::Usage(
-                "the ranks are on several machines: set MASTER_ADDR to the one of rank 0, the same for all"
+                "the ranks are on several machines: set MASTER_ADDR to the one of the first rank, the same for all"
                     .into(),
             ));
         };

@@ -36,7 +36,8 @@ impl NcclRanks {
     pub fn join(world: &World, ordinal: usize, timeout: Duration) -> Result<NcclRanks> {
         if env::var_os(MEETING_PLACE).is_none() {
             let place = world.meeting_place(|name| env::var(name).ok())?;
-            // SAFETY: no other thread of this process runs yet that might read the environment.
+            // SAFETY: this is the only thread of the program so far, and the driver, which may have some, has read its variables
+            // when it started.
             unsafe { env::set_var(MEETING_PLACE, place.to_string()) };
         }
         let Rank { index, count } = world.rank;

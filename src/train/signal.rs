@@ -3,6 +3,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::thread;
 
 use signal_hook::SigId;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2, SIGXCPU, SIGXFSZ};
@@ -31,6 +32,18 @@ fn is_ignored(signal: i32) -> bool {
     mask.is_some_and(|mask| mask >> (signal - 1) & 1 == 1)
 }
 
+/// Calls `take`, on a thread of its own and for as long as the process lives, with each signal that a run hears.
+///
+/// # Errors
+/// [`Error::Io`] if the operating system refuses.
+pub fn hear(take: impl FnMut(i32) + Send + 'static) -> Result<()> {
+    let refused = |error| Error::io("install handlers of", "signals")(error);
+    let mut signals = signal_hook::iterator::Signals::new(heard()).map_err(refused)?;
+    let thread =
+        thread::Builder::new().name("signals".into()).spawn(move || signals.forever().for_each(take));
+    thread.map(drop).map_err(refused)
+}
+
 /// What a run does about SIGUSR1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnUsr1 {
@@ -52,6 +65,11 @@ fn notices() -> impl Iterator<Item = i32> {
     NOTICES.into_iter().filter(|&signal| !is_ignored(signal))
 }
 
+/// All signals that a run hears.
+fn heard() -> impl Iterator<Item = i32> {
+    [SIGINT, SIGTERM].into_iter().chain(notices())
+}
+
 /// Whether no [`Signals`] lives, so that a signal ends the process as if there had never been any: a handler that was taken
 /// out again leaves its signal without effect.
 static IDLE: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
@@ -62,7 +80,7 @@ fn end_while_idle() -> std::io::Result<()> {
     static REGISTERED: Mutex<bool> = Mutex::new(false);
     let mut registered = REGISTERED.lock().unwrap_or_else(PoisonError::into_inner);
     if !*registered {
-        for signal in [SIGINT, SIGTERM].into_iter().chain(notices()) {
+        for signal in heard() {
             signal_hook::flag::register_conditional_default(signal, Arc::clone(&IDLE))?;
         }
         *registered = true;
@@ -172,11 +190,25 @@ mod tests {
             assert!(in_child("the_first_signal_is_reported_and_the_process_lives").success());
             return;
         }
-        for signal in [SIGINT, SIGTERM].into_iter().chain(notices()) {
+        for signal in heard() {
             let signals = Signals::install(OnUsr1::End).unwrap();
             assert_eq!(signals.received(), None);
             raise(signal).unwrap();
             assert_eq!(signals.received(), Some(signal));
+        }
+    }
+
+    #[test]
+    fn each_signal_is_handed_on() {
+        if std::env::var_os(CHILD).is_none() {
+            assert!(in_child("each_signal_is_handed_on").success());
+            return;
+        }
+        let (sender, receiver) = std::sync::mpsc::channel();
+        hear(move |signal| sender.send(signal).unwrap()).unwrap();
+        for signal in heard().chain([SIGTERM]) {
+            raise(signal).unwrap();
+            assert_eq!(receiver.recv(), Ok(signal));
         }
     }
 

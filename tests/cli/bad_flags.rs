@@ -127,6 +127,7 @@ fn help_lists_the_subcommands_and_exit_codes() {
     let help = Program::new().succeeds("--help");
     for part in [
         "train",
+        "launch",
         "eval",
         "predict",
         "reproduce",

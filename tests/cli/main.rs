@@ -12,6 +12,7 @@ mod fetch;
 mod fusion;
 mod going_on;
 mod growing;
+mod launch;
 mod launcher;
 mod length;
 mod networks;

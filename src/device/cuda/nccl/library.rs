@@ -1,5 +1,6 @@
 //! The library's file, its functions and its errors in words.
 
+use std::error::Error as _;
 use std::ffi::{CStr, c_char, c_void};
 use std::fmt;
 use std::sync::OnceLock;
@@ -22,6 +23,9 @@ pub(super) const BYTES: i32 = 1;
 
 /// The variable that names a file of it.
 const FILE: &str = "RESIDUUM_NCCL";
+
+/// What it is called where the loader finds it.
+const FILES: &[&str] = &["libnccl.so.2", "libnccl.so"];
 
 /// Since 2.14 of 2022 a failure of another rank is told as one.
 const OLDEST: Version = Version(21400);
@@ -93,29 +97,35 @@ impl Library {
 
     fn open_once() -> std::result::Result<Library, String> {
         let named = env::var(FILE).ok().filter(|file| !file.is_empty());
-        let files = named.as_deref().map_or(&["libnccl.so.2", "libnccl.so"][..], |_| &[]);
-        let mut reasons = Vec::new();
-        for file in named.as_deref().into_iter().chain(files.iter().copied()) {
+        let files = named.as_deref().map_or(FILES.to_vec(), |file| vec![file]);
+        let mut reason = String::new();
+        for file in files {
             // SAFETY: the library's initialisers are what opening it is for.
             match unsafe { libloading::Library::new(file) } {
                 Ok(library) => return Library::of(file, library),
-                Err(error) => reasons.push(error.to_string()),
+                Err(error) => {
+                    let said = error.source().map_or_else(|| error.to_string(), |source| source.to_string());
+                    // Of a file that is there, or was named, the reason is of interest.
+                    if named.is_some() || !is_absent(file, &said) {
+                        reason = format!(" ({said})");
+                    }
+                }
             }
         }
-        Err(format!("no NCCL, which ranks on GPUs are joined by ({}): {REMEDY}", reasons.join("; ")))
+        Err(format!("no NCCL, which joins ranks on GPUs{reason}; {REMEDY}"))
     }
 
     fn of(file: &str, library: libloading::Library) -> std::result::Result<Library, String> {
         // SAFETY: a library of this name is NCCL, and is kept.
         let functions = unsafe { Functions::of(&library) }
-            .map_err(|error| format!("{file} lacks a function that is needed ({error}): {REMEDY}"))?;
+            .map_err(|error| format!("{file} lacks a function that is needed ({error}); {REMEDY}"))?;
         let mut version = 0;
         // SAFETY: it writes one number.
         let asked = unsafe { (functions.version)(&raw mut version) };
         let library = Library { file: file.into(), version: Version(version), functions, _library: library };
         library.check("asking for its version", None, asked).map_err(|error| format!("{file}: {error}"))?;
         if library.version < OLDEST {
-            return Err(format!("{file} is NCCL {}, older than {OLDEST}: {REMEDY}", library.version));
+            return Err(format!("{file} is NCCL {}, older than {OLDEST}; {REMEDY}", library.version));
         }
         Ok(library)
     }
@@ -140,6 +150,11 @@ impl Library {
             )),
         })
     }
+}
+
+/// Whether it is `file` itself that the loader has not found, and not something that it needs.
+fn is_absent(file: &str, said: &str) -> bool {
+    said.starts_with(&format!("{file}: cannot open shared object file"))
 }
 
 /// How to get it.
