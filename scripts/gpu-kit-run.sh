@@ -110,6 +110,14 @@ has_torch_with_gpu() {
     "$python" -c 'import torch, torchvision; raise SystemExit(not torch.cuda.is_available())' 2>/dev/null
 }
 
+# NCCL comes with PyTorch, in a folder where the loader does not look.
+if [[ -z ${RESIDUUM_NCCL:-} ]]; then
+    nccl=$("$python" -c 'import nvidia.nccl; print(nvidia.nccl.__path__[0])' 2>/dev/null)/lib/libnccl.so.2
+    if [[ -e $nccl ]]; then
+        export RESIDUUM_NCCL=$nccl
+    fi
+fi
+
 # small_data: scenes of a few images, made once.
 small_data() {
     local folder=$scratch/scenes

@@ -245,3 +245,34 @@ fn marks_measure_the_work_between_them() {
     let is_more = many > 5.0 * few || is_software(&device);
     assert!(few > 0.0 && many > 0.0 && is_more, "2 launches take {few} us, 100 take {many} us");
 }
+
+/// Of the true library: its double joins no rank that is alone without `NCCL_COMM_ID`.
+#[test]
+fn a_rank_that_is_alone_exchanges_with_itself() {
+    let Some(mut device) = open().filter(|device| !is_software(device)) else { return };
+    if let Err(reason) = Nccl::open() {
+        println!("skipped: {reason}");
+        return;
+    }
+    let ranks = Communicator::join(0, 0, 1).unwrap();
+    device.allocate(192).unwrap();
+    let sent: Vec<u8> = (1..65).collect();
+    device.upload(0, &sent).unwrap();
+    device.all_to_all(&ranks, 0..64, 64).unwrap();
+    device.all_gather(&ranks, 64..128, 128).unwrap();
+    let mut received = vec![0; 128];
+    device.download(64, &mut received).unwrap();
+    assert_eq!(received, [&sent[..], &sent[..]].concat());
+
+    let mine: Vec<u8> = (0..600_001).map(|i: u32| (i % 251) as u8).collect();
+    for exchange in [Communicator::all_gather_bytes, Communicator::all_to_all_bytes] {
+        let mut received = vec![0; mine.len()];
+        exchange(&ranks, &mine, &mut received).unwrap();
+        assert!(received == mine);
+    }
+    let mut bytes = mine.clone();
+    ranks.broadcast_bytes(&mut bytes).unwrap();
+    assert!(bytes == mine);
+    assert_eq!(ranks.oldest().unwrap(), None, "no exchange is under way");
+    ranks.check().unwrap();
+}
