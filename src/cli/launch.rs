@@ -7,19 +7,17 @@ use std::ffi::OsString;
 use std::net::{Ipv4Addr, TcpListener};
 use std::process::Command;
 use std::str::FromStr;
-use std::sync::mpsc;
 use std::{env, process as this_process};
 
 use clap::builder::{NonEmptyStringValueParser, RangedU64ValueParser};
 use clap::{Args, Parser};
 
-use self::supervisor::{Event, Patience, Supervisor};
+use self::supervisor::{Patience, Supervisor};
 use super::Cli;
 use crate::cli;
 use crate::device::cuda::Driver;
 use crate::dist::{Launcher, Rank, World};
 use crate::error::{Error, Result};
-use crate::train::signal;
 
 /// More processes of one machine are a slip of the finger.
 const MAX_PROCESSES: usize = 1024;
@@ -80,13 +78,8 @@ impl LaunchArgs {
         check_command(&self.command)?;
         let machine = self.machine()?;
         let program = env::current_exe().map_err(Error::io("find", "the program itself"))?;
-        let (sender, events) = mpsc::channel();
-        let signals = sender.clone();
-        signal::hear(move |signal| {
-            // Nobody listens once all ranks have ended.
-            let _ = signals.send(Event::Signal(signal));
-        })?;
-        let mut ranks = Supervisor::new(Patience::default(), sender, events);
+        let mut ranks = Supervisor::new(Patience::default());
+        ranks.pass_on_signals()?;
         for world in machine.worlds() {
             let mut command = Command::new(&program);
             command.args(&self.command);
@@ -155,7 +148,7 @@ fn free_port() -> Result<u16> {
 }
 
 fn num_gpus() -> Result<usize> {
-    let remedy = "--nproc-per-node N starts N processes without one each";
+    let remedy = "or say how many ranks there are to be, with --nproc-per-node N";
     match Driver::start().and_then(|driver| driver.gpus()) {
         Ok(gpus) if gpus.is_empty() => Err(Error::Device(format!("the driver shows no GPU; {remedy}"))),
         Ok(gpus) => Ok(gpus.len()),

@@ -12,10 +12,11 @@ use super::process::Process;
 use crate::dist::World;
 use crate::error::Result;
 use crate::show::tell_error;
+use crate::train::signal;
 
 /// What a launcher waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Event {
+enum Event {
     /// The launcher got this signal.
     Signal(i32),
     /// The process that was started as this one, from 0, has ended.
@@ -70,11 +71,24 @@ enum Stage {
 }
 
 impl Supervisor {
-    /// Has no ranks yet, and hears of `events`, which `sender` sends to.
-    pub(super) fn new(patience: Patience, sender: Sender<Event>, events: Receiver<Event>) -> Supervisor {
+    /// Has no ranks yet.
+    pub(super) fn new(patience: Patience) -> Supervisor {
         let (processes, sent) = (Vec::new(), Vec::new());
+        let (sender, events) = mpsc::channel();
         let output = mpsc::channel();
         Supervisor { patience, processes, sent, stage: Stage::Running, code: 0, sender, events, output }
+    }
+
+    /// Passes on to the ranks, while it waits for them, what signals this process gets from here on.
+    ///
+    /// # Errors
+    /// [`crate::Error::Io`] if the operating system refuses.
+    pub(super) fn pass_on_signals(&self) -> Result<()> {
+        let sender = self.sender.clone();
+        signal::hear(move |signal| {
+            // Nobody listens once all ranks have ended.
+            let _ = sender.send(Event::Signal(signal));
+        })
     }
 
     /// Starts `command` as the rank that `world` says. The thread that calls this must live as long as the rank is to.

@@ -6,6 +6,7 @@ use std::process::Output;
 use std::thread;
 
 use signal_hook::consts::SIGINT;
+use signal_hook::low_level::raise;
 use tempfile::TempDir;
 
 use super::*;
@@ -31,8 +32,8 @@ impl Scripts {
 
     /// The code that `scripts` end with, while signals come when there are files of these names.
     fn end<const N: usize>(&self, scripts: [&str; N], signals: &[(i32, &str)]) -> i32 {
-        let (sender, events) = mpsc::channel();
-        let ranks = start(self.folder.path(), self.patience, &scripts, sender.clone(), events);
+        let ranks = start(self.folder.path(), self.patience, &scripts);
+        let sender = ranks.sender.clone();
         thread::scope(|scope| {
             scope.spawn(move || {
                 for &(signal, file) in signals {
@@ -49,14 +50,8 @@ impl Scripts {
     }
 }
 
-fn start(
-    folder: &Path,
-    patience: Patience,
-    scripts: &[&str],
-    sender: Sender<Event>,
-    events: Receiver<Event>,
-) -> Supervisor {
-    let mut ranks = Supervisor::new(patience, sender, events);
+fn start(folder: &Path, patience: Patience, scripts: &[&str]) -> Supervisor {
+    let mut ranks = Supervisor::new(patience);
     for (index, script) in scripts.iter().enumerate() {
         let mut command = Command::new("sh");
         command.args(["-c", &format!("{PROLOGUE}{script}")]).current_dir(folder);
@@ -163,8 +158,7 @@ fn a_failure_after_a_request_for_a_checkpoint_ends_the_others() {
 #[test]
 fn a_rank_that_cannot_be_started_is_named_and_the_others_are_ended() {
     let folder = TempDir::new().unwrap();
-    let (sender, events) = mpsc::channel();
-    let mut ranks = start(folder.path(), Patience::default(), &["touch ready; await never"], sender, events);
+    let mut ranks = start(folder.path(), Patience::default(), &["touch ready; await never"]);
     wait_for(&folder.path().join("ready"));
     let pid = ranks.living().next().unwrap().pid();
     let error = ranks.start(&world(1, 3), Command::new("no-such-program")).unwrap_err().to_string();
@@ -172,6 +166,32 @@ fn a_rank_that_cannot_be_started_is_named_and_the_others_are_ended() {
     drop(ranks);
     // SAFETY: kill touches no memory, and signal 0 has no effect.
     assert_eq!(unsafe { libc::kill(pid, 0) }, -1, "{pid} lives");
+}
+
+#[test]
+fn a_signal_to_the_launcher_is_one_to_every_rank() {
+    let Some(folder) = std::env::var_os(CHILD) else {
+        let folder = TempDir::new().unwrap();
+        let output = in_child("a_signal_to_the_launcher_is_one_to_every_rank", folder.path());
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && said.contains("1 passed"), "{said}");
+        return;
+    };
+    let scripts = [
+        "trap 'touch first; exit 130' INT; touch ready; await never",
+        "trap 'touch second; exit 130' INT; await ready; touch all; await never",
+    ];
+    let folder = Path::new(&folder);
+    let ranks = start(folder, Patience::default(), &scripts);
+    ranks.pass_on_signals().unwrap();
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            wait_for(&folder.join("all"));
+            raise(SIGINT).unwrap();
+        });
+        assert_eq!(ranks.wait().unwrap(), 130);
+    });
+    assert!(folder.join("first").exists() && folder.join("second").exists());
 }
 
 #[test]
@@ -188,14 +208,13 @@ fn what_other_ranks_say_begins_with_their_number() {
         }
         return;
     };
-    let (sender, events) = mpsc::channel();
     let scripts = [
         "echo; echo first; echo \"first's error\" >&2",
         "printf sec; sleep 0.1; echo ond; echo \"second's error\" >&2",
         "printf 'without an end'",
     ];
     let patience = Patience { output: LONG, ..Patience::default() };
-    assert_eq!(start(folder.as_ref(), patience, &scripts, sender, events).wait().unwrap(), 0);
+    assert_eq!(start(folder.as_ref(), patience, &scripts).wait().unwrap(), 0);
 }
 
 #[cfg(target_os = "linux")]
@@ -211,8 +230,7 @@ fn ranks_end_with_a_launcher_that_is_gone() {
         });
         return;
     };
-    let (sender, events) = mpsc::channel();
-    let ranks = start(folder.as_ref(), Patience::default(), &["exec sleep 60"], sender, events);
+    let ranks = start(folder.as_ref(), Patience::default(), &["exec sleep 60"]);
     fs::write(Path::new(&folder).join("pid"), ranks.living().next().unwrap().pid().to_string()).unwrap();
     // Nothing is dropped.
     std::process::exit(0);
