@@ -5,7 +5,6 @@ use std::path::Path;
 use std::process::Output;
 use std::thread;
 
-use signal_hook::consts::SIGINT;
 use signal_hook::low_level::raise;
 use tempfile::TempDir;
 
@@ -16,7 +15,8 @@ use crate::dist::{Launcher, Rank};
 const CHILD: &str = "RESIDUUM_TEST_LAUNCH";
 const LONG: Duration = Duration::from_secs(60);
 const SHORT: Duration = Duration::from_millis(200);
-/// What a script begins with: `await FILE` waits until there is such a file.
+/// What a script begins with: `await FILE` waits until there is such a file. Scripts trap SIGTERM: a shell that was started with SIGINT
+/// ignored, as a job in the background is, cannot trap that.
 const PROLOGUE: &str = "await() { while [ ! -e $1 ]; do sleep 0.01; done; }\n";
 
 /// Scripts as ranks of one machine, in a folder of their own.
@@ -128,17 +128,17 @@ fn a_rank_that_does_not_end_after_another_is_done_is_killed_and_has_failed() {
 #[test]
 fn after_a_signal_that_was_passed_on_ranks_have_time_to_write() {
     let scripts = Scripts::new(Duration::ZERO, LONG);
-    let writer = "trap 'touch seen; sleep 0.3; touch written; exit 130' INT; touch ready; await never";
-    let other = "trap 'await seen; exit 130' INT; await ready; touch all; await never";
-    assert_eq!(scripts.end([writer, other], &[(SIGINT, "all")]), 130);
+    let writer = "trap 'touch seen; sleep 0.3; touch written; exit 143' TERM; touch ready; await never";
+    let other = "trap 'await seen; exit 143' TERM; await ready; touch all; await never";
+    assert_eq!(scripts.end([writer, other], &[(SIGTERM, "all")]), 143);
     assert!(scripts.has("written"));
 }
 
 #[test]
 fn every_signal_is_passed_on_once() {
     let scripts = Scripts::new(Duration::ZERO, LONG);
-    let counts = "n=0; trap 'n=$((n + 1)); touch usr$n' USR1; trap 'exit $((130 + n - 2))' INT; touch ready; await never";
-    assert_eq!(scripts.end([counts], &[(SIGUSR1, "ready"), (SIGUSR1, "usr1"), (SIGINT, "usr2")]), 130);
+    let counts = "n=0; trap 'n=$((n + 1)); touch usr$n' USR1; trap 'exit $((143 + n - 2))' TERM; touch ready; await never";
+    assert_eq!(scripts.end([counts], &[(SIGUSR1, "ready"), (SIGUSR1, "usr1"), (SIGTERM, "usr2")]), 143);
 }
 
 #[test]
@@ -178,8 +178,8 @@ fn a_signal_to_the_launcher_is_one_to_every_rank() {
         return;
     };
     let scripts = [
-        "trap 'touch first; exit 130' INT; touch ready; await never",
-        "trap 'touch second; exit 130' INT; await ready; touch all; await never",
+        "trap 'touch first; exit 143' TERM; touch ready; await never",
+        "trap 'touch second; exit 143' TERM; await ready; touch all; await never",
     ];
     let folder = Path::new(&folder);
     let ranks = start(folder, Patience::default(), &scripts);
@@ -187,9 +187,9 @@ fn a_signal_to_the_launcher_is_one_to_every_rank() {
     thread::scope(|scope| {
         scope.spawn(|| {
             wait_for(&folder.join("all"));
-            raise(SIGINT).unwrap();
+            raise(SIGTERM).unwrap();
         });
-        assert_eq!(ranks.wait().unwrap(), 130);
+        assert_eq!(ranks.wait().unwrap(), 143);
     });
     assert!(folder.join("first").exists() && folder.join("second").exists());
 }
