@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::graph::{Backward, Cost, Graph, InPlace, InferResult, Op, ValueId, ValueType};
 use crate::ops::checks::{Case, Checks, Draw, Trial, input};
 use crate::ops::launch::{UNSIGNED, below};
-use crate::ops::{CHUNK_ELEMS, Mode, cost_per_elem, dispatch_storage, float};
+use crate::ops::{CHUNK_ELEMS, Mode, dispatch_storage, float};
 use crate::rng::{Use, philox4x32_10, unit_interval};
 use crate::tensor::DType;
 
@@ -65,7 +65,8 @@ impl Op for Dropout {
     }
 
     fn cost(&self, inputs: &[ValueType], outputs: &[ValueType]) -> Cost {
-        cost_per_elem(1, inputs, outputs)
+        // Of few elements there may be more words of draws.
+        Cost::traffic(inputs, outputs).with_flops(outputs[0].shape.num_elems())
     }
 
     fn gradient(&self, backward: &mut Backward<'_>) -> Result<Vec<Option<ValueId>>> {
