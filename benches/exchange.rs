@@ -4,22 +4,25 @@
 //! The exchange is the one of a training step on CPUs: to each rank its share, sums in the order of ranks, shares of the sum to
 //! all; without the statistics of batch norms. MPI adds in an order of its own.
 
-#[path = "common/mod.rs"]
-mod common;
+#[path = "common/outcome.rs"]
+mod outcome;
 
 use std::process::{Command, exit};
 use std::time::{Duration, Instant};
 use std::{env, iter};
 
 use clap::Parser;
-use common::{CLASSES, end, median_and_spread};
 use mpi::collective::SystemOperation;
-use mpi::traits::{Communicator, CommunicatorCollectives};
+use mpi::traits::CommunicatorCollectives;
+use outcome::{end, median_and_spread};
 use residuum::device::{Device, DeviceKind};
 use residuum::dist::{Collective, MpiRanks, World};
 use residuum::exec::{Session, Start};
 use residuum::models::{Model, Options};
 use residuum::step::{StepConfig, program};
+
+/// As of the paper's data set.
+const CLASSES: usize = 100;
 
 #[derive(Debug, Parser)]
 struct Flags {

@@ -1,12 +1,15 @@
 //! What the benchmarks of whole networks share: their rows, their flags, their statistics.
 
+mod outcome;
+
 use clap::Args;
-use residuum::Error;
 use residuum::device::{Device, DeviceChoice};
 use residuum::models::{Model, Options};
 use residuum::step::StepConfig;
 use residuum::tensor::DType;
 use residuum::train::precision::Precision;
+
+pub use self::outcome::{end, median_and_spread};
 
 pub const CLASSES: usize = 100;
 /// Why a step of a graph that was planned for the device cannot fail.
@@ -95,16 +98,4 @@ impl Flags {
         let precision = self.precision.unwrap_or(default);
         (device, precision.into())
     }
-}
-
-/// Ends as the program does.
-pub fn end(error: &Error) -> ! {
-    eprintln!("{error}");
-    std::process::exit(error.exit_code().into())
-}
-
-/// The middle of sorted values, and the distance of their quartiles over it.
-pub fn median_and_spread(sorted: &[f64]) -> (f64, f64) {
-    let at = |share: f64| sorted[((sorted.len() - 1) as f64 * share).round() as usize];
-    (at(0.5), (at(0.75) - at(0.25)) / at(0.5))
 }
