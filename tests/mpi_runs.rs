@@ -10,14 +10,13 @@ mod program;
 mod rank_processes;
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use left_by_run::LeftByRun;
 use program::{Program, failed, signal, texts};
-use rank_processes::{rank_processes, send};
+use rank_processes::{all_end, rank_processes, send};
 use residuum::run::state;
 
 /// 10 updates of 20 batches in two epochs.
@@ -79,17 +78,7 @@ fn stop_one(
     let ranks = rank_processes(&child, "OMPI_COMM_WORLD_RANK");
     assert_eq!(ranks.len(), num_ranks);
     send(signal, ranks[rank]);
-    let sent = Instant::now();
-    let output = child.wait_with_output().unwrap();
-    assert!(sent.elapsed() < SOON, "{:?} after {signal}", sent.elapsed());
-    // mpirun does not wait until those that it has killed are gone.
-    for rank in ranks {
-        while Path::new(&format!("/proc/{rank}")).exists() {
-            assert!(sent.elapsed() < SOON, "process {rank} is still there");
-            thread::sleep(Duration::from_millis(20));
-        }
-    }
-    (output, run)
+    (all_end(child, &ranks, SOON), run)
 }
 
 #[test]

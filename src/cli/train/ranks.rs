@@ -69,16 +69,16 @@ fn join_without_gpus(World { launcher, rank, .. }: &World, _: Duration) -> Resul
 /// The GPU of this process, where it is to have one: of those that it sees, the one of its number among the processes of its machine,
 /// unless a launcher shows each of them one alone.
 pub(super) fn gpu_of(device: DeviceChoice, local: Rank) -> Option<usize> {
-    let count = || Driver::start().and_then(|driver| driver.gpus()).map_or(0, |gpus| gpus.len());
-    match device {
-        DeviceChoice::Cpu | DeviceChoice::Simt => None,
-        DeviceChoice::Auto if DeviceChoice::Auto.open().is_ok_and(|(device, _)| device == Device::Cpu) => {
-            None
-        }
-        DeviceChoice::Auto | DeviceChoice::Cuda(0) if count() != 1 => Some(local.index),
-        DeviceChoice::Auto => Some(0),
-        DeviceChoice::Cuda(ordinal) => Some(ordinal),
-    }
+    let ordinal = match device {
+        DeviceChoice::Cpu | DeviceChoice::Simt => return None,
+        DeviceChoice::Cuda(ordinal) => ordinal,
+        DeviceChoice::Auto => match device.open() {
+            Ok((Device::Cuda(ordinal), _)) => ordinal,
+            _ => return None,
+        },
+    };
+    let sees_one = Driver::start().and_then(|driver| driver.gpus()).is_ok_and(|gpus| gpus.len() == 1);
+    Some(if ordinal == 0 && !sees_one { local.index } else { ordinal })
 }
 
 /// Trains as one of several processes.

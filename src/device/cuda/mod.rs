@@ -330,7 +330,7 @@ impl CudaDevice {
     pub fn all_to_all(&mut self, ranks: &Communicator, from: Range<usize>, to: usize) -> Result<()> {
         let (sent, received) = self.exchanged(from.clone(), to..to + from.len());
         // SAFETY: the ranges lie in the arena, which is freed only after the stream has been waited for.
-        unsafe { ranks.all_to_all(sent, received, from.len() / ranks.count(), &self.stream) }
+        unsafe { ranks.turn().all_to_all(sent, received, from.len() / ranks.count(), &self.stream) }
     }
 
     /// Puts what each rank has in its arena at `from` into the bytes from `to` on, in the order of ranks; as
@@ -344,7 +344,7 @@ impl CudaDevice {
     pub fn all_gather(&mut self, ranks: &Communicator, from: Range<usize>, to: usize) -> Result<()> {
         let (sent, received) = self.exchanged(from.clone(), to..to + from.len() * ranks.count());
         // SAFETY: as in `all_to_all`.
-        unsafe { ranks.all_gather(sent, received, from.len(), &self.stream) }
+        unsafe { ranks.turn().all_gather(sent, received, from.len(), &self.stream) }
     }
 
     /// Addresses of two ranges of the arena that do not overlap.

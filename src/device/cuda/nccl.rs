@@ -132,6 +132,26 @@ impl Communicator {
         library.check("an exchange", Some(*handle), found)
     }
 
+    /// Waits until no other thread calls the library.
+    pub(super) fn turn(&self) -> Turn<'_> {
+        let host = self.shared.host.lock().unwrap_or_else(PoisonError::into_inner);
+        Turn { shared: &self.shared, host }
+    }
+}
+
+impl Shared {
+    fn unfinished(&self) -> MutexGuard<'_, VecDeque<Exchange>> {
+        self.unfinished.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The right of one thread to call the library.
+pub(super) struct Turn<'a> {
+    shared: &'a Shared,
+    host: MutexGuard<'a, HostBytes>,
+}
+
+impl Turn<'_> {
     /// As [`Collective::all_to_all`](crate::dist::Collective::all_to_all), from and to memory of the GPU, as work on `stream`: a
     /// part is of `part_bytes`.
     ///
@@ -144,50 +164,17 @@ impl Communicator {
         part_bytes: usize,
         stream: &CudaStream,
     ) -> Result<()> {
-        let _turn = self.shared.host();
-        // SAFETY: the caller vouches for the ranges.
-        unsafe { self.shared.all_to_all(from, to, part_bytes, stream) }
-    }
-
-    /// As [`Collective::all_gather`](crate::dist::Collective::all_gather), likewise, of `num_bytes` of each rank.
-    ///
-    /// # Safety
-    /// As [`Communicator::all_to_all`].
-    pub(super) unsafe fn all_gather(
-        &self,
-        from: u64,
-        to: u64,
-        num_bytes: usize,
-        stream: &CudaStream,
-    ) -> Result<()> {
-        let _turn = self.shared.host();
-        // SAFETY: the caller vouches for the ranges.
-        unsafe { self.shared.all_gather(from, to, num_bytes, stream) }
-    }
-}
-
-impl Shared {
-    fn host(&self) -> MutexGuard<'_, HostBytes> {
-        self.host.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn unfinished(&self) -> MutexGuard<'_, VecDeque<Exchange>> {
-        self.unfinished.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// # Safety
-    /// As [`Communicator::all_to_all`].
-    unsafe fn all_to_all(&self, from: u64, to: u64, part_bytes: usize, stream: &CudaStream) -> Result<()> {
-        let functions = &self.library.functions;
+        let Shared { library, handle, count, .. } = self.shared;
+        let functions = &library.functions;
         let raw = stream.cu_stream();
         self.exchange(stream, || {
             // SAFETY: the caller vouches for the ranges, and the handle lives. A group that was begun is ended.
             unsafe {
                 self.check((functions.group_start)())?;
-                let parts = (0..self.count).map(|rank| (rank as i32, (rank * part_bytes) as u64));
-                let called = parts.into_iter().try_for_each(|(rank, offset)| {
-                    self.check((functions.send)(from + offset, part_bytes, BYTES, rank, self.handle, raw))?;
-                    self.check((functions.recv)(to + offset, part_bytes, BYTES, rank, self.handle, raw))
+                let called = (0..*count).try_for_each(|rank| {
+                    let (peer, offset) = (rank as i32, (rank * part_bytes) as u64);
+                    self.check((functions.send)(from + offset, part_bytes, BYTES, peer, *handle, raw))?;
+                    self.check((functions.recv)(to + offset, part_bytes, BYTES, peer, *handle, raw))
                 });
                 let ended = self.check((functions.group_end)());
                 called.and(ended)
@@ -195,36 +182,45 @@ impl Shared {
         })
     }
 
+    /// As [`Collective::all_gather`](crate::dist::Collective::all_gather), likewise, of `num_bytes` of each rank.
+    ///
     /// # Safety
-    /// As [`Communicator::all_gather`].
-    unsafe fn all_gather(&self, from: u64, to: u64, num_bytes: usize, stream: &CudaStream) -> Result<()> {
+    /// As [`Turn::all_to_all`].
+    pub(super) unsafe fn all_gather(
+        &self,
+        from: u64,
+        to: u64,
+        num_bytes: usize,
+        stream: &CudaStream,
+    ) -> Result<()> {
+        let (all_gather, raw) = (self.shared.library.functions.all_gather, stream.cu_stream());
         self.exchange(stream, || {
-            let (all_gather, raw) = (self.library.functions.all_gather, stream.cu_stream());
             // SAFETY: the caller vouches for the ranges, and the handle lives.
-            self.check(unsafe { all_gather(from, to, num_bytes, BYTES, self.handle, raw) })
+            self.check(unsafe { all_gather(from, to, num_bytes, BYTES, self.shared.handle, raw) })
         })
     }
 
     /// Puts what rank 0 has at `address` into the memory of every rank.
     ///
     /// # Safety
-    /// As [`Communicator::all_gather`], but that this is one range.
+    /// As [`Turn::all_gather`], but that this is one range.
     unsafe fn broadcast(&self, address: u64, num_bytes: usize, stream: &CudaStream) -> Result<()> {
+        let (broadcast, raw) = (self.shared.library.functions.broadcast, stream.cu_stream());
         self.exchange(stream, || {
-            let (broadcast, raw) = (self.library.functions.broadcast, stream.cu_stream());
             // SAFETY: the caller vouches for the range, and the handle lives.
-            self.check(unsafe { broadcast(address, address, num_bytes, BYTES, 0, self.handle, raw) })
+            self.check(unsafe { broadcast(address, address, num_bytes, BYTES, 0, self.shared.handle, raw) })
         })
     }
 
     /// Makes `call`, an exchange on `stream`, with a note of it for who watches.
     fn exchange(&self, stream: &CudaStream, call: impl FnOnce() -> Result<()>) -> Result<()> {
-        self.context.bind_to_thread().map_err(failed("an exchange"))?;
-        let number = self.num_exchanges.fetch_add(1, Ordering::Relaxed) + 1;
-        self.unfinished().push_back(Exchange { number, since: Instant::now(), end: None });
+        let shared = self.shared;
+        shared.context.bind_to_thread().map_err(failed("an exchange"))?;
+        let number = shared.num_exchanges.fetch_add(1, Ordering::Relaxed) + 1;
+        shared.unfinished().push_back(Exchange { number, since: Instant::now(), end: None });
         let untimed = Some(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING);
         let end = call().and_then(|()| stream.record_event(untimed).map_err(failed("recording an event")));
-        let mut unfinished = self.unfinished();
+        let mut unfinished = shared.unfinished();
         // One thread at a time is here: the newest is this one's.
         let exchange = unfinished.pop_back().expect("an exchange without an end is left where it is");
         unfinished.push_back(Exchange { end: Some(end?), ..exchange });
@@ -232,7 +228,7 @@ impl Shared {
     }
 
     fn check(&self, result: i32) -> Result<()> {
-        self.library.check("an exchange", Some(self.handle), result)
+        self.shared.library.check("an exchange", Some(self.shared.handle), result)
     }
 }
 

@@ -22,11 +22,7 @@ struct DataType {
     size_t num_bytes;
 };
 
-constexpr int kFloat32 = 7, kBfloat16 = 9;
-
 // Nothing for a type that is not covered.
 const DataType* data_type(int number);
-
-constexpr int kSum = 0;
 
 }  // namespace nccl_double

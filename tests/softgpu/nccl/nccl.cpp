@@ -59,13 +59,14 @@ thread_local Group group;
 
 // What NCCL_DOUBLE_FAIL has this call give; it does not return where it is to hang.
 std::optional<int> injected(const std::string& function, uint64_t nth) {
-    const auto& injection = settings().injection;
-    if (!injection || injection->function != function || injection->nth != nth) return std::nullopt;
-    if (injection->rank != rank_of_process()) return std::nullopt;
-    const std::string what = injection->hangs ? "does not return" : concat("gives ", injection->code);
-    say("injected", concat("call ", nth, " of ", function, " at rank ", injection->rank, " ", what));
-    while (injection->hangs) pause();
-    return injection->code;
+    for (const Injection& injection : settings().injections) {
+        if (injection.function != function || injection.nth != nth || injection.rank != rank_of_process()) continue;
+        const std::string what = injection.hangs ? "does not return" : concat("gives ", injection.code);
+        say("injected", concat("call ", nth, " of ", function, " at rank ", injection.rank, " ", what));
+        while (injection.hangs) pause();
+        return injection.code;
+    }
+    return std::nullopt;
 }
 
 // Ends the call with a line; a communicator that the call was on has failed at all ranks.
@@ -132,7 +133,7 @@ void add_to_group(const std::shared_ptr<Communicator>& communicator, const Opera
 }
 
 // Any of the calls that move data.
-int transfer(Operation operation, const void* from, void* to, const void* handle, int reduction = kSum) {
+int transfer(Operation operation, const void* from, void* to, const void* handle) {
     const char* function = name_of(operation.call);
     const uint64_t nth = count_call(function);
     const std::shared_ptr<Communicator> communicator = find(handle);
@@ -145,10 +146,6 @@ int transfer(Operation operation, const void* from, void* to, const void* handle
         if (!communicator) return refuse_handle(function);
         try {
             check(*communicator, operation);
-            const bool is_float = operation.type == kFloat32 || operation.type == kBfloat16;
-            if (operation.call == Call::AllReduce && (reduction != kSum || !is_float)) {
-                refuse_limit(concat("reduction ", reduction, " of ", data_type(operation.type)->name));
-            }
             if (group.depth > 0) {
                 add_to_group(communicator, operation);
                 return kSuccess;
@@ -269,11 +266,6 @@ NCCL_API int ncclRecv(void* to, size_t count, int type, int peer, void* handle, 
 
 NCCL_API int ncclAllGather(const void* from, void* to, size_t count, int type, void* handle, void* stream) {
     return transfer({Call::AllGather, 0, 0, 0, count, type, 0, stream}, from, to, handle);
-}
-
-NCCL_API int ncclAllReduce(const void* from, void* to, size_t count, int type, int reduction, void* handle,
-                           void* stream) {
-    return transfer({Call::AllReduce, 0, 0, 0, count, type, 0, stream}, from, to, handle, reduction);
 }
 
 NCCL_API int ncclBroadcast(const void* from, void* to, size_t count, int type, int root, void* handle, void* stream) {

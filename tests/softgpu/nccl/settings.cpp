@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <iterator>
 #include <regex>
+#include <sstream>
 #include <stdexcept>
 
 #include "tell.hpp"
@@ -13,9 +14,9 @@ namespace nccl_double {
 namespace {
 
 // Those that give a result, and are called where the process has a rank.
-const char* const kInjectable[] = {"ncclCommInitRank", "ncclCommDestroy", "ncclCommGetAsyncError", "ncclGroupStart",
-                                   "ncclGroupEnd",     "ncclSend",        "ncclRecv",              "ncclAllGather",
-                                   "ncclAllReduce",    "ncclBroadcast"};
+const char* const kInjectable[] = {"ncclCommInitRank", "ncclCommDestroy", "ncclCommGetAsyncError",
+                                   "ncclGroupStart",   "ncclGroupEnd",    "ncclSend",
+                                   "ncclRecv",         "ncclAllGather",   "ncclBroadcast"};
 
 Injection read_injection(const std::string& value) {
     std::smatch parts;
@@ -41,7 +42,10 @@ Settings read_environment() {
         const std::string value = entry.substr(equals + 1);
         try {
             if (name == "FAIL") {
-                settings.injection = read_injection(value);
+                std::istringstream faults(value);
+                for (std::string fault; std::getline(faults, fault, ',');) {
+                    settings.injections.push_back(read_injection(fault));
+                }
             } else if (name == "REPORT") {
                 settings.report = value;
             } else {

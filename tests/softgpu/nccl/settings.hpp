@@ -2,13 +2,12 @@
 #pragma once
 
 #include <cstdint>
-#include <optional>
 #include <string>
 #include <vector>
 
 namespace nccl_double {
 
-// NCCL_DOUBLE_FAIL: the `nth` call of `function` in the process of `rank` gives `code`, or never returns.
+// One of NCCL_DOUBLE_FAIL: the `nth` call of `function` in the process of `rank` gives `code`, or never returns.
 struct Injection {
     int rank = 0;
     std::string function;
@@ -18,7 +17,7 @@ struct Injection {
 };
 
 struct Settings {
-    std::optional<Injection> injection;
+    std::vector<Injection> injections;
     std::string report;
 
     std::vector<std::string> errors;  // variables that nobody can read

@@ -1,17 +1,13 @@
 // What the double has to say: lines `nccl double: KIND: TEXT` on stderr or in the file that SOFTGPU_LOG names.
 #pragma once
 
-#include <sstream>
 #include <string>
+
+#include "../src/concat.hpp"
 
 namespace nccl_double {
 
-template <class... Parts>
-std::string concat(const Parts&... parts) {
-    std::ostringstream out;
-    (out << ... << parts);
-    return out.str();
-}
+using softgpu::concat;
 
 // What ends a call: its result, and the line that says why.
 struct Refusal {

@@ -2,17 +2,11 @@
 #pragma once
 
 #include <cstdint>
-#include <sstream>
 #include <string>
 
-namespace softgpu {
+#include "concat.hpp"
 
-template <class... Parts>
-std::string concat(const Parts&... parts) {
-    std::ostringstream out;
-    (out << ... << parts);
-    return out.str();
-}
+namespace softgpu {
 
 std::string hex(uint64_t value);
 

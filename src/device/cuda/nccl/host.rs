@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use cudarc::driver::{CudaContext, CudaStream, result};
 
-use super::{Communicator, Shared};
+use super::{Communicator, Turn};
 use crate::device::cuda::driver::failed;
 use crate::device::cuda::memory::DeviceMemory;
 use crate::error::Result;
@@ -55,14 +55,13 @@ impl Communicator {
     /// As [`Communicator::check`].
     pub fn all_gather_bytes(&self, mine: &[u8], all: &mut [u8]) -> Result<()> {
         assert_eq!(all.len(), mine.len() * self.count(), "as much from each rank");
-        let shared = &*self.shared;
-        let host = shared.host();
+        let turn = self.turn();
+        let host = turn.host()?;
         for (number, part) in mine.chunks(PART_BYTES).enumerate() {
-            host.begin(shared)?;
             host.put(0, part)?;
             // SAFETY: there is room for a part of each rank, and this waits for the work.
             unsafe {
-                shared.all_gather(host.sent.address(), host.received.address(), part.len(), &host.stream)?
+                turn.all_gather(host.sent.address(), host.received.address(), part.len(), &host.stream)?
             };
             for (rank, all) in all.chunks_exact_mut(mine.len()).enumerate() {
                 host.take(&host.received, rank, &mut all[number * PART_BYTES..][..part.len()])?;
@@ -80,17 +79,16 @@ impl Communicator {
         assert_eq!(to_each.len(), from_each.len(), "as much from each rank as to it");
         assert!(to_each.len().is_multiple_of(self.count()), "as much to each rank");
         let len_bytes = to_each.len() / self.count();
-        let shared = &*self.shared;
-        let host = shared.host();
+        let turn = self.turn();
+        let host = turn.host()?;
         for start in (0..len_bytes).step_by(PART_BYTES) {
             let part = start..len_bytes.min(start + PART_BYTES);
-            host.begin(shared)?;
             for (rank, bytes) in to_each.chunks_exact(len_bytes).enumerate() {
                 host.put(rank, &bytes[part.clone()])?;
             }
             // SAFETY: there is room for a part of each rank, and this waits for the work.
             unsafe {
-                shared.all_to_all(host.sent.address(), host.received.address(), part.len(), &host.stream)?
+                turn.all_to_all(host.sent.address(), host.received.address(), part.len(), &host.stream)?
             };
             for (rank, bytes) in from_each.chunks_exact_mut(len_bytes).enumerate() {
                 host.take(&host.received, rank, &mut bytes[part.clone()])?;
@@ -105,13 +103,12 @@ impl Communicator {
     /// # Errors
     /// As [`Communicator::check`].
     pub fn broadcast_bytes(&self, bytes: &mut [u8]) -> Result<()> {
-        let shared = &*self.shared;
-        let host = shared.host();
+        let turn = self.turn();
+        let host = turn.host()?;
         for part in bytes.chunks_mut(PART_BYTES) {
-            host.begin(shared)?;
             host.put(0, part)?;
             // SAFETY: there is room for a part, and this waits for the work.
-            unsafe { shared.broadcast(host.sent.address(), part.len(), &host.stream)? };
+            unsafe { turn.broadcast(host.sent.address(), part.len(), &host.stream)? };
             host.take(&host.sent, 0, part)?;
             host.finish()?;
         }
@@ -119,9 +116,10 @@ impl Communicator {
     }
 }
 
-impl HostBytes {
-    /// Has the calling thread speak to the GPU.
-    fn begin(&self, shared: &Shared) -> Result<()> {
-        shared.context.bind_to_thread().map_err(failed("an exchange"))
+impl Turn<'_> {
+    /// What carries bytes of the host, with the GPU made that of the calling thread.
+    fn host(&self) -> Result<&HostBytes> {
+        self.shared.context.bind_to_thread().map_err(failed("an exchange"))?;
+        Ok(&self.host)
     }
 }

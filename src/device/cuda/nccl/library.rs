@@ -27,7 +27,7 @@ const FILE: &str = "RESIDUUM_NCCL";
 /// What it is called where the loader finds it.
 const FILES: &[&str] = &["libnccl.so.2", "libnccl.so"];
 
-/// Since 2.14 of 2022 a failure of another rank is told as one.
+/// Of 2022: it has every function and error that is used here.
 const OLDEST: Version = Version(21400);
 
 /// What the library gives back where all is well, and where another rank is gone.

@@ -2,6 +2,7 @@
 #include <unistd.h>
 
 #include <csignal>
+#include <thread>
 
 #include "selftest.hpp"
 
@@ -51,7 +52,9 @@ void out_of_step() {
     join();
     {
         const Buffer buffer(8);
-        if (self().rank == 1) check_equal("a sum that fails", all_reduce(buffer.at(), buffer.at(), 1, kFloat32), 2);
+        if (self().rank == 1) {
+            check_equal("a broadcast that fails", broadcast(buffer.at(), buffer.at(), 1, kUint8, 0), 2);
+        }
         check_equal("a gather", gather(buffer), kInvalidUsage);
     }
     leave();
@@ -77,6 +80,17 @@ void asynchronous_error() {
         if (self().rank == 1) check_equal("a call of a failed communicator", gather(buffer), kRemoteError);
     }
     leave();
+}
+
+// The group does not return, while another thread asks and hears of the other fault.
+void hanging_group_with_an_error() {
+    join();
+    if (self().rank == 0) {
+        const Buffer buffer(8);
+        std::thread([&buffer] { exchange(buffer); }).detach();
+        usleep(kAWhile);
+        check_equal("the other fault", async_error(), kRemoteError);
+    }
 }
 
 // The second end of a group at rank 0 does not return; it is ended, and rank 1 hears of it.
@@ -150,7 +164,7 @@ std::vector<Case> fault_cases() {
     const std::string gone = "nccl double: lost: rank ";
     std::vector<Case> cases = {
         {"a gather that fails", 3, third_gather, failing("1@ncclAllGather:3:6"), {}, see_failed_gather},
-        {"out of step", 2, out_of_step, failing("1@ncclAllReduce:1:2"), {},
+        {"out of step", 2, out_of_step, failing("1@ncclBroadcast:1:2"), {},
          tells("rank 1 calls ncclAllGather of 1 ncclUint8 as its collective call 2")},
         {"a send that fails", 2, failing_group, failing("0@ncclSend:2:3"), {}, tells(injected + "call 2 of ncclSend")},
         {"the end of a group that fails", 2, failing_group, failing("0@ncclGroupEnd:2:3"), {},
@@ -159,6 +173,9 @@ std::vector<Case> fault_cases() {
          tells(injected + "call 1 of ncclCommGetAsyncError at rank 1 gives 6")},
         {"a group that hangs", 2, hanging_group, failing("0@ncclGroupEnd:2:hang"), {{0, SIGALRM}},
          tells(injected + "call 2 of ncclGroupEnd at rank 0 does not return")},
+        {"a group that hangs, and an error", 2, hanging_group_with_an_error,
+         failing("0@ncclGroupEnd:1:hang,0@ncclCommGetAsyncError:1:6"), {},
+         tells(injected + "call 1 of ncclCommGetAsyncError")},
         {"a start that hangs", 2, hanging_start, failing("1@ncclCommInitRank:1:hang"), {{0, SIGALRM}, {1, SIGALRM}},
          tells(injected + "call 1 of ncclCommInitRank")},
         unreadable("NCCL_DOUBLE_FAIL", "1@ncclAllGather:0:6", "RANK@FUNCTION:NTH:WHAT is expected"),
