@@ -1,11 +1,11 @@
-// cast_tensors: the bf16 copies of many f32 tensors at once
+// cast_tensors: the same numbers of many tensors at once, in another floating-point type or in another place
 // Math      y[i] = x[i]
-// Layout    groups (x f32, y bf16) of tensors in the arena (multi_tensor.cuh)
-// Mapping   block -> chunk of 4096 elements of one group; thread -> 16 bytes of x, 8 of y a turn
-// Cost      no flop; DRAM floor = 6 bytes per element of tensors
-// Numerics  rounds to nearest even, as cast.cu
+// Layout    groups (x, y) of tensors in the arena (multi_tensor.cuh): f32 to bf16, bf16 to f32, f32 to f32
+// Mapping   block -> chunk of 4096 elements of one group; thread -> 16 bytes of f32, 8 of bf16 a turn
+// Cost      no flop; DRAM floor = bytes(x) + bytes(y)
+// Numerics  f32 to bf16 rounds to nearest even, as cast.cu; the others are exact
 // Requires  tensors aligned to 64 bytes; grid.x = chunks of all groups
-// Reference CastTensors in src/ops/cast.rs
+// Reference CastTensors and CopyTensors in src/ops/cast.rs
 #include "multi_tensor.cuh"
 
 struct CastTensorsArgs {
@@ -13,13 +13,21 @@ struct CastTensorsArgs {
     TensorTable<2> tensors;
 };
 
-KERNEL(cast_tensors_bf16, CastTensorsArgs, 256) {
+template <class From, class To>
+static __device__ __forceinline__ void cast_tensors(const CastTensorsArgs& args) {
     const uint32_t tensor = args.tensors.find();
-    const float* x = args.tensors.tensor(args.arena, 0, tensor);
-    bf16* y = args.tensors.tensor<bf16>(args.arena, 1, tensor);
+    const From* x = args.tensors.tensor<From>(args.arena, 0, tensor);
+    To* y = args.tensors.tensor<To>(args.arena, 1, tensor);
     for_each_in_chunk(args.tensors, tensor, [&](auto width, uint32_t at) {
         constexpr int kWidth = decltype(width)::value;
-        const Vec<float, kWidth> from = load_vec<kWidth>(x + at);
-        store_vec(y + at, rounded<bf16>(from.elems));
+        float numbers[kWidth];
+        load_packed<kWidth>(x + at).floats(numbers);
+        store_vec(y + at, rounded<To>(numbers));
     });
 }
+
+KERNEL(cast_tensors_bf16, CastTensorsArgs, 256) { cast_tensors<float, bf16>(args); }
+
+KERNEL(cast_tensors_f32, CastTensorsArgs, 256) { cast_tensors<bf16, float>(args); }
+
+KERNEL(copy_tensors_f32, CastTensorsArgs, 256) { cast_tensors<float, float>(args); }

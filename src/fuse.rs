@@ -370,7 +370,7 @@ impl Editor<'_> {
                 // Parameters change in the update only, so all can be read where the first is.
                 None => copies = Some((index, node)),
                 Some((_, first)) => {
-                    first.op = Arc::new(CastTensors);
+                    first.op = Arc::new(CastTensors(DType::Bf16));
                     first.inputs.extend(node.inputs);
                     first.outputs.extend(node.outputs);
                 }

@@ -1,5 +1,6 @@
 //! The initial values of a session.
 
+use half::bf16;
 use rayon::prelude::*;
 
 use super::Session;
@@ -23,6 +24,9 @@ impl Session {
             match p.slot.dtype {
                 DType::F64 => {
                     self.write(&p.slot, &contents.iter().map(|&v| f64::from(v)).collect::<Vec<_>>())?
+                }
+                DType::Bf16 => {
+                    self.write(&p.slot, &contents.iter().map(|&v| bf16::from_f32(v)).collect::<Vec<_>>())?
                 }
                 _ => self.write(&p.slot, &contents)?,
             }

@@ -275,10 +275,25 @@ impl Graph {
         layout: Layout,
         init: Init,
     ) -> ValueId {
-        let name = format!("{}{}", self.persistent_prefix, self.path(name));
         // Half precision is for activations: what accumulates over a run keeps f32.
         let dtype = if self.float == DType::F64 { DType::F64 } else { DType::F32 };
-        let ty = ValueType { shape, dtype };
+        self.push_persistent(name, ValueType { shape, dtype }, role, layout, init)
+    }
+
+    /// A persistent value without layout of a given type.
+    pub(crate) fn persistent_of(&mut self, name: &str, ty: ValueType, role: Role, init: Init) -> ValueId {
+        self.push_persistent(name, ty, role, Layout::Flat, init)
+    }
+
+    fn push_persistent(
+        &mut self,
+        name: &str,
+        ty: ValueType,
+        role: Role,
+        layout: Layout,
+        init: Init,
+    ) -> ValueId {
+        let name = format!("{}{}", self.persistent_prefix, self.path(name));
         self.push_value(Value { name, ty, role, layout, init: Some(init) })
     }
 
@@ -299,8 +314,11 @@ impl Graph {
             .into_iter()
             .enumerate()
             .map(|(position, ty)| {
-                let suffix = op.output_names().get(position).copied().unwrap_or_default();
-                let name = if suffix.is_empty() { name.clone() } else { format!("{name}.{suffix}") };
+                let name = match op.output_names().get(position) {
+                    Some(&"") => name.clone(),
+                    Some(suffix) => format!("{name}.{suffix}"),
+                    None => format!("{name}.{position}"),
+                };
                 let layout = if ty.shape.rank() == 4 { Layout::Nhwc } else { Layout::Flat };
                 self.push_value(Value { name, ty, role, layout, init: None })
             })

@@ -85,7 +85,7 @@ pub trait Op: Any + fmt::Debug + Send + Sync {
     /// A sentence saying what was got, what was expected and what to change; the caller adds operation and node.
     fn infer(&self, inputs: &[ValueType]) -> InferResult;
 
-    /// Suffixes of the results' names; the first is usually empty.
+    /// Suffixes of the results' names; the first is usually empty, and results without one are numbered.
     fn output_names(&self) -> &'static [&'static str] {
         &[""]
     }

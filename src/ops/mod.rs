@@ -64,7 +64,7 @@ operations! {
         BatchNormTrain, BnConfig, Mask, batch_norm;
     bias: AddBias, AddBiasBwd, add_bias;
     blend: Blend;
-    cast: Cast, CastTensors, cast;
+    cast: Cast, CastTensors, CopyTensors, cast;
     clip: ClipNorm;
     concat: Concat, SliceChannels, concat;
     conv2d: Conv2dBatchNorm, Conv2dConfig, Conv2dDgrad, Conv2dDgradSums, Conv2dFprop, Conv2dStats, Conv2dWgrad, Window, conv2d,

@@ -77,11 +77,12 @@ impl Groups {
         launch: impl FnMut(TensorTable<ARITY>, usize) -> Result<()>,
     ) -> Result<()> {
         let (groups, _) = args.inputs[self.leading..].as_chunks();
+        groups.iter().try_for_each(|group| only_f32("an operation on many tensors", group[0].dtype))?;
         launch_tables(groups.iter().copied(), launch)
     }
 }
 
-/// [`Groups::launch_tables`] for groups that are not consecutive operands; the first tensor of each is f32.
+/// [`Groups::launch_tables`] for groups that are not consecutive operands, of types that the kernel takes.
 ///
 /// # Errors
 /// As in the other struct.
@@ -91,7 +92,6 @@ pub(crate) fn launch_tables<const ARITY: usize>(
 ) -> Result<()> {
     let (mut table, mut table_blocks) = (TensorTable::zeroed(), 0);
     for group in groups.filter(|group| group[0].shape.num_elems() > 0) {
-        only_f32("an operation on many tensors", group[0].dtype)?;
         if table.num_tensors as usize == MAX_TENSORS {
             launch(table, table_blocks)?;
             (table, table_blocks) = (TensorTable::zeroed(), 0);

@@ -1,16 +1,18 @@
 //! The sum of what every rank sent, in the order of ranks.
 
-use crate::device::cpu::{CpuArgs, Real, for_each_chunk, vectorized};
+use crate::device::cpu::{CpuArgs, Storage, for_each_chunk, vectorized};
 use crate::device::kernels::{self, OrderedSumArgs};
 use crate::device::{LaunchArgs, Launcher};
 use crate::error::Result;
 use crate::graph::{Cost, InferResult, Op, ValueType};
-use crate::ops::checks::{Checks, Draw, Trial, state};
+use crate::ops::cast;
+use crate::ops::checks::{Checks, Draw, Trial, in_f32, state};
 use crate::ops::launch::{only_f32, vec_grid};
-use crate::ops::{CHUNK_ELEMS, dispatch_real, float};
+use crate::ops::{CHUNK_ELEMS, dispatch_storage, float, sum_dtype};
+use crate::tensor::DType;
 
 /// `(sum [n], received [ranks, n])`, changing the sum: to each element is added what rank 0 sent, then what rank 1 sent, and so
-/// on, which are the bits of one rank that adds as many batches one after the other.
+/// on, which are the bits of one rank that adds as many batches one after the other. What was sent may be bf16 and the sum f32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OrderedSum;
 
@@ -33,8 +35,10 @@ impl Op for OrderedSum {
                 "needs a sum of n elements, n a multiple of {VEC_ELEMS}, and n of each rank, got {sum} and {received}"
             ));
         }
-        if float(*sum)?.dtype != received.dtype {
-            return Err(format!("needs operands of one type, got {sum} and {received}"));
+        if sum.dtype != sum_dtype(float(*received)?.dtype) {
+            return Err(format!(
+                "needs a sum of the type of what was received, or f32 for bf16, got {sum} and {received}"
+            ));
         }
         Ok(vec![])
     }
@@ -49,17 +53,17 @@ impl Op for OrderedSum {
     }
 
     fn cpu(&self, args: &CpuArgs<'_>) {
-        fn run<T: Real>(args: &CpuArgs<'_>) {
-            let (sum, received) = (args.input_mut::<T>(0), args.input::<T>(1));
+        fn run<T: Storage>(args: &CpuArgs<'_>) {
+            let (sum, received) = (args.input_mut::<T::Sum>(0), args.input::<T>(1));
             let num_elems = sum.len();
             for_each_chunk(sum, CHUNK_ELEMS, |start, sum| {
                 for sent in received.chunks_exact(num_elems) {
                     let terms = &sent[start..][..sum.len()];
-                    vectorized(|| sum.iter_mut().zip(terms).for_each(|(sum, &term)| *sum += term));
+                    vectorized(|| sum.iter_mut().zip(terms).for_each(|(sum, term)| *sum += term.load()));
                 }
             });
         }
-        dispatch_real!(args.input_dtype(0), run(args));
+        dispatch_storage!(args.input_dtype(1), run(args));
     }
 
     fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
@@ -73,7 +77,11 @@ impl Op for OrderedSum {
             num_ranks: (received.num_elems() / num_elems.max(1)) as u32,
             reserved: 0,
         };
-        kernels::ORDERED_SUM.launch(launcher, vec_grid(&args.inputs[0]), &arguments)
+        let kernel = match args.inputs[1].dtype {
+            DType::Bf16 => &kernels::ORDERED_SUM_BF16,
+            _ => &kernels::ORDERED_SUM_F32,
+        };
+        kernel.launch(launcher, vec_grid(&args.inputs[0]), &arguments)
     }
 }
 
@@ -84,10 +92,12 @@ pub(super) fn checks() -> Checks {
 
 fn trial(draw: &mut Draw) -> Trial {
     let (num_ranks, num_vecs) = (draw.within(1, 9), draw.num_elems());
-    let num_elems = VEC_ELEMS * num_vecs;
-    Trial::new(format!("ordered sum of {num_elems} elements of {num_ranks} ranks"), move |graph| {
-        let operands = [state(graph, "sum", [num_elems]), state(graph, "received", [num_ranks, num_elems])];
-        graph.apply("add", OrderedSum, &operands)?;
+    let (num_elems, dtype) = (VEC_ELEMS * num_vecs, draw.pick(&[DType::F32, DType::Bf16]));
+    Trial::new(format!("ordered sum of {num_elems} elements of {num_ranks} ranks in {dtype}"), move |graph| {
+        let sum = state(graph, "sum", [num_elems]);
+        let received = in_f32(graph, "received", [num_ranks, num_elems]);
+        let received = cast(graph, "sent", received, dtype)?;
+        graph.apply("add", OrderedSum, &[sum, received])?;
         Ok(())
     })
 }
