@@ -18,7 +18,7 @@ fn the_software_gpu_keeps_to_the_documents_and_tells_every_planted_fault() {
 }
 
 #[test]
-fn the_double_of_nccl_moves_bytes_and_tells_what_does_not_fit_together() {
+fn the_double_of_nccl_moves_and_adds_and_tells_what_does_not_fit_together() {
     let Some(gpu) = software_gpu() else { return };
     let output = gpu.nccl_selftest().output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout);

@@ -23,7 +23,7 @@ const DataType* data_type(int number) {
     switch (number) {
         case 0: return &int8;
         case 1: return &uint8;
-        case 7: return &float32;
+        case kFloat32: return &float32;
         case 9: return &bfloat16;
         default: return nullptr;
     }

@@ -22,7 +22,11 @@ struct DataType {
     size_t num_bytes;
 };
 
+constexpr int kFloat32 = 7;
+
 // Nothing for a type that is not covered.
 const DataType* data_type(int number);
+
+constexpr int kSum = 0;
 
 }  // namespace nccl_double

@@ -73,8 +73,11 @@ uint64_t Communicator::bytes_given(const Operation& operation) const {
     if (!gives(operation)) return 0;
     const uint64_t num_bytes = operation.count * data_type(operation.type)->num_bytes;
     const auto num_others = static_cast<uint64_t>(num_ranks_ - 1);
-    if (operation.call == Call::Send) return operation.peer == rank_ ? 0 : num_bytes;
-    return num_bytes * num_others;
+    switch (operation.call) {
+        case Call::Send: return operation.peer == rank_ ? 0 : num_bytes;
+        case Call::AllReduce: return num_others > 0 ? num_bytes : 0;
+        default: return num_bytes * num_others;
+    }
 }
 
 std::vector<uint8_t> Communicator::exchange(const std::vector<Part>& parts) {

@@ -29,6 +29,7 @@ const char* name_of(Call call) {
         case Call::Send: return "ncclSend";
         case Call::Recv: return "ncclRecv";
         case Call::AllGather: return "ncclAllGather";
+        case Call::AllReduce: return "ncclAllReduce";
         default: return "ncclBroadcast";
     }
 }

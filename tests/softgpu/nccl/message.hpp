@@ -12,7 +12,7 @@
 
 namespace nccl_double {
 
-enum class Call : uint32_t { Send, Recv, AllGather, Broadcast };
+enum class Call : uint32_t { Send, Recv, AllGather, AllReduce, Broadcast };
 
 const char* name_of(Call call);
 inline bool is_collective(Call call) { return call != Call::Send && call != Call::Recv; }

@@ -133,7 +133,7 @@ void add_to_group(const std::shared_ptr<Communicator>& communicator, const Opera
 }
 
 // Any of the calls that move data.
-int transfer(Operation operation, const void* from, void* to, const void* handle) {
+int transfer(Operation operation, const void* from, void* to, const void* handle, int reduction = kSum) {
     const char* function = name_of(operation.call);
     const uint64_t nth = count_call(function);
     const std::shared_ptr<Communicator> communicator = find(handle);
@@ -146,6 +146,9 @@ int transfer(Operation operation, const void* from, void* to, const void* handle
         if (!communicator) return refuse_handle(function);
         try {
             check(*communicator, operation);
+            if (operation.call == Call::AllReduce && (reduction != kSum || operation.type != kFloat32)) {
+                refuse_limit(concat("reduction ", reduction, " of ", data_type(operation.type)->name));
+            }
             if (group.depth > 0) {
                 add_to_group(communicator, operation);
                 return kSuccess;
@@ -266,6 +269,11 @@ NCCL_API int ncclRecv(void* to, size_t count, int type, int peer, void* handle, 
 
 NCCL_API int ncclAllGather(const void* from, void* to, size_t count, int type, void* handle, void* stream) {
     return transfer({Call::AllGather, 0, 0, 0, count, type, 0, stream}, from, to, handle);
+}
+
+NCCL_API int ncclAllReduce(const void* from, void* to, size_t count, int type, int reduction, void* handle,
+                           void* stream) {
+    return transfer({Call::AllReduce, 0, 0, 0, count, type, 0, stream}, from, to, handle, reduction);
 }
 
 NCCL_API int ncclBroadcast(const void* from, void* to, size_t count, int type, int root, void* handle, void* stream) {

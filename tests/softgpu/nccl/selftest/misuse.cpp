@@ -56,6 +56,8 @@ std::vector<Case> mismatches() {
     const Act gather = gathers(4);
     const Act from_null = [](const Buffer& buffer) { return all_gather(nullptr, buffer.at(), 1, kUint8); };
     const Act to_null = [](const Buffer&) { return receive(nullptr, 1, kUint8, 0); };
+    const Act product = [](const Buffer& it) { return all_reduce(it.at(), it.at(), 1, kFloat32, kProd); };
+    const Act byte_sum = [](const Buffer& it) { return all_reduce(it.at(), it.at(), 1, kUint8); };
     return {
         mismatch("a gather and a broadcast", {gather, broadcasts(4, 0)},
                  kViolation + "rank 0 calls ncclAllGather of 4 ncclUint8 as its collective call 1, rank 1 calls "
@@ -91,6 +93,8 @@ std::vector<Case> mismatches() {
                  kInvalidArgument),
         mismatch("another type", {gather, gathers(1, kInt32)},
                  kLimit + "rank 1: ncclAllGather: data type 2 is not covered", kInvalidArgument),
+        mismatch("another reduction", {product, gather}, "reduction 1 of ncclFloat32 is not covered", kInvalidArgument),
+        mismatch("a sum of bytes", {byte_sum, gather}, "reduction 0 of ncclUint8 is not covered", kInvalidArgument),
         mismatch("more than there is room for", {gathers(size_t{1} << 40), gather}, kLimit, kInvalidArgument),
     };
 }

@@ -59,6 +59,10 @@ int all_gather(const void* from, void* to, size_t count, int type) {
     return call("ncclAllGather", from, to, count, type, self().communicator, self().stream);
 }
 
+int all_reduce(const void* from, void* to, size_t count, int type, int reduction) {
+    return call("ncclAllReduce", from, to, count, type, reduction, self().communicator, self().stream);
+}
+
 int broadcast(const void* from, void* to, size_t count, int type, int root) {
     return call("ncclBroadcast", from, to, count, type, root, self().communicator, self().stream);
 }

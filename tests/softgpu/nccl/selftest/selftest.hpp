@@ -16,6 +16,7 @@ namespace selftest {
 
 constexpr int kUnhandledCudaError = 1, kInvalidArgument = 4, kInvalidUsage = 5, kRemoteError = 6;
 constexpr int kUint8 = 1, kInt32 = 2, kFloat32 = 7, kBfloat16 = 9;
+constexpr int kSum = 0, kProd = 1;
 
 void* find_symbol(const char* name);
 
@@ -82,6 +83,7 @@ class Buffer {
 int send(const void* from, size_t count, int type, int peer);
 int receive(void* to, size_t count, int type, int peer);
 int all_gather(const void* from, void* to, size_t count, int type);
+int all_reduce(const void* from, void* to, size_t count, int type, int reduction = kSum);
 int broadcast(const void* from, void* to, size_t count, int type, int root);
 int async_error();
 std::string last_error();

@@ -1,4 +1,4 @@
-// What arrives where.
+// What arrives where, and sums.
 #include <unistd.h>
 
 #include <algorithm>
@@ -46,6 +46,25 @@ void spread() {
         check_equal("ncclBroadcast in place", broadcast(own.at(), own.at(), 36, kUint8, root), 0);
         check(own.values<float>() == values(root, 9), "the root's bytes arrive in place");
     }
+}
+
+// Sums that depend on their order: what is lost beside the large numbers, and what stays after they are gone.
+void add_singles() {
+    const Process& me = self();
+    const float large[] = {1e8f, 3.0f, -1e8f, 0.5f, 0.25f};
+    const auto addend = [&](int rank, size_t at) { return large[(static_cast<size_t>(rank) + at) % 5]; };
+    std::vector<float> own, expected;
+    for (size_t at = 0; at < 7; at++) {
+        own.push_back(addend(me.rank, at));
+        float sum = addend(0, at);
+        for (int rank = 1; rank < me.num_ranks; rank++) sum += addend(rank, at);
+        expected.push_back(sum);
+    }
+    const Buffer from(own), to(7 * 4);
+    check_equal("ncclAllReduce", all_reduce(from.at(), to.at(), 7, kFloat32), 0);
+    check(to.values<float>() == expected, "sums are in the order of ranks");
+    check_equal("ncclAllReduce in place", all_reduce(from.at(), from.at(), 7, kFloat32), 0);
+    check(from.values<float>() == expected, "sums are taken in place");
 }
 
 // Of other sizes from each rank to each, this one included.
@@ -99,6 +118,7 @@ void in_the_stream() {
 
 void of_nothing() {
     check_equal("a gather of nothing", all_gather(nullptr, nullptr, 0, kFloat32), 0);
+    check_equal("a sum of nothing", all_reduce(nullptr, nullptr, 0, kFloat32), 0);
     check_equal("a broadcast of nothing", broadcast(nullptr, nullptr, 0, kFloat32, 1), 0);
     check_equal("an empty group, started", call("ncclGroupStart"), 0);
     check_equal("and ended", call("ncclGroupEnd"), 0);
@@ -106,16 +126,15 @@ void of_nothing() {
 
 void collective_calls_in_a_group() {
     const Process& me = self();
-    const auto ranks = static_cast<size_t>(me.num_ranks);
-    const Buffer own(values(me.rank, 1)), all(std::vector<float>(ranks, -1.0f)), roots(values(me.rank, 2)), itself(4);
+    const Buffer ones(std::vector<float>{1, 1}), roots(values(me.rank, 2)), itself(4);
     call("ncclGroupStart");
-    all_gather(own.at(), all.at(), 1, kFloat32);
+    all_reduce(ones.at(), ones.at(), 2, kFloat32);
     receive(itself.at(), 1, kFloat32, me.rank);
     broadcast(roots.at(), roots.at(), 2, kFloat32, 1);
     send(itself.at(), 1, kFloat32, me.rank);
-    check(all.values<float>()[0] == -1, "nothing happens before the group ends");
+    check(ones.values<float>()[0] == 1, "nothing happens before the group ends");
     check_equal("ncclGroupEnd", call("ncclGroupEnd"), 0);
-    check(all.values<float>()[ranks - 1] == value(me.num_ranks - 1, 0), "a gather in a group");
+    check(ones.values<float>()[1] == static_cast<float>(me.num_ranks), "a sum in a group");
     check(roots.values<float>() == values(1, 2), "a broadcast in a group");
 }
 
@@ -126,6 +145,7 @@ void everything() {
     join();
     gather(5);
     spread();
+    add_singles();
     all_to_all();
     two_messages_to_one_rank();
     in_the_stream();
@@ -191,7 +211,8 @@ void counted_calls() {
         const int rank = self().rank;
         all_gather(buffer.at(), buffer.at(), 5, kUint8);      // 5 to each of two others
         broadcast(buffer.at(), buffer.at(), 3, kFloat32, 1);  // 12 to each, by rank 1
-            call("ncclGroupStart");
+        all_reduce(buffer.at(), buffer.at(), 2, kFloat32);    // 8
+        call("ncclGroupStart");
         if (rank == 2) send(buffer.at(), 7, kUint8, 0);  // 7
         if (rank == 0) receive(buffer.at(), 7, kUint8, 2);
         send(buffer.at(), 9, kUint8, rank);
@@ -204,13 +225,13 @@ void counted_calls() {
 void see_counts(const std::string& log, const std::string& report) {
     check(log.empty(), "nothing is said");
     const auto tell = [&](const std::string& line) { check(has(report, line + "\n"), line); };
-    const std::string collective = "\"calls\":{\"ncclAllGather\":1,\"ncclBroadcast\":1,";
+    const std::string collective = "\"calls\":{\"ncclAllGather\":1,\"ncclAllReduce\":1,\"ncclBroadcast\":1,";
     const std::string group = "\"ncclCommDestroy\":1,\"ncclCommInitRank\":1,\"ncclGetUniqueId\":1,\"ncclGroupEnd\":1,"
                               "\"ncclGroupStart\":1,";
     const std::string all = ",\"ranks\":3," + collective + group, end = ",\"destroyed\":true}";
-    tell("{\"rank\":0" + all + "\"ncclRecv\":2,\"ncclSend\":1},\"bytes_sent\":10" + end);
-    tell("{\"rank\":1" + all + "\"ncclRecv\":1,\"ncclSend\":1},\"bytes_sent\":34" + end);
-    tell("{\"rank\":2" + all + "\"ncclRecv\":1,\"ncclSend\":2},\"bytes_sent\":17" + end);
+    tell("{\"rank\":0" + all + "\"ncclRecv\":2,\"ncclSend\":1},\"bytes_sent\":18" + end);
+    tell("{\"rank\":1" + all + "\"ncclRecv\":1,\"ncclSend\":1},\"bytes_sent\":42" + end);
+    tell("{\"rank\":2" + all + "\"ncclRecv\":1,\"ncclSend\":2},\"bytes_sent\":25" + end);
     check_equal("lines of the report", std::count(report.begin(), report.end(), '\n'), 3);
 }
 
