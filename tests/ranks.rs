@@ -21,9 +21,9 @@ use residuum::ops::{
 };
 use residuum::plan::Program;
 use residuum::run::checkpoint::NamedTensor;
-use residuum::step::{Optimiser, StepConfig, Traffic, Training, program};
+use residuum::step::{AllReduce, Optimiser, StepConfig, Traffic, Training, program};
 use residuum::tensor::DType;
-use split_runs::{BATCHES, CLASSES, LR, config, leave, split, train};
+use split_runs::{BATCHES, CLASSES, LR, config, leave, split, state, train};
 use thread_ranks::{ThreadRank, on_ranks, thread_ranks};
 
 /// Fails unless every rank of every split leaves what one rank leaves.
@@ -72,6 +72,24 @@ fn ranks_have_the_bits_of_one_rank_with_adam_and_two_rates_in_bf16() {
         ..config("resnet18")
     };
     check_splits(&config, 2, &[2], on_cpu);
+}
+
+#[test]
+fn gradients_that_are_sent_as_bf16_are_rounded_by_one_rank_alike() {
+    let exact = StepConfig { clip_grad: Some(0.5), ..config("resnet18") };
+    let rounded = StepConfig { grad_wire: DType::Bf16, ..exact.clone() };
+    check_splits(&rounded, 2, &[2, 3, 6], on_cpu);
+
+    // A gradient is off by a half of 2^-8 of itself at most, and so the weights differ, but by less than an update.
+    let after_one = |config: &StepConfig| leave(&mut on_cpu(split(config, 1)), 1, 0).state;
+    let largest_difference = |a: &[(String, Vec<u32>)], b: &[(String, Vec<u32>)]| {
+        let pairs = a.iter().zip(b).flat_map(|((_, a), (_, b))| a.iter().zip(b));
+        pairs.map(|(&a, &b)| (f32::from_bits(a) - f32::from_bits(b)).abs()).fold(0.0, f32::max)
+    };
+    let begun = state(&on_cpu(split(&exact, 1)));
+    let (exact, rounded) = (after_one(&exact), after_one(&rounded));
+    let (update, error) = (largest_difference(&begun, &exact), largest_difference(&exact, &rounded));
+    assert!(error > 0.0 && error < update / 128.0, "{error} of {update}");
 }
 
 /// A net whose layers draw in training.
@@ -166,6 +184,9 @@ fn a_step_for_ranks_that_are_not_there_is_refused() {
     assert!(message.contains("planned for 2 ranks"), "{message}");
     let message = alone.join(Box::new(thread_ranks(3).remove(0))).unwrap_err().to_string();
     assert!(message.contains("planned for 2 ranks, and 3 are there"), "{message}");
+    let mut of_nccl = on_cpu(StepConfig { all_reduce: AllReduce::Nccl, ..of_two });
+    let message = of_nccl.join(Box::new(thread_ranks(2).remove(0))).unwrap_err().to_string();
+    assert!(message.contains("--all-reduce nccl: NCCL joins ranks on GPUs"), "{message}");
 }
 
 /// What ranks exchange is in no state, and takes what the design says: the gradient, as much received, and a share of it.
@@ -209,34 +230,44 @@ impl Collective for Counting {
     }
 }
 
-/// What a rank sends is what is said before, and what the design says: a gradient comes and goes as in a ring.
+/// What a rank sends is what is said before, and what the design says: a gradient comes and goes as in a ring, in four bytes a
+/// number or in two.
 #[test]
 fn a_rank_sends_the_gradient_twice_without_its_share() {
-    let planned = |num_ranks| program(&split(&config("resnet18"), num_ranks), DeviceKind::Cpu).unwrap();
-    let one = planned(1);
+    let planned = |grad_wire, num_ranks| {
+        let config = StepConfig { grad_wire, ..config("resnet18") };
+        program(&split(&config, num_ranks), DeviceKind::Cpu).unwrap()
+    };
+    let one = planned(DType::F32, 1);
     let bytes = |role| one.persistent_bytes_where(|value| value.role == role);
     let (gradient, statistics) = (bytes(Role::Accumulated), bytes(Role::State));
-    assert_eq!(Traffic::of(&one), None);
-    for others in [1, 2, 5] {
-        let Traffic { micro_batch_bytes, update_bytes } = Traffic::of(&planned(others + 1)).unwrap();
+    assert_eq!(Traffic::of(&one, 1), None);
+    let types = [(DType::F32, gradient), (DType::Bf16, gradient / 2)];
+    for (others, (grad_wire, gradient)) in
+        [1, 2, 5].into_iter().flat_map(|n| types.map(|of_type| (n, of_type)))
+    {
+        let planned = planned(grad_wire, others + 1);
+        let Traffic { micro_batch_bytes, update_bytes } = Traffic::of(&planned, others + 1).unwrap();
         let exact = 2 * gradient * others / (others + 1) + others * statistics;
         let sent = micro_batch_bytes + update_bytes;
         assert!((exact..exact + exact / 100).contains(&sent), "{sent} for {exact}");
     }
 
     let (updates, num_ranks) = (2, 3);
-    let config = split(&config("resnet9"), num_ranks);
-    let Traffic { micro_batch_bytes, update_bytes } =
-        Traffic::of(&program(&config, DeviceKind::Cpu).unwrap()).unwrap();
-    let expected = updates * (config.grad_accum_steps * micro_batch_bytes + update_bytes);
-    let sent = on_ranks(num_ranks, |index, rank| {
-        let mut training = on_cpu(config.clone());
-        let sent = Arc::default();
-        training.join(Box::new(Counting(rank, Arc::clone(&sent)))).unwrap();
-        train(&mut training, index, 0..updates);
-        sent.load(Ordering::Relaxed)
-    });
-    assert_eq!(sent, [expected; 3]);
+    for grad_wire in [DType::F32, DType::Bf16] {
+        let config = StepConfig { grad_wire, ..split(&config("resnet9"), num_ranks) };
+        let Traffic { micro_batch_bytes, update_bytes } =
+            Traffic::of(&program(&config, DeviceKind::Cpu).unwrap(), num_ranks).unwrap();
+        let expected = updates * (config.grad_accum_steps * micro_batch_bytes + update_bytes);
+        let sent = on_ranks(num_ranks, |index, rank| {
+            let mut training = on_cpu(config.clone());
+            let sent = Arc::default();
+            training.join(Box::new(Counting(rank, Arc::clone(&sent)))).unwrap();
+            train(&mut training, index, 0..updates);
+            sent.load(Ordering::Relaxed)
+        });
+        assert_eq!(sent, [expected; 3]);
+    }
 }
 
 /// On the emulator; threads in another order on each rank.
@@ -247,8 +278,9 @@ fn ranks_on_kernels_have_the_bits_of_one_rank() {
 
     use residuum::device::simt::{Checks, SimtDevice};
 
-    for float in [DType::F32, DType::Bf16] {
-        let config = StepConfig { float, clip_grad: Some(0.5), seed: 3, ..StepConfig::new(Dropping, 2, 16) };
+    for (float, grad_wire) in [(DType::F32, DType::Bf16), (DType::Bf16, DType::F32)] {
+        let clip_grad = Some(0.5);
+        let config = StepConfig { float, grad_wire, clip_grad, seed: 3, ..StepConfig::new(Dropping, 2, 16) };
         let seed = AtomicU64::new(0);
         check_splits(&config, 1, &[3], |config| {
             let device = SimtDevice::new(seed.fetch_add(1, Ordering::Relaxed), Checks::Off).unwrap();

@@ -69,7 +69,7 @@ impl PlanArgs {
             cost.flops as f64 / 1e9,
             show_bytes(cost.bytes as usize)
         );
-        if let Some(traffic) = Traffic::of(&planned) {
+        if let Some(traffic) = Traffic::of(&planned, self.ranks) {
             let bytes = step.grad_accum_steps * traffic.micro_batch_bytes + traffic.update_bytes;
             say!("{}", config.update_line(self.ranks));
             say!("for an update each sends {} to the others, and receives as much", show_bytes(bytes));

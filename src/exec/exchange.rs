@@ -1,10 +1,13 @@
 //! What ranks send each other, from the arena of each to the arenas of the others: from GPU to GPU where both the device and what
 //! joins the ranks can, else through memory of the host.
 
+use std::mem;
 use std::ops::Range;
+use std::time::{Duration, Instant};
 
 use super::{Backend, Session};
 use crate::device::Slot;
+use crate::device::cuda::CudaDevice;
 use crate::dist::Collective;
 use crate::error::Result;
 use crate::tensor::DType;
@@ -52,6 +55,29 @@ impl Session {
         self.exchange(from, to, |mine, received| collective.all_gather(mine, received))
     }
 
+    /// Adds up the f32 that each rank has at `sums`, in the order of the library that joins them, for every rank.
+    ///
+    /// # Errors
+    /// As [`Session::all_to_all`].
+    ///
+    /// # Panics
+    /// If the place is not of persistent values, or it is not GPUs that are joined: elsewhere a sum has no library.
+    pub fn all_reduce(&mut self, collective: &mut dyn Collective, sums: Range<usize>) -> Result<()> {
+        assert!(sums.end <= self.program.persistent_bytes, "ranks exchange persistent values");
+        let joined = self.backend.gpu().zip(collective.communicator());
+        let (gpu, ranks) = joined.expect("a sum of the library's is asked for of ranks on GPUs");
+        gpu.all_reduce(ranks, sums)
+    }
+
+    /// How long this rank was in exchanges since the last call, waiting for the others included; it waits for those under way.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`] if one of them failed.
+    pub fn take_exchange_time(&mut self) -> Result<Duration> {
+        let on_gpu = self.backend.gpu().map_or(Ok(Duration::ZERO), CudaDevice::take_exchange_time)?;
+        Ok(mem::take(&mut self.exchange_time) + on_gpu)
+    }
+
     fn check_exchange(&self, from: &Range<usize>, to: &Range<usize>) {
         assert!(from.end.max(to.end) <= self.program.persistent_bytes, "ranks exchange persistent values");
         assert!(from.end <= to.start || to.end <= from.start, "what is received lies beside what is sent");
@@ -64,7 +90,8 @@ impl Session {
         to: Range<usize>,
         send: impl FnOnce(&[u8], &mut [u8]) -> Result<()>,
     ) -> Result<()> {
-        match &mut self.backend {
+        let start = Instant::now();
+        let exchanged = match &mut self.backend {
             Backend::Cpu { arena, .. } => {
                 let slot = |bytes: &Range<usize>| Slot {
                     offset_bytes: bytes.start,
@@ -84,6 +111,8 @@ impl Session {
                 send(mine, received)?;
                 device.upload(to.start, received)
             }
-        }
+        };
+        self.exchange_time += start.elapsed();
+        exchanged
     }
 }

@@ -39,6 +39,8 @@ pub struct Session {
     inputs: Inputs,
     /// What is sent and what is received, on a device whose memory is not the host's.
     staging: [Vec<u8>; 2],
+    /// Time in exchanges through memory of the host since it was last asked for.
+    exchange_time: Duration,
     /// The plan that ran last, whose transient values the arena holds.
     last_run: Option<usize>,
 }
@@ -98,9 +100,16 @@ impl Session {
                 Inputs::new(program.persistent_bytes..program.persistent_bytes + program.input_bytes)
             }
         };
-        let staging = Default::default();
-        let mut session =
-            Session { program, backend, readback, readback_bytes: 0, inputs, staging, last_run: None };
+        let mut session = Session {
+            program,
+            backend,
+            readback,
+            readback_bytes: 0,
+            inputs,
+            staging: Default::default(),
+            exchange_time: Duration::ZERO,
+            last_run: None,
+        };
         if let Start::Seed(seed) = start {
             session.initialise(seed)?;
         }

@@ -314,7 +314,10 @@ impl RunPage<'_> {
         let measured = |ms: fn(&Step) -> Option<f64>| steps.iter().all(|step| ms(step).is_some());
         let copy = measured(|step| step.h2d_ms).then(|| mean(|step| step.h2d_ms.unwrap_or_default()));
         let kernels = measured(|step| step.gpu_ms).then(|| mean(|step| step.gpu_ms.unwrap_or_default()));
-        let rest = (step_ms - wait - copy.unwrap_or_default() - kernels.unwrap_or_default()).max(0.0);
+        let exchange =
+            measured(|step| step.exchange_ms).then(|| mean(|step| step.exchange_ms.unwrap_or_default()));
+        let parts_ms = [copy, kernels, exchange].into_iter().flatten().sum::<f64>();
+        let rest = (step_ms - wait - parts_ms).max(0.0);
         let (rest_label, note) = match (self.env.device.starts_with("cpu"), copy, kernels) {
             (true, ..) => {
                 ("computing", "On the CPU nothing is copied to a device; computing is not timed in parts.")
@@ -334,6 +337,7 @@ impl RunPage<'_> {
         let mut parts = vec![("waiting for data".to_string(), wait)];
         parts.extend(copy.map(|ms| ("copying to the device".to_string(), ms)));
         parts.extend(kernels.map(|ms| ("kernels".to_string(), ms)));
+        parts.extend(exchange.map(|ms| ("exchanging with other ranks".to_string(), ms)));
         parts.push((rest_label.to_string(), rest));
         Budget { parts, note: note.to_string() }
     }

@@ -4,19 +4,37 @@
 //! results have its bits. In each round a rank sends every other one its share of the gradient, adds up what it receives of its
 //! own share in the order of ranks, and blends the statistics of all ranks' batches into its running ones in that order. Before
 //! the update the shares of the sum are gathered.
+//!
+//! With [`AllReduce::Nccl`] each rank sums the gradients of its own rounds, and the library adds up these sums before the update: less is
+//! sent between machines, and bits depend on how many ranks there are.
+//!
+//! Gradients may be sent as bf16 ([`StepConfig::grad_wire`]): each is rounded once, sums are f32, and a sum is rounded once more
+//! when it is gathered.
 
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::StepConfig;
 use super::update::{interleave, zero};
-use crate::device::{ALIGNMENT_BYTES, Slot};
+use crate::device::ALIGNMENT_BYTES;
 use crate::dist::Collective;
 use crate::error::{Error, Result};
 use crate::exec::Session;
-use crate::graph::{Graph, Phase, Role, ValueId};
-use crate::ops::{Accumulate, BatchNormTrain, Blend, Clear, OrderedSum};
+use crate::graph::{Graph, Phase, Role, ValueId, ValueType};
+use crate::named::named;
+use crate::ops::{Accumulate, BatchNormTrain, Blend, CastTensors, CopyTensors, OrderedSum};
 use crate::plan::{Program, align};
-use crate::tensor::{Layout, Shape};
+use crate::tensor::{DType, Shape};
+
+named! {
+    /// Who adds up the gradients of ranks.
+    pub enum AllReduce {
+        /// The kernels of this crate, in the order of ranks: the bits of one rank.
+        Ordered = "ordered",
+        /// NCCL, in an order of its own.
+        Nccl = "nccl",
+    }
+}
 
 /// Names begin so: gradients, of the micro-batch and then of the update.
 const GRADIENT_PREFIX: &str = "exchange.gradient.";
@@ -28,6 +46,8 @@ const PAD: &str = "exchange.pad";
 const RECEIVED: &str = "exchange.received";
 /// Its sum over the micro-batches of an update.
 const SUM: &str = "exchange.sum";
+/// That sum as it is sent, where that is of another type.
+const ROUNDED_SUM: &str = "exchange.rounded";
 
 /// Statistics of the batch norms of a training graph: those that are carried on, and those of one batch.
 pub(super) struct Statistics {
@@ -66,32 +86,55 @@ fn rank_prefix(rank: usize) -> String {
     format!("exchange.rank{rank}.")
 }
 
-/// Records the exchange of the `gradients` of `parameters`, and of what batch norms kept. The results hold the gradients of an
-/// update when all its rounds are done.
+/// Records the exchange of the `gradients` of `parameters`, and of what batch norms kept. The first results hold the gradients of
+/// an update, as they were sent, when all its rounds are done; the second is this rank's share of their sum, to be cleared then.
 pub(super) fn exchange(
     graph: &mut Graph,
-    num_ranks: usize,
+    config: &StepConfig,
     parameters: &[ValueId],
     gradients: &[ValueId],
     statistics: &Statistics,
-) -> Result<Vec<ValueId>> {
-    // The gradients of a micro-batch, one after another: what an operation makes lies anywhere.
-    let sent = graph.companions(GRADIENT_PREFIX, parameters, Role::Exchanged, zero);
-    graph.apply("exchange.clear", Clear::new(sent.len()), &sent)?;
-    graph.apply("exchange.copy", Accumulate::new(sent.len()), &interleave(&[], &[&sent, gradients]))?;
-
-    let num_bytes: usize = sent.iter().map(|&id| align(graph.value(id).ty.num_bytes())).sum();
+) -> Result<(Vec<ValueId>, Vec<ValueId>)> {
+    if config.all_reduce == AllReduce::Nccl {
+        let sums = graph.companions(GRADIENT_PREFIX, parameters, Role::Accumulated, zero);
+        graph.apply("accumulate", Accumulate::new(sums.len()), &interleave(&[], &[&sums, gradients]))?;
+        blend(graph, statistics)?;
+        return Ok((sums.clone(), sums));
+    }
+    let num_ranks = config.num_ranks;
+    let own = graph.value(gradients[0]).ty.dtype;
+    let wire = if config.rounds_gradients() { DType::Bf16 } else { own };
+    let types = parameters.iter().map(|&id| ValueType { dtype: wire, ..graph.value(id).ty });
+    let num_bytes: usize = types.map(|ty| align(ty.num_bytes())).sum();
     let share_bytes = num_bytes.div_ceil(num_ranks * ALIGNMENT_BYTES) * ALIGNMENT_BYTES;
-    let elem_bytes = graph.value(sent[0]).ty.dtype.size_bytes();
-    let mut buffer =
-        |name: &str, role, shape: Shape| graph.persistent(name, shape, role, Layout::Flat, zero(name));
-    buffer(PAD, Role::Exchanged, [(num_ranks * share_bytes - num_bytes) / elem_bytes].into());
-    let share = share_bytes / elem_bytes;
-    let received = buffer(RECEIVED, Role::Exchanged, [num_ranks, share].into());
-    let sum = buffer(SUM, Role::Accumulated, [share].into());
+    let share = share_bytes / wire.size_bytes();
 
+    let place = |&id: &ValueId| (format!("{GRADIENT_PREFIX}{}", graph.value(id).name), graph.shape(id));
+    let places: Vec<(String, Shape)> = parameters.iter().map(place).collect();
+    // The gradients of a micro-batch, one after another: what an operation makes lies anywhere.
+    let mut buffer = |name: &str, shape: Shape, role, dtype| {
+        graph.persistent_of(name, ValueType { shape, dtype }, role, zero(name))
+    };
+    let sent: Vec<ValueId> =
+        places.iter().map(|(name, shape)| buffer(name, *shape, Role::Exchanged, wire)).collect();
+    buffer(PAD, [num_ranks * share - num_bytes / wire.size_bytes()].into(), Role::Exchanged, wire);
+    let received = buffer(RECEIVED, [num_ranks, share].into(), Role::Exchanged, wire);
+    let sum = buffer(SUM, [share].into(), Role::Accumulated, own);
+    let rounded_sum = (wire != own).then(|| buffer(ROUNDED_SUM, [share].into(), Role::Exchanged, wire));
+
+    graph.apply("exchange.copy", CopyTensors::new(sent.len()), &interleave(&[], &[&sent, gradients]))?;
     graph.set_phase(Phase::Exchange);
     graph.apply(SUM, OrderedSum, &[sum, received])?;
+    if let Some(rounded_sum) = rounded_sum {
+        graph.apply(ROUNDED_SUM, CopyTensors::new(1), &[rounded_sum, sum])?;
+    }
+    blend(graph, statistics)?;
+    Ok((sent, vec![sum]))
+}
+
+/// Records the blending of the statistics of all ranks' batches into the running ones, in the order of ranks.
+fn blend(graph: &mut Graph, statistics: &Statistics) -> Result<()> {
+    graph.set_phase(Phase::Exchange);
     let mut shares = statistics.shares.clone();
     shares.sort_by(f32::total_cmp);
     shares.dedup();
@@ -108,66 +151,83 @@ pub(super) fn exchange(
             )?;
         }
     }
-    Ok(sent)
+    Ok(())
 }
 
-/// Records what makes the sum ready for the next update.
-pub(super) fn clear(graph: &mut Graph) -> Result<()> {
-    let sum = graph.find(SUM).expect("an exchange has a sum");
-    graph.apply("clear", Clear::new(1), &[sum])?;
-    Ok(())
+/// Records the rounding of `gradients` that no one sends, as if they were sent as bf16.
+pub(super) fn round(graph: &mut Graph, name: &str, gradients: &[ValueId]) -> Result<Vec<ValueId>> {
+    let sent = graph.apply(&format!("{name}.bf16"), CastTensors(DType::Bf16), gradients)?;
+    widen(graph, name, &sent)
+}
+
+/// Records gradients that were sent as bf16 in the type of updates.
+pub(super) fn widen(graph: &mut Graph, name: &str, sent: &[ValueId]) -> Result<Vec<ValueId>> {
+    graph.apply(name, CastTensors(DType::F32), sent)
 }
 
 /// Where in the arena what ranks exchange lies, in bytes.
 struct Places {
+    /// In a row, filled up to whole shares where there are some.
     gradients: Range<usize>,
-    received: usize,
-    sum: Range<usize>,
+    /// What shares of it go through; none where the library adds.
+    shares: Option<Shares>,
     /// The statistics of the own batch, and where those of all ranks begin.
     statistics: Option<(Range<usize>, usize)>,
 }
 
+/// Places of the own share of gradients.
+struct Shares {
+    /// Where what comes of it from all ranks begins.
+    received: usize,
+    /// Its sum, as it is sent.
+    sum: Range<usize>,
+}
+
 impl Places {
-    /// # Errors
-    /// [`Error::Graph`] if the program is not of a training with ranks.
-    fn of(program: &Program) -> Result<Places> {
-        let first = |prefix: &str| {
-            program.persistent.iter().find(|p| p.value.name.starts_with(prefix)).map(|p| p.slot.offset_bytes)
+    /// `None` if the program is not of a training with ranks.
+    fn of(program: &Program) -> Option<Places> {
+        let places = |prefix: &'static str| {
+            let found = program.persistent.iter().filter(move |p| p.value.name.starts_with(prefix));
+            found.map(|p| p.slot.offset_bytes..p.slot.offset_bytes + p.slot.num_bytes())
         };
-        let bytes = |slot: Slot| slot.offset_bytes..slot.offset_bytes + slot.num_bytes();
-        let received = bytes(program.persistent(RECEIVED)?.slot);
-        let start = first(GRADIENT_PREFIX).unwrap_or(received.start);
-        let places = Places {
-            gradients: start..received.start,
-            received: received.start,
-            sum: bytes(program.persistent(SUM)?.slot),
-            statistics: first(OWN_PREFIX).zip(first(&rank_prefix(0))).map(|(own, all)| (own..all, all)),
-        };
-        assert_eq!(
-            places.gradients.len(),
-            received.len(),
-            "gradients lie in a row, filled up to whole shares"
-        );
-        Ok(places)
+        let block = |prefix| places(prefix).reduce(|first, next| first.start..next.end);
+        let gradients =
+            places(GRADIENT_PREFIX).chain(places(PAD)).reduce(|first, next| first.start..next.end)?;
+        let shares = block(RECEIVED).zip(block(ROUNDED_SUM).or_else(|| block(SUM)));
+        let shares = shares.map(|(received, sum)| {
+            assert_eq!(gradients.len(), received.len(), "gradients lie in a row, filled up to whole shares");
+            Shares { received: received.start, sum }
+        });
+        // Up to the next value, so that those of all ranks are as long.
+        let all = places("exchange.rank0.").next();
+        let statistics = block(OWN_PREFIX).zip(all).map(|(own, all)| (own.start..all.start, all.start));
+        Some(Places { gradients, shares, statistics })
     }
 }
 
 /// Bytes that a rank of a training sends to the others. It receives as many.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Traffic {
-    /// After a micro-batch: of its gradient all but the own share, and the statistics of its batch norms to each of the others.
+    /// After a micro-batch: of its gradient all but the own share, unless NCCL adds, and the statistics of its batch norms to each
+    /// of the others.
     pub micro_batch_bytes: usize,
-    /// Before an update: the own share of the sum to each of the others.
+    /// Before an update: the own share of the sum to each of the others, or what a ring sends for NCCL's sum.
     pub update_bytes: usize,
 }
 
 impl Traffic {
-    /// Of a program that was planned for ranks; `None` for one without.
-    pub fn of(program: &Program) -> Option<Traffic> {
-        let Places { gradients, sum, statistics, .. } = Places::of(program).ok()?;
-        let others = gradients.len() / sum.len() - 1;
-        let of_batch = sum.len() + statistics.map_or(0, |(own, _)| own.len());
-        Some(Traffic { micro_batch_bytes: others * of_batch, update_bytes: others * sum.len() })
+    /// Of a program that was planned for so many ranks; `None` for one without.
+    pub fn of(program: &Program, num_ranks: usize) -> Option<Traffic> {
+        let Places { gradients, shares, statistics } = Places::of(program)?;
+        let others = num_ranks - 1;
+        let statistics_bytes = others * statistics.map_or(0, |(own, _)| own.len());
+        let gradient_bytes = others * gradients.len() / num_ranks;
+        Some(match shares {
+            Some(_) => {
+                Traffic { micro_batch_bytes: gradient_bytes + statistics_bytes, update_bytes: gradient_bytes }
+            }
+            None => Traffic { micro_batch_bytes: statistics_bytes, update_bytes: 2 * gradient_bytes },
+        })
     }
 }
 
@@ -181,14 +241,21 @@ impl Ranks {
     /// # Errors
     /// [`Error::Graph`] if the program is not of a training with ranks.
     pub(super) fn new(program: &Program, collective: Box<dyn Collective>) -> Result<Ranks> {
-        Ok(Ranks { collective, places: Places::of(program)? })
+        let places = Places::of(program).ok_or_else(|| Error::Graph {
+            op: "exchange",
+            node: GRADIENT_PREFIX.into(),
+            message: "is in no program that was planned for one rank".into(),
+        })?;
+        Ok(Ranks { collective, places })
     }
 
     /// What follows a micro-batch of plan `plan`.
     pub(super) fn exchange(&mut self, session: &mut Session, plan: usize) -> Result<()> {
         let Ranks { collective, places } = self;
         let collective = &mut **collective;
-        session.all_to_all(collective, places.gradients.clone(), places.received)?;
+        if let Some(shares) = &places.shares {
+            session.all_to_all(collective, places.gradients.clone(), shares.received)?;
+        }
         if let Some((own, all)) = &places.statistics {
             session.all_gather(collective, own.clone(), *all)?;
         }
@@ -198,16 +265,23 @@ impl Ranks {
     /// What comes before an update.
     pub(super) fn gather(&mut self, session: &mut Session) -> Result<()> {
         let Ranks { collective, places } = self;
-        session.all_gather(&mut **collective, places.sum.clone(), places.gradients.start)
+        let collective = &mut **collective;
+        match &places.shares {
+            Some(shares) => session.all_gather(collective, shares.sum.clone(), places.gradients.start),
+            None => session.all_reduce(collective, places.gradients.clone()),
+        }
     }
 }
 
-/// Fails unless `collective` joins as many ranks as the graphs were made for.
-pub(super) fn check_ranks(num_ranks: usize, collective: &dyn Collective) -> Result<()> {
-    match collective.rank().count {
-        count if count == num_ranks => Ok(()),
-        count => {
-            Err(Error::Usage(format!("the step is planned for {num_ranks} ranks, and {count} are there")))
-        }
+/// Fails unless `collective` joins as many ranks as the graphs were made for, and has what adds up their gradients.
+pub(super) fn check_ranks(config: &StepConfig, collective: &dyn Collective) -> Result<()> {
+    let (planned, count) = (config.num_ranks, collective.rank().count);
+    if count != planned {
+        return Err(Error::Usage(format!("the step is planned for {planned} ranks, and {count} are there")));
     }
+    if planned > 1 && config.all_reduce == AllReduce::Nccl && collective.communicator().is_none() {
+        let what = "--all-reduce nccl: NCCL joins ranks on GPUs, and these are on others; leave it out";
+        return Err(Error::Usage(what.into()));
+    }
+    Ok(())
 }

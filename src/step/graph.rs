@@ -3,7 +3,7 @@
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-use super::exchange;
+use super::exchange::{self, AllReduce};
 use super::update::{accumulate, average, update};
 use crate::autodiff::differentiate;
 use crate::batch::BatchContents;
@@ -125,6 +125,11 @@ pub struct StepConfig {
     pub grad_accum_steps: usize,
     /// Processes that train together, each on micro-batches of its own ([`super::Training::join`]).
     pub num_ranks: usize,
+    /// Who adds up the gradients of ranks.
+    pub all_reduce: AllReduce,
+    /// Type in which ranks send each other gradients: f32, or bf16, for half the bytes. Then the gradient of a micro-batch is
+    /// rounded, summed in f32 with the others, and the sum rounded; one rank rounds alike, for the same bits.
+    pub grad_wire: DType,
     /// Decay of the averaged weights.
     pub ema_decay: Option<f32>,
     /// Which layers learn, and how fast.
@@ -180,6 +185,8 @@ impl StepConfig {
             clip_grad: None,
             grad_accum_steps: 1,
             num_ranks: 1,
+            all_reduce: AllReduce::Ordered,
+            grad_wire: DType::F32,
             ema_decay: None,
             trained: Trained::All,
             pixels: PixelSource::Host,
@@ -206,6 +213,11 @@ impl StepConfig {
     /// Micro-batches per update, of all ranks.
     pub fn batches_per_update(&self) -> usize {
         self.grad_accum_steps * self.num_ranks
+    }
+
+    /// Whether gradients are rounded as ranks send them.
+    pub(super) fn rounds_gradients(&self) -> bool {
+        self.grad_wire == DType::Bf16
     }
 
     /// Whether the value called `name` is of the last layer.
@@ -301,12 +313,24 @@ pub fn training_graph(config: &StepConfig) -> Result<Graph> {
     let share = 1.0 / config.batches_per_update() as f32;
     let seed = fill(&mut graph, "loss.seed", [], share)?;
     let mut gradients = differentiate(&mut graph, loss, seed, &parameters)?;
-    if let Some(statistics) = &statistics {
-        gradients = exchange::exchange(&mut graph, config.num_ranks, &parameters, &gradients, statistics)?;
-    } else if config.grad_accum_steps > 1 {
-        gradients = accumulate(&mut graph, &parameters, &gradients)?;
-    }
+    // Sums over the batches of an update, which end with it.
+    let sums;
+    (gradients, sums) = match &statistics {
+        Some(statistics) => exchange::exchange(&mut graph, config, &parameters, &gradients, statistics)?,
+        None if config.grad_accum_steps > 1 => {
+            if config.rounds_gradients() {
+                gradients = exchange::round(&mut graph, "wire", &gradients)?;
+            }
+            let sums = accumulate(&mut graph, &parameters, &gradients)?;
+            (sums.clone(), sums)
+        }
+        None => (gradients, Vec::new()),
+    };
     graph.set_phase(Phase::Update);
+    if config.rounds_gradients() {
+        let take = if has_ranks { exchange::widen } else { exchange::round };
+        gradients = take(&mut graph, "wire.update", &gradients)?;
+    }
     let scale = match config.clip_grad {
         Some(max_norm) => {
             let results = graph.apply("clip", ClipNorm::new(max_norm, gradients.len()), &gradients)?;
@@ -316,10 +340,8 @@ pub fn training_graph(config: &StepConfig) -> Result<Graph> {
         None => fill(&mut graph, "clip", [], 1.0)?,
     };
     update(&mut graph, config, &parameters, &gradients, scale)?;
-    if has_ranks {
-        exchange::clear(&mut graph)?;
-    } else if config.grad_accum_steps > 1 {
-        graph.apply("clear", Clear::new(gradients.len()), &gradients)?;
+    if !sums.is_empty() {
+        graph.apply("clear", Clear::new(sums.len()), &sums)?;
     }
     if let Some(decay) = config.ema_decay {
         average(&mut graph, decay)?;

@@ -14,7 +14,7 @@ mod training;
 mod update;
 pub mod weights;
 
-pub use exchange::Traffic;
+pub use exchange::{AllReduce, Traffic};
 pub(crate) use graph::inputs;
 pub use graph::{
     EMA_PREFIX, EVAL, IMAGE_SIZES, Optimiser, PixelSource, SMALLER, StepConfig, TRAIN, Trained,

@@ -137,9 +137,9 @@ impl Training {
     /// evaluations are then those of one rank that accumulates as many batches, to the bit.
     ///
     /// # Errors
-    /// [`Error::Usage`] if there are other than [`StepConfig::num_ranks`].
+    /// [`Error::Usage`] if there are other than [`StepConfig::num_ranks`], or NCCL is to add up and does not join them.
     pub fn join(&mut self, collective: Box<dyn Collective>) -> Result<()> {
-        check_ranks(self.config.num_ranks, &*collective)?;
+        check_ranks(&self.config, &*collective)?;
         if self.config.num_ranks > 1 {
             self.ranks = Some(Ranks::new(self.session.program(), collective)?);
         }
@@ -341,6 +341,15 @@ impl Training {
     /// [`Error::Device`] if a step failed.
     pub fn take_busy_time(&mut self) -> Result<Option<Duration>> {
         self.session.take_busy_time()
+    }
+
+    /// Time in exchanges with other ranks since the last call, waiting for them included, after waiting for the steps so far;
+    /// `None` without other ranks.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if a step failed.
+    pub fn take_exchange_time(&mut self) -> Result<Option<Duration>> {
+        self.ranks.as_ref().map(|_| self.session.take_exchange_time()).transpose()
     }
 
     /// The error over every image of `pack`, with the averaged weights where there are some; `stop` is asked between

@@ -81,12 +81,21 @@ pub(super) struct Interval {
     pub(super) copy_time: Duration,
     /// As far as the device tells.
     pub(super) busy_time: Option<Duration>,
+    /// Where there are other ranks.
+    pub(super) exchange_time: Option<Duration>,
 }
 
 impl Interval {
     pub(super) fn begin() -> Interval {
-        let (data_wait, copy_time) = (Duration::ZERO, Duration::ZERO);
-        Interval { start: Instant::now(), steps: 0, loss: 0.0, data_wait, copy_time, busy_time: None }
+        Interval {
+            start: Instant::now(),
+            steps: 0,
+            loss: 0.0,
+            data_wait: Duration::ZERO,
+            copy_time: Duration::ZERO,
+            busy_time: None,
+            exchange_time: None,
+        }
     }
 
     /// Milliseconds a step.

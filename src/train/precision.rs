@@ -19,7 +19,7 @@ named! {
 }
 
 named! {
-    /// The types of activations.
+    /// The types of activations, and of gradients on their way between ranks.
     pub enum Precision {
         /// Single precision.
         F32 = "f32",
@@ -28,7 +28,7 @@ named! {
     }
 }
 
-named_values!(PrecisionChoice);
+named_values!(PrecisionChoice Precision);
 
 impl PrecisionChoice {
     /// The type of a run on a device of this kind: the one that was named, and for `auto` bf16 where the device multiplies it

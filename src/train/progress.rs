@@ -29,12 +29,18 @@ impl Progress {
 
     /// An interval of the log is done.
     pub fn interval(&self, line: &Step, total: u64) {
-        let waiting = 100.0 * line.data_wait_ms / line.step_ms;
+        let share = |ms: f64| 100.0 * ms / line.step_ms;
+        let waiting = share(line.data_wait_ms);
+        let exchanging = line.exchange_ms.map(|ms| format!("  exchanging {:.1} %", share(ms)));
         match &self.bar {
             Some(bar) => bar.set_message(format!("loss {:.4}  {:.1} images/s", line.loss, line.img_s)),
             None => tell(format_args!(
-                "step {}/{total}  loss {:.4}  lr {:.5}  {:.1} images/s  waiting for data {waiting:.1} %",
-                line.step, line.loss, line.lr, line.img_s
+                "step {}/{total}  loss {:.4}  lr {:.5}  {:.1} images/s  waiting for data {waiting:.1} %{}",
+                line.step,
+                line.loss,
+                line.lr,
+                line.img_s,
+                exchanging.unwrap_or_default()
             )),
         }
     }

@@ -16,7 +16,7 @@ use crate::rank_processes::{all_end, rank_processes, send};
 
 /// 2 updates of 4 batches, on as many ranks as divide 4.
 const RUN: &str = "train --data-dir scenes --model resnet9 --img-size 16 --batch-size 2 --limit-train 16 --limit-val 6 --epochs 1 \
-                   --lr 0.001 --log-interval 1 --micro-batches 4 --precision bf16 --device cuda --augment flip,mixup \
+                   --lr 0.001 --log-interval 1 --micro-batches 4 --grad-wire bf16 --precision bf16 --device cuda --augment flip,mixup \
                    --clip-grad 1 --model-ema --model-ema-decay 0.9";
 /// Batches of all ranks in it.
 const RUN_BATCHES: usize = 8;
@@ -81,6 +81,21 @@ fn ranks_on_gpus_leave_what_one_gpu_leaves() {
         }
         expected.assert_same(&left_by(&program), &format!("{num_ranks} ranks"));
     }
+}
+
+/// A sum of two numbers is the same in either order, and so are the bits here; those of more ranks are NCCL's affair.
+#[test]
+fn nccl_adds_up_gradients_where_it_is_asked_to() {
+    let Some(gpu) = software_gpu() else { return };
+    let call = RUN.replace("--micro-batches 4 --grad-wire bf16", "--micro-batches 2 --all-reduce nccl");
+    assert_ne!(call, RUN);
+    let expected = left_alone(gpu, &call);
+    let program = Program::with_scenes();
+    for of_rank in succeeds(gpu, &program, 2, &call) {
+        assert_eq!(of_rank["calls"]["ncclAllReduce"], RUN_BATCHES / 2, "one an update: {of_rank}");
+        assert_eq!(of_rank["calls"]["ncclSend"], Value::Null, "{of_rank}");
+    }
+    expected.assert_same(&left_by(&program), "two ranks");
 }
 
 /// Starts `LONG_RUN` on two ranks and sends `name` after some steps: to the launcher, or to one of the ranks.

@@ -42,6 +42,8 @@ pub const NO_KERNELS: &str =
 pub struct CudaDevice {
     graphs: Vec<Graph>,
     arena: Option<DeviceMemory>,
+    /// Where each exchange with other ranks begins and ends in the stream.
+    exchanges: Vec<(Mark, Mark)>,
     staging: Staging,
     readbacks: Readbacks,
     modules: Modules,
@@ -87,8 +89,19 @@ impl CudaDevice {
         let overlaps = images::may_overlap(driver.cuda_version, arch);
         let staging = Staging::new(&context);
         let readbacks = Readbacks::new(&context)?;
-        let (graphs, arena) = (Vec::new(), None);
-        Ok(CudaDevice { graphs, arena, staging, readbacks, modules, overlaps, stream, context, gpu })
+        let (graphs, arena, exchanges) = (Vec::new(), None, Vec::new());
+        Ok(CudaDevice {
+            graphs,
+            arena,
+            exchanges,
+            staging,
+            readbacks,
+            modules,
+            overlaps,
+            stream,
+            context,
+            gpu,
+        })
     }
 
     /// The GPU that was opened.
@@ -329,8 +342,10 @@ impl CudaDevice {
     /// If they do not lie inside the arena, or overlap.
     pub fn all_to_all(&mut self, ranks: &Communicator, from: Range<usize>, to: usize) -> Result<()> {
         let (sent, received) = self.exchanged(from.clone(), to..to + from.len());
-        // SAFETY: the ranges lie in the arena, which is freed only after the stream has been waited for.
-        unsafe { ranks.turn().all_to_all(sent, received, from.len() / ranks.count(), &self.stream) }
+        self.exchange(|stream| {
+            // SAFETY: the ranges lie in the arena, which is freed only after the stream has been waited for.
+            unsafe { ranks.turn().all_to_all(sent, received, from.len() / ranks.count(), stream) }
+        })
     }
 
     /// Puts what each rank has in its arena at `from` into the bytes from `to` on, in the order of ranks; as
@@ -344,7 +359,42 @@ impl CudaDevice {
     pub fn all_gather(&mut self, ranks: &Communicator, from: Range<usize>, to: usize) -> Result<()> {
         let (sent, received) = self.exchanged(from.clone(), to..to + from.len() * ranks.count());
         // SAFETY: as in `all_to_all`.
-        unsafe { ranks.turn().all_gather(sent, received, from.len(), &self.stream) }
+        self.exchange(|stream| unsafe { ranks.turn().all_gather(sent, received, from.len(), stream) })
+    }
+
+    /// Adds up the f32 that each rank has in its arena at `sums`, in an order of the library's own, for every rank; as
+    /// [`CudaDevice::all_to_all`].
+    ///
+    /// # Errors
+    /// As [`CudaDevice::all_to_all`].
+    ///
+    /// # Panics
+    /// If they do not lie inside the arena.
+    pub fn all_reduce(&mut self, ranks: &Communicator, sums: Range<usize>) -> Result<()> {
+        let address = self.range(sums.start, sums.len());
+        // SAFETY: as in `all_to_all`.
+        self.exchange(|stream| unsafe {
+            ranks.turn().all_reduce(address, sums.len() / size_of::<f32>(), stream)
+        })
+    }
+
+    /// How long the GPU was in exchanges since the last call, waiting for other ranks included, after waiting for it.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if one of them failed.
+    pub fn take_exchange_time(&mut self) -> Result<Duration> {
+        let exchanges = std::mem::take(&mut self.exchanges);
+        exchanges.iter().try_fold(Duration::ZERO, |sum, (start, end)| {
+            Ok(sum + Duration::from_secs_f64(1e-6 * self.elapsed_us(start, end)?))
+        })
+    }
+
+    /// Starts an exchange and remembers where it lies in the stream.
+    fn exchange(&mut self, start: impl FnOnce(&CudaStream) -> Result<()>) -> Result<()> {
+        let begin = self.mark()?;
+        start(&self.stream)?;
+        self.exchanges.push((begin, self.mark()?));
+        Ok(())
     }
 
     /// Addresses of two ranges of the arena that do not overlap.

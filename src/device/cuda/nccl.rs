@@ -17,7 +17,7 @@ use cudarc::driver::{CudaContext, CudaEvent, CudaStream, sys};
 
 use self::host::HostBytes;
 pub use self::library::Library;
-use self::library::{BYTES, Handle, UniqueId};
+use self::library::{BYTES, FLOATS, Handle, SUM, UniqueId};
 use super::Driver;
 use super::driver::failed;
 use crate::error::Result;
@@ -197,6 +197,25 @@ impl Turn<'_> {
         self.exchange(stream, || {
             // SAFETY: the caller vouches for the ranges, and the handle lives.
             self.check(unsafe { all_gather(from, to, num_bytes, BYTES, self.shared.handle, raw) })
+        })
+    }
+
+    /// Adds up the `num_elems` f32 that each rank has at `address`, in the library's order, for every rank.
+    ///
+    /// # Safety
+    /// As [`Turn::all_gather`], but that this is one range.
+    pub(super) unsafe fn all_reduce(
+        &self,
+        address: u64,
+        num_elems: usize,
+        stream: &CudaStream,
+    ) -> Result<()> {
+        let (all_reduce, raw) = (self.shared.library.functions.all_reduce, stream.cu_stream());
+        self.exchange(stream, || {
+            // SAFETY: the caller vouches for the range, and the handle lives.
+            self.check(unsafe {
+                all_reduce(address, address, num_elems, FLOATS, SUM, self.shared.handle, raw)
+            })
         })
     }
 

@@ -35,6 +35,7 @@ fn step(step: u64, loss: f64) -> Step {
         data_wait_ms: 0.25,
         h2d_ms: None,
         gpu_ms: None,
+        exchange_ms: None,
         mem_mib: 512.0,
     }
 }

@@ -47,6 +47,7 @@ fn step(step: u64) -> Step {
         data_wait_ms: 1.0,
         h2d_ms: None,
         gpu_ms: None,
+        exchange_ms: None,
         mem_mib: 1.0,
     }
 }
@@ -167,6 +168,15 @@ fn a_step_is_divided_into_what_was_measured() {
         |budget: &Budget| budget.parts.iter().map(|(name, ms)| (name.clone(), *ms)).collect::<Vec<_>>();
     assert_eq!(parts(&budget), [("waiting for data".into(), 1.0), ("computing".into(), 99.0)]);
     assert_eq!(parts(&budget_of("cpu", vec![slow]))[0].1, 90.0, "a single line is all there is");
+    let of_rank = Step { exchange_ms: Some(9.0), ..step(2) };
+    assert_eq!(
+        parts(&budget_of("cpu", vec![of_rank.clone(), of_rank])),
+        [
+            ("waiting for data".into(), 1.0),
+            ("exchanging with other ranks".into(), 9.0),
+            ("computing".into(), 90.0)
+        ]
+    );
 
     let timed = Step { h2d_ms: Some(4.0), gpu_ms: Some(75.0), ..step(2) };
     let budget = budget_of("cuda:0", vec![timed.clone(), timed.clone()]);

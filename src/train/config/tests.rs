@@ -144,6 +144,10 @@ fn values_out_of_range_are_named_with_the_range() {
             TrainConfig { sched: Decay::Step, decay_milestones: vec![3.0, 2.0], ..config.clone() },
             "--decay-milestones [3.0, 2.0]: give epochs in rising order",
         ),
+        (
+            TrainConfig { all_reduce: AllReduce::Nccl, grad_wire: Precision::Bf16, ..config.clone() },
+            "--all-reduce nccl with --grad-wire bf16: NCCL would round",
+        ),
     ] {
         let error = config.validate().unwrap_err();
         assert_eq!(error.exit_code(), 2);

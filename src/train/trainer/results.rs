@@ -38,6 +38,9 @@ impl Trainer {
         if let Some(busy) = self.training.take_busy_time()? {
             *interval.busy_time.get_or_insert_default() += busy;
         }
+        if let Some(exchanging) = self.training.take_exchange_time()? {
+            *interval.exchange_time.get_or_insert_default() += exchanging;
+        }
         let seconds = start.elapsed().as_secs_f64();
         self.state.train_seconds += seconds;
         self.state.partial.train_seconds += seconds;
@@ -80,6 +83,7 @@ impl Trainer {
             data_wait_ms: interval.ms_of(interval.data_wait),
             h2d_ms: interval.busy_time.map(|_| interval.ms_of(interval.copy_time)),
             gpu_ms: interval.busy_time.map(|busy| interval.ms_of(busy)),
+            exchange_ms: interval.exchange_time.map(|exchanging| interval.ms_of(exchanging)),
             mem_mib: self.session().arena_bytes() as f64 / (1024.0 * 1024.0),
         });
         Ok(())

@@ -18,8 +18,12 @@ pub(super) type Handle = *mut c_void;
 #[derive(Clone, Copy)]
 pub(super) struct UniqueId([c_char; 128]);
 
-/// The library's number for elements of a byte.
+/// The library's numbers for elements of a byte, for f32 and for sums.
 pub(super) const BYTES: i32 = 1;
+/// See [`BYTES`].
+pub(super) const FLOATS: i32 = 7;
+/// See [`BYTES`].
+pub(super) const SUM: i32 = 0;
 
 /// The variable that names a file of it.
 const FILE: &str = "RESIDUUM_NCCL";
@@ -67,6 +71,7 @@ functions! {
     send = "ncclSend" (u64, usize, i32, i32, Handle, CUstream);
     recv = "ncclRecv" (u64, usize, i32, i32, Handle, CUstream);
     all_gather = "ncclAllGather" (u64, u64, usize, i32, Handle, CUstream);
+    all_reduce = "ncclAllReduce" (u64, u64, usize, i32, i32, Handle, CUstream);
     broadcast = "ncclBroadcast" (u64, u64, usize, i32, i32, Handle, CUstream);
 }
 
