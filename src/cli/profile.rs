@@ -3,21 +3,22 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use clap::builder::PossibleValuesParser;
+use clap::builder::{PossibleValuesParser, RangedU64ValueParser};
 
 use super::flags::{SettingArgs, check_output, write_file};
 use super::output;
 use crate::device::kernels::IMAGES;
 use crate::device::{Device, DeviceChoice, DeviceKind};
 use crate::error::{Error, Result};
+use crate::plan::Program;
 use crate::profile::ladder::Ladder;
 #[cfg(residuum_simt)]
 use crate::profile::ladder::Product;
-use crate::profile::{self, Comparison, Disassembler, Gpu, Profile, Setting};
+use crate::profile::{self, Comparison, Disassembler, Exchange, Gpu, Profile, Setting};
 use crate::show::tell;
-use crate::step::{PixelSource, StepConfig, Training};
 #[cfg(residuum_simt)]
-use crate::step::{TRAIN, program};
+use crate::step::TRAIN;
+use crate::step::{PixelSource, StepConfig, Training, program};
 use crate::train::config::TrainConfig;
 
 /// Show what each launch of a training step asks of a GPU, and how long it takes
@@ -28,6 +29,10 @@ pub(super) struct ProfileArgs {
     /// The GPU that times are predicted for [default: the one that is measured, else h100]
     #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(Gpu::NAMES))]
     gpu: Option<String>,
+    /// Profile the step of one of N ranks that train together, which is predicted, not measured
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(value_parser = RangedU64ValueParser::<usize>::new().range(1..))]
+    ranks: usize,
     /// Run N blocks of each launch on the emulator and scale what they do to all
     #[arg(long, value_name = "N", default_value_t = 6, value_parser = clap::value_parser!(u32).range(1..=65536))]
     blocks: u32,
@@ -51,7 +56,7 @@ pub(super) struct ProfileArgs {
     #[arg(
         long,
         conflicts_with_all = TrainConfig::NAMES,
-        conflicts_with_all = ["config", "blocks", "top", "html", "trace", "compare"]
+        conflicts_with_all = ["config", "ranks", "blocks", "top", "html", "trace", "compare"]
     )]
     ladder: bool,
 }
@@ -67,8 +72,9 @@ impl ProfileArgs {
         if self.ladder {
             return self.show_ladder();
         }
-        let config = self.settings.read(Some(PathBuf::new()))?;
+        let mut config = self.settings.read(Some(PathBuf::new()))?;
         config.validate()?;
+        config.split_over(self.ranks)?;
         for (flag, path) in [("--html", &self.html), ("--trace", &self.trace)] {
             path.as_deref().map_or(Ok(()), |path| check_output(flag, path))?;
         }
@@ -110,9 +116,10 @@ impl ProfileArgs {
 
     fn profile(&self, config: &TrainConfig) -> Result<Profile> {
         let num_classes = config.categories.unwrap_or(CATEGORIES);
-        let device = measured(*config.device)?;
+        let device = if self.ranks == 1 { measured(*config.device)? } else { predicted(*config.device)? };
         let kind = device.map_or(DeviceKind::Cuda, Device::kind);
-        let mut step = StepConfig { keep_inputs: true, ..config.step_config(num_classes, kind)? };
+        let step = config.of_rank(config.step_config(num_classes, kind)?, self.ranks);
+        let mut step = StepConfig { keep_inputs: true, ..step };
         let setting = Setting {
             model: config.model.clone(),
             img_size: config.img_size,
@@ -133,14 +140,26 @@ impl ProfileArgs {
             Some(name) => Gpu::named(name)?,
             None => Gpu::like(&setting.device).unwrap_or(Gpu::named(DEFAULT_GPU)?),
         };
-        let mut launches = counted(&step, &batch, &gpu, self.blocks)?;
+        let planned = program(&step, DeviceKind::Cuda)?;
+        let exchange = Exchange::of(&step, &planned, &gpu);
+        let mut launches = counted(&planned, &batch, &gpu, self.blocks)?;
         if let Some(remark) = unknown(&gpu) {
             tell(remark);
         }
         if let Some(device) = device {
             profile::measure(&mut Training::new(step, device)?, batch, &mut launches)?;
         }
-        Ok(Profile::new(super::version(), setting, Some(gpu), launches))
+        Ok(Profile { exchange, ..Profile::new(super::version(), setting, Some(gpu), launches) })
+    }
+}
+
+/// The device to measure the step of one of several ranks on: none, because such a step waits for the others.
+fn predicted(choice: DeviceChoice) -> Result<Option<Device>> {
+    match choice {
+        DeviceChoice::Auto | DeviceChoice::Simt => Ok(None),
+        _ => Err(Error::Usage(
+            "--ranks with --device: a step of several ranks is predicted, not measured; leave one out".into(),
+        )),
     }
 }
 
@@ -175,16 +194,16 @@ fn unknown(gpu: &Gpu) -> Option<String> {
 
 #[cfg(residuum_simt)]
 fn counted(
-    step: &StepConfig,
+    program: &Program,
     batch: &crate::batch::Batch,
     gpu: &Gpu,
     sampled_blocks: u32,
 ) -> Result<Vec<profile::Launch>> {
-    profile::count(&program(step, DeviceKind::Cuda)?, TRAIN, batch, gpu, sampled_blocks)
+    profile::count(program, TRAIN, batch, gpu, sampled_blocks)
 }
 
 #[cfg(not(residuum_simt))]
-fn counted(_: &StepConfig, _: &crate::batch::Batch, _: &Gpu, _: u32) -> Result<Vec<profile::Launch>> {
+fn counted(_: &Program, _: &crate::batch::Batch, _: &Gpu, _: u32) -> Result<Vec<profile::Launch>> {
     Err(Error::Device(crate::device::NO_EMULATOR.into()))
 }
 

@@ -6,6 +6,7 @@
 
 mod compare;
 mod disassembler;
+mod exchange;
 mod flow;
 mod gpu;
 pub mod ladder;
@@ -27,6 +28,7 @@ use serde::{Deserialize, Serialize};
 pub use crate::device::counts::Counts;
 pub use compare::{Change, Comparison, Measure, Which};
 pub use disassembler::Disassembler;
+pub use exchange::Exchange;
 pub use gpu::Gpu;
 pub use measure::{batch_without_pixels, measure, operations};
 pub use sass::{KernelCode, Loop};
@@ -54,6 +56,9 @@ pub struct Profile {
     pub gpu: Option<Gpu>,
     /// Sums over the launches.
     pub totals: Totals,
+    /// What ranks send each other, where there are several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exchange: Option<Exchange>,
     /// The launches of a step in order; on a CPU its operations.
     pub launches: Vec<Launch>,
 }
@@ -236,7 +241,7 @@ impl Profile {
     /// The profile of these launches, with its sums.
     pub fn new(version: String, setting: Setting, gpu: Option<Gpu>, launches: Vec<Launch>) -> Profile {
         let totals = Totals::of(&launches, setting.batch_size);
-        Profile { format: FORMAT, version, setting, gpu, totals, launches }
+        Profile { format: FORMAT, version, setting, gpu, totals, exchange: None, launches }
     }
 }
 

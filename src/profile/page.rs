@@ -22,6 +22,9 @@ impl Profile {
             Some(gpu) => sections.extend(self.gpu_sections(gpu)),
             None => sections.extend(self.cpu_sections()),
         }
+        if let Some(exchange) = &self.exchange {
+            sections.insert(1, Section::new("Exchanges", Body::Text(vec![exchange.sentence()])));
+        }
         Page {
             title: format!("A training step of {}", show_text(&self.setting.model)),
             subtitle: format!(

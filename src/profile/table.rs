@@ -27,6 +27,7 @@ impl Profile {
     fn gpu_text(&self, gpu: &Gpu, num_launches: usize, text: &mut String) {
         *text += &wrapped(&gpu.sentence());
         SOURCES.iter().for_each(|source| *text += &wrapped(source));
+        self.exchange.iter().for_each(|exchange| *text += &wrapped(&exchange.sentence()));
         *text += &format!("\n{}", self.operations());
         let launches: Vec<(usize, &Launch, &GpuLaunch)> = self
             .by_time()

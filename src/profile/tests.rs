@@ -114,7 +114,15 @@ fn profile_of(launches: Vec<Launch>, gpu: Option<Gpu>, device: &str) -> Profile 
         device: device.into(),
     };
     let totals = Totals::of(&launches, setting.batch_size);
-    Profile { format: FORMAT, version: "0.1.0 (abc1234)".into(), setting, gpu, totals, launches }
+    Profile {
+        format: FORMAT,
+        version: "0.1.0 (abc1234)".into(),
+        setting,
+        gpu,
+        totals,
+        exchange: None,
+        launches,
+    }
 }
 
 /// A step with `blocks` residual blocks between its stem and its head, predicted and not measured.

@@ -22,7 +22,9 @@ pub const SOURCES: [&str; 3] = [
 impl Profile {
     /// What was profiled, as in `resnet18, 128 x 128 pixels, 256 images a step, bf16`.
     pub fn subject(&self) -> String {
-        self.setting.subject()
+        let ranks =
+            self.exchange.as_ref().map(|exchange| format!(" on each of {} ranks", exchange.num_ranks));
+        self.setting.subject() + &ranks.unwrap_or_default()
     }
 
     /// For what and on what times are told, as in `predicted for h100, measured on cuda:0 (NVIDIA H200)`.

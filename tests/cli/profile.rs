@@ -54,6 +54,31 @@ fn a_profile_has_its_launches_and_their_sums_and_is_shown_written_and_compared()
 }
 
 #[test]
+fn a_profile_of_a_rank_has_what_ranks_send_each_other() {
+    let program = Program::new();
+    let call = format!("{SMALL} --ranks 4");
+    let profile: Value = serde_json::from_str(&program.succeeds(&format!("{call} --json"))).unwrap();
+    // Of all parameters, of 100 categories.
+    let gradient = 4 * 6_619_300;
+    let sent = profile["exchange"]["bytes"].as_u64().unwrap();
+    assert!((2 * gradient * 3 / 4..2 * gradient * 3 / 4 * 101 / 100).contains(&sent), "{sent}");
+    let of_phase = |launch: &&Value| launch["phase"] == "exchange";
+    assert!(profile["launches"].as_array().unwrap().iter().filter(of_phase).count() > 1);
+
+    let shown = program.succeeds(&format!("{call} --top 1 --html page.html"));
+    for text in [&shown, &fs::read_to_string(program.path("page.html")).unwrap()] {
+        assert!(text.contains("on each of 4 ranks") && text.contains("450 GB/s"), "{text}");
+    }
+    let call = call.replace("simt", "cpu");
+    failed(
+        &program.command(&call).output().unwrap(),
+        &call,
+        2,
+        &["a step of several ranks is predicted, not measured"],
+    );
+}
+
+#[test]
 fn what_the_build_does_not_tell_is_said() {
     let program = Program::new();
     let gpu = residuum::profile::Gpu::named("h100").unwrap();
