@@ -1,4 +1,4 @@
-//! Images per second of training steps and of inference, for `benches/peers/compare.sh` and for eyes.
+//! Images per second of training steps and of inference, for `benches/peers/compare.py` and for eyes.
 //!
 //!     cargo bench --bench step -- --help
 //!
@@ -8,6 +8,8 @@
 //! row goes, by operation, on the device's clock.
 
 mod common;
+#[path = "common/process.rs"]
+mod process;
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -102,8 +104,8 @@ fn main() {
             }
             Err(error) => end(&error),
         };
-        let times = rayon::scope(|_| bench.measure(options.seconds));
-        report(&options, device, &mut bench, times);
+        let measured = rayon::scope(|_| bench.measure(options.seconds));
+        report(&options, device, &mut bench, measured);
         if options.profile {
             rayon::scope(|_| bench.profile());
         }
@@ -179,19 +181,24 @@ impl Bench {
         if self.session().device() == DeviceKind::Cuda && !self.is_quick { 10 } else { 1 }
     }
 
-    fn measure(&mut self, seconds: f64) -> Vec<f64> {
+    fn measure(&mut self, seconds: f64) -> Measured {
         let (seconds, group) = (if self.is_quick { 0.0 } else { seconds }, self.group());
         let (warm_up, least) = if self.is_quick { (0, 1) } else { (WARM_UP, LEAST) };
         let mut times = Vec::new();
+        let mut cpu_time = Duration::ZERO;
         let begin = Instant::now();
         while times.len() < warm_up + least || begin.elapsed().as_secs_f64() < seconds {
+            if times.len() == warm_up {
+                cpu_time = process::cpu_time().unwrap_or_default();
+            }
             let start = Instant::now();
             (0..group).for_each(|_| self.run_step());
             // Waits for the device.
             self.session().take_readback(|_| ()).expect(RUNS);
             times.push(start.elapsed().as_secs_f64() / group as f64);
         }
-        times.split_off(warm_up)
+        let cpu_time = process::cpu_time().map(|now| now - cpu_time);
+        Measured { step_times: times.split_off(warm_up), cpu_time }
     }
 
     /// Time by operation over a few steps, slowest first.
@@ -220,21 +227,35 @@ impl Bench {
     }
 }
 
-fn report(options: &Options, device: Device, bench: &mut Bench, mut times: Vec<f64>) {
+/// What was measured of a row.
+struct Measured {
+    /// In seconds, of one step.
+    step_times: Vec<f64>,
+    /// Processor time of all of them, where the system tells it.
+    cpu_time: Option<Duration>,
+}
+
+fn report(options: &Options, device: Device, bench: &mut Bench, measured: Measured) {
+    let Measured { step_times: mut times, cpu_time } = measured;
     times.sort_by(f64::total_cmp);
     let (median, spread) = median_and_spread(&times);
     let Row { model, size, batch, .. } = bench.row;
     let (mode, float, speed) = (bench.row.mode(), bench.float, batch as f64 / median);
     if options.flags.json {
+        let steps = times.len() * bench.group();
+        let cpu_ms = cpu_time.map(|time| 1e3 * time.as_secs_f64() / (steps * batch) as f64);
+        let null = || "null".to_string();
         println!(
             "{{\"peer\":\"residuum\",\"version\":\"{}\",\"model\":\"{model}\",\"size\":{size},\"batch\":{batch},\
              \"mode\":\"{mode}\",\"images_per_second\":{speed:.2},\"spread\":{spread:.4},\"steps\":{},\
-             \"device\":\"{}\",\"precision\":\"{float}\",\"input\":\"{}\",\"memory_mib\":{}}}",
+             \"device\":\"{}\",\"precision\":\"{float}\",\"input\":\"{}\",\"memory_mib\":{},\"cpu_ms\":{},\"peak_mib\":{}}}",
             env!("CARGO_PKG_VERSION"),
-            times.len() * bench.group(),
+            steps,
             device,
             if options.copy { "copied" } else { "resident" },
-            bench.session().arena_bytes() >> 20
+            bench.session().arena_bytes() >> 20,
+            cpu_ms.map_or_else(null, |ms| format!("{ms:.3}")),
+            process::peak_memory_mib().map_or_else(null, |mib| mib.to_string())
         );
     } else {
         println!(
