@@ -2,7 +2,7 @@
 // Math      y[i] = x[i]
 // Layout    groups (x, y) of tensors in the arena (multi_tensor.cuh): f32 to bf16, bf16 to f32, f32 to f32
 // Mapping   block -> chunk of 4096 elements of one group; thread -> 16 bytes of f32, 8 of bf16 a turn
-// Cost      no flop; DRAM floor = bytes(x) + bytes(y)
+// Cost      no flop; DRAM floor = bytes(tensors)
 // Numerics  f32 to bf16 rounds to nearest even, as cast.cu; the others are exact
 // Requires  tensors aligned to 64 bytes; grid.x = chunks of all groups
 // Reference CastTensors and CopyTensors in src/ops/cast.rs
