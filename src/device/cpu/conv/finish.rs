@@ -1,5 +1,7 @@
 //! What an fprop makes of its sums before it leaves them.
 
+use std::ops::Range;
+
 use super::Conv2dDims;
 use super::microkernel::PANEL;
 
@@ -42,6 +44,22 @@ pub(super) struct PanelNorm<'a, T> {
     beta: &'a [f32],
     pub(super) residual: Option<&'a [T]>,
     relu: bool,
+}
+
+impl PanelNorm<'_, f32> {
+    /// [`PanelNorm::finish`] with the residual that lies where the row does in y: at `places`, which end with the last channel.
+    #[inline(always)]
+    pub(super) fn finish_at(&self, row: &mut [f32; PANEL], first_column: usize, places: Range<usize>) {
+        let mut padded = [0.0; PANEL];
+        let residual = self.residual.map(|residual| {
+            let from = &residual[places];
+            from.first_chunk().unwrap_or_else(|| {
+                padded[..from.len()].copy_from_slice(from);
+                &padded
+            })
+        });
+        self.finish(row, first_column, residual);
+    }
 }
 
 impl<'a, T> PanelNorm<'a, T> {

@@ -16,6 +16,7 @@ use super::finish::{Finish, PanelNorm};
 use super::microkernel::{GatherTile, MAX_ROWS, PANEL, Start, TapRows, rows_per_tile};
 use super::pack::{Columns, Filters, pad_image, padded_elems};
 use super::parallel::{SharedMut, balanced_part, for_each_task};
+use super::pixel_panels::{self, PixelPanels};
 
 /// Taps whose pointers are on the stack at a time; kernels above 8x8 accumulate in several rounds.
 const TAPS_PER_ROUND: usize = 64;
@@ -26,7 +27,7 @@ const TASK_FLOPS: usize = 6_000_000;
 /// Lanes that pack and use up panels one after another: more than threads, so that one held up does not hold up all.
 const LANES_PER_THREAD: usize = 2;
 /// Maps up to this many pixels take the pixels of a tile from different images of the batch.
-const SMALL_MAP_PIXELS: usize = 64;
+pub(super) const SMALL_MAP_PIXELS: usize = 64;
 
 /// Elements of workspace [`conv2d_fprop`] needs.
 pub fn fprop_workspace_elems(d: &Conv2dDims) -> usize {
@@ -67,6 +68,20 @@ pub fn conv2d_fprop(
     y: &mut [f32],
     workspace: &mut [f32],
 ) {
+    let by_pixels = !merges_taps(d) && pixel_panels::pays(d);
+    fprop(d, x, w, finish, y, workspace, by_pixels);
+}
+
+/// [`conv2d_fprop`] by panels of pixels, or of filters.
+pub(super) fn fprop(
+    d: &Conv2dDims,
+    x: &[f32],
+    w: &[f32],
+    finish: Finish<'_>,
+    y: &mut [f32],
+    workspace: &mut [f32],
+    by_pixels: bool,
+) {
     assert_eq!((x.len(), w.len(), y.len()), (d.x_elems(), d.w_elems(), d.y_elems()), "x, w, y of {d:?}");
     let rows = Axis::fprop(d.h, d.p(), d.r, d.stride_h, d.pad_h);
     let cols = Axis::fprop(d.w, d.q(), d.s, d.stride_w, d.pad_w);
@@ -102,6 +117,10 @@ pub fn conv2d_fprop(
     } else {
         let zeros = &mut workspace[..d.c];
         zeros.fill(0.0);
+        if by_pixels {
+            let bias = if let FirstRound::Bias(row) = start { Some(row) } else { None };
+            return PixelPanels { d, rows, cols, x, w, bias, norm, zeros, y: out.elems }.compute(panels);
+        }
         let input = Input { elems: x, pixel_elems: d.c, run: d.c, zeros };
         Gemm { norm, ..Gemm::new(rows, cols, input, filters, start, out) }.compute(panels);
     }
@@ -432,7 +451,8 @@ impl Gemm<'_> {
                 }
             }
         }
-        let tile = GatherTile { taps, run: self.input.run, panel: packed.as_ptr(), start, out };
+        let tile =
+            GatherTile { taps, run: self.input.run, columns: PANEL, panel: packed.as_ptr(), start, out };
         // SAFETY: `tap_rows` took each pointer from a slice of `run` elements, the panel slice holds `run * PANEL`
         // elements for each tap, the bias slice a whole panel, and the output rows are PANEL columns of the output
         // that this task alone has, or rows of the buffer.
@@ -441,15 +461,8 @@ impl Gemm<'_> {
             for (&out, pixel) in out.iter().zip(pixels) {
                 // SAFETY: as above, and nothing else holds the row.
                 let row = unsafe { &mut *out.cast::<[f32; PANEL]>() };
-                let mut padded = [0.0; PANEL];
-                let residual = norm.residual.map(|residual| {
-                    let from = &residual[pixel.out + first_column..][..width];
-                    from.first_chunk().unwrap_or_else(|| {
-                        padded[..width].copy_from_slice(from);
-                        &padded
-                    })
-                });
-                norm.finish(row, first_column, residual);
+                let first = pixel.out + first_column;
+                norm.finish_at(row, first_column, first..first + width);
             }
         }
         if width < PANEL {

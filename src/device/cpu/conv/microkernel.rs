@@ -9,6 +9,8 @@ use pulp::{Arch, Simd, WithSimd};
 
 /// Columns of one panel: two AVX-512 vectors; narrower machines take it in several strips.
 pub(super) const PANEL: usize = 32;
+/// The most columns that a tile takes at once on any machine.
+pub(super) const MAX_STRIP: usize = 32;
 /// The most rows of a tile on any machine.
 pub(super) const MAX_ROWS: usize = 12;
 
@@ -24,11 +26,23 @@ pub(super) fn rows_per_tile() -> usize {
     Arch::new().dispatch(Rows)
 }
 
+/// Columns that a tile takes at once on this machine: two vectors.
+pub(super) fn columns_per_strip() -> usize {
+    struct Columns;
+    impl WithSimd for Columns {
+        type Output = usize;
+        fn with_simd<S: Simd>(self, _simd: S) -> usize {
+            2 * S::F32_LANES
+        }
+    }
+    Arch::new().dispatch(Columns)
+}
+
 /// What the accumulators of a tile start from.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Start {
     Zero,
-    /// The same vector of [`PANEL`] elements in every row.
+    /// The same vector of all columns in every row.
     Row(*const f32),
     /// What the output holds.
     Output,
@@ -38,7 +52,7 @@ pub(super) enum Start {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct TapRows {
     pub(super) rows: [*const f32; MAX_ROWS],
-    /// Elements from the panel's start to this tap's `run` rows of [`PANEL`].
+    /// Elements from the panel's start to this tap's `run` rows.
     pub(super) panel_offset: usize,
 }
 
@@ -46,9 +60,11 @@ pub(super) struct TapRows {
 pub(super) struct GatherTile<'a> {
     pub(super) taps: &'a [TapRows],
     pub(super) run: usize,
+    /// Columns of the panel: whole strips.
+    pub(super) columns: usize,
     pub(super) panel: *const f32,
     pub(super) start: Start,
-    /// Output rows, each of [`PANEL`] elements.
+    /// Output rows, each of so many columns.
     pub(super) out: [*mut f32; MAX_ROWS],
 }
 
@@ -87,8 +103,8 @@ impl GatherTile<'_> {
     ///
     /// # Safety
     /// For each of those rows, every `rows[i]` of every tap is readable for `run` elements and `out[i]` writable
-    /// for [`PANEL`]; `panel` is readable for `run * PANEL` elements from each tap's `panel_offset`, and so is
-    /// the row in `start` for [`PANEL`].
+    /// for `columns`; `panel` is readable for `run * columns` elements from each tap's `panel_offset`, and so is
+    /// the row in `start` for `columns`.
     #[inline(always)]
     pub(super) unsafe fn run<S: Simd>(self, simd: S, rows: usize) {
         with_fixed_rows!(simd, rows, self, [1 2 3 4 5 6 7 8 9 10 11 12])
@@ -151,9 +167,9 @@ impl<const ROWS: usize> WithSimd for Fixed<GatherTile<'_>, ROWS> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let GatherTile { taps, run, panel, start, out } = self.0;
-        for column in (0..PANEL).step_by(2 * S::F32_LANES) {
-            // SAFETY: `column` plus two vectors stays within PANEL, and `GatherTile::run` was promised that rows,
+        let GatherTile { taps, run, columns, panel, start, out } = self.0;
+        for column in (0..columns).step_by(2 * S::F32_LANES) {
+            // SAFETY: `column` plus two vectors stays within the columns, and `GatherTile::run` was promised that rows,
             // panel, start and out cover that.
             unsafe {
                 let mut acc = start_accumulators::<S, ROWS>(simd, start, column, |i| out[i]);
@@ -167,7 +183,7 @@ impl<const ROWS: usize> WithSimd for Fixed<GatherTile<'_>, ROWS> {
                             *acc =
                                 [simd.mul_add_e_f32s(a, b[0], acc[0]), simd.mul_add_e_f32s(a, b[1], acc[1])];
                         }
-                        vector = vector.add(PANEL);
+                        vector = vector.add(columns);
                     }
                 }
                 for (out, acc) in out.into_iter().zip(acc) {

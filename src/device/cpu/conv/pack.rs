@@ -31,7 +31,8 @@ impl Filters<'_> {
         match self.columns {
             Columns::Filters => {
                 let width = PANEL.min(d.k - first);
-                transpose(&self.w[first * filter_stride + tap_offset..], filter_stride, width, out);
+                let of_tap = &self.w[first * filter_stride + tap_offset..];
+                transpose(PANEL, width, |column| &of_tap[column * filter_stride..], out);
             }
             Columns::Channels => {
                 let width = PANEL.min(d.c - first);
@@ -44,25 +45,27 @@ impl Filters<'_> {
     }
 }
 
-/// `out[u][j] = from[j * stride + u]` for `j < width`, where `out` is rows of [`PANEL`]; columns up to [`PANEL`] become zero.
-fn transpose(from: &[f32], stride: usize, width: usize, out: &mut [f32]) {
+/// `out[u][j] = row(j)[u]` for `j < width`, where `out` is rows of `columns`; the columns from `width` on become zero.
+#[inline(always)]
+pub(super) fn transpose<'a>(columns: usize, width: usize, row: impl Fn(usize) -> &'a [f32], out: &mut [f32]) {
     const BLOCK: usize = 4;
     /// Short enough that the strip of `out` stays in the first-level cache, long enough to read whole cache lines.
     const STRIP: usize = 64;
-    let run = out.len() / PANEL;
-    if width < PANEL {
+    let run = out.len() / columns;
+    if width < columns {
         out.fill(0.0);
     }
     let (blocked_run, blocked_width) = (run / BLOCK * BLOCK, width / BLOCK * BLOCK);
     for strip in (0..blocked_run).step_by(STRIP) {
         for j in (0..blocked_width).step_by(BLOCK) {
+            let rows: [&[f32]; BLOCK] = std::array::from_fn(|i| row(j + i));
             for u in (strip..blocked_run.min(strip + STRIP)).step_by(BLOCK) {
                 let block: [[f32; BLOCK]; BLOCK] = std::array::from_fn(|i| {
-                    let row = &from[(j + i) * stride + u..][..BLOCK];
+                    let row = &rows[i][u..][..BLOCK];
                     [row[0], row[1], row[2], row[3]]
                 });
                 for i in 0..BLOCK {
-                    out[(u + i) * PANEL + j..][..BLOCK].copy_from_slice(&block.map(|row| row[i]));
+                    out[(u + i) * columns + j..][..BLOCK].copy_from_slice(&block.map(|row| row[i]));
                 }
             }
         }
@@ -70,7 +73,7 @@ fn transpose(from: &[f32], stride: usize, width: usize, out: &mut [f32]) {
     for u in 0..run {
         let first_left = if u < blocked_run { blocked_width } else { 0 };
         for j in first_left..width {
-            out[u * PANEL + j] = from[j * stride + u];
+            out[u * columns + j] = row(j)[u];
         }
     }
 }

@@ -130,6 +130,37 @@ proptest! {
     }
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(60))]
+
+    #[test]
+    fn panels_of_pixels_have_the_bits_of_panels_of_filters(
+        (n, h, w) in (1..12usize, 1..4usize, 1..4usize),
+        (c, k) in (16..70usize, 90..200usize),
+        (r, s) in (1..5usize, 1..5usize),
+        (stride_h, stride_w) in (1..3usize, 1..3usize),
+        (pad_h, pad_w) in (0..3usize, 0..3usize),
+    ) {
+        let d = Conv2dDims { n, h, w, c, k, r, s, stride_h, stride_w, pad_h, pad_w };
+        prop_assume!(r <= h + 2 * pad_h && s <= w + 2 * pad_w && pixel_panels::pays(&d));
+        let (x, w) = (random(d.x_elems(), 1), random(d.w_elems(), 2));
+        let [bias, gamma, mean, shifted] = [4, 5, 6, 7].map(|sample| random(d.k, sample));
+        let var: Vec<f32> = shifted.iter().map(|v| v + 1.5).collect();
+        let residual = random(d.y_elems(), 9);
+        let residual = Some(&*residual);
+        let norm = FinishNorm { gamma: &gamma, beta: &bias, mean: &mean, var: &var, eps: 1e-5, residual, relu: true };
+        for finish in [Finish::None, Finish::Bias(&bias), Finish::Norm(norm)] {
+            let [pixels, filters] = [true, false].map(|by_pixels| {
+                let mut y = poisoned(d.y_elems());
+                let mut workspace = poisoned(fprop_norm_workspace_elems(&d));
+                implicit_gemm::fprop(&d, &x, &w, finish, &mut y, &mut workspace, by_pixels);
+                y.into_iter().map(f32::to_bits).collect::<Vec<_>>()
+            });
+            prop_assert!(pixels == filters, "{finish:?} of {d:?}");
+        }
+    }
+}
+
 #[test]
 fn channel_counts_off_the_panel_match_the_reference() {
     for (c, k) in [(3, 50), (50, 33), (175, 64), (64, 175), (1, 1), (31, 3), (16, 97)] {
@@ -209,9 +240,11 @@ fn results_have_the_same_bits_for_any_number_of_threads() {
         [y, dx, dw].map(|values| values.into_iter().map(f32::to_bits).collect::<Vec<_>>())
     };
     let many_filters = square(2, 2, 64, 260, 3, 1);
-    for d in
-        [square(3, 40, 3, 50, 7, 2), square(5, 20, 64, 96, 3, 1), square(9, 9, 70, 130, 1, 2), many_filters]
-    {
+    assert!(pixel_panels::pays(&many_filters));
+    let many_pixels = [square(3, 40, 3, 50, 7, 2), square(5, 20, 64, 96, 3, 1), square(9, 9, 70, 130, 1, 2)];
+    // The implicit GEMM packs one panel after another.
+    let many_of_both = square(5, 9, 384, 384, 3, 1);
+    for d in many_pixels.into_iter().chain([many_filters, many_of_both]) {
         let alone = passes(&d, 1);
         assert!(alone == passes(&d, 2) && alone == passes(&d, 3), "{d:?}");
     }
