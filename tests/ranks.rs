@@ -256,9 +256,8 @@ fn a_rank_sends_the_gradient_twice_without_its_share() {
     let (updates, num_ranks) = (2, 3);
     for grad_wire in [DType::F32, DType::Bf16] {
         let config = StepConfig { grad_wire, ..split(&config("resnet9"), num_ranks) };
-        let Traffic { micro_batch_bytes, update_bytes } =
-            Traffic::of(&program(&config, DeviceKind::Cpu).unwrap(), num_ranks).unwrap();
-        let expected = updates * (config.grad_accum_steps * micro_batch_bytes + update_bytes);
+        let traffic = Traffic::of(&program(&config, DeviceKind::Cpu).unwrap(), num_ranks).unwrap();
+        let expected = updates * traffic.bytes_of(config.grad_accum_steps);
         let sent = on_ranks(num_ranks, |index, rank| {
             let mut training = on_cpu(config.clone());
             let sent = Arc::default();

@@ -70,7 +70,7 @@ impl PlanArgs {
             show_bytes(cost.bytes as usize)
         );
         if let Some(traffic) = Traffic::of(&planned, self.ranks) {
-            let bytes = step.grad_accum_steps * traffic.micro_batch_bytes + traffic.update_bytes;
+            let bytes = traffic.bytes_of(step.grad_accum_steps);
             say!("{}", config.update_line(self.ranks));
             say!("for an update each sends {} to the others, and receives as much", show_bytes(bytes));
         }

@@ -277,15 +277,11 @@ impl Graph {
     ) -> ValueId {
         // Half precision is for activations: what accumulates over a run keeps f32.
         let dtype = if self.float == DType::F64 { DType::F64 } else { DType::F32 };
-        self.push_persistent(name, ValueType { shape, dtype }, role, layout, init)
+        self.persistent_of(name, ValueType { shape, dtype }, role, layout, init)
     }
 
-    /// A persistent value without layout of a given type.
-    pub(crate) fn persistent_of(&mut self, name: &str, ty: ValueType, role: Role, init: Init) -> ValueId {
-        self.push_persistent(name, ty, role, Layout::Flat, init)
-    }
-
-    fn push_persistent(
+    /// A persistent value of any role and type.
+    pub(crate) fn persistent_of(
         &mut self,
         name: &str,
         ty: ValueType,

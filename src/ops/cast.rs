@@ -13,7 +13,7 @@ use crate::ops::checks::{Checks, Draw, Trial, in_f32};
 use crate::ops::launch::only_f32;
 use crate::ops::multi_tensor::{Groups, launch_tables};
 use crate::ops::{CHUNK_ELEMS, one_input};
-use crate::tensor::DType;
+use crate::tensor::{DType, Layout};
 
 /// `x -> y`: f32 to bf16, rounded to nearest even, or bf16 to f32, exactly.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -219,7 +219,13 @@ fn copy_trial(draw: &mut Draw) -> Trial {
         let mut operands = Vec::new();
         for (i, &size) in sizes.iter().enumerate() {
             let y = ValueType { shape: [size].into(), dtype };
-            operands.push(graph.persistent_of(&format!("y.{i}"), y, Role::State, Init::Constant(0.0)));
+            operands.push(graph.persistent_of(
+                &format!("y.{i}"),
+                y,
+                Role::State,
+                Layout::Flat,
+                Init::Constant(0.0),
+            ));
             operands.push(in_f32(graph, &format!("x.{i}"), [size]));
         }
         graph.apply("copy", CopyTensors::new(sizes.len()), &operands)?;

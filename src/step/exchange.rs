@@ -24,7 +24,7 @@ use crate::graph::{Graph, Phase, Role, ValueId, ValueType};
 use crate::named::named;
 use crate::ops::{Accumulate, BatchNormTrain, Blend, CastTensors, CopyTensors, OrderedSum};
 use crate::plan::{Program, align};
-use crate::tensor::{DType, Shape};
+use crate::tensor::{DType, Layout, Shape};
 
 named! {
     /// Who adds up the gradients of ranks.
@@ -113,7 +113,7 @@ pub(super) fn exchange(
     let places: Vec<(String, Shape)> = parameters.iter().map(place).collect();
     // The gradients of a micro-batch, one after another: what an operation makes lies anywhere.
     let mut buffer = |name: &str, shape: Shape, role, dtype| {
-        graph.persistent_of(name, ValueType { shape, dtype }, role, zero(name))
+        graph.persistent_of(name, ValueType { shape, dtype }, role, Layout::Flat, zero(name))
     };
     let sent: Vec<ValueId> =
         places.iter().map(|(name, shape)| buffer(name, *shape, Role::Exchanged, wire)).collect();
@@ -186,21 +186,21 @@ struct Shares {
 impl Places {
     /// `None` if the program is not of a training with ranks.
     fn of(program: &Program) -> Option<Places> {
-        let places = |prefix: &'static str| {
-            let found = program.persistent.iter().filter(move |p| p.value.name.starts_with(prefix));
-            found.map(|p| p.slot.offset_bytes..p.slot.offset_bytes + p.slot.num_bytes())
+        let block = |prefixes: &[&str]| {
+            let is_member = |name: &str| prefixes.iter().any(|prefix| name.starts_with(prefix));
+            let members = program.persistent.iter().filter(|p| is_member(&p.value.name));
+            let places = members.map(|p| p.slot.offset_bytes..p.slot.offset_bytes + p.slot.num_bytes());
+            places.reduce(|first, next| first.start..next.end)
         };
-        let block = |prefix| places(prefix).reduce(|first, next| first.start..next.end);
-        let gradients =
-            places(GRADIENT_PREFIX).chain(places(PAD)).reduce(|first, next| first.start..next.end)?;
-        let shares = block(RECEIVED).zip(block(ROUNDED_SUM).or_else(|| block(SUM)));
+        let gradients = block(&[GRADIENT_PREFIX, PAD])?;
+        let shares = block(&[RECEIVED]).zip(block(&[ROUNDED_SUM]).or_else(|| block(&[SUM])));
         let shares = shares.map(|(received, sum)| {
             assert_eq!(gradients.len(), received.len(), "gradients lie in a row, filled up to whole shares");
             Shares { received: received.start, sum }
         });
         // Up to the next value, so that those of all ranks are as long.
-        let all = places("exchange.rank0.").next();
-        let statistics = block(OWN_PREFIX).zip(all).map(|(own, all)| (own.start..all.start, all.start));
+        let statistics = block(&[OWN_PREFIX]).zip(block(&[&rank_prefix(0)]));
+        let statistics = statistics.map(|(own, all)| (own.start..all.start, all.start));
         Some(Places { gradients, shares, statistics })
     }
 }
@@ -228,6 +228,11 @@ impl Traffic {
             }
             None => Traffic { micro_batch_bytes: statistics_bytes, update_bytes: 2 * gradient_bytes },
         })
+    }
+
+    /// Bytes for an update of so many micro-batches on each rank.
+    pub fn bytes_of(&self, micro_batches: usize) -> usize {
+        micro_batches * self.micro_batch_bytes + self.update_bytes
     }
 }
 

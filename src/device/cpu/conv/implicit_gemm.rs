@@ -13,21 +13,17 @@ use pulp::{Arch, Simd, WithSimd};
 use super::Conv2dDims;
 use super::axis::Axis;
 use super::finish::{Finish, PanelNorm};
-use super::microkernel::{GatherTile, MAX_ROWS, PANEL, Start, TapRows, rows_per_tile};
+use super::microkernel::{GatherTile, MAX_ROWS, PANEL, Start, TAPS_PER_ROUND, TapRows, rows_per_tile};
 use super::pack::{Columns, Filters, pad_image, padded_elems};
-use super::parallel::{SharedMut, balanced_part, for_each_task};
+use super::parallel::{SharedMut, TASKS_PER_THREAD, balanced_part, for_each_task};
 use super::pixel_panels::{self, PixelPanels};
 
-/// Taps whose pointers are on the stack at a time; kernels above 8x8 accumulate in several rounds.
-const TAPS_PER_ROUND: usize = 64;
 /// Panels a task goes through per tile, so that they stay in a core's second-level cache.
 const PANEL_BLOCK_BYTES: usize = 384 << 10;
 /// Enough work to pay for handing a task to another thread.
 const TASK_FLOPS: usize = 6_000_000;
-/// Lanes that pack and use up panels one after another: more than threads, so that one held up does not hold up all.
-const LANES_PER_THREAD: usize = 2;
 /// Maps up to this many pixels take the pixels of a tile from different images of the batch.
-pub(super) const SMALL_MAP_PIXELS: usize = 64;
+const SMALL_MAP_PIXELS: usize = 64;
 
 /// Elements of workspace [`conv2d_fprop`] needs.
 pub fn fprop_workspace_elems(d: &Conv2dDims) -> usize {
@@ -161,6 +157,12 @@ pub fn conv2d_dgrad(
     }
 }
 
+/// Whether consecutive pixels of a tile are of consecutive images instead of consecutive positions. Small maps want
+/// that: their tiles then skip the many taps that are padding at one position.
+pub(super) fn is_batch_inner(n: usize, positions: usize, taps: usize) -> bool {
+    positions <= SMALL_MAP_PIXELS && n >= MAX_ROWS / 2 && taps > 1
+}
+
 /// What the first round of taps starts from; later rounds add to the output.
 #[derive(Clone, Copy)]
 enum FirstRound<'a> {
@@ -200,8 +202,7 @@ struct Gemm<'a> {
     start: FirstRound<'a>,
     norm: Option<PanelNorm<'a, f32>>,
     out: Output,
-    /// Whether consecutive pixels of a tile are of consecutive images instead of consecutive positions. Small
-    /// maps want that: their tiles then skip the many taps that are padding at one position.
+    /// See [`is_batch_inner`].
     batch_inner: bool,
     /// Pixels are cut into segments, and these into tiles.
     segment_pixels: usize,
@@ -230,7 +231,7 @@ impl<'a> Gemm<'a> {
     ) -> Gemm<'a> {
         let n = filters.d.n;
         let positions = rows.grid * cols.grid;
-        let batch_inner = positions <= SMALL_MAP_PIXELS && n >= MAX_ROWS / 2 && rows.taps * cols.taps > 1;
+        let batch_inner = is_batch_inner(n, positions, rows.taps * cols.taps);
         let segment_pixels = if batch_inner { n } else { n * positions };
         let tiles_per_segment = segment_pixels.div_ceil(rows_per_tile());
         let norm = None;
@@ -268,7 +269,7 @@ impl<'a> Gemm<'a> {
 
     /// Runs the GEMM with `workspace` for the packed filters; how the work is cut changes no result.
     fn compute(&self, workspace: &mut [f32]) {
-        let lanes = LANES_PER_THREAD * rayon::current_num_threads();
+        let lanes = TASKS_PER_THREAD * rayon::current_num_threads();
         let activations = self.num_tiles() * MAX_ROWS * (self.input.run + self.out.c);
         if self.num_panels() >= 2 * lanes && self.panel_elems() * self.num_panels() > activations {
             self.compute_in_lanes(lanes, workspace);

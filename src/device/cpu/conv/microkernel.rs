@@ -9,10 +9,10 @@ use pulp::{Arch, Simd, WithSimd};
 
 /// Columns of one panel: two AVX-512 vectors; narrower machines take it in several strips.
 pub(super) const PANEL: usize = 32;
-/// The most columns that a tile takes at once on any machine.
-pub(super) const MAX_STRIP: usize = 32;
 /// The most rows of a tile on any machine.
 pub(super) const MAX_ROWS: usize = 12;
+/// Taps whose pointers are on the stack at a time; kernels above 8x8 accumulate in several rounds.
+pub(super) const TAPS_PER_ROUND: usize = 64;
 
 /// The most rows a tile may have on this machine.
 pub(super) fn rows_per_tile() -> usize {
@@ -26,7 +26,7 @@ pub(super) fn rows_per_tile() -> usize {
     Arch::new().dispatch(Rows)
 }
 
-/// Columns that a tile takes at once on this machine: two vectors.
+/// Columns that a tile takes at once on this machine: two vectors, a panel at most.
 pub(super) fn columns_per_strip() -> usize {
     struct Columns;
     impl WithSimd for Columns {

@@ -1,9 +1,10 @@
 //! The CPU convolution engine: NHWC activations, KRSC filters, any kernel, stride and padding; f32 here, bf16 in `mixed`.
 //!
 //! fprop and dgrad are one implicit GEMM (`implicit_gemm`), an fprop of few pixels by many filters is one with the factors
-//! exchanged (`pixel_panels`), and wgrad is a sum of outer products (`wgrad`); all end in the register tiles of `microkernel`. No pass materialises im2col: filters are packed once per call into the
-//! caller's workspace, images only where they have too few channels. A linear layer is the 1x1 convolution on 1x1
-//! maps. `reference` holds the textbook loops that all of this is tested against.
+//! exchanged (`pixel_panels`), and wgrad is a sum of outer products (`wgrad`); all end in the register tiles of
+//! `microkernel`. No pass materialises im2col: filters are packed once per call into the caller's workspace, or few pixels
+//! are, and images where they have too few channels. A linear layer is the 1x1 convolution on 1x1 maps. `reference` holds
+//! the textbook loops that all of this is tested against.
 
 mod axis;
 mod dims;

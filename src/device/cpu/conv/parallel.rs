@@ -4,6 +4,9 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+/// Tasks of long work: more than threads, so that one held up does not hold up all.
+pub(super) const TASKS_PER_THREAD: usize = 2;
+
 /// Calls `task` once for each index, on any thread and in any order.
 pub(super) fn for_each_task(count: usize, task: impl Fn(usize) + Sync + Send) {
     (0..count).into_par_iter().with_max_len(1).for_each(task);

@@ -13,17 +13,12 @@ use pulp::{Arch, Simd, WithSimd};
 use super::Conv2dDims;
 use super::axis::Axis;
 use super::finish::PanelNorm;
-use super::implicit_gemm::SMALL_MAP_PIXELS;
+use super::implicit_gemm::is_batch_inner;
 use super::microkernel::{
-    GatherTile, MAX_ROWS, MAX_STRIP, PANEL, Start, TapRows, columns_per_strip, rows_per_tile,
+    GatherTile, MAX_ROWS, PANEL, Start, TAPS_PER_ROUND, TapRows, columns_per_strip, rows_per_tile,
 };
 use super::pack::transpose;
-use super::parallel::{SharedMut, balanced_part, for_each_task};
-
-/// Taps whose pointers are on the stack at a time; larger kernels accumulate in several rounds.
-const TAPS_PER_ROUND: usize = 64;
-/// Tasks where there are enough filters or pixels: more than threads, so that one held up does not hold up all.
-const TASKS_PER_THREAD: usize = 2;
+use super::parallel::{SharedMut, TASKS_PER_THREAD, balanced_part, for_each_task};
 
 // What an fprop costs besides its products, in multiply-adds. Estimates that agree with measurements of the layers of ResNet-50 at
 // 64 pixels (AMD EPYC with AVX2, batches of 16 and of 1, both ways in turn).
@@ -52,15 +47,10 @@ pub(super) struct PixelPanels<'a> {
 /// One output pixel: its image, row and column.
 type Pixel = (usize, usize, usize);
 
-/// Whether consecutive pixels are of consecutive images, so that those of a panel share the taps that are padding.
-fn is_batch_inner(d: &Conv2dDims) -> bool {
-    let positions = d.p() * d.q();
-    d.r * d.s > 1 && positions <= SMALL_MAP_PIXELS && d.n >= MAX_ROWS / 2
-}
-
 /// Pixels that panels are cut from, each lot by itself.
 fn lot_pixels(d: &Conv2dDims) -> usize {
-    if is_batch_inner(d) { d.n } else { d.n * d.p() * d.q() }
+    let positions = d.p() * d.q();
+    if is_batch_inner(d.n, positions, d.r * d.s) { d.n } else { d.n * positions }
 }
 
 /// Panels of up to `columns` pixels.
@@ -105,14 +95,14 @@ impl PixelPanels<'_> {
     }
 
     /// The pixels of a panel.
-    fn pixels(&self, panel: usize, columns: usize) -> ArrayVec<Pixel, MAX_STRIP> {
+    fn pixels(&self, panel: usize, columns: usize) -> ArrayVec<Pixel, PANEL> {
         let d = self.d;
         let (height, width) = (self.rows.grid, self.cols.grid);
         let (lot, positions) = (lot_pixels(d), height * width);
         let panels = lot.div_ceil(columns);
         let range = balanced_part(lot, panel % panels, panels);
         let first = panel / panels * lot + range.start;
-        let batch_inner = is_batch_inner(d);
+        let batch_inner = is_batch_inner(d.n, positions, d.r * d.s);
         let (mut n, position) =
             if batch_inner { (first % d.n, first / d.n) } else { (first / positions, first % positions) };
         let (mut i, mut j) = (position / width, position % width);
@@ -156,7 +146,7 @@ impl PixelPanels<'_> {
         for (tap, out) in panel.chunks_exact_mut(d.c * columns).enumerate() {
             let of_pixel = |&pixel: &Pixel| self.channels(pixel, (tap / d.s, tap % d.s));
             if pixels.iter().any(|pixel| of_pixel(pixel).is_some()) {
-                let rows: ArrayVec<&[f32], MAX_STRIP> =
+                let rows: ArrayVec<&[f32], PANEL> =
                     pixels.iter().map(|pixel| of_pixel(pixel).unwrap_or(self.zeros)).collect();
                 transpose(columns, rows.len(), |column| rows[column], out);
             }
@@ -183,8 +173,8 @@ impl WithSimd for Task<'_> {
         let width = PANEL.min(d.k - first);
         let parts = width.div_ceil(rows_per_tile());
         // `[filters][columns]`, and turned round.
-        let mut sums = [0.0; PANEL * MAX_STRIP];
-        let mut by_pixel = [0.0; MAX_STRIP * PANEL];
+        let mut sums = [0.0; PANEL * PANEL];
+        let mut by_pixel = [0.0; PANEL * PANEL];
         let mut taps = ArrayVec::new();
         let mut rows = ArrayVec::<TapRows, TAPS_PER_ROUND>::new();
         let panel_elems = layer.panel_elems(columns);

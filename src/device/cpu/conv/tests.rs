@@ -32,10 +32,16 @@ fn assert_close(pass: &str, d: &Conv2dDims, got: &[f32], want: &[f64], scale: &[
     }
 }
 
+/// Scale, shift, mean and variance of a batch norm.
+fn norm_rows(d: &Conv2dDims) -> [Vec<f32>; 4] {
+    let [gamma, beta, mean, mut var] = [5, 6, 7, 8].map(|sample| random(d.k, sample));
+    var.iter_mut().for_each(|var| *var += 1.5);
+    [gamma, beta, mean, var]
+}
+
 /// Holds an fprop that is finished by a batch norm to the bits of the two apart.
 fn check_norm(d: &Conv2dDims, x: &[f32], w: &[f32]) {
-    let [gamma, beta, mean, shifted] = [5, 6, 7, 8].map(|sample| random(d.k, sample));
-    let var: Vec<f32> = shifted.iter().map(|v| v + 1.5).collect();
+    let [gamma, beta, mean, var] = norm_rows(d);
     let (residual, eps) = (random(d.y_elems(), 9), 1e-5);
     let mut sums = poisoned(d.y_elems());
     conv2d_fprop(d, x, w, Finish::None, &mut sums, &mut poisoned(fprop_workspace_elems(d)));
@@ -144,12 +150,11 @@ proptest! {
         let d = Conv2dDims { n, h, w, c, k, r, s, stride_h, stride_w, pad_h, pad_w };
         prop_assume!(r <= h + 2 * pad_h && s <= w + 2 * pad_w && pixel_panels::pays(&d));
         let (x, w) = (random(d.x_elems(), 1), random(d.w_elems(), 2));
-        let [bias, gamma, mean, shifted] = [4, 5, 6, 7].map(|sample| random(d.k, sample));
-        let var: Vec<f32> = shifted.iter().map(|v| v + 1.5).collect();
+        let [gamma, beta, mean, var] = norm_rows(&d);
         let residual = random(d.y_elems(), 9);
         let residual = Some(&*residual);
-        let norm = FinishNorm { gamma: &gamma, beta: &bias, mean: &mean, var: &var, eps: 1e-5, residual, relu: true };
-        for finish in [Finish::None, Finish::Bias(&bias), Finish::Norm(norm)] {
+        let norm = FinishNorm { gamma: &gamma, beta: &beta, mean: &mean, var: &var, eps: 1e-5, residual, relu: true };
+        for finish in [Finish::None, Finish::Bias(&beta), Finish::Norm(norm)] {
             let [pixels, filters] = [true, false].map(|by_pixels| {
                 let mut y = poisoned(d.y_elems());
                 let mut workspace = poisoned(fprop_norm_workspace_elems(&d));
