@@ -12,6 +12,7 @@ use std::slice;
 
 use left_by_run::LeftByRun;
 use residuum::device::Device;
+use residuum::run::metrics;
 use residuum::run::run_dir::RunDir;
 use residuum::train::config::TrainConfig;
 use residuum::train::resume::OnChange;
@@ -94,6 +95,10 @@ fn ranks_leave_what_one_rank_leaves() {
             let recorded: TrainConfig = RunDir::open(&folder).unwrap().read_config().unwrap();
             assert_eq!(recorded.grad_accum_steps, BATCHES / num_ranks);
             assert_eq!(recorded.micro_batches, (num_ranks > 1).then_some(BATCHES));
+            for line in metrics::read(&folder.join("metrics.jsonl")).unwrap().steps {
+                let is_told = line.exchange_ms.is_some_and(|ms| 0.0 < ms && ms < line.step_ms);
+                assert_eq!(is_told, num_ranks > 1, "the time of exchanges in {line:?}");
+            }
             LeftByRun::of(&folder)
         };
         let expected = run(1);

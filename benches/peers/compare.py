@@ -3,7 +3,7 @@
     python benches/peers/compare.py [--rows TEXT] [--seconds S] [--rounds N] [--precisions f32,bf16] [--out DIR]
 
 Every row is measured by a process of its own, first residuum's, then each peer's, and in the next round in the other order. A
-measurement during which others used more than 3 % of the cores is repeated once, and then left out of the table by name.
+measurement during which others used more than 3 % of the cores is repeated once, and then left out of the table by name. On Linux.
 --out keeps the raw rows, the table and the environment. PyTorch and torchvision have to be there; onnxruntime and onnx are
 measured where they are.
 """
@@ -72,9 +72,9 @@ def fastest(results: list) -> dict:
     by_setup = {}
     for result in results:
         by_setup.setdefault(result.get("setup", ""), []).append(result)
+    numbers = ("images_per_second", "spread", "cpu_ms", "peak_mib")
     medians = [
-        rows[0] | {key: statistics.median(row[key] for row in rows) for key in ("images_per_second", "cpu_ms", "peak_mib")}
-        for rows in by_setup.values()
+        rows[0] | {key: statistics.median(row[key] for row in rows) for key in numbers} for rows in by_setup.values()
     ]
     return max(medians, key=lambda row: row["images_per_second"])
 
@@ -83,10 +83,10 @@ def table(results: list) -> str:
     """A line for each row and peer, without what was measured while others worked."""
     quiet = [result for result in results if result["other_work"] <= MOST_OTHER_WORK]
     lines = [
-        "images per second, processor time of an image in ms, largest memory of the process in MiB; ratio: images per second of",
-        "residuum over the peer's",
+        "images per second and their interquartile range, processor time of an image in ms, largest memory of the process in MiB;",
+        "ratio: images per second of residuum over the peer's",
         "",
-        f"{'row':<20}{'':<6}{'peer':<14}{'setup':<22}{'images/s':>9}{'ratio':>7}{'ms':>8}{'MiB':>7}",
+        f"{'row':<20}{'':<6}{'peer':<14}{'setup':<16}{'images/s':>9}{'+-':>6}{'ratio':>7}{'ms':>8}{'MiB':>7}",
     ]
     left_out = []
     for title, precision in dict.fromkeys((result["title"], result["precision"]) for result in results):
@@ -101,8 +101,9 @@ def table(results: list) -> str:
         for peer, found in by_peer.items():
             row = fastest(found)
             ratio = "" if peer == "residuum" else f"{ours['images_per_second'] / row['images_per_second']:.2f}"
-            numbers = f"{row['images_per_second']:>9.1f}{ratio:>7}{row['cpu_ms']:>8.2f}{row['peak_mib']:>7.0f}"
-            lines.append(f"{title:<20}{precision:<6}{peer:<14}{row.get('setup', ''):<22}{numbers}")
+            speed = f"{row['images_per_second']:>9.1f}{row['spread']:>6.0%}{ratio:>7}"
+            numbers = f"{speed}{row['cpu_ms']:>8.2f}{row['peak_mib']:>7.0f}"
+            lines.append(f"{title:<20}{precision:<6}{peer:<14}{row.get('setup', ''):<16}{numbers}")
     if left_out:
         lines += ["", "left out, because others used the cores: " + ", ".join(left_out)]
     return "\n".join(lines) + "\n"

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use residuum::run::state;
+use residuum::run::{metrics, state};
 use serde_json::Value;
 
 use crate::gpu::{Record, SoftGpu, software_gpu};
@@ -80,6 +80,10 @@ fn ranks_on_gpus_leave_what_one_gpu_leaves() {
             assert_eq!(of_rank["destroyed"], true, "a rank parts from the others: {of_rank}");
         }
         expected.assert_same(&left_by(&program), &format!("{num_ranks} ranks"));
+        let log = program.path(program.only_run("runs").join("metrics.jsonl"));
+        for line in metrics::read(&log).unwrap().steps {
+            assert!(line.exchange_ms > Some(0.0), "the time of exchanges in {line:?}");
+        }
     }
 }
 
