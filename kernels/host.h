@@ -62,6 +62,7 @@ enum WarpCallKind : uint32_t {
     kShuffleXor,
     kBallot,
     kMmaM16N8K16Bf16,
+    kMmaM16N8K8Tf32,
     kLdmatrix,
     kLdmatrixTrans,
     // From here on of four warps together.

@@ -7,6 +7,10 @@
 //   B  b[0] rows 2 pair, 2 pair + 1 of column group       b[1] rows 2 pair + 8, + 9
 //   C, D  [0], [1] row group, columns 2 pair, 2 pair + 1  [2], [3] row group + 8
 // The lower half of a 32-bit register holds the element of lower index.
+// Of 16x8 = 16x8 8x8 in TF32, with an element a register ("Matrix fragments for mma.m16n8k8"), C and D as above:
+//   A  a[0] row group, column pair    a[1] row group + 8    a[2], a[3] the same rows, column pair + 4
+//   B  b[0] row pair, column group    b[1] row pair + 4
+// These are the 32-bit halves of what `ldmatrix` reads of rows of 16 bytes, four elements each.
 #pragma once
 
 #include "common.cuh"
@@ -24,6 +28,23 @@ static __device__ __forceinline__ void mma_m16n8k16_bf16(float (&d)[4], const ui
         "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%10,%11,%12,%13};"
         : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "f"(c[0]), "f"(c[1]), "f"(c[2]), "f"(c[3]));
+}
+
+// d = a b + c, of numbers that `to_tf32` has rounded; d may be c.
+static __device__ __forceinline__ void mma_m16n8k8_tf32(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
+                                                        const float (&c)[4]) {
+    asm volatile(
+        "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%10,%11,%12,%13};"
+        : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "f"(c[0]), "f"(c[1]), "f"(c[2]), "f"(c[3]));
+}
+
+// The nearest TF32 to an f32, which has ten bits of its mantissa; halfway away from zero. Tensor cores ignore the other bits,
+// which without rounding would cut all products towards zero.
+static __device__ __forceinline__ uint32_t to_tf32(uint32_t bits) {
+    uint32_t rounded;
+    asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(rounded) : "f"(__uint_as_float(bits)));
+    return rounded;
 }
 
 // Four 8x8 matrices of 16-bit elements from shared memory: lanes 8 i .. 8 i + 7 give the addresses of the rows (16
@@ -92,14 +113,30 @@ static __device__ __forceinline__ void cp_async_wait() {
 
 #else
 
-SIMT_HOOK void mma_m16n8k16_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], const float (&c)[4],
-                                 const char* file = __builtin_FILE(), uint32_t line = __builtin_LINE()) {
-    simt::WarpCall call = {simt::kMmaM16N8K16Bf16, 0xffffffffu, file, line};
+SIMT_HOOK void simt_mma(uint32_t kind, float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], const float (&c)[4],
+                        const char* file, uint32_t line) {
+    simt::WarpCall call = {kind, 0xffffffffu, file, line};
     call.pointers[0] = d;
     call.pointers[1] = a;
     call.pointers[2] = b;
     call.pointers[3] = c;
     simt_warp_call(&call);
+}
+
+SIMT_HOOK void mma_m16n8k16_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], const float (&c)[4],
+                                 const char* file = __builtin_FILE(), uint32_t line = __builtin_LINE()) {
+    simt_mma(simt::kMmaM16N8K16Bf16, d, a, b, c, file, line);
+}
+
+SIMT_HOOK void mma_m16n8k8_tf32(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], const float (&c)[4],
+                                const char* file = __builtin_FILE(), uint32_t line = __builtin_LINE()) {
+    simt_mma(simt::kMmaM16N8K8Tf32, d, a, b, c, file, line);
+}
+
+static __device__ __forceinline__ uint32_t to_tf32(uint32_t bits) {
+    const uint32_t magnitude = bits & 0x7fffffffu;
+    // The sum carries into the exponent where the mantissa is full, as it should, and from the largest number to infinity.
+    return magnitude > 0x7f800000u ? 0x7fffffffu : (bits + 0x1000u) & 0xffffe000u;
 }
 
 template <int N>

@@ -52,6 +52,15 @@ fn missing_barrier_is_found_as_a_race() {
 }
 
 #[test]
+fn a_product_in_tf32_of_what_is_not_rounded_is_found() {
+    let message = finding("planted_unrounded_tf32", 2, 32, 128);
+    assert_says(
+        &message,
+        &["multiplies 3.3333334e-1 as TF32, which has fewer digits; round it by `to_tf32`"],
+    );
+}
+
+#[test]
 fn missing_barrier_changes_the_result_without_checks() {
     let results: Vec<Vec<f32>> = (0..2)
         .map(|seed| {

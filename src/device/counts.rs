@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 pub struct Counts {
     /// Blocks that the emulator ran; the counts are scaled to all.
     pub sampled_blocks: u32,
-    /// Products of 16x8x16 on the tensor cores, by warps; a larger one of a warp group counts as so many as it holds.
+    /// Products of 16x8x16 on the tensor cores, by warps, or of 16x8x8 in TF32, which take as long; a larger one of a warp
+    /// group counts as so many as it holds.
     pub tensor_instructions: u64,
     /// Loads, stores and copies to and from global memory, by warps.
     pub global_requests: u64,

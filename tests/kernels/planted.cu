@@ -131,6 +131,13 @@ KERNEL(planted_copy_without_barrier, PlantedArgs, 32) {
     static_cast<float*>(args.y)[threadIdx.x] = tile[31 - threadIdx.x][0];
 }
 
+KERNEL(planted_unrounded_tf32, PlantedArgs, 32) {
+    const uint32_t third = __float_as_uint(1.0f / 3.0f), a[4] = {third, third, third, third}, b[2] = {to_tf32(third), third};
+    float d[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+    mma_m16n8k8_tf32(d, a, b, d);
+    static_cast<float*>(args.y)[threadIdx.x] = d[0];
+}
+
 // Lanes read what lane 0 wrote, with a shuffle, which orders nothing, for a __syncwarp.
 KERNEL(planted_missing_syncwarp, PlantedArgs, 32) {
     __shared__ float value;

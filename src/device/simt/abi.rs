@@ -81,18 +81,19 @@ pub mod kind {
     pub const SHUFFLE_XOR: u32 = 4;
     pub const BALLOT: u32 = 5;
     pub const MMA_M16N8K16_BF16: u32 = 6;
-    pub const LDMATRIX: u32 = 7;
-    pub const LDMATRIX_TRANS: u32 = 8;
+    pub const MMA_M16N8K8_TF32: u32 = 7;
+    pub const LDMATRIX: u32 = 8;
+    pub const LDMATRIX_TRANS: u32 = 9;
     /// From here on of four warps together.
-    pub const WGMMA_FENCE: u32 = 9;
-    pub const WGMMA: u32 = 10;
-    pub const WGMMA_COMMIT: u32 = 11;
-    pub const WGMMA_WAIT: u32 = 12;
+    pub const WGMMA_FENCE: u32 = 10;
+    pub const WGMMA: u32 = 11;
+    pub const WGMMA_COMMIT: u32 = 12;
+    pub const WGMMA_WAIT: u32 = 13;
 }
 
 /// The word of CUDA for a meeting.
 pub fn call_name(kind: u32) -> &'static str {
-    const NAMES: [&str; 13] = [
+    const NAMES: [&str; 14] = [
         "__syncwarp",
         "__shfl_sync",
         "__shfl_up_sync",
@@ -100,6 +101,7 @@ pub fn call_name(kind: u32) -> &'static str {
         "__shfl_xor_sync",
         "__ballot_sync",
         "mma_m16n8k16_bf16",
+        "mma_m16n8k8_tf32",
         "ldmatrix",
         "ldmatrix_trans",
         "wgmma_fence",

@@ -486,7 +486,7 @@ impl Block {
             if leader.0 == kind::SYNCWARP {
                 let interval = &self.warp_intervals[warp];
                 interval.set(interval.get().wrapping_add(1));
-            } else if leader.0 == kind::MMA_M16N8K16_BF16
+            } else if matches!(leader.0, kind::MMA_M16N8K16_BF16 | kind::MMA_M16N8K8_TF32)
                 && let Watcher::Count(counter) = &mut *self.watcher.borrow_mut()
             {
                 counter.multiply();

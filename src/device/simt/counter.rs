@@ -116,7 +116,7 @@ impl Counter {
         self.barriers += 1;
     }
 
-    /// A product of a warp, 16x8x16.
+    /// A product of a warp, 16x8x16 of bf16 or 16x8x8 of TF32, which takes as long.
     pub fn multiply(&mut self) {
         self.tensor_instructions += 1;
     }

@@ -27,7 +27,9 @@ pub unsafe fn perform(calls: &mut Calls<'_>) -> Result<(), (usize, String)> {
             Ok(())
         }
         // SAFETY: as required of the caller.
-        kind::MMA_M16N8K16_BF16 => unsafe { mma_m16n8k16(calls) },
+        kind::MMA_M16N8K16_BF16 => unsafe { mma::<16, 2>(calls, |word| Ok(halves(word))) },
+        // SAFETY: as required of the caller.
+        kind::MMA_M16N8K8_TF32 => unsafe { mma::<8, 1>(calls, |word| Ok([tf32(word)?])) },
         // SAFETY: as required of the caller.
         kind::LDMATRIX | kind::LDMATRIX_TRANS => unsafe { ldmatrix(calls, kind == kind::LDMATRIX_TRANS) },
         _ => shuffle(calls),
@@ -59,15 +61,20 @@ fn shuffle(calls: &mut Calls<'_>) -> Result<(), (usize, String)> {
     Ok(())
 }
 
-/// `d = a b + c`: each element starts from `c` and adds its 16 products in ascending order of k, rounding each sum to
-/// f32 (a product of two bf16 is exact in f32).
-unsafe fn mma_m16n8k16(calls: &mut Calls<'_>) -> Result<(), (usize, String)> {
-    let mut a = [[0f32; 16]; 16];
-    let mut b = [[0f32; 8]; 16];
+/// `d = a b + c`, 16x8 = 16xDEPTH DEPTHx8: each element starts from `c` and adds its products in ascending order of k, rounding
+/// each sum to f32 (a product of two bf16, or of two TF32, is exact in f32). `elements` takes the word of a register apart, or
+/// says what is wrong with it.
+unsafe fn mma<const DEPTH: usize, const ELEMENTS: usize>(
+    calls: &mut Calls<'_>,
+    elements: fn(u32) -> Result<[f32; ELEMENTS], String>,
+) -> Result<(), (usize, String)> {
+    let mut a = [[0f32; DEPTH]; 16];
+    let mut b = [[0f32; 8]; DEPTH];
     let mut c = [[0f32; 8]; 16];
     for (lane, call) in calls.iter().enumerate() {
         let call = whole_warp(lane, call.as_deref())?;
         let (group, pair) = (lane / 4, lane % 4 * 2);
+        let (k, elements) = (lane % 4 * ELEMENTS, |word| elements(word).map_err(|what| (lane, what)));
         // SAFETY: kernels/mma.cuh passes float[4], uint32_t[4], uint32_t[2], float[4].
         let (fragment_a, fragment_b, fragment_c) = unsafe {
             (
@@ -77,12 +84,12 @@ unsafe fn mma_m16n8k16(calls: &mut Calls<'_>) -> Result<(), (usize, String)> {
             )
         };
         for (i, word) in fragment_a.into_iter().enumerate() {
-            let (row, column) = (group + i % 2 * 8, pair + i / 2 * 8);
-            [a[row][column], a[row][column + 1]] = halves(word);
+            a[group + i % 2 * 8][k + i / 2 * DEPTH / 2..][..ELEMENTS].copy_from_slice(&elements(word)?);
         }
         for (i, word) in fragment_b.into_iter().enumerate() {
-            let row = pair + i * 8;
-            [b[row][group], b[row + 1][group]] = halves(word);
+            for (n, element) in elements(word)?.into_iter().enumerate() {
+                b[k + i * DEPTH / 2 + n][group] = element;
+            }
         }
         for (i, value) in fragment_c.into_iter().enumerate() {
             c[group + i / 2 * 8][pair + i % 2] = value;
@@ -140,6 +147,15 @@ unsafe fn ldmatrix(calls: &mut Calls<'_>, is_transposed: bool) -> Result<(), (us
 
 fn whole_warp(lane: usize, call: Option<&WarpCall>) -> Result<&WarpCall, (usize, String)> {
     call.ok_or_else(|| (0, format!("uses the tensor cores in a warp without lane {lane}; whole warps only")))
+}
+
+/// A number that is TF32 already: what the tensor cores would cut off is zero.
+fn tf32(word: u32) -> Result<f32, String> {
+    let value = f32::from_bits(word);
+    if word & 0x1fff != 0 && !value.is_nan() {
+        return Err(format!("multiplies {value:e} as TF32, which has fewer digits; round it by `to_tf32`"));
+    }
+    Ok(value)
 }
 
 fn halves(word: u32) -> [f32; 2] {

@@ -132,6 +132,10 @@ void conversions() {
     gives(to_bf16, 0x3f818000, 0x3f823f82);
     gives(to_bf16, kOtherNan, 0x7fff7fff);
     gives("cvt.rn.bf16x2.f32 %r3, 0f3F800000, %f2;", bits_of(2), 0x3f804000);
+    gives("cvt.rna.tf32.f32 %r3, %f2;", 0x3f801000, 0x3f802000);  // a tie, away from zero
+    gives("cvt.rna.tf32.f32 %r3, %f2;", 0xbf800fff, 0xbf800000);
+    gives("cvt.rna.tf32.f32 %r3, %f2;", 0x7f7ff000, kInfinity);
+    gives("cvt.rna.tf32.f32 %r3, %f2;", kOtherNan, kCanonicalNan);
     gives("cvt.rzi.s32.f32 %r3, %f2;", bits_of(-3.9f), static_cast<uint32_t>(-3));
     gives("cvt.rni.s32.f32 %r3, %f2;", bits_of(2.5f), 2);
     gives("cvt.rpi.s32.f32 %r3, %f2;", bits_of(2.1f), 3);

@@ -123,6 +123,66 @@ void products() {
     close_session();
 }
 
+// A (16x8) from word 0, B (8x8) from word 128, C (16x8) from word 192, D to word 320. With group = lane / 4 and k =
+// lane % 4, a lane has of A rows group and group + 8 at k and k + 4, of B column group at k and k + 4.
+const char* const kMultiplyTf32 = R"(
+    shr.u32 %r2, %r1, 2;
+    and.b32 %r3, %r1, 3;
+    mul.lo.s32 %r4, %r2, 32;
+    mad.lo.s32 %r4, %r3, 4, %r4;
+    cvt.u64.u32 %d2, %r4;
+    add.s64 %d2, %d0, %d2;
+    ld.global.u32 %r10, [%d2];
+    ld.global.u32 %r11, [%d2+256];
+    ld.global.u32 %r12, [%d2+16];
+    ld.global.u32 %r13, [%d2+272];
+    mul.lo.s32 %r4, %r3, 32;
+    mad.lo.s32 %r4, %r2, 4, %r4;
+    cvt.u64.u32 %d2, %r4;
+    add.s64 %d2, %d0, %d2;
+    ld.global.u32 %r20, [%d2+512];
+    ld.global.u32 %r21, [%d2+640];
+    mul.lo.s32 %r4, %r2, 32;
+    mad.lo.s32 %r4, %r3, 8, %r4;
+    cvt.u64.u32 %d3, %r4;
+    add.s64 %d3, %d0, %d3;
+    ld.global.v2.f32 {%f1, %f2}, [%d3+768];
+    ld.global.v2.f32 {%f3, %f4}, [%d3+1024];
+    mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32
+        {%f5, %f6, %f7, %f8}, {%r10, %r11, %r12, %r13}, {%r20, %r21}, {%f1, %f2, %f3, %f4};
+    st.global.v2.f32 [%d3+1280], {%f5, %f6};
+    st.global.v2.f32 [%d3+1536], {%f7, %f8};
+)";
+
+void products_in_tf32() {
+    open_session();
+    Run how;
+    how.input.resize(kWords);
+    std::mt19937 random(11);
+    for (size_t word = 0; word < 320; word++) {
+        how.input[word] = bits_of(static_cast<float>(static_cast<int>(random() % 17) - 8) / 4);
+    }
+    const auto value = [&how](size_t word) { return float_of(how.input[word]); };
+    float expected[kM][kN];
+    for (size_t row = 0; row < kM; row++) {
+        for (size_t column = 0; column < kN; column++) {
+            float sum = value(192 + row * kN + column);
+            for (size_t k = 0; k < 8; k++) sum += value(row * 8 + k) * value(128 + k * kN + column);
+            expected[row][column] = sum;
+        }
+    }
+    for (size_t word = 0; word < 192; word++) how.input[word] |= random() % 0x2000;  // bits that are ignored
+    const Result result = run(kernel_text(kMultiplyTf32, ""), how);
+    check_equal("mma of tf32 runs", result.code, 0);
+    for (size_t row = 0; row < kM; row++) {
+        for (size_t column = 0; column < kN; column++) {
+            check(float_of(result.words[320 + row * kN + column]) == expected[row][column],
+                  "an element of a product in tf32");
+        }
+    }
+    close_session();
+}
+
 // 1 + 1.5 * 2^-24, of which f32 has the neighbours 1 and 1 + 2^-23.
 uint32_t sum_with_a_small_part() {
     Problem problem;
@@ -206,6 +266,7 @@ void copies() {
 std::vector<Group> matrix_groups() {
     return {
         {"products", {}, products},
+        {"products in tf32", {}, products_in_tf32},
         {"rounding of mma", {}, rounded},
         {"truncation of mma", {{"SOFTGPU_MMA", "truncate"}}, truncated},
         {"asynchronous copies", {}, copies},

@@ -160,6 +160,10 @@ struct FromBf16 {
     float operator()(uint32_t bits) const { return bf16_value(bits); }
 };
 
+struct ToTf32 {
+    uint32_t operator()(float a) const { return tf32_bits(a); }
+};
+
 // The first source becomes the upper half.
 struct ToBf16Pair {
     uint32_t operator()(float a, float b) const { return bf16_bits(a) << 16 | bf16_bits(b); }
@@ -188,6 +192,9 @@ Handler between_floats(const Instruction& in) {
     }
     if (to == Type::BF16 && from == Type::F32) return rounds ? unary<float, ToBf16> : nullptr;
     if (to == Type::BF16x2 && from == Type::F32) return rounds ? binary<float, ToBf16Pair> : nullptr;
+    if (to == Type::TF32 && from == Type::F32) {
+        return in.rounding == Rounding::Rna ? unary<float, ToTf32> : nullptr;
+    }
     return nullptr;
 }
 

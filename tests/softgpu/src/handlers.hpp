@@ -37,7 +37,7 @@ Handler copy_wait_handler();  // of the groups before the last `immediate` ones
 Handler copy_wait_all_handler();
 
 Handler ldmatrix_handler(bool transposed);
-Handler mma_handler();
+Handler mma_handler(Type matrices);
 
 // wgmma, and the fence that lets it see what was written to shared memory.
 Handler group_fence_handler();

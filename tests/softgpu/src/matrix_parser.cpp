@@ -20,7 +20,10 @@ void InstructionParser::ldmatrix() {
 }
 
 void InstructionParser::mma() {
-    if (opcode_.text() != "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32") not_covered();
+    const std::string shape = "mma.sync.aligned.m16n8", types = ".row.col.f32.";
+    const bool is_bf16 = opcode_.text() == shape + "k16" + types + "bf16.bf16.f32";
+    const bool is_tf32 = opcode_.text() == shape + "k8" + types + "tf32.tf32.f32";
+    if (!is_bf16 && !is_tf32) not_covered();
     opcode_.ignore_modifiers();
     in_.step = Step::WholeWarp;
     add_results_in_braces(Type::F32);
@@ -29,7 +32,7 @@ void InstructionParser::mma() {
         add_sources_in_braces(matrix);
     }
     if (in_.num_results != 4 || in_.num_sources != 10) tokens_.fail("mma with another number of registers");
-    in_.handler = mma_handler();
+    in_.handler = mma_handler(is_bf16 ? Type::BF16 : Type::TF32);
 }
 
 // What needs sm_90a and nothing else.

@@ -17,7 +17,7 @@ const Names<Type>& type_names() {
         {"b16", Type::B16},       {"u16", Type::U16}, {"s16", Type::S16}, {"bf16", Type::BF16},
         {"b32", Type::B32},       {"u32", Type::U32}, {"s32", Type::S32}, {"f32", Type::F32},
         {"bf16x2", Type::BF16x2}, {"b64", Type::B64}, {"u64", Type::U64}, {"s64", Type::S64},
-        {"f64", Type::F64},
+        {"f64", Type::F64},       {"tf32", Type::TF32},
     };
     return names;
 }
@@ -26,6 +26,7 @@ const Names<Rounding>& rounding_names() {
     static const Names<Rounding> names = {
         {"rn", Rounding::Rn},   {"rz", Rounding::Rz},   {"rm", Rounding::Rm},   {"rp", Rounding::Rp},
         {"rni", Rounding::Rni}, {"rzi", Rounding::Rzi}, {"rmi", Rounding::Rmi}, {"rpi", Rounding::Rpi},
+        {"rna", Rounding::Rna},
     };
     return names;
 }

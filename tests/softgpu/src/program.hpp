@@ -33,7 +33,7 @@ enum class Step : uint8_t {
 
 enum class Space : uint8_t { Global, Shared, Param };
 enum class Compare : uint8_t { Eq, Ne, Lt, Le, Gt, Ge, Equ, Neu, Ltu, Leu, Gtu, Geu, Num, Nan };
-enum class Rounding : uint8_t { None, Rn, Rz, Rm, Rp, Rni, Rzi, Rmi, Rpi };
+enum class Rounding : uint8_t { None, Rn, Rna, Rz, Rm, Rp, Rni, Rzi, Rmi, Rpi };
 
 // Predicates are one bit a lane; all registers of at most 32 bits share a file.
 enum class RegisterFile : uint8_t { None, Predicates, Words, Longs };

@@ -21,6 +21,7 @@ enum class Type : uint8_t {
     S32,
     F32,
     BF16x2,
+    TF32,
     B64,
     U64,
     S64,
@@ -51,7 +52,8 @@ constexpr bool is_signed(Type type) {
 }
 
 constexpr bool is_float(Type type) {
-    return type == Type::F32 || type == Type::F64 || type == Type::BF16 || type == Type::BF16x2;
+    return type == Type::F32 || type == Type::F64 || type == Type::BF16 || type == Type::BF16x2 ||
+           type == Type::TF32;
 }
 
 template <class To, class From>
@@ -75,6 +77,16 @@ inline uint32_t bf16_bits(float value) {
     const uint32_t bits = bit_cast<uint32_t>(value);
     const uint32_t kept = bits >> 16, dropped = bits & 0xffff;
     return kept + (dropped > 0x8000 || (dropped == 0x8000 && (kept & 1)));
+}
+
+// Bits of a register that TF32 has.
+constexpr uint32_t kTf32Bits = 0xffffe000;
+
+// To the nearest, ties away from zero, as cvt.rna.tf32.f32 does.
+inline uint32_t tf32_bits(float value) {
+    if (value != value) return kCanonicalNan;
+    const uint32_t bits = bit_cast<uint32_t>(value), dropped = bits & ~kTf32Bits;
+    return (bits & kTf32Bits) + (dropped >= 0x1000 ? 0x2000 : 0);
 }
 
 }  // namespace softgpu
