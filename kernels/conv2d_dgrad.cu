@@ -2,7 +2,8 @@
 // Math      dx[n,h,w,c] = sum_rsk dy[n, (h+pad_h-r)/stride_h, (w+pad_w-s)/stride_w, k] * w[k,r,s,c] [+ addend[n,h,w,c]]
 //           over the r, s for which the divisions leave no remainder and the result lies in dy; on tensor cores also behind
 //           the mask of a ReLU, with partial sums of the batch norm before it, which batch_norm_bwd_finalize adds up
-// Layout    dy NPQK, w KRSC, dx and addend NHWC, all f32 or all bf16; f32 accumulation
+// Layout    dy NPQK, w KRSC, dx and addend NHWC, all f32 or all bf16; f32 accumulation; the rows named tf32 take f32 and
+//           round it to TF32
 // GEMM      for each of the stride_h*stride_w classes of (h, w): gemm_m = N * positions of the class, gemm_n = C,
 //           gemm_k = taps of the class * K. 3x3 with stride 2: 1, 2, 2 and 4 taps. A class without taps writes zeros, or
 //           the addend
@@ -36,6 +37,10 @@ KERNEL(conv2d_dgrad_tile64x64_bf16, Conv2dArgs, 128) { tap_mma::run<mma_tile::Ti
 KERNEL(conv2d_dgrad_1x1_tile64x64_bf16, Conv2dArgs, 128) {
     tap_mma::run<mma_tile::Tile64x64, Pass::kDgrad, tap_mma::Taps::kOne>(args);
 }
+// Of f32, in TF32.
+KERNEL(conv2d_dgrad_tile128x128_tf32, Conv2dArgs, 128) { tap_mma::run<mma_tile::Tile128x128Tf32, Pass::kDgrad>(args); }
+KERNEL(conv2d_dgrad_tile128x64_tf32, Conv2dArgs, 128) { tap_mma::run<mma_tile::Tile128x64BesideL1Tf32, Pass::kDgrad>(args); }
+KERNEL(conv2d_dgrad_tile64x64_tf32, Conv2dArgs, 128) { tap_mma::run<mma_tile::Tile64x64BesideL1Tf32, Pass::kDgrad>(args); }
 // On Hopper, by warp groups.
 KERNEL(conv2d_dgrad_wgmma_tile256x64_bf16, Conv2dArgs, 256, 2) {
     tap_mma::run<mma_tile::Groups256x64, Pass::kDgrad>(args);

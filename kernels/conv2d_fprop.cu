@@ -2,7 +2,7 @@
 // Math      y[n,p,q,k] = sum_rsc x[n, p*stride_h-pad_h+r, q*stride_w-pad_w+s, c] * w[k,r,s,c]; in inference with the batch
 //           norm that follows, act((y - running_mean[k]) / sqrt(running_var[k] + eps) * gamma[k] + beta[k] [+ addend]);
 //           in training, on tensor cores, partial statistics of y besides, which batch_norm_finalize adds up
-// Layout    x NHWC, w KRSC, y NPQK, all f32 or all bf16; f32 accumulation
+// Layout    x NHWC, w KRSC, y NPQK, all f32 or all bf16; f32 accumulation; the rows named tf32 take f32 and round it to TF32
 // GEMM      gemm_m = N*P*Q, gemm_n = K, gemm_k = R*S*C
 // Mapping   conv2d_tap_gemm.cuh on CUDA cores, conv2d_tap_mma.cuh on tensor cores
 // Cost      2*kernel_h*kernel_w*src_c flop per element of out; DRAM floor = bytes(src) + bytes(weights) + bytes(out)
@@ -32,6 +32,10 @@ KERNEL(conv2d_fprop_tile64x64_bf16, Conv2dArgs, 128) { tap_mma::run<mma_tile::Ti
 KERNEL(conv2d_fprop_1x1_tile64x64_bf16, Conv2dArgs, 128) {
     tap_mma::run<mma_tile::Tile64x64, Pass::kFprop, tap_mma::Taps::kOne>(args);
 }
+// Of f32, in TF32.
+KERNEL(conv2d_fprop_tile128x128_tf32, Conv2dArgs, 128) { tap_mma::run<mma_tile::Tile128x128Tf32, Pass::kFprop>(args); }
+KERNEL(conv2d_fprop_tile128x64_tf32, Conv2dArgs, 128) { tap_mma::run<mma_tile::Tile128x64BesideL1Tf32, Pass::kFprop>(args); }
+KERNEL(conv2d_fprop_tile64x64_tf32, Conv2dArgs, 128) { tap_mma::run<mma_tile::Tile64x64BesideL1Tf32, Pass::kFprop>(args); }
 // On Hopper, by warp groups.
 KERNEL(conv2d_fprop_wgmma_tile256x64_bf16, Conv2dArgs, 256, 2) {
     tap_mma::run<mma_tile::Groups256x64, Pass::kFprop>(args);

@@ -1,24 +1,21 @@
-// wgrad as implicit GEMM on tensor cores: bf16 operands, f32 accumulation, dw f32.
+// wgrad as implicit GEMM on tensor cores: bf16 operands, or f32 operands and products in TF32; f32 accumulation, dw f32.
 //
 // GEMM      gemm_m = K, gemm_n = R*S*C, gemm_k = N*P*Q
-// Mapping   block -> tile of dw over one split of gemm_k; k-tiles of 64 pixels of dy and x come by 16-byte cp.async as they
-//           lie in memory, channels along the lines; `ldmatrix` transposes both. A thread keeps its filters and its
-//           (r, s, c) and walks over pixels. Columns are taps of 64 channels one after another where channels are whole
-//           sixty-fours: taps of one tile read the same pixels
+// Mapping   block -> tile of dw over one split of gemm_k; k-tiles of 64 pixels of dy and x, or 32 of f32, come by 16-byte cp.async
+//           as they lie in memory, channels along the lines; what is multiplied is transposed on its way to registers. A thread
+//           keeps its filters and its (r, s, c) and walks over pixels. Columns are taps of 64 channels one after another where
+//           channels are whole sixty-fours: taps of one tile read the same pixels
 //           grid = (row tiles * column tiles, splits); shared: 3 stages of 128 bytes per row and column of the tile
-// Requires  C and K multiples of 8, 16-byte aligned tensors; fewer than 2^30 pixels in either image and filter columns, which
-//           are counted in int32_t
-// Numerics  each part is one sum over pixels, 16 at a time in ascending order; the parts are added by `split_sum` in a
-//           fixed order; no atomics, repeatable
+// Requires  C and K multiples of 8 (f32: of 4), 16-byte aligned tensors; fewer than 2^30 pixels in either image and filter
+//           columns, which are counted in int32_t
+// Numerics  each part is one sum over pixels, 16 at a time (f32: 8, rounded to TF32) in ascending order; the parts are added by
+//           `split_sum` in a fixed order; no atomics, repeatable
 #pragma once
 
 #include "conv2d_wgrad_args.cuh"
 #include "mma_groups.cuh"
 
 namespace wgrad_mma {
-
-using mma_tile::kChunkElems;
-using mma_tile::kDepth;
 
 // Columns of one tap that stand together.
 constexpr int kGroup = 64;
@@ -34,11 +31,12 @@ static __device__ __forceinline__ Coord filter_element(const Conv2dWgradArgs& a,
 
 template <class T>
 struct DyGather {
+    using Element = typename T::Element;
     using Lines = typename T::template MnMajorLines<T::kRows>;
     static constexpr int kApart = T::kThreads / Lines::kChunks;
-    static constexpr int kCopies = kDepth / kApart;
+    static constexpr int kCopies = T::kDepth / kApart;
 
-    const bf16* dy;
+    const Element* dy;
     int32_t k, pixels_left, to;
 
     __device__ __forceinline__ DyGather(const Conv2dWgradArgs& a, int32_t row_first, int32_t pixel_first,
@@ -46,9 +44,9 @@ struct DyGather {
         : k(a.k) {
         const int32_t line = static_cast<int32_t>(threadIdx.x) / Lines::kChunks;
         const int32_t chunk = static_cast<int32_t>(threadIdx.x) % Lines::kChunks;
-        const int32_t filter = row_first + chunk * kChunkElems;
+        const int32_t filter = row_first + chunk * T::kChunkElems;
         to = Lines::offset(line, chunk);
-        dy = static_cast<const bf16*>(a.dy) + static_cast<int64_t>(pixel_first + line) * k + filter;
+        dy = static_cast<const Element*>(a.dy) + static_cast<int64_t>(pixel_first + line) * k + filter;
         // A filter behind the last has no pixels.
         pixels_left = filter < k ? pixel_end - pixel_first - line : 0;
     }
@@ -59,8 +57,8 @@ struct DyGather {
             cp_async_16(tile + Lines::below(to, i * kApart), dy + static_cast<int64_t>(i * kApart) * k,
                         i * kApart < pixels_left);
         }
-        dy += static_cast<int64_t>(kDepth) * k;
-        pixels_left -= kDepth;
+        dy += static_cast<int64_t>(T::kDepth) * k;
+        pixels_left -= T::kDepth;
     }
 };
 
@@ -68,11 +66,12 @@ struct DyGather {
 // carries, without a product.
 template <class T>
 struct XGather {
+    using Element = typename T::Element;
     using Lines = typename T::template MnMajorLines<T::kCols>;
     static constexpr int kApart = T::kThreads / Lines::kChunks;
-    static constexpr int kCopies = kDepth / kApart;
+    static constexpr int kCopies = T::kDepth / kApart;
 
-    const bf16* x;
+    const Element* x;
     int32_t h, w, c, pixels_left, to;
     int32_t src_h, src_w, position;           // of the next pixel: row, column, pixels from the first
     int32_t step_h, step_w, step_position;    // to the one behind it
@@ -86,8 +85,8 @@ struct XGather {
         const int32_t line = static_cast<int32_t>(threadIdx.x) / Lines::kChunks;
         const int32_t chunk = static_cast<int32_t>(threadIdx.x) % Lines::kChunks;
         to = Lines::offset(line, chunk);
-        const Coord tap = filter_element(a, col_first + chunk * kChunkElems);
-        x = static_cast<const bf16*>(a.x) + tap.lo;
+        const Coord tap = filter_element(a, col_first + chunk * T::kChunkElems);
+        x = static_cast<const Element*>(a.x) + tap.lo;
         const Extents extents = {a.q, a.p};
         const Coord pixel = coord_of(pixel_first + line, extents), step = coord_of(kApart, extents);
         const int32_t tap_h = tap.hi - a.pad_h, tap_w = tap.mid - a.pad_w;
@@ -108,13 +107,13 @@ struct XGather {
         for (int i = 0; i < kCopies; i++) {
             const bool valid = i * kApart < pixels_left && within(src_h, h) && within(src_w, w);
             char* at = tile + Lines::below(to, i * kApart);
-            const bf16* from = x + static_cast<int64_t>(position) * c;
+            const Element* from = x + static_cast<int64_t>(position) * c;
             cp_async_16(at, from, valid);
             src_h += step_h, src_w += step_w, position += step_position;
             if (src_w >= end_w) src_h += row_h, src_w -= row_w, position += row_position;
             if (src_h >= end_h) src_h -= image_h, position += image_position;
         }
-        pixels_left -= kDepth;
+        pixels_left -= T::kDepth;
     }
 };
 
@@ -140,7 +139,7 @@ static __device__ __forceinline__ void run(const Conv2dWgradArgs& a) {
     typename T::Acc acc;
     Gather<T> gather = {{a, row_first, pixel_first, pixel_end}, {a, col_first, pixel_first, pixel_end}};
     mma_tile::multiply_tile<T, typename DyGather<T>::Lines, typename XGather<T>::Lines>(
-        gather, ceil_div(pixel_end - pixel_first, kDepth), acc);
+        gather, ceil_div(pixel_end - pixel_first, T::kDepth), acc);
 
     // Four lanes write 32 neighbouring bytes, a whole sector: no detour through shared memory. Columns that stand together are of
     // one tap, so the first says where all of them lie.

@@ -147,7 +147,7 @@ struct PlainRows : Plain<64, kDepth / kChunkElems> {
         return mma_tile::second_below([=](int line, int chunk) { return offset(row + line, chunk); });
     }
 
-    static __device__ __forceinline__ void load(const char* tiles, int at, int i, int step, uint32_t (&a)[4]) {
+    static __device__ __forceinline__ void load_a(const char* tiles, int at, int i, int step, uint32_t (&a)[4]) {
         ldmatrix_x4(a, tiles + at + step * 32 + i * 16 * kLineBytes);
     }
 };
@@ -157,7 +157,7 @@ struct PlainCols : Plain<kDepth, 64 / kChunkElems> {
         return mma_tile::second_below([=](int line, int chunk) { return offset(line, col / kChunkElems + chunk); });
     }
 
-    static __device__ __forceinline__ void load(const char* tiles, int at, int j, int step, uint32_t (&b)[4]) {
+    static __device__ __forceinline__ void load_b(const char* tiles, int at, int j, int step, uint32_t (&b)[4]) {
         ldmatrix_x4_trans(b, tiles + at + j * 32 + step * 16 * kLineBytes);
     }
 };

@@ -48,7 +48,9 @@ struct KLines : KMajor<kExtent> {
 // A block's tile, divided among kGroupsDown * kGroupsAcross warp groups.
 template <int kRows_, int kCols_, int kGroupsDown, int kGroupsAcross, int kStages_ = mma_tile::kStages>
 struct GroupTile {
+    using Element = bf16;
     static constexpr int kRows = kRows_, kCols = kCols_;
+    static constexpr int kDepth = mma_tile::kDepth, kChunkElems = mma_tile::kChunkElems;
     static constexpr int kStages = kStages_, kSharedBytes = kStages * (kRows + kCols) * kDepth * 2;
     static constexpr int kThreads = kGroupsDown * kGroupsAcross * kGroupThreads;
     static constexpr int kGroupRows = kRows / kGroupsDown, kWarpCols = kCols / kGroupsAcross;

@@ -243,7 +243,8 @@ impl Case<'_> {
             "conv2d" => {
                 let [stride_h, stride_w] = ["stride_h", "stride_w"].map(|name| self.count(name));
                 let [pad_h, pad_w] = ["pad_h", "pad_w"].map(|name| self.count(name));
-                let op = Conv2dFprop { window: Window { stride_h, stride_w, pad_h, pad_w } };
+                let op =
+                    Conv2dFprop { window: Window { stride_h, stride_w, pad_h, pad_w, allow_tf32: false } };
                 self.differentiable::<T>(&["x", "w"], |g, x| g.apply_one("y", op, x), &[], &[]);
             }
             "linear" => {

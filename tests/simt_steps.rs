@@ -90,6 +90,18 @@ fn training_steps_of_residual_nets_agree_with_the_cpu() {
 }
 
 #[test]
+fn tf32_losses_stay_within_three_thousandths() {
+    let losses = |allow_tf32, device| {
+        let config = StepConfig { allow_tf32, ..config_at("resnet18", DType::F32, SIZE) };
+        train_by("resnet18", config, 3, device).0
+    };
+    let (expected, got) = (losses(false, None), losses(true, Some(1)));
+    println!("{got:?} for {expected:?}");
+    assert_losses(&got, &expected, 3e-3);
+    assert_ne!(got, expected);
+}
+
+#[test]
 fn bf16_losses_stay_within_a_hundredth() {
     // At 32 pixels a ResNet-50 ends in maps of one: batch norms of four numbers, where roundings decide what comes out.
     for (name, size, steps) in [("resnet18", SIZE, 3), ("resnet50", 2 * SIZE, 2)] {

@@ -161,6 +161,7 @@ impl Node {
 #[derive(Debug, Clone)]
 pub struct Graph {
     float: DType,
+    allows_tf32: bool,
     values: Vec<Value>,
     nodes: Vec<Node>,
     results: Vec<ValueId>,
@@ -175,6 +176,7 @@ impl Graph {
     pub fn new(float: DType) -> Graph {
         Graph {
             float,
+            allows_tf32: false,
             values: Vec::new(),
             nodes: Vec::new(),
             results: Vec::new(),
@@ -188,6 +190,17 @@ impl Graph {
     /// The element type of this graph's floating-point values.
     pub fn float(&self) -> DType {
         self.float
+    }
+
+    /// Whether convolutions of f32 recorded from here on may multiply in TF32
+    /// ([`allow_tf32`](crate::ops::Window::allow_tf32)).
+    pub fn allow_tf32(&mut self, allows: bool) {
+        self.allows_tf32 = allows;
+    }
+
+    /// What [`Graph::allow_tf32`] was last told, false at first.
+    pub fn allows_tf32(&self) -> bool {
+        self.allows_tf32
     }
 
     /// Puts `prefix` before the name of every persistent value recorded from here on, so that the same model

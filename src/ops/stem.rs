@@ -25,7 +25,7 @@ pub(super) const BLOCK: usize = 2;
 /// Rows of blocks of padding before the image, and before and after it together.
 pub(super) const PADDING_BEFORE: usize = 2;
 const PADDING: usize = BLOCK_TAPS - 1;
-/// Channels that one access of a tensor core's operand holds, in bf16.
+/// Channels that one access of a tensor core's operand holds, in bf16; in f32 half as many.
 const CHANNELS_ALIGNED: usize = 8;
 
 /// `x [N,H,W,C] -> y [N,ceil(H/2)+3,ceil(W/2)+3,D]`: the pixels of 2x2 blocks side by side, 0 outside the image; D is 4C
@@ -45,13 +45,13 @@ pub struct StemFilterBwd {
 }
 
 /// Records the 7x7 convolution with stride 2 and padding 3 of `x` and its parameter `<name>.weight`: over blocks in a graph
-/// of bf16, as it stands elsewhere.
+/// for tensor cores, of bf16 or with TF32 allowed, as it stands elsewhere.
 ///
 /// # Errors
 /// If `x` is no NHWC image.
 pub fn stem_conv2d(graph: &mut Graph, name: &str, x: ValueId, out_channels: usize) -> Result<ValueId> {
     let config = Conv2dConfig { out_channels, kernel: [PIXEL_TAPS; 2], window: Window::square(2, 3) };
-    if graph.float() == DType::Bf16 {
+    if graph.float() == DType::Bf16 || graph.allows_tf32() {
         over_blocks(graph, name, x, config)
     } else {
         conv2d(graph, name, x, config)

@@ -113,6 +113,8 @@ pub struct StepConfig {
     pub smaller_sizes: Vec<usize>,
     /// Type of activations and weights.
     pub float: DType,
+    /// Whether convolutions of f32 may multiply in TF32 ([`Window::allow_tf32`](crate::ops::Window::allow_tf32)).
+    pub allow_tf32: bool,
     /// The update rule.
     pub optimiser: Optimiser,
     /// Whether its weight decay is on biases and batch norms, too; else it is on filters and matrices alone.
@@ -179,6 +181,7 @@ impl StepConfig {
             image_size,
             smaller_sizes: Vec::new(),
             float: DType::F32,
+            allow_tf32: false,
             optimiser: Optimiser::Sgd(SgdConfig { momentum: 0.9, nesterov: false, weight_decay: 1e-4 }),
             norm_decay: true,
             smoothing: 0.0,
@@ -199,6 +202,13 @@ impl StepConfig {
             keep_inputs: false,
             keep_results: false,
         }
+    }
+
+    /// A graph of this precision, in which nothing is recorded.
+    fn empty_graph(&self) -> Graph {
+        let mut graph = Graph::new(self.float);
+        graph.allow_tf32(self.allow_tf32);
+        graph
     }
 
     /// The same step on training images of one of the [`StepConfig::smaller_sizes`].
@@ -301,7 +311,7 @@ pub fn program(config: &StepConfig, device: DeviceKind) -> Result<Program> {
 /// # Errors
 /// [`crate::Error::Graph`] if the images do not fit the model.
 pub fn training_graph(config: &StepConfig) -> Result<Graph> {
-    let mut graph = Graph::new(config.float);
+    let mut graph = config.empty_graph();
     let (loss, _) = loss_graph(&mut graph, config, Mode::Train)?;
     let has_ranks = config.num_ranks > 1;
     let statistics = has_ranks.then(|| exchange::keep_statistics(&mut graph, config.num_ranks));
@@ -354,7 +364,7 @@ pub fn training_graph(config: &StepConfig) -> Result<Graph> {
 /// # Errors
 /// As [`training_graph`].
 pub fn evaluation_graph(config: &StepConfig, prefix: &str) -> Result<Graph> {
-    let mut graph = Graph::new(config.float);
+    let mut graph = config.empty_graph();
     graph.set_persistent_prefix(prefix);
     let (_, logits) = loss_graph(&mut graph, config, Mode::Eval)?;
     graph.keep_as(values::LOGITS, logits);

@@ -220,7 +220,7 @@ fn onnxruntime_computes_the_same_as_every_exported_operation() {
     let folder = TempDir::new().unwrap();
     let mut graph = Graph::new(DType::F32);
     let images = graph.input("images", [BATCH, 9, 9, 3], DType::F32);
-    let window = Window { stride_h: 2, stride_w: 1, pad_h: 1, pad_w: 0 };
+    let window = Window { stride_h: 2, stride_w: 1, pad_h: 1, pad_w: 0, allow_tf32: false };
     let config = Conv2dConfig { out_channels: 4, kernel: [3, 2], window };
     let x = conv2d(&mut graph, "conv", images, config).unwrap();
     let x = add_bias(&mut graph, "conv", x).unwrap();

@@ -107,6 +107,6 @@ impl Op for Conv2dBatchNorm {
 
     fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
         let dims = self.window.dims(args.inputs[0].shape.nhwc(), args.inputs[1].shape.nhwc());
-        self.launch_by(&Choice::new(Pass::Fprop, args.inputs[0].dtype, dims)?, args, launcher)
+        self.launch_by(&Choice::new(Pass::Fprop, self.window, args.inputs[0].dtype, dims)?, args, launcher)
     }
 }

@@ -20,7 +20,7 @@ pub(in crate::ops) fn checks() -> Checks {
             conv2d_with(graph, "conv", x[0], x[1], Window::square(1, 1))
         }),
         Case::new("conv2d_unequal_strides_and_padding", &[&[2, 7, 6, 3], &[5, 3, 2, 3]], |graph, x| {
-            let window = Window { stride_h: 2, stride_w: 1, pad_h: 1, pad_w: 0 };
+            let window = Window { stride_h: 2, stride_w: 1, pad_h: 1, pad_w: 0, allow_tf32: false };
             conv2d_with(graph, "conv", x[0], x[1], window)
         }),
         Case::new("conv2d_1x1_stride_2", &[&[3, 5, 4, 2], &[7, 1, 1, 2]], |graph, x| {
@@ -59,6 +59,7 @@ fn trial(draw: &mut Draw) -> Trial {
             stride_w: draw.within(1, most_stride),
             pad_h: draw.within(0, 3),
             pad_w: draw.within(0, 3),
+            allow_tf32: draw.coin(),
         };
         let (x, k) = if is_long {
             let x = [2, draw.within(23, 40), draw.within(23, 40), draw.within(1, 8)];
@@ -186,8 +187,8 @@ fn kernel_trial(
     };
     loop {
         let channels = |draw: &mut Draw| match (in_chunks, is_long) {
-            (true, false) => 8 * draw.within(1, 20),
-            (true, true) => 8,
+            (true, false) => variant.chunk_elems() * draw.within(1, 160 / variant.chunk_elems()),
+            (true, true) => variant.chunk_elems(),
             (false, false) => draw.within(1, 160),
             (false, true) => draw.within(1, 8),
         };
@@ -200,7 +201,7 @@ fn kernel_trial(
         let [pad_h, pad_w] = [draw.within(0, 2), draw.within(0, 2)];
         let most_stride = if is_long { 1 } else { 3 };
         let [stride_h, stride_w] = [draw.within(1, most_stride), draw.within(1, most_stride)];
-        let window = Window { stride_h, stride_w, pad_h, pad_w };
+        let window = Window { stride_h, stride_w, pad_h, pad_w, allow_tf32: variant.is_tf32() };
         if h + 2 * pad_h < filter[1] || w + 2 * pad_w < filter[2] {
             continue;
         }

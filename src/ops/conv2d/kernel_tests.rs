@@ -195,6 +195,40 @@ fn every_variant_computes_the_same_bits_in_any_order_of_threads() {
     }
 }
 
+/// The nearest TF32, halfway away from zero.
+fn to_tf32(value: f32) -> f32 {
+    let step = f32::from_bits((value.to_bits() & 0x7f80_0000) - (10 << 23));
+    (value / step).round() * step
+}
+
+#[test]
+fn f32_is_rounded_to_the_nearest_tf32() {
+    let dims = dims([2, 9, 7, 20], 36, [3, 2], [1, 1], [1, 1]);
+    for variant in variants_for(&dims).filter(|variant| variant.is_tf32()) {
+        let ([first, second], _) = sizes(variant.pass(), &dims);
+        let mut stream = Stream::new(9, 0, 0, Use::Augment);
+        let operands = [first, second].map(|len| (0..len).map(|_| stream.normal()).collect::<Vec<f32>>());
+        let of = |map: fn(f32) -> f32| {
+            let operands = operands.each_ref().map(|values| values.iter().map(|&v| map(v).into()).collect());
+            reference(variant.pass(), &dims, &operands)
+        };
+        let (rounded, exact) = (of(to_tf32), of(|value| value));
+        on_each_device(|device, open| {
+            let got = computed((variant, false), &dims, &operands, Sum::Nothing, open(judged(3)));
+            let error_from = |expected: &[f64]| {
+                let error = |(&got, &expected): (&f32, &f64)| (f64::from(got) - expected).abs();
+                got.iter().zip(expected).map(error).fold(0.0, f64::max)
+            };
+            let name = variant.entry.kernel().name;
+            let (from_rounded, from_exact) = (error_from(&rounded), error_from(&exact));
+            assert!(
+                from_rounded < 1e-4 && from_exact > 1e-3,
+                "{name} on {device}: {from_rounded}, {from_exact}"
+            );
+        });
+    }
+}
+
 #[test]
 fn long_reductions_are_split_and_summed() {
     let dims = dims([3, 33, 31, 8], 16, [3, 3], [1, 1], [1, 1]);
@@ -223,7 +257,7 @@ fn index_maps_hold_for_every_small_axis() {
                     check(variant, &plane(2, 3), Sum::InPlace, quick(i as u64));
                 }
                 name if name.contains("_tile64x64") => {
-                    let plane = plane(8, 16);
+                    let plane = plane(variant.chunk_elems(), 2 * variant.chunk_elems());
                     if variant.takes(variant.pass(), variant.dtype, &plane) {
                         check(variant, &plane, Sum::Another, quick(i as u64));
                     }
@@ -256,8 +290,8 @@ fn layers_of_resnets_match() {
     ] {
         let dims = dims(image, k, [kernel; 2], [stride; 2], [kernel / 2; 2]);
         for pass in [Pass::Fprop, Pass::Dgrad, Pass::Wgrad] {
-            for dtype in [DType::F32, DType::Bf16] {
-                let chosen = super::variants::choose(pass, dtype, &dims).unwrap();
+            for (dtype, allow_tf32) in [(DType::F32, false), (DType::F32, true), (DType::Bf16, false)] {
+                let chosen = super::variants::choose(pass, dtype, allow_tf32, &dims).unwrap();
                 check(chosen, &dims, Sum::Another, quick(1));
             }
         }
@@ -271,13 +305,13 @@ proptest! {
     fn random_shapes_match(
         (n, h, w) in (1usize..4, 1usize..13, 1usize..13),
         (c, k) in (1usize..140, 1usize..140),
-        in_eights: bool,
+        multiple in prop::sample::select(vec![1usize, 4, 8]),
         kernel in [1usize..8, 1usize..8],
         stride in [1usize..4, 1usize..4],
         pad in [0usize..4, 0usize..4],
         seed: u64,
     ) {
-        let round = |channels: usize| if in_eights { channels.next_multiple_of(8) } else { channels };
+        let round = |channels: usize| channels.next_multiple_of(multiple);
         let fit = |kernel: usize, extent: usize, pad: usize| kernel.min(extent + 2 * pad);
         let kernel = [fit(kernel[0], h, pad[0]), fit(kernel[1], w, pad[1])];
         let dims = dims([n, h, w, round(c)], round(k), kernel, stride, pad);

@@ -1,9 +1,10 @@
 //! Arguments of the convolution kernels, and their launches.
 
+use super::Window;
 use super::split::{Split, wgrad_split};
 use super::variants::{Gemm, Pass, PassEntry, Variant, choose};
 use crate::device::cpu::conv::Conv2dDims;
-use crate::device::kernels::mma_tile::{CHUNK_ELEMS, DEPTH};
+use crate::device::kernels::mma_tile::{CHUNK_BYTES, DEPTH, DEPTH_CHUNKS};
 use crate::device::kernels::totals::TOTAL_THREADS;
 use crate::device::kernels::{self, Conv2dArgs, Conv2dWgradArgs, SplitSumArgs};
 use crate::device::{LaunchArgs, Launcher};
@@ -112,18 +113,15 @@ fn checked(dims: &Conv2dDims) -> Result<()> {
 
 /// Holds what kernels/conv2d_tap_mma.cuh computes to its limits: the first chunk under a row of the tile, and how far a tap
 /// lies from it.
-fn chunks_checked(args: &Conv2dArgs) -> Result<()> {
+fn chunks_checked(args: &Conv2dArgs, dtype: DType) -> Result<()> {
     let Conv2dArgs { batch, src_h, src_w, src_c, kernel_h, kernel_w, pad_h, pad_w, .. } = *args;
     let [batch, src_h, src_w, src_c] = [batch, src_h, src_w, src_c].map(|extent| extent as usize);
     let [kernel_h, kernel_w, pad_h, pad_w] = [kernel_h, kernel_w, pad_h, pad_w].map(|extent| extent as usize);
     // The last stage reaches behind the last tap, by as many rows where there are few channels.
-    let rows = kernel_h + DEPTH / CHUNK_ELEMS;
+    let rows = kernel_h + DEPTH_CHUNKS;
     let pixels = (batch * src_h + pad_h + kernel_h + rows) * src_w + pad_w + 2 * kernel_w;
-    below(
-        SIGNED,
-        pixels * (src_c / CHUNK_ELEMS),
-        "chunks of 8 channels, with those a filter reaches beyond",
-    )?;
+    let chunks = pixels * src_c * dtype.size_bytes() / CHUNK_BYTES;
+    below(SIGNED, chunks, "chunks of 16 bytes, with those a filter reaches beyond")?;
     below(SIGNED, (rows * src_w + kernel_w) * src_c, "elements in the rows under a filter")
 }
 
@@ -235,8 +233,9 @@ impl Choice {
     ///
     /// # Errors
     /// As [`choose`].
-    pub(super) fn new(pass: Pass, dtype: DType, dims: Conv2dDims) -> Result<Choice> {
-        Ok(Choice { variant: choose(pass, dtype, &dims)?, dims, by_groups: true })
+    pub(super) fn new(pass: Pass, window: Window, dtype: DType, dims: Conv2dDims) -> Result<Choice> {
+        let variant = choose(pass, dtype, window.allow_tf32, &dims)?;
+        Ok(Choice { variant, dims, by_groups: true })
     }
 }
 
@@ -278,7 +277,7 @@ pub(super) fn launch(
         }
     };
     if variant.takes_chunks() {
-        chunks_checked(&arguments)?;
+        chunks_checked(&arguments, variant.dtype)?;
     }
     entry.launch_with_shared(launcher, grid, shared_bytes, &arguments)
 }
@@ -351,10 +350,14 @@ mod tests {
     #[test]
     fn more_chunks_than_tensor_core_kernels_count_are_refused() {
         // 64 chunks a pixel, 2^16 an image, and half of an image that filters may reach beyond the last.
-        for kernel in ["conv2d_fprop_tile128x128_bf16", "conv2d_dgrad_tile64x64_bf16"] {
-            assert_eq!(launched(kernel, &dims((1 << 15) - 1, 512)), Ok(()), "{kernel}");
-            let message = launched(kernel, &dims(1 << 15, 512)).unwrap_err();
-            assert!(message.contains("chunks of 8 channels"), "{message}");
+        for (kernel, channels) in [
+            ("conv2d_fprop_tile128x128_bf16", 512),
+            ("conv2d_dgrad_tile64x64_bf16", 512),
+            ("conv2d_fprop_tile64x64_tf32", 256),
+        ] {
+            assert_eq!(launched(kernel, &dims((1 << 15) - 1, channels)), Ok(()), "{kernel}");
+            let message = launched(kernel, &dims(1 << 15, channels)).unwrap_err();
+            assert!(message.contains("chunks of 16 bytes"), "{message}");
         }
         // The others count channels in 64 bits.
         assert_eq!(launched("conv2d_fprop_bf16", &dims(1 << 15, 512)), Ok(()));

@@ -35,7 +35,7 @@ use crate::graph::{
 use crate::ops::{cast, dispatch_storage};
 use crate::tensor::{DType, Layout, Shape};
 
-/// Steps and borders of a convolution.
+/// What a convolution is beside its operands: steps, borders, and how exact its products are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Window {
     /// Rows between neighbouring outputs.
@@ -46,17 +46,20 @@ pub struct Window {
     pub pad_h: usize,
     /// Columns of zeros left and right.
     pub pad_w: usize,
+    /// Whether operands of f32 may be rounded to TF32, the ten bits of mantissa that tensor cores multiply. GPUs do so where
+    /// channels come in fours; the CPU, and the CUDA cores of a GPU, multiply f32 as it is.
+    pub allow_tf32: bool,
 }
 
 impl Window {
-    /// The same stride and padding in both directions.
+    /// The same stride and padding in both directions, and products of f32 as it is.
     pub fn square(stride: usize, pad: usize) -> Window {
-        Window { stride_h: stride, stride_w: stride, pad_h: pad, pad_w: pad }
+        Window { stride_h: stride, stride_w: stride, pad_h: pad, pad_w: pad, allow_tf32: false }
     }
 
     /// The convolution of NHWC images with KRSC filters of these extents.
     pub fn dims(&self, x: [usize; 4], w: [usize; 4]) -> Conv2dDims {
-        let Window { stride_h, stride_w, pad_h, pad_w } = *self;
+        let Window { stride_h, stride_w, pad_h, pad_w, .. } = *self;
         let ([n, h, w_in, c], [k, r, s, _]) = (x, w);
         Conv2dDims { n, h, w: w_in, c, k, r, s, stride_h, stride_w, pad_h, pad_w }
     }
@@ -155,11 +158,12 @@ pub(super) fn conv2d_filter(
     cast(graph, &format!("{name}.weight.cast"), weight, graph.value(x).ty.dtype)
 }
 
-/// Records a convolution of `x` with the filter value `w`.
+/// Records a convolution of `x` with the filter value `w`. Its products may be of TF32 where `window` or the graph allows them.
 ///
 /// # Errors
 /// If the operands do not fit.
 pub fn conv2d_with(graph: &mut Graph, name: &str, x: ValueId, w: ValueId, window: Window) -> Result<ValueId> {
+    let window = Window { allow_tf32: window.allow_tf32 || graph.allows_tf32(), ..window };
     graph.apply_one(name, Conv2dFprop { window }, &[x, w])
 }
 
@@ -200,7 +204,7 @@ impl Op for Conv2dFprop {
     }
 
     fn onnx(&self, inputs: &[ValueType]) -> Option<Onnx> {
-        let Window { stride_h, stride_w, pad_h, pad_w } = self.window;
+        let Window { stride_h, stride_w, pad_h, pad_w, .. } = self.window;
         let [_, r, s, _] = inputs[1].shape.nhwc();
         Some(OnnxNode::new("Conv").with_window([r, s], [stride_h, stride_w], [pad_h, pad_w]).into())
     }
@@ -220,7 +224,7 @@ impl Op for Conv2dFprop {
 
     fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
         let dims = self.window.dims(args.inputs[0].shape.nhwc(), args.inputs[1].shape.nhwc());
-        self.launch_by(&Choice::new(Pass::Fprop, args.inputs[0].dtype, dims)?, args, launcher)
+        self.launch_by(&Choice::new(Pass::Fprop, self.window, args.inputs[0].dtype, dims)?, args, launcher)
     }
 }
 
@@ -276,7 +280,7 @@ impl Op for Conv2dDgrad {
 
     fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
         let dims = self.window.dims(self.x.nhwc(), args.inputs[1].shape.nhwc());
-        self.launch_by(&Choice::new(Pass::Dgrad, args.inputs[0].dtype, dims)?, args, launcher)
+        self.launch_by(&Choice::new(Pass::Dgrad, self.window, args.inputs[0].dtype, dims)?, args, launcher)
     }
 }
 
@@ -313,7 +317,8 @@ impl Op for Conv2dWgrad {
         match device {
             DeviceKind::Cpu => CpuWorkspace::WGRAD.num_bytes(device, inputs[0].dtype, &dims),
             DeviceKind::Cuda | DeviceKind::Simt => {
-                Choice::new(Pass::Wgrad, inputs[0].dtype, dims).map_or(0, |choice| self.workspace_by(&choice))
+                let choice = Choice::new(Pass::Wgrad, self.window, inputs[0].dtype, dims);
+                choice.map_or(0, |choice| self.workspace_by(&choice))
             }
         }
     }
@@ -328,7 +333,7 @@ impl Op for Conv2dWgrad {
 
     fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
         let dims = self.window.dims(args.inputs[0].shape.nhwc(), self.w.nhwc());
-        self.launch_by(&Choice::new(Pass::Wgrad, args.inputs[0].dtype, dims)?, args, launcher)
+        self.launch_by(&Choice::new(Pass::Wgrad, self.window, args.inputs[0].dtype, dims)?, args, launcher)
     }
 }
 

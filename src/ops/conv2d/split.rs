@@ -108,7 +108,7 @@ mod tests {
 
     /// Blocks of a wgrad in bf16, as tiles times parts.
     fn blocks(dims: Conv2dDims) -> (usize, usize) {
-        let variant = choose(Pass::Wgrad, DType::Bf16, &dims).unwrap();
+        let variant = choose(Pass::Wgrad, DType::Bf16, false, &dims).unwrap();
         (variant.num_tiles(&Gemm::new(Pass::Wgrad, &dims)), wgrad_split(variant, &dims).parts)
     }
 

@@ -103,7 +103,8 @@ impl Op for Conv2dStats {
         match device {
             DeviceKind::Cpu => CpuWorkspace::FPROP.with_blocks(dtype, &dims, outputs[0].shape),
             DeviceKind::Cuda | DeviceKind::Simt => {
-                Choice::new(Pass::Fprop, dtype, dims).map_or(0, |choice| self.workspace_by(&choice))
+                let choice = Choice::new(Pass::Fprop, self.window, dtype, dims);
+                choice.map_or(0, |choice| self.workspace_by(&choice))
             }
         }
     }
@@ -128,6 +129,6 @@ impl Op for Conv2dStats {
 
     fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
         let dims = self.dims(args.inputs[0].shape, args.inputs[1].shape);
-        self.launch_by(&Choice::new(Pass::Fprop, args.inputs[0].dtype, dims)?, args, launcher)
+        self.launch_by(&Choice::new(Pass::Fprop, self.window, args.inputs[0].dtype, dims)?, args, launcher)
     }
 }

@@ -160,7 +160,8 @@ impl Op for Conv2dDgradSums {
         match device {
             DeviceKind::Cpu => CpuWorkspace::DGRAD.with_blocks(dtype, &dims, inputs[2].shape),
             DeviceKind::Cuda | DeviceKind::Simt => {
-                Choice::new(Pass::Dgrad, dtype, dims).map_or(0, |choice| self.workspace_by(&choice))
+                let choice = Choice::new(Pass::Dgrad, self.dgrad.window, dtype, dims);
+                choice.map_or(0, |choice| self.workspace_by(&choice))
             }
         }
     }
@@ -193,6 +194,7 @@ impl Op for Conv2dDgradSums {
 
     fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
         let dims = self.dims(args.inputs[1].shape);
-        self.launch_by(&Choice::new(Pass::Dgrad, args.inputs[0].dtype, dims)?, args, launcher)
+        let choice = Choice::new(Pass::Dgrad, self.dgrad.window, args.inputs[0].dtype, dims)?;
+        self.launch_by(&choice, args, launcher)
     }
 }

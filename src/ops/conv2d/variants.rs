@@ -8,7 +8,7 @@ use super::split::Split;
 use crate::device::cpu::conv::Conv2dDims;
 use crate::device::kernels::conv2d_tap_gemm::TILE;
 use crate::device::kernels::conv2d_tap_mma::MOST_TAPS;
-use crate::device::kernels::mma_tile::{CHUNK_ELEMS, DEPTH, STAGES, STAGES_BESIDE_L1, STAGES_OF_LONG};
+use crate::device::kernels::mma_tile::{CHUNK_BYTES, DEPTH_CHUNKS, STAGES, STAGES_BESIDE_L1, STAGES_OF_LONG};
 use crate::device::kernels::{self, Conv2dArgs, Conv2dWgradArgs, Entry};
 use crate::error::{Error, Result};
 use crate::ops::batch_norm::Partials;
@@ -36,7 +36,7 @@ pub(super) enum Pass {
 enum Unit {
     /// f32 arithmetic, any shape.
     CudaCores,
-    /// Channels in chunks of 16 bytes.
+    /// Channels in chunks of 16 bytes; f32 is rounded to TF32.
     TensorCores,
 }
 
@@ -97,6 +97,12 @@ impl Variant {
         Variant { entry, groups, dtype, unit, most_taps, tile_rows, tile_cols, stages, rate }
     }
 
+    /// Of f32, in TF32, which tensor cores multiply at half the rate of bf16.
+    const fn tf32(entry: PassEntry, [tile_rows, tile_cols]: [usize; 2], rate_of_bf16: f64) -> Variant {
+        let like = Variant::tensor_cores([entry, entry], [tile_rows, tile_cols], rate_of_bf16 / 2.0);
+        Variant { groups: None, dtype: DType::F32, ..like }
+    }
+
     /// The same for filters of one tap.
     const fn of_one_tap(self) -> Variant {
         Variant { most_taps: 1, ..self }
@@ -113,7 +119,7 @@ impl Variant {
 /// A multiprocessor holds two blocks of the largest tiles. Tiles of 256x128, of which it holds one, bring fewer bytes for a
 /// product, but nothing multiplies while that block waits or stores: on an H200 they were faster in one layer of ResNets, by half a
 /// percent, and up to a quarter slower in the others (benches/runs/2026-11-27-h200/tiles.txt).
-pub(super) static VARIANTS: [Variant; 25] = [
+pub(super) static VARIANTS: [Variant; 34] = [
     Variant::cuda_cores(Fprop(&kernels::CONV2D_FPROP_F32), DType::F32),
     Variant::cuda_cores(Fprop(&kernels::CONV2D_FPROP_BF16), DType::Bf16),
     Variant::tensor_cores(
@@ -177,6 +183,9 @@ pub(super) static VARIANTS: [Variant; 25] = [
         0.54,
     )
     .of_stages(STAGES_BESIDE_L1),
+    Variant::tf32(Fprop(&kernels::CONV2D_FPROP_TILE128X128_TF32), [128, 128], 1.0),
+    Variant::tf32(Fprop(&kernels::CONV2D_FPROP_TILE128X64_TF32), [128, 64], 0.7).of_stages(STAGES_BESIDE_L1),
+    Variant::tf32(Fprop(&kernels::CONV2D_FPROP_TILE64X64_TF32), [64, 64], 0.54).of_stages(STAGES_BESIDE_L1),
     Variant::cuda_cores(Dgrad(&kernels::CONV2D_DGRAD_F32), DType::F32),
     Variant::cuda_cores(Dgrad(&kernels::CONV2D_DGRAD_BF16), DType::Bf16),
     Variant::tensor_cores(
@@ -240,6 +249,9 @@ pub(super) static VARIANTS: [Variant; 25] = [
         0.54,
     )
     .of_stages(STAGES_BESIDE_L1),
+    Variant::tf32(Dgrad(&kernels::CONV2D_DGRAD_TILE128X128_TF32), [128, 128], 1.0),
+    Variant::tf32(Dgrad(&kernels::CONV2D_DGRAD_TILE128X64_TF32), [128, 64], 0.7).of_stages(STAGES_BESIDE_L1),
+    Variant::tf32(Dgrad(&kernels::CONV2D_DGRAD_TILE64X64_TF32), [64, 64], 0.54).of_stages(STAGES_BESIDE_L1),
     Variant::cuda_cores(Wgrad(&kernels::CONV2D_WGRAD_F32), DType::F32),
     Variant::cuda_cores(Wgrad(&kernels::CONV2D_WGRAD_BF16), DType::Bf16),
     Variant::tensor_cores(
@@ -260,6 +272,9 @@ pub(super) static VARIANTS: [Variant; 25] = [
         [64, 64],
         0.45,
     ),
+    Variant::tf32(Wgrad(&kernels::CONV2D_WGRAD_TILE128X128_TF32), [128, 128], 1.0),
+    Variant::tf32(Wgrad(&kernels::CONV2D_WGRAD_TILE64X128_TF32), [64, 128], 0.8),
+    Variant::tf32(Wgrad(&kernels::CONV2D_WGRAD_TILE64X64_TF32), [64, 64], 0.45),
 ];
 
 /// A pass as a matrix product.
@@ -311,8 +326,18 @@ impl Variant {
         self.unit == Unit::TensorCores
     }
 
+    /// Whether it rounds operands to TF32.
+    pub(super) fn is_tf32(&self) -> bool {
+        (self.dtype, self.unit) == (DType::F32, Unit::TensorCores)
+    }
+
+    /// Channels or filters of a chunk.
+    pub(super) fn chunk_elems(&self) -> usize {
+        CHUNK_BYTES / self.dtype.size_bytes()
+    }
+
     pub(super) fn takes(&self, pass: Pass, dtype: DType, dims: &Conv2dDims) -> bool {
-        let in_chunks = dims.c.is_multiple_of(CHUNK_ELEMS) && dims.k.is_multiple_of(CHUNK_ELEMS);
+        let in_chunks = [dims.c, dims.k].iter().all(|channels| channels.is_multiple_of(self.chunk_elems()));
         let fits = (in_chunks || !self.takes_chunks_only()) && dims.r.max(dims.s) <= self.most_taps;
         self.pass() == pass && self.dtype == dtype && fits
     }
@@ -385,19 +410,24 @@ impl Variant {
 
     /// Dynamic shared memory of its kernels, in bytes.
     pub(super) fn shared_bytes(&self) -> u32 {
-        (self.stages * (self.tile_rows + self.tile_cols) * DEPTH * DType::Bf16.size_bytes()) as u32
+        (self.stages * (self.tile_rows + self.tile_cols) * DEPTH_CHUNKS * CHUNK_BYTES) as u32
     }
 }
 
-/// The kernel for a problem.
+/// The kernel for a problem; one that rounds f32 to TF32 if that is allowed.
 ///
 /// # Errors
 /// [`Error::Device`] if there is none for the element type.
-pub(super) fn choose(pass: Pass, dtype: DType, dims: &Conv2dDims) -> Result<&'static Variant> {
+pub(super) fn choose(
+    pass: Pass,
+    dtype: DType,
+    allow_tf32: bool,
+    dims: &Conv2dDims,
+) -> Result<&'static Variant> {
     let gemm = Gemm::new(pass, dims);
     VARIANTS
         .iter()
-        .filter(|variant| variant.takes(pass, dtype, dims))
+        .filter(|variant| variant.takes(pass, dtype, dims) && (allow_tf32 || !variant.is_tf32()))
         .min_by(|a, b| a.cost(&gemm).total_cmp(&b.cost(&gemm)))
         .ok_or_else(|| {
             Error::Device(format!("no kernel of a convolution computes in {dtype}; run it on the CPU"))
@@ -405,77 +435,4 @@ pub(super) fn choose(pass: Pass, dtype: DType, dims: &Conv2dDims) -> Result<&'st
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::device::kernels::common::WARP_THREADS;
-    use crate::ops::conv2d::launch::MOST_TILE_COLS;
-
-    /// What a consumer GPU gives a block.
-    const CONSUMER_SHARED_BYTES: u32 = 99 << 10;
-
-    fn dims(n: usize, size: usize, c: usize, k: usize, kernel: usize, stride: usize) -> Conv2dDims {
-        let pad = kernel / 2;
-        Conv2dDims {
-            n,
-            h: size,
-            w: size,
-            c,
-            k,
-            r: kernel,
-            s: kernel,
-            stride_h: stride,
-            stride_w: stride,
-            pad_h: pad,
-            pad_w: pad,
-        }
-    }
-
-    #[test]
-    fn every_variant_does_what_its_kernel_is_named_after() {
-        for variant in &VARIANTS {
-            let &kernels::Kernel { name, file, block_threads, .. } = variant.entry.kernel();
-            assert_eq!(file, format!("conv2d_{:?}", variant.pass()).to_lowercase());
-            assert!(name.ends_with(&variant.dtype.to_string()), "{name}");
-            let named = name.contains(&format!("tile{}x{}", variant.tile_rows, variant.tile_cols));
-            assert_eq!(named, variant.unit == Unit::TensorCores, "{name}");
-            assert!(variant.tile_cols <= MOST_TILE_COLS);
-            assert!(variant.shared_bytes() <= CONSUMER_SHARED_BYTES, "{name}");
-            if let Some(groups) = variant.groups {
-                let kernel = groups.kernel();
-                assert_eq!((kernel.name.replace("_wgmma", ""), kernel.file), (name.to_string(), file));
-                assert!(kernel.is_by_warp_groups() && kernel.block_threads.is_multiple_of(128));
-            }
-            let warps = block_threads as usize / WARP_THREADS;
-            assert!((variant.tile_rows * variant.tile_cols).is_multiple_of(warps * 16 * 16), "{name}");
-        }
-    }
-
-    #[test]
-    fn channels_not_in_eights_run_on_cuda_cores() {
-        for (c, k) in [(3, 64), (64, 50), (175, 64)] {
-            let name = choose(Pass::Dgrad, DType::Bf16, &dims(2, 9, c, k, 3, 1)).unwrap().entry.kernel().name;
-            assert_eq!(name, "conv2d_dgrad_bf16");
-        }
-        assert!(choose(Pass::Fprop, DType::F64, &dims(2, 9, 3, 8, 3, 1)).is_err());
-    }
-
-    #[test]
-    fn tiles_follow_the_number_of_channels_and_of_blocks() {
-        let fprop = |dims| choose(Pass::Fprop, DType::Bf16, &dims).unwrap().entry.kernel().name;
-        assert_eq!(fprop(dims(256, 32, 128, 128, 3, 1)), "conv2d_fprop_tile128x128_bf16");
-        assert_eq!(fprop(dims(256, 4, 512, 512, 3, 1)), "conv2d_fprop_tile128x128_bf16");
-        assert_eq!(fprop(dims(256, 32, 64, 64, 3, 1)), "conv2d_fprop_tile256x64_bf16");
-        assert_eq!(fprop(dims(8, 8, 256, 256, 3, 1)), "conv2d_fprop_tile64x64_bf16");
-        let wgrad = |dims| choose(Pass::Wgrad, DType::Bf16, &dims).unwrap().entry.kernel().name;
-        assert_eq!(wgrad(dims(256, 8, 256, 256, 3, 1)), "conv2d_wgrad_tile128x128_bf16");
-        assert_eq!(wgrad(dims(256, 32, 64, 64, 3, 1)), "conv2d_wgrad_tile64x128_bf16");
-    }
-
-    #[test]
-    fn filters_of_one_tap_have_kernels_of_their_own_and_large_ones_none_on_tensor_cores() {
-        let fprop = |dims| choose(Pass::Fprop, DType::Bf16, &dims).unwrap().entry.kernel().name;
-        assert_eq!(fprop(dims(256, 16, 512, 128, 1, 1)), "conv2d_fprop_1x1_tile128x128_bf16");
-        assert_eq!(fprop(dims(2, 32, 64, 64, MOST_TAPS, 1)), "conv2d_fprop_tile64x64_bf16");
-        assert_eq!(fprop(dims(2, 32, 64, 64, MOST_TAPS + 2, 1)), "conv2d_fprop_bf16");
-    }
-}
+mod tests;
