@@ -23,6 +23,7 @@ use residuum::plan::{Step, plan};
 use residuum::rng::{Stream, Use};
 use residuum::step::{evaluation_graph, training_graph};
 use residuum::tensor::{DType, Layout};
+use residuum::train::precision::Precision;
 
 const GPU_ROWS: &[Row] = &[
     Row::new("resnet18", 128, 128, true),
@@ -61,9 +62,9 @@ struct Options {
 
 fn main() {
     let options = Options::parse();
-    let (device, float) = options.flags.open();
+    let (device, precision) = options.flags.open();
     for row in options.flags.rows(device, CPU_ROWS, GPU_ROWS) {
-        measure(&Bench { options: &options, device, float, row: *row });
+        measure(&Bench { options: &options, device, precision, row: *row });
     }
 }
 
@@ -71,7 +72,7 @@ fn main() {
 struct Bench<'a> {
     options: &'a Options,
     device: Device,
-    float: DType,
+    precision: Precision,
     row: Row,
 }
 
@@ -100,7 +101,7 @@ fn open(bench: &Bench) -> Session {
     let elems = if bench.options.flags.is_quick(bench.device) { 1 } else { FLUSH_ELEMS };
     let filler = flush.state("flush", [elems], Layout::Flat, Init::Constant(0.0));
     flush.apply("clear", Clear::new(1), &[filler]).expect("a state can be cleared");
-    let config = bench.row.config(bench.float);
+    let config = bench.row.config(bench.precision);
     let graph = if bench.row.train { training_graph(&config) } else { evaluation_graph(&config, "") };
     let program = plan(&[&graph.expect("the rows fit their models"), &flush], bench.device.kind())
         .expect("both verify");
@@ -158,7 +159,7 @@ fn measure_kind(bench: &Bench, session: &mut Session, kind: &Kind) -> f64 {
              \"count\":{},\"us\":{us:.2},\"spread\":{spread:.4},\"gflop\":{:.4},\"mbytes\":{:.3},\
              \"tflop_s\":{tflop_s:.3},\"gb_s\":{gb_s:.1},\"roofline\":{roofline}}}",
             row.mode(),
-            bench.float,
+            bench.precision,
             bench.device,
             kind.count,
             flops / 1e9,

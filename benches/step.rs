@@ -25,7 +25,7 @@ use residuum::plan::plan;
 use residuum::rng::{Stream, Use};
 use residuum::step::feed::Feed;
 use residuum::step::{StepConfig, Training, evaluation_graph};
-use residuum::tensor::DType;
+use residuum::train::precision::Precision;
 
 /// Learning rate of the steps.
 const LR: f64 = 1e-3;
@@ -85,7 +85,7 @@ struct Options {
 
 fn main() {
     let mut options = Options::parse();
-    let (device, float) = options.flags.open();
+    let (device, precision) = options.flags.open();
     options.copy |= device == Device::Cpu;
     let is_asked_for = |row: &&Row| options.batch.is_none_or(|batch| batch == row.batch);
     let rows: Vec<_> = options.flags.rows(device, CPU_ROWS, GPU_ROWS).filter(is_asked_for).collect();
@@ -95,7 +95,7 @@ fn main() {
         ));
     }
     for row in rows {
-        let mut bench = match Bench::new(&options, device, *row, float) {
+        let mut bench = match Bench::new(&options, device, *row, precision) {
             Ok(bench) => bench,
             // The next may be smaller.
             Err(error @ Error::DoesNotFit { .. }) => {
@@ -121,7 +121,7 @@ enum Work {
 /// A row with its random batch, which is copied before every step, unless it stays on the device.
 struct Bench {
     row: Row,
-    float: DType,
+    precision: Precision,
     work: Work,
     batch: Batch,
     copies: bool,
@@ -129,18 +129,19 @@ struct Bench {
 }
 
 impl Bench {
-    fn new(options: &Options, device: Device, row: Row, float: DType) -> residuum::Result<Bench> {
+    fn new(options: &Options, device: Device, row: Row, precision: Precision) -> residuum::Result<Bench> {
         let config = StepConfig {
             keep_inputs: !options.copy || options.profile,
             fuse: options.no_fuse.unwrap_or(Fusion::ALL),
-            ..row.config(float)
+            ..row.config(precision)
         };
         let is_quick = options.flags.is_quick(device);
         let mut stream = Stream::new(1, 0, 0, Use::Augment);
         let images = (0..row.batch * row.size * row.size * 3).map(|_| stream.normal()).collect();
         let labels = (0..row.batch).map(|_| stream.below(CLASSES as u32) as i32).collect();
         let work = Bench::open(device, &row, config)?;
-        let mut bench = Bench { row, float, work, batch: Batch::new(images, labels), copies: true, is_quick };
+        let mut bench =
+            Bench { row, precision, work, batch: Batch::new(images, labels), copies: true, is_quick };
         bench.run_step();
         bench.copies = options.copy;
         Ok(bench)
@@ -240,7 +241,7 @@ fn report(options: &Options, device: Device, bench: &mut Bench, measured: Measur
     times.sort_by(f64::total_cmp);
     let (median, spread) = median_and_spread(&times);
     let Row { model, size, batch, .. } = bench.row;
-    let (mode, float, speed) = (bench.row.mode(), bench.float, batch as f64 / median);
+    let (mode, precision, speed) = (bench.row.mode(), bench.precision, batch as f64 / median);
     if options.flags.json {
         let steps = times.len() * bench.group();
         let cpu_ms = cpu_time.map(|time| 1e3 * time.as_secs_f64() / (steps * batch) as f64);
@@ -248,7 +249,7 @@ fn report(options: &Options, device: Device, bench: &mut Bench, measured: Measur
         println!(
             "{{\"peer\":\"residuum\",\"version\":\"{}\",\"model\":\"{model}\",\"size\":{size},\"batch\":{batch},\
              \"mode\":\"{mode}\",\"images_per_second\":{speed:.2},\"spread\":{spread:.4},\"steps\":{},\
-             \"device\":\"{}\",\"precision\":\"{float}\",\"input\":\"{}\",\"memory_mib\":{},\"cpu_ms\":{},\"peak_mib\":{}}}",
+             \"device\":\"{}\",\"precision\":\"{precision}\",\"input\":\"{}\",\"memory_mib\":{},\"cpu_ms\":{},\"peak_mib\":{}}}",
             env!("CARGO_PKG_VERSION"),
             steps,
             device,
@@ -259,7 +260,7 @@ fn report(options: &Options, device: Device, bench: &mut Bench, measured: Measur
         );
     } else {
         println!(
-            "{model} {size}px batch {batch} {mode} {float}: {speed:.1} images/s, {:.2} ms a step (best {:.2}), \
+            "{model} {size}px batch {batch} {mode} {precision}: {speed:.1} images/s, {:.2} ms a step (best {:.2}), \
              spread {:.1} %",
             1e3 * median,
             1e3 * times[0],

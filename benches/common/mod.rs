@@ -6,7 +6,6 @@ use clap::Args;
 use residuum::device::{Device, DeviceChoice};
 use residuum::models::{Model, Options};
 use residuum::step::StepConfig;
-use residuum::tensor::DType;
 use residuum::train::precision::Precision;
 
 pub use self::outcome::{end, median_and_spread};
@@ -38,9 +37,10 @@ impl Row {
         format!("{} {} {}", self.model, self.size, self.mode())
     }
 
-    pub fn config(&self, float: DType) -> StepConfig {
+    pub fn config(&self, precision: Precision) -> StepConfig {
         let model = Model::new(self.model, Options::new(CLASSES)).expect("the rows name known models");
-        StepConfig { float, seed: 1, ..StepConfig::new(model, self.batch, self.size) }
+        let (float, allow_tf32) = (precision.into(), precision.allows_tf32());
+        StepConfig { float, allow_tf32, seed: 1, ..StepConfig::new(model, self.batch, self.size) }
     }
 }
 
@@ -50,7 +50,7 @@ pub struct Flags {
     /// Where to run: cpu, cuda[:N] or simt
     #[arg(long, value_name = "DEVICE", default_value = "cpu")]
     device: DeviceChoice,
-    /// Type of activations: f32, or bf16, the default on a GPU
+    /// Type of activations: f32, tf32 for f32 with convolutions on tensor cores, or bf16, the default on a GPU
     #[arg(long, value_name = "TYPE")]
     precision: Option<Precision>,
     /// Print rows of JSON
@@ -91,11 +91,11 @@ impl Flags {
         rows.iter().filter(|row| row.title().contains(&self.rows))
     }
 
-    /// The device and the type of activations, or an end with the exit code of the program.
-    pub fn open(&self) -> (Device, DType) {
+    /// The device and the precision, or an end with the exit code of the program.
+    pub fn open(&self) -> (Device, Precision) {
         let (device, _) = self.device.open().unwrap_or_else(|error| end(&error));
         let default = if device == Device::Cpu { Precision::F32 } else { Precision::Bf16 };
         let precision = self.precision.unwrap_or(default);
-        (device, precision.into())
+        (device, precision)
     }
 }

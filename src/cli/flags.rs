@@ -54,7 +54,7 @@ impl SettingArgs {
 /// How a trained model runs.
 #[derive(Debug, Args)]
 pub(super) struct GraphArgs {
-    /// Types of activations: f32, bf16, or auto for the one that suits the device
+    /// Types of activations: f32, bf16, tf32 for f32 with convolutions on tensor cores, or auto for what suits the device
     #[arg(long, value_name = "TYPE", default_value = "f32")]
     precision: PrecisionChoice,
     #[arg(long, value_name = "NAMES", help = Fusion::help(), value_parser = Fusion::without_named)]
@@ -65,7 +65,9 @@ impl GraphArgs {
     /// Has the model of `file` run so on `device`, saying on stderr what there is to say of it.
     pub(super) fn apply(&self, file: &mut ModelFile, device: &Device) {
         file.fuse = self.no_fuse.unwrap_or(Fusion::ALL);
-        file.float = self.precision.on(device.kind()).into();
+        let precision = self.precision.on(device.kind());
+        file.float = precision.into();
+        file.allow_tf32 = precision.allows_tf32();
         self.precision.remark(device.kind()).iter().for_each(tell);
     }
 }

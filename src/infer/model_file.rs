@@ -40,6 +40,9 @@ pub struct ModelFile {
     pub fuse: Fusion,
     /// The type of their activations, f32 or bf16; f32 unless it is set otherwise.
     pub float: DType,
+    /// Whether its convolutions of f32 may multiply in TF32 ([`Window::allow_tf32`](crate::ops::Window::allow_tf32)); false at
+    /// first.
+    pub allow_tf32: bool,
     tensors: Vec<NamedTensor<'static>>,
 }
 
@@ -63,6 +66,7 @@ impl ModelFile {
             remark: None,
             fuse: Fusion::ALL,
             float: DType::F32,
+            allow_tf32: false,
             tensors,
         }
     }
@@ -177,7 +181,8 @@ impl ModelFile {
         check_image_size("img_size", self.card.img_size)?;
         let normalization = self.card.normalization();
         let config = StepConfig::new(self.model()?, batch_size, self.card.img_size);
-        Ok(StepConfig { normalization, fuse: self.fuse, float: self.float, ..config })
+        let (fuse, float, allow_tf32) = (self.fuse, self.float, self.allow_tf32);
+        Ok(StepConfig { normalization, fuse, float, allow_tf32, ..config })
     }
 
     /// Whether the file names its categories: those of other programs have the numbers of their labels for names.

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use clap::builder::PossibleValuesParser;
 
 use super::growth::GROW_STEP;
-use super::precision::{Precision, PrecisionChoice};
+use super::precision::{GradWire, PrecisionChoice};
 use super::recipe::Recipe;
 use super::schedule::{Decay, Schedule, Shape};
 use super::setting::{ANY, SettingFlags, Subset, above, flag, given, off, on, settings};
@@ -93,7 +93,7 @@ settings! {
         all_reduce: AllReduce = AllReduce::Ordered => flag("WAY");
         /// Type in which ranks send each other gradients: bf16 takes half the bytes, and rounds gradients and their sum, those of one
         /// rank alike.
-        grad_wire: Precision = Precision::F32 => flag("TYPE");
+        grad_wire: GradWire = GradWire::F32 => flag("TYPE");
         /// Passes over the training images.
         epochs: u64 = 90, scenes 8, range 1.., resume Changes => flag("N");
         /// Updates of an epoch.
@@ -144,7 +144,7 @@ settings! {
         seed: u64 = 0 => flag("N");
         /// Where to run: auto, cpu, cuda, cuda:N or simt.
         device: Written<DeviceChoice> = Written::known("auto"), resume Free => flag("DEVICE");
-        /// Type of activations; auto is bf16 on a GPU and f32 elsewhere.
+        /// Type of activations, or tf32 for f32 with convolutions on tensor cores; auto is bf16 on a GPU and f32 elsewhere.
         precision: PrecisionChoice = PrecisionChoice::Auto => flag("TYPE");
         /// Rewrites of the graph that run: all (true), none (false), or a list of names.
         fuse: Fusion = Fusion::ALL => off(Fusion::help());
@@ -338,12 +338,14 @@ impl TrainConfig {
     }
 
     pub(super) fn step_of(&self, model: &Model, facts: DataFacts, device: DeviceKind) -> StepConfig {
+        let precision = self.precision.on(device);
         StepConfig {
             network: Arc::new(model.clone()),
             batch_size: self.batch_size,
             image_size: self.img_size,
             smaller_sizes: self.growth(0).smaller_sizes(),
-            float: self.precision.on(device).into(),
+            float: precision.into(),
+            allow_tf32: precision.allows_tf32(),
             optimiser: self.optimiser(),
             norm_decay: self.norm_decay,
             smoothing: self.smoothing,

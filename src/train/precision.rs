@@ -13,22 +13,36 @@ named! {
         Auto = "auto",
         /// Single precision.
         F32 = "f32",
+        /// Single precision, but convolutions on the tensor cores of a GPU.
+        Tf32 = "tf32",
         /// Half the bytes, with the exponents of f32.
         Bf16 = "bf16",
     }
 }
 
 named! {
-    /// The types of activations, and of gradients on their way between ranks.
+    /// What activations are, and what convolutions multiply.
     pub enum Precision {
         /// Single precision.
         F32 = "f32",
+        /// Single precision in memory; convolutions on tensor cores round what they multiply to ten bits of mantissa.
+        Tf32 = "tf32",
         /// Half the bytes, with the exponents of f32.
         Bf16 = "bf16",
     }
 }
 
-named_values!(PrecisionChoice Precision);
+named! {
+    /// The types of gradients on their way between ranks.
+    pub enum GradWire {
+        /// Single precision.
+        F32 = "f32",
+        /// Half the bytes.
+        Bf16 = "bf16",
+    }
+}
+
+named_values!(PrecisionChoice GradWire);
 
 impl PrecisionChoice {
     /// The type of a run on a device of this kind: the one that was named, and for `auto` bf16 where the device multiplies it
@@ -36,18 +50,22 @@ impl PrecisionChoice {
     pub fn on(self, device: DeviceKind) -> Precision {
         match self {
             PrecisionChoice::F32 => Precision::F32,
+            PrecisionChoice::Tf32 => Precision::Tf32,
             PrecisionChoice::Bf16 => Precision::Bf16,
             PrecisionChoice::Auto => of_device(device, amx()).0,
         }
     }
 
-    /// What to say of the type on a device of this kind: why it is that one, where `auto` decides, and that bf16 is slow on a
-    /// CPU without AMX.
+    /// What to say of the type on a device of this kind: why it is that one, where `auto` decides, that bf16 is slow on a CPU
+    /// without AMX, and that TF32 is not there on any CPU.
     pub fn remark(self, device: DeviceKind) -> Option<String> {
         let (precision, reason) = match (self, device, amx()) {
             (PrecisionChoice::Auto, _, amx) => of_device(device, amx),
             (PrecisionChoice::Bf16, DeviceKind::Cpu, Err(absence)) => {
                 (Precision::Bf16, format!("{absence}; vectors give its results, slower than f32"))
+            }
+            (PrecisionChoice::Tf32, DeviceKind::Cpu, _) => {
+                (Precision::Tf32, "a CPU has no tensor cores; it multiplies f32 as it is".into())
             }
             _ => return None,
         };
@@ -58,9 +76,10 @@ impl PrecisionChoice {
 /// The type that suits a device, and why, where the CPU has a matrix unit or has none.
 fn of_device(device: DeviceKind, amx: Result<(), AmxAbsence>) -> (Precision, String) {
     match (device, amx) {
-        (DeviceKind::Cuda, _) => {
-            (Precision::Bf16, "what the GPU's tensor cores take; --precision f32 is slower".into())
-        }
+        (DeviceKind::Cuda, _) => (
+            Precision::Bf16,
+            "what the GPU's tensor cores take fastest; --precision tf32 keeps activations f32".into(),
+        ),
         (DeviceKind::Cpu, Ok(())) => {
             (Precision::Bf16, "what the processor's AMX takes; --precision f32 is slower".into())
         }
@@ -71,10 +90,18 @@ fn of_device(device: DeviceKind, amx: Result<(), AmxAbsence>) -> (Precision, Str
     }
 }
 
+impl Precision {
+    /// Whether convolutions of f32 may multiply in TF32.
+    pub fn allows_tf32(self) -> bool {
+        self == Precision::Tf32
+    }
+}
+
 impl From<Precision> for PrecisionChoice {
     fn from(precision: Precision) -> PrecisionChoice {
         match precision {
             Precision::F32 => PrecisionChoice::F32,
+            Precision::Tf32 => PrecisionChoice::Tf32,
             Precision::Bf16 => PrecisionChoice::Bf16,
         }
     }
@@ -83,8 +110,17 @@ impl From<Precision> for PrecisionChoice {
 impl From<Precision> for DType {
     fn from(precision: Precision) -> DType {
         match precision {
-            Precision::F32 => DType::F32,
+            Precision::F32 | Precision::Tf32 => DType::F32,
             Precision::Bf16 => DType::Bf16,
+        }
+    }
+}
+
+impl From<GradWire> for DType {
+    fn from(wire: GradWire) -> DType {
+        match wire {
+            GradWire::F32 => DType::F32,
+            GradWire::Bf16 => DType::Bf16,
         }
     }
 }
@@ -105,7 +141,7 @@ mod tests {
             ),
             (DeviceKind::Cpu, Ok(()), Precision::Bf16, "what the processor's AMX takes; --precision f32"),
             (DeviceKind::Simt, Ok(()), Precision::F32, "the emulator"),
-            (DeviceKind::Cuda, absence, Precision::Bf16, "what the GPU's tensor cores take; --precision f32"),
+            (DeviceKind::Cuda, absence, Precision::Bf16, "what the GPU's tensor cores take fastest"),
         ] {
             let (decided, reason) = of_device(device, amx);
             assert_eq!(decided, precision);
@@ -117,12 +153,17 @@ mod tests {
     }
 
     #[test]
-    fn a_type_that_was_named_is_taken_without_a_word_but_for_slow_bf16() {
+    fn a_type_that_was_named_is_taken_without_a_word_but_where_a_cpu_has_no_such_unit() {
         for device in [DeviceKind::Cpu, DeviceKind::Cuda, DeviceKind::Simt] {
-            for precision in [Precision::F32, Precision::Bf16] {
+            for precision in [Precision::F32, Precision::Tf32, Precision::Bf16] {
                 let choice = PrecisionChoice::from(precision);
-                let is_slow = device == DeviceKind::Cpu && precision == Precision::Bf16 && amx().is_err();
-                assert_eq!((choice.on(device), choice.remark(device).is_some()), (precision, is_slow));
+                let has_unit = match precision {
+                    Precision::F32 => true,
+                    Precision::Tf32 => false,
+                    Precision::Bf16 => amx().is_ok(),
+                };
+                let has_remark = device == DeviceKind::Cpu && !has_unit;
+                assert_eq!((choice.on(device), choice.remark(device).is_some()), (precision, has_remark));
             }
         }
     }

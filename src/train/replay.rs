@@ -25,6 +25,8 @@ use crate::step::{StepConfig, Training};
 /// Values of a device that are so far from the CPU's, as a share of them, differ. Where rounding moves an activation over 0,
 /// its whole gradient comes or goes; values that have nothing to do with each other are 1.4 apart.
 const F32_TOLERANCE: f64 = 0.01;
+/// Those of products in TF32, which moves some.
+const TF32_TOLERANCE: f64 = 0.1;
 /// Those of bf16, which moves many.
 const BF16_TOLERANCE: f64 = 0.5;
 
@@ -107,6 +109,7 @@ impl Replay {
             persistent: Vec::new(),
             tolerance: reference.as_ref().map(|_| match run.config.precision.on(kind) {
                 Precision::F32 => F32_TOLERANCE,
+                Precision::Tf32 => TF32_TOLERANCE,
                 Precision::Bf16 => BF16_TOLERANCE,
             }),
             remarks,

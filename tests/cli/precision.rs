@@ -107,3 +107,25 @@ fn a_type_that_was_named_needs_no_word() {
     let config = fs::read_to_string(program.path(program.only_run("runs")).join("config.toml")).unwrap();
     assert!(config.contains("precision = \"f32\"\n"), "{config}");
 }
+
+#[test]
+fn tf32_is_f32_on_the_cpu_and_rounds_what_convolutions_multiply_elsewhere() {
+    let program = Program::with_scenes();
+    let said = remarks(&program, &format!("{SMALL_RUN} --device cpu --max-steps 1 --precision tf32"));
+    let [said] = &*said else { panic!("{said:?}") };
+    assert!(said.starts_with("precision: tf32 (a CPU has no tensor cores"), "{said}");
+    let run = program.only_run("runs");
+    let config = fs::read_to_string(program.path(&run).join("config.toml")).unwrap();
+    assert!(config.contains("precision = \"tf32\"\n"), "{config}");
+
+    let loss = |flags: &str| {
+        let call = format!("eval --run {} --json {flags}", run.display());
+        let said: Value = serde_json::from_str(&program.succeeds(&call)).unwrap();
+        said["loss"].as_f64().unwrap()
+    };
+    let f32 = loss("--device cpu --precision f32");
+    assert_eq!(loss("--device cpu --precision tf32"), f32);
+    let on_kernels = ["f32", "tf32"].map(|precision| loss(&format!("--device simt --precision {precision}")));
+    let error = on_kernels.map(|loss| (loss - f32).abs() / f32);
+    assert!(error[0] < 1e-5 && error[0] < error[1] && error[1] < 2e-3, "{error:?}");
+}

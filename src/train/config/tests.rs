@@ -93,6 +93,7 @@ fn the_type_of_activations_is_read_from_flags_and_recipes_and_written_once_it_is
         ("", "", PrecisionChoice::Auto),
         ("precision = \"auto\"", "", PrecisionChoice::Auto),
         ("precision = \"bf16\"", "", PrecisionChoice::Bf16),
+        ("precision = \"tf32\"", "", PrecisionChoice::Tf32),
         ("precision = \"bf16\"", "--precision auto", PrecisionChoice::Auto),
         ("precision = \"auto\"", "--precision f32", PrecisionChoice::F32),
     ] {
@@ -145,7 +146,7 @@ fn values_out_of_range_are_named_with_the_range() {
             "--decay-milestones [3.0, 2.0]: give epochs in rising order",
         ),
         (
-            TrainConfig { all_reduce: AllReduce::Nccl, grad_wire: Precision::Bf16, ..config.clone() },
+            TrainConfig { all_reduce: AllReduce::Nccl, grad_wire: GradWire::Bf16, ..config.clone() },
             "--all-reduce nccl with --grad-wire bf16: NCCL would round",
         ),
     ] {

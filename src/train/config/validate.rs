@@ -1,6 +1,6 @@
 //! Settings that do not go together.
 
-use super::super::precision::Precision;
+use super::super::precision::GradWire;
 use super::super::schedule::Decay;
 use super::TrainConfig;
 use crate::error::{Error, Result};
@@ -28,7 +28,7 @@ impl TrainConfig {
             )));
         }
         self.check_growth()?;
-        if (self.all_reduce, self.grad_wire) == (AllReduce::Nccl, Precision::Bf16) {
+        if (self.all_reduce, self.grad_wire) == (AllReduce::Nccl, GradWire::Bf16) {
             return Err(Error::Usage(
                 "--all-reduce nccl with --grad-wire bf16: NCCL would round the sum once for each rank; leave one out".into(),
             ));
