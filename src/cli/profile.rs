@@ -14,7 +14,7 @@ use crate::plan::Program;
 use crate::profile::ladder::Ladder;
 #[cfg(residuum_simt)]
 use crate::profile::ladder::Product;
-use crate::profile::{self, Comparison, Disassembler, Exchange, Gpu, Profile, Setting};
+use crate::profile::{self, Ceilings, Comparison, Disassembler, Exchange, Gpu, Launch, Profile, Setting};
 use crate::show::tell;
 #[cfg(residuum_simt)]
 use crate::step::TRAIN;
@@ -132,7 +132,9 @@ impl ProfileArgs {
             let mut operations = profile::operations(&training);
             let batch = profile::batch_without_pixels(&step, num_classes);
             profile::measure(&mut training, batch, &mut operations)?;
-            return Ok(Profile::new(super::version(), setting, None, operations));
+            drop(training);
+            let ceilings = Some(measure_ceilings(&step, Device::Cpu, &mut operations)?);
+            return Ok(Profile { ceilings, ..Profile::new(super::version(), setting, None, operations) });
         }
         step.pixels = PixelSource::Batch;
         let batch = profile::batch_without_pixels(&step, num_classes);
@@ -146,11 +148,20 @@ impl ProfileArgs {
         if let Some(remark) = unknown(&gpu) {
             tell(remark);
         }
+        let mut ceilings = None;
         if let Some(device) = device {
-            profile::measure(&mut Training::new(step, device)?, batch, &mut launches)?;
+            profile::measure(&mut Training::new(step.clone(), device)?, batch, &mut launches)?;
+            ceilings = Some(measure_ceilings(&step, device, &mut launches)?);
         }
-        Ok(Profile { exchange, ..Profile::new(super::version(), setting, Some(gpu), launches) })
+        Ok(Profile { exchange, ceilings, ..Profile::new(super::version(), setting, Some(gpu), launches) })
     }
+}
+
+/// What the device reaches at best, which the launches of the step are held to.
+fn measure_ceilings(step: &StepConfig, device: Device, launches: &mut [Launch]) -> Result<Ceilings> {
+    let ceilings = Ceilings::measure(step, device, launches)?;
+    ceilings.hold(launches);
+    Ok(ceilings)
 }
 
 /// The device to measure the step of one of several ranks on: none, because such a step waits for the others.

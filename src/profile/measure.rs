@@ -11,8 +11,8 @@ use crate::step::{StepConfig, TRAIN, Training};
 use crate::transform::{AutoSteps, SampleParams};
 
 /// Runs before those that count, and how many count.
-const WARM_UP: usize = 2;
-const RUNS: usize = 7;
+pub(super) const WARM_UP: usize = 2;
+pub(super) const RUNS: usize = 7;
 /// Learning rate of the steps.
 const LR: f64 = 1e-3;
 

@@ -4,6 +4,7 @@
 //! assembler; inner loops from a disassembler, where there is one. What caches hold and how long a launch takes is a model,
 //! whose constants [`Gpu`] lists and every output prints. Times measured on a device stand next to it.
 
+mod ceiling;
 mod compare;
 mod disassembler;
 mod exchange;
@@ -26,6 +27,7 @@ mod words;
 use serde::{Deserialize, Serialize};
 
 pub use crate::device::counts::Counts;
+pub use ceiling::Ceilings;
 pub use compare::{Change, Comparison, Measure, Which};
 pub use disassembler::Disassembler;
 pub use exchange::Exchange;
@@ -59,6 +61,9 @@ pub struct Profile {
     /// What ranks send each other, where there are several.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exchange: Option<Exchange>,
+    /// What the device reaches at best, where times were measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ceilings: Option<Ceilings>,
     /// The launches of a step in order; on a CPU its operations.
     pub launches: Vec<Launch>,
 }
@@ -72,7 +77,7 @@ pub struct Setting {
     pub img_size: usize,
     /// Images of a step.
     pub batch_size: usize,
-    /// `f32` or `bf16`.
+    /// `f32`, `tf32` or `bf16`.
     pub precision: String,
     /// What times were measured on, as in `cuda:0 (NVIDIA H200)`; `none` without measurements.
     pub device: String,
@@ -117,6 +122,9 @@ pub struct Launch {
     pub gpu: Option<GpuLaunch>,
     /// Seconds, measured on the device of [`Setting`].
     pub measured_seconds: Option<f64>,
+    /// Seconds that the node would take at the [`Ceilings`], at its first launch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ceiling_seconds: Option<f64>,
 }
 
 /// What a launch asks of a GPU.
@@ -224,6 +232,7 @@ impl Launch {
             compulsory_bytes: of_first(step.cost.bytes),
             gpu: None,
             measured_seconds: None,
+            ceiling_seconds: None,
         }
     }
 }
@@ -241,7 +250,7 @@ impl Profile {
     /// The profile of these launches, with its sums.
     pub fn new(version: String, setting: Setting, gpu: Option<Gpu>, launches: Vec<Launch>) -> Profile {
         let totals = Totals::of(&launches, setting.batch_size);
-        Profile { format: FORMAT, version, setting, gpu, totals, exchange: None, launches }
+        Profile { format: FORMAT, version, setting, gpu, totals, exchange: None, ceilings: None, launches }
     }
 }
 

@@ -3,7 +3,7 @@
 use super::sums::Sum;
 use super::table::{Column, a_request, cpu_table, needed, per_second, table};
 use super::words::{SOURCES, capitalised, count, grid, mb, ms, or_none, percent, ratio, us};
-use super::{Gpu, GpuLaunch, Launch, Profile, Unit};
+use super::{Ceilings, Gpu, GpuLaunch, Launch, Profile, Unit};
 use crate::report::{Align, Bar, Bars, Body, Guide, Look, Mark, Marks, Page, Scatter, Section, Table, Tile};
 use crate::show::{show_count, show_rate, show_text};
 
@@ -65,7 +65,10 @@ impl Profile {
                     folded(format!("what all {number} launches ask for"), demands_table(&launches)),
                 ]),
             ),
-            Section::new("Where the numbers come from", Body::Text(SOURCES.map(String::from).to_vec())),
+            Section::new(
+                "Where the numbers come from",
+                Body::Text(SOURCES.map(String::from).into_iter().chain(self.ceilings_sentence()).collect()),
+            ),
             Section::new(
                 "Constants of the GPU",
                 Body::Facts(facts.map(|(name, value)| (capitalised(name), value)).collect()),
@@ -83,8 +86,15 @@ impl Profile {
             Section::new("By operation", table("Operation", &self.by_operation())),
             Section::new("By layer", folded("Layer", "layers", &self.by_layer())),
             Section::new("By node", folded("Node", "nodes", &self.by_node())),
-            Section::new("Where the numbers come from", Body::Text(vec![text.to_string()])),
+            Section::new(
+                "Where the numbers come from",
+                Body::Text([text.to_string()].into_iter().chain(self.ceilings_sentence()).collect()),
+            ),
         ]
+    }
+
+    fn ceilings_sentence(&self) -> Option<String> {
+        self.ceilings.as_ref().map(Ceilings::sentence)
     }
 
     fn tiles(&self) -> Vec<Tile> {
@@ -151,11 +161,12 @@ impl Profile {
     /// The speed of every node over its flops a byte, of DRAM and from L2, below the roofs of the GPU.
     fn rooflines(&self, gpu: &Gpu) -> Body {
         let nodes = self.by_node();
+        let peak = gpu.peak_flops(&self.setting.precision) / 1e12;
         let charts = [
             ("DRAM", gpu.dram_gb_per_s, (|sum| sum.dram_bytes) as fn(&Sum) -> u64),
             ("L2", gpu.l2_gb_per_s, |sum| sum.l2_bytes),
         ];
-        let charts = charts.map(|(memory, gb_per_s, bytes)| roofline(&nodes, gpu, memory, gb_per_s, bytes));
+        let charts = charts.map(|(memory, gb_per_s, bytes)| roofline(&nodes, peak, memory, gb_per_s, bytes));
         let without = nodes.iter().filter(|node| node.flops == 0).count();
         let text = format!(
             "A dot is a node of the graph with all its launches, predicted; a ring is the same node measured. The roof is what \
@@ -181,7 +192,8 @@ impl Profile {
             ("Share", Align::Right),
         ];
         if is_measured {
-            names.extend([("Measured ms", Align::Right), ("Over predicted", Align::Right)]);
+            let measured = ["Measured ms", "Over predicted", "Of ceiling"];
+            names.extend(measured.map(|name| (name, Align::Right)));
         }
         let mut table = Table::with_columns(names.into_iter().map(|(name, align)| (name.to_string(), align)));
         for sum in sums {
@@ -201,6 +213,7 @@ impl Profile {
                 let predicted = sum.predicted_seconds;
                 cells.push(or_none(sum.measured_seconds, ms));
                 cells.push(or_none(sum.measured_seconds, |measured| ratio(measured, predicted)));
+                cells.push(or_none(sum.of_ceiling(), percent));
             }
             table.row(cells);
         }
@@ -223,6 +236,8 @@ impl Profile {
             columns.push(("Over predicted", Align::Right, |(_, launch, gpu)| {
                 or_none(launch.measured_seconds, |measured| ratio(measured, gpu.predicted_seconds))
             }));
+            columns
+                .push(("Of ceiling", Align::Right, |(_, launch, _)| or_none(launch.of_ceiling(), percent)));
         }
         table(&columns, launches)
     }
@@ -266,7 +281,7 @@ fn demands_table(launches: &[Numbered]) -> Table {
     table(&columns, launches)
 }
 
-fn roofline(nodes: &[Sum], gpu: &Gpu, memory: &str, gb_per_s: f64, bytes: fn(&Sum) -> u64) -> Scatter {
+fn roofline(nodes: &[Sum], peak: f64, memory: &str, gb_per_s: f64, bytes: fn(&Sum) -> u64) -> Scatter {
     let mark = |node: &Sum, seconds: f64, how: &str| {
         let (x, y) = (node.flops as f64 / bytes(node) as f64, node.flops as f64 / seconds / 1e12);
         let name = show_text(&node.name);
@@ -284,7 +299,6 @@ fn roofline(nodes: &[Sum], gpu: &Gpu, memory: &str, gb_per_s: f64, bytes: fn(&Su
     });
     let measured = nodes.iter().filter_map(|node| Some(mark(node, node.measured_seconds?, "measured")));
     let measured = Marks { label: "measured".into(), look: Look::Ring, points: measured.collect() };
-    let peak = gpu.peak_flops() / 1e12;
     let ridge = peak / gb_per_s * 1e3;
     let roof = Guide {
         label: format!("{peak:.0} TFLOP/s, {gb_per_s:.0} GB/s"),

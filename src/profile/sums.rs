@@ -27,6 +27,8 @@ pub struct Sum {
     pub bound_seconds: [(Unit, f64); 6],
     /// Seconds, measured; none if those of one launch are not.
     pub measured_seconds: Option<f64>,
+    /// Seconds at the ceilings of the device; none if those of one launch are not known.
+    pub ceiling_seconds: Option<f64>,
     /// Share of the seconds of the step, in 0..=1; measured ones if the whole step was measured.
     pub share: f64,
 }
@@ -44,6 +46,7 @@ impl Sum {
             predicted_seconds: 0.0,
             bound_seconds: UnitSeconds::default().all(),
             measured_seconds: Some(0.0),
+            ceiling_seconds: Some(0.0),
             share: 0.0,
         }
     }
@@ -56,6 +59,7 @@ impl Sum {
         add(&mut self.compulsory_bytes, launch.compulsory_bytes);
         self.measured_seconds =
             self.measured_seconds.zip(launch.measured_seconds).map(|(sum, more)| sum + more);
+        self.ceiling_seconds = self.ceiling_seconds.zip(launch.ceiling_seconds).map(|(sum, more)| sum + more);
         let Some(gpu) = &launch.gpu else { return };
         add(&mut self.l2_bytes, gpu.counts.l2_bytes);
         add(&mut self.dram_bytes, gpu.dram_bytes);
@@ -69,6 +73,12 @@ impl Sum {
     /// Seconds, measured where they are, else predicted.
     pub fn seconds(&self) -> f64 {
         self.measured_seconds.unwrap_or(self.predicted_seconds)
+    }
+
+    /// The share of its ceiling that was reached: seconds at the ceilings of the device over seconds measured. More than 1 where
+    /// a cache holds operands; none where either is not known or there is nothing to reach.
+    pub fn of_ceiling(&self) -> Option<f64> {
+        of_ceiling(self.ceiling_seconds, self.measured_seconds)
     }
 
     /// The unit that bounds most of the predicted seconds.
@@ -111,6 +121,18 @@ impl Launch {
         };
         starts.find(|&at| is_variant(at)).map_or(&gpu.kernel, |at| &gpu.kernel[..at])
     }
+}
+
+impl Launch {
+    /// As [`Sum::of_ceiling`].
+    pub fn of_ceiling(&self) -> Option<f64> {
+        of_ceiling(self.ceiling_seconds, self.measured_seconds)
+    }
+}
+
+fn of_ceiling(ceiling_seconds: Option<f64>, measured_seconds: Option<f64>) -> Option<f64> {
+    let (ceiling, measured) = ceiling_seconds.zip(measured_seconds)?;
+    (ceiling > 0.0 && measured > 0.0).then(|| ceiling / measured)
 }
 
 impl GpuLaunch {

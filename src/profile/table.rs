@@ -28,6 +28,7 @@ impl Profile {
         *text += &wrapped(&gpu.sentence());
         SOURCES.iter().for_each(|source| *text += &wrapped(source));
         self.exchange.iter().for_each(|exchange| *text += &wrapped(&exchange.sentence()));
+        self.ceilings.iter().for_each(|ceilings| *text += &wrapped(&ceilings.sentence()));
         *text += &format!("\n{}", self.operations());
         let launches: Vec<(usize, &Launch, &GpuLaunch)> = self
             .by_time()
@@ -44,6 +45,7 @@ impl Profile {
 
     fn cpu_text(&self, num_launches: usize, text: &mut String) {
         *text += &wrapped("GB/s are of the bytes of operands and results, each once.");
+        self.ceilings.iter().for_each(|ceilings| *text += &wrapped(&ceilings.sentence()));
         *text += &format!("\n{}", cpu_table(["operation", "times", "share"], &self.by_operation()));
         let mut nodes = self.by_node();
         nodes.sort_by(|a, b| b.share.total_cmp(&a.share));
@@ -80,6 +82,7 @@ impl Profile {
             columns.push(("over\npredicted", Align::Right, |sum| {
                 or_none(sum.measured_seconds, |measured| ratio(measured, sum.predicted_seconds))
             }));
+            columns.push(("of\nceiling", Align::Right, |sum| or_none(sum.of_ceiling(), percent)));
         }
         table(&columns, &self.by_operation())
     }
@@ -97,8 +100,9 @@ impl Profile {
             ("predicted\nus", Align::Right),
             ("measured\nus", Align::Right),
             ("over\npredicted", Align::Right),
+            ("of\nceiling", Align::Right),
         ];
-        let shown = if is_measured { columns.len() } else { columns.len() - 2 };
+        let shown = if is_measured { columns.len() } else { columns.len() - 3 };
         let names = columns.iter().map(|&(name, align)| (name.to_string(), align));
         let mut table = Table::with_columns(names.take(shown));
         for (number, launch, gpu) in launches {
@@ -112,6 +116,7 @@ impl Profile {
                 us(gpu.predicted_seconds),
                 or_none(measured, us),
                 or_none(measured, |measured| ratio(measured, gpu.predicted_seconds)),
+                or_none(launch.of_ceiling(), percent),
             ];
             table.row(cells.into_iter().take(shown));
         }
@@ -182,12 +187,13 @@ pub(super) fn a_request(gpu: &GpuLaunch, sectors: u64) -> String {
 
 /// Sums on a CPU, below these headings of what they are of, of their number and of their share.
 pub(super) fn cpu_table([what, times, share]: [&'static str; 3], sums: &[Sum]) -> Table {
-    let columns: [Column<Sum>; 6] = [
+    let columns: [Column<Sum>; 7] = [
         (what, Align::Left, |sum| show_text(&sum.name)),
         (times, Align::Right, |sum| show_count(sum.launches)),
         ("ms", Align::Right, |sum| or_none(sum.measured_seconds, ms)),
         ("GFLOP/s", Align::Right, |sum| per_second(sum.flops, sum.seconds(), 1e9)),
         ("GB/s", Align::Right, |sum| per_second(sum.compulsory_bytes, sum.seconds(), 1e9)),
+        ("of ceiling", Align::Right, |sum| or_none(sum.of_ceiling(), percent)),
         (share, Align::Right, |sum| percent(sum.share)),
     ];
     table(&columns, sums)

@@ -97,6 +97,7 @@ fn launch(node: &str, operation: &str, kernel: &str, bound: Unit, gflop: f64, mb
         compulsory_bytes: bytes,
         gpu: Some(gpu),
         measured_seconds: None,
+        ceiling_seconds: None,
     }
 }
 
@@ -121,6 +122,7 @@ fn profile_of(launches: Vec<Launch>, gpu: Option<Gpu>, device: &str) -> Profile 
         gpu,
         totals,
         exchange: None,
+        ceilings: None,
         launches,
     }
 }
@@ -167,7 +169,9 @@ fn measured(blocks: usize) -> Profile {
         let predicted = launch.gpu.as_ref().unwrap().predicted_seconds;
         launch.measured_seconds = Some(predicted * (0.9 + 0.05 * (index % 8) as f64));
     }
-    profile_of(launches, Some(gpu()), "cuda:0 (NVIDIA H200)")
+    let ceilings = Ceilings { flops_per_second: 7e14, bytes_per_second: 3e12 };
+    ceilings.hold(&mut launches);
+    Profile { ceilings: Some(ceilings), ..profile_of(launches, Some(gpu()), "cuda:0 (NVIDIA H200)") }
 }
 
 /// A step on a CPU, where a node is one operation and nothing is counted.
@@ -177,13 +181,15 @@ fn on_cpu() -> Profile {
         measured_seconds: Some(1e-3 * ms),
         ..launch(node, operation, "", Unit::Dram, gflop, 2.0)
     };
-    let launches = vec![
+    let mut launches = vec![
         node("conv1", "conv2d_fprop", 30.0, 3.0),
         node("bn1", "batch_norm_fwd", 5.0, 0.01),
         node("conv1.wgrad", "conv2d_wgrad", 60.0, 3.0),
         node("sgd", "sgd_update", 5.0, 0.0),
     ];
-    profile_of(launches, None, "cpu (2 threads)")
+    let ceilings = Ceilings { flops_per_second: 2e11, bytes_per_second: 2e10 };
+    ceilings.hold(&mut launches);
+    Profile { ceilings: Some(ceilings), ..profile_of(launches, None, "cpu (2 threads)") }
 }
 
 fn gpu_of(launch: &mut Launch) -> &mut GpuLaunch {

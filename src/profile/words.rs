@@ -93,12 +93,13 @@ impl Gpu {
         format!("{name}: {arch}, {speeds}; {memory}; {room}.")
     }
 
-    /// Flops a second of the tensor cores of all multiprocessors.
-    pub fn peak_flops(&self) -> f64 {
-        self.tensor_flops_per_clock.max(self.group_flops_per_clock)
-            * f64::from(self.num_sms)
-            * self.clock_ghz
-            * 1e9
+    /// Flops a second of the tensor cores of all multiprocessors. Products in TF32 are none of warp groups', at half the rate.
+    pub(super) fn peak_flops(&self, precision: &str) -> f64 {
+        let per_clock = match precision {
+            "tf32" => self.tensor_flops_per_clock / 2.0,
+            _ => self.tensor_flops_per_clock.max(self.group_flops_per_clock),
+        };
+        per_clock * f64::from(self.num_sms) * self.clock_ghz * 1e9
     }
 }
 

@@ -95,10 +95,15 @@ fn a_cpu_is_measured_by_operation() {
     let program = Program::new();
     let call = "profile --model resnet9 --img-size 32 --batch-size 4 --device cpu";
     let shown = program.succeeds(call);
-    assert!(shown.contains("measured on cpu") && shown.contains("conv2d_fprop"), "{shown}");
+    for words in ["measured on cpu", "conv2d_fprop", "Ceilings, measured beside the step: ", "of ceiling"] {
+        assert!(shown.contains(words), "no `{words}` in {shown}");
+    }
     let profile: Value = serde_json::from_str(&program.succeeds(&format!("{call} --json"))).unwrap();
     assert_eq!(profile["gpu"], Value::Null);
     assert!(profile["totals"]["measured_seconds"].as_f64().unwrap() > 0.0);
+    assert!(profile["ceilings"]["flops_per_second"].as_f64().unwrap() > 0.0);
+    let launches = profile["launches"].as_array().unwrap();
+    assert!(launches.iter().all(|launch| launch["ceiling_seconds"].is_f64()), "{launches:?}");
 }
 
 #[test]

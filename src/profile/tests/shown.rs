@@ -46,7 +46,7 @@ fn the_text_fits_a_terminal_and_says_what_is_counted_and_what_modelled() {
     for part in [
         "measured on cuda:0 (NVIDIA H200)",
         "all 13 launches",
-        "measured       over\n",
+        "measured       over       of\n",
         "), measured 0.379 ms",
     ] {
         assert!(text.contains(part), "{part} is not in {text}");
@@ -71,8 +71,9 @@ fn on_a_cpu_operations_have_times_and_rates() {
     let text = on_cpu().text(2);
     for part in [
         "256 images a step, bf16; measured on cpu (2 threads)\n",
-        // 3 GFLOP in 60 ms, 2 MB in 60 ms, 60 of 100 ms.
-        "conv2d_wgrad        1  60.000     50.0   0.0  60.0 %",
+        "Ceilings, measured beside the step: 0.20 TFLOP/s in a 1x1 convolution, 20.0 GB/s",
+        // 3 GFLOP in 60 ms, 2 MB in 60 ms, of 15 ms at the ceiling and of 100 ms of the step.
+        "conv2d_wgrad        1  60.000     50.0   0.0      25.0 %  60.0 %",
         "\nthe slowest 2 of 4 nodes\n",
         "a step: 4 operations, 6.0 GFLOP, measured 100.000 ms (2,560 images/s)\n",
     ] {
@@ -98,6 +99,8 @@ fn the_page_has_tiles_bars_roofs_and_tables() {
         "layer1.0.bn1: ",
         "all 8 layers",
         "what all 19 launches ask for",
+        "<th scope=\"col\" class=\"num\">Of ceiling</th>",
+        "Ceilings, measured beside the step: 700.00 TFLOP/s",
         "<dt>Gap between launches</dt><dd>2.3 us</dd>",
         "Modelled: ",
     ] {
