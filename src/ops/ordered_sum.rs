@@ -6,7 +6,7 @@ use crate::device::{LaunchArgs, Launcher};
 use crate::error::Result;
 use crate::graph::{Cost, InferResult, Op, ValueType};
 use crate::ops::cast;
-use crate::ops::checks::{Checks, Draw, Trial, in_f32, state};
+use crate::ops::checks::{Checks, Draw, DrawTrial, Trial, in_f32, state};
 use crate::ops::launch::{only_f32, vec_grid};
 use crate::ops::{CHUNK_ELEMS, dispatch_storage, float, sum_dtype};
 use crate::tensor::DType;
@@ -87,12 +87,13 @@ impl Op for OrderedSum {
 
 /// What these operations are checked by.
 pub(super) fn checks() -> Checks {
-    Checks { cases: vec![], trials: vec![Box::new(trial)] }
+    // A kernel of its own for each type.
+    let of_type = |dtype| Box::new(move |draw: &mut Draw| trial(dtype, draw)) as DrawTrial;
+    Checks { cases: vec![], trials: [DType::F32, DType::Bf16].map(of_type).into() }
 }
 
-fn trial(draw: &mut Draw) -> Trial {
-    let (num_ranks, num_vecs) = (draw.within(1, 9), draw.num_elems());
-    let (num_elems, dtype) = (VEC_ELEMS * num_vecs, draw.pick(&[DType::F32, DType::Bf16]));
+fn trial(dtype: DType, draw: &mut Draw) -> Trial {
+    let (num_ranks, num_elems) = (draw.within(1, 9), VEC_ELEMS * draw.num_elems());
     Trial::new(format!("ordered sum of {num_elems} elements of {num_ranks} ranks in {dtype}"), move |graph| {
         let sum = state(graph, "sum", [num_elems]);
         let received = in_f32(graph, "received", [num_ranks, num_elems]);
