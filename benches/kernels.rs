@@ -101,7 +101,7 @@ fn open(bench: &Bench) -> Session {
     let elems = if bench.options.flags.is_quick(bench.device) { 1 } else { FLUSH_ELEMS };
     let filler = flush.state("flush", [elems], Layout::Flat, Init::Constant(0.0));
     flush.apply("clear", Clear::new(1), &[filler]).expect("a state can be cleared");
-    let config = bench.row.config(bench.precision);
+    let config = bench.row.config(bench.precision, bench.device.kind());
     let graph = if bench.row.train { training_graph(&config) } else { evaluation_graph(&config, "") };
     let program = plan(&[&graph.expect("the rows fit their models"), &flush], bench.device.kind())
         .expect("both verify");

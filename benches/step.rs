@@ -133,7 +133,7 @@ impl Bench {
         let config = StepConfig {
             keep_inputs: !options.copy || options.profile,
             fuse: options.no_fuse.unwrap_or(Fusion::ALL),
-            ..row.config(precision)
+            ..row.config(precision, device.kind())
         };
         let is_quick = options.flags.is_quick(device);
         let mut stream = Stream::new(1, 0, 0, Use::Augment);

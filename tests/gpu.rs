@@ -32,7 +32,7 @@ fn these_tests_hold_on_the_software_gpu() {
 
 fn training(name: &str, precision: Precision, device: Device, size: usize) -> Training {
     let model = Model::new(name, Options::new(CLASSES)).unwrap();
-    let (float, allow_tf32) = (precision.into(), precision.allows_tf32());
+    let (float, allow_tf32) = (precision.into(), precision.allows_tf32(device.kind()));
     let config =
         StepConfig { float, allow_tf32, smoothing: 0.1, seed: 5, ..StepConfig::new(model, BATCH, size) };
     let mut training = Training::new(config, device).unwrap();

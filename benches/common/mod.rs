@@ -3,7 +3,7 @@
 mod outcome;
 
 use clap::Args;
-use residuum::device::{Device, DeviceChoice};
+use residuum::device::{Device, DeviceChoice, DeviceKind};
 use residuum::models::{Model, Options};
 use residuum::step::StepConfig;
 use residuum::train::precision::Precision;
@@ -37,9 +37,9 @@ impl Row {
         format!("{} {} {}", self.model, self.size, self.mode())
     }
 
-    pub fn config(&self, precision: Precision) -> StepConfig {
+    pub fn config(&self, precision: Precision, device: DeviceKind) -> StepConfig {
         let model = Model::new(self.model, Options::new(CLASSES)).expect("the rows name known models");
-        let (float, allow_tf32) = (precision.into(), precision.allows_tf32());
+        let (float, allow_tf32) = (precision.into(), precision.allows_tf32(device));
         StepConfig { float, allow_tf32, seed: 1, ..StepConfig::new(model, self.batch, self.size) }
     }
 }

@@ -67,7 +67,7 @@ impl GraphArgs {
         file.fuse = self.no_fuse.unwrap_or(Fusion::ALL);
         let precision = self.precision.on(device.kind());
         file.float = precision.into();
-        file.allow_tf32 = precision.allows_tf32();
+        file.allow_tf32 = precision.allows_tf32(device.kind());
         self.precision.remark(device.kind()).iter().for_each(tell);
     }
 }

@@ -345,7 +345,7 @@ impl TrainConfig {
             image_size: self.img_size,
             smaller_sizes: self.growth(0).smaller_sizes(),
             float: precision.into(),
-            allow_tf32: precision.allows_tf32(),
+            allow_tf32: precision.allows_tf32(device),
             optimiser: self.optimiser(),
             norm_decay: self.norm_decay,
             smoothing: self.smoothing,

@@ -91,9 +91,9 @@ fn of_device(device: DeviceKind, amx: Result<(), AmxAbsence>) -> (Precision, Str
 }
 
 impl Precision {
-    /// Whether convolutions of f32 may multiply in TF32.
-    pub fn allows_tf32(self) -> bool {
-        self == Precision::Tf32
+    /// Whether convolutions of f32 may multiply in TF32: on a CPU, which has no such products, never.
+    pub fn allows_tf32(self, device: DeviceKind) -> bool {
+        self == Precision::Tf32 && device != DeviceKind::Cpu
     }
 }
 

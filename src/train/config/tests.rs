@@ -44,7 +44,7 @@ fn defaults_depend_on_data_and_update_rule_and_help_says_so() {
         "pre-activation [default: v1.5] [possible values: v1, v1.5, v2]",
         "image [default: none] [possible values: none, masks, vector, codes]",
         "[default: ImageNet's]",
-        "elsewhere [default: auto] [possible values: auto, f32, bf16]",
+        "elsewhere [default: auto] [possible values: auto, f32, tf32, bf16]",
         "--no-fuse ",
         "Train the last layer alone\n",
         "Decay of the moving average of the weights, which is then what is evaluated and exported [default: 0.9998]",
