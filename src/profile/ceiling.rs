@@ -11,28 +11,30 @@ use super::measure::{RUNS, WARM_UP};
 use crate::device::Device;
 use crate::error::Result;
 use crate::exec::{Session, Start};
-use crate::graph::{Graph, ValueId};
-use crate::ops::{Conv2dFprop, Window, add};
+use crate::graph::{Graph, Init};
+use crate::ops::{Accumulate, Conv2dFprop, Window};
 use crate::plan::plan;
 use crate::rng::{Stream, Use};
 use crate::step::StepConfig;
-use crate::tensor::DType;
+use crate::tensor::{DType, Layout};
 
-/// Extents of the product are multiples of the widest tile, and no larger: what it takes long for is as well told by less.
-const EXTENT_STEP: usize = 128;
-const MOST_EXTENT: usize = 4096;
-/// Bytes of a summand: above, or so large that no cache holds it.
+/// Of a step, the part that each of the two operations has about as much to do as.
+const PARTS: u64 = 16;
+/// Channels of the convolution, the most that its flops allow, and the side of its images.
+const CHANNELS: [usize; 3] = [256, 128, 64];
+const SIDE: usize = 16;
+/// Most flops of the convolution: what takes longer says no more.
+const MOST_FLOPS: usize = 100_000_000_000;
+/// Bytes of a tensor that is added: above, or so large that no cache holds it.
 const LEAST_BYTES: usize = 64 << 10;
 const MOST_BYTES: usize = 256 << 20;
-/// Parts of a step that each of the two takes about as long as.
-const PARTS: u64 = 16;
 
 /// The rates that a device reaches in operations which one thing alone bounds.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Ceilings {
-    /// Floating-point operations a second: of a 1x1 convolution in the step's precision, as many images as channels.
+    /// Floating-point operations a second: of a 3x3 convolution of many channels, in the step's precision.
     pub flops_per_second: f64,
-    /// Bytes a second: of the sum of two tensors, each read or written once.
+    /// Bytes a second: of a tensor that is added to another, two reads and a write.
     pub bytes_per_second: f64,
 }
 
@@ -43,27 +45,31 @@ impl Ceilings {
     /// # Errors
     /// [`crate::Error::DoesNotFit`] if the memory is not there, [`crate::Error::Device`] if a run fails.
     pub fn measure(step: &StepConfig, device: Device, launches: &[Launch]) -> Result<Ceilings> {
-        let of_step = |amount: fn(&Launch) -> u64| launches.iter().map(amount).sum::<u64>() / PARTS;
-        let extent = ((of_step(|launch| launch.flops) / 2) as f64).cbrt() as usize;
-        let extent = (extent / EXTENT_STEP * EXTENT_STEP).clamp(EXTENT_STEP, MOST_EXTENT);
-        let num_bytes = (of_step(|launch| launch.compulsory_bytes) as usize).clamp(LEAST_BYTES, MOST_BYTES);
-        let num_elems = num_bytes / step.float.size_bytes() / EXTENT_STEP * EXTENT_STEP;
+        let part = |amount: fn(&Launch) -> u64| (launches.iter().map(amount).sum::<u64>() / PARTS) as usize;
+        let wanted_flops = part(|launch| launch.flops).min(MOST_FLOPS);
+        let flops_of_image = |channels: usize| 2 * SIDE * SIDE * 9 * channels * channels;
+        let channels = CHANNELS.into_iter().find(|&channels| flops_of_image(channels) <= wanted_flops);
+        let channels = channels.unwrap_or(CHANNELS[CHANNELS.len() - 1]);
+        let num_images = (wanted_flops / flops_of_image(channels)).max(1);
+        let num_bytes = part(|launch| launch.compulsory_bytes).clamp(LEAST_BYTES, MOST_BYTES);
+        let num_elems = num_bytes / size_of::<f32>();
 
-        let window = Window { allow_tf32: step.allow_tf32, ..Window::square(1, 0) };
-        let product = |graph: &mut Graph| {
-            let image = graph.input("x", [extent, 1, 1, extent], step.float);
-            let filter = graph.input("w", [extent, 1, 1, extent], step.float);
-            graph.apply_one("product", Conv2dFprop { window }, &[image, filter])
-        };
-        let sum = |graph: &mut Graph| {
-            let [a, b] = ["a", "b"].map(|name| graph.input(name, [num_elems], step.float));
-            add(graph, "sum", a, b)
-        };
-        let flops = 2.0 * (extent as f64).powi(3);
-        let bytes = (3 * num_elems * step.float.size_bytes()) as f64;
+        let window = Window { allow_tf32: step.allow_tf32, ..Window::square(1, 1) };
+        let convolution = fastest(step.float, device, |graph| {
+            let image = graph.input("x", [num_images, SIDE, SIDE, channels], step.float);
+            let filter = graph.input("w", [channels, 3, 3, channels], step.float);
+            let result = graph.apply_one("y", Conv2dFprop { window }, &[image, filter])?;
+            graph.keep(result);
+            Ok(())
+        })?;
+        let addition = fastest(DType::F32, device, |graph| {
+            let sum = graph.state("sum", [num_elems], Layout::Flat, Init::Constant(0.0));
+            let term = graph.input("term", [num_elems], DType::F32);
+            graph.apply("add", Accumulate::new(1), &[sum, term]).map(|_| ())
+        })?;
         Ok(Ceilings {
-            flops_per_second: flops / fastest(step.float, device, product)?,
-            bytes_per_second: bytes / fastest(step.float, device, sum)?,
+            flops_per_second: (num_images * flops_of_image(channels)) as f64 / convolution,
+            bytes_per_second: (3 * num_elems * size_of::<f32>()) as f64 / addition,
         })
     }
 
@@ -78,9 +84,9 @@ impl Ceilings {
     /// In a sentence.
     pub(super) fn sentence(&self) -> String {
         format!(
-            "Ceilings, measured beside the step: {:.2} TFLOP/s in a 1x1 convolution, {:.1} GB/s in a sum of two tensors. \"Of ceiling\" is \
-             the time that a node's flops or its compulsory bytes take at these rates, whichever is longer, over the time measured; above \
-             100 % where a cache holds operands.",
+            "Ceilings, measured beside the step: {:.2} TFLOP/s in a 3x3 convolution, {:.1} GB/s where a tensor is added to \
+             another. \"Of ceiling\" is the time that a node's flops or its compulsory bytes take at these rates, whichever is \
+             longer, over the time measured; above 100 % where a cache holds operands.",
             self.flops_per_second / 1e12,
             self.bytes_per_second / 1e9
         )
@@ -89,20 +95,18 @@ impl Ceilings {
 
 /// Seconds of the fastest of several runs of the operation that `record` records, on noise: zeros take less power, and a GPU
 /// then has a higher clock.
-fn fastest(float: DType, device: Device, record: impl Fn(&mut Graph) -> Result<ValueId>) -> Result<f64> {
+fn fastest(float: DType, device: Device, record: impl Fn(&mut Graph) -> Result<()>) -> Result<f64> {
     let mut graph = Graph::new(float);
-    let result = record(&mut graph)?;
-    graph.keep(result);
+    record(&mut graph)?;
     let mut session = Session::open(plan(&[&graph], device.kind())?, device, Start::Zeros)?;
     let mut stream = Stream::new(1, 0, 0, Use::Augment);
     let noise: Vec<f32> = (0..1 << 16).map(|_| stream.normal()).collect();
     for (operand, slot) in session.plan(0).steps[0].inputs.clone().into_iter().enumerate() {
         let values = noise.iter().copied().cycle().take(slot.shape.num_elems());
-        match float {
-            DType::Bf16 => {
-                session.write_operand((0, 0, operand), &values.map(bf16::from_f32).collect::<Vec<_>>())?;
-            }
-            _ => session.write_operand((0, 0, operand), &values.collect::<Vec<f32>>())?,
+        let place = (0, 0, operand);
+        match slot.dtype {
+            DType::Bf16 => session.write_operand(place, &values.map(bf16::from_f32).collect::<Vec<_>>())?,
+            _ => session.write_operand(place, &values.collect::<Vec<f32>>())?,
         }
     }
     let mut best = Duration::MAX;

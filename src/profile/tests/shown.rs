@@ -71,7 +71,7 @@ fn on_a_cpu_operations_have_times_and_rates() {
     let text = on_cpu().text(2);
     for part in [
         "256 images a step, bf16; measured on cpu (2 threads)\n",
-        "Ceilings, measured beside the step: 0.20 TFLOP/s in a 1x1 convolution, 20.0 GB/s",
+        "Ceilings, measured beside the step: 0.20 TFLOP/s in a 3x3 convolution, 20.0 GB/s",
         // 3 GFLOP in 60 ms, 2 MB in 60 ms, of 15 ms at the ceiling and of 100 ms of the step.
         "conv2d_wgrad        1  60.000     50.0   0.0      25.0 %  60.0 %",
         "\nthe slowest 2 of 4 nodes\n",
