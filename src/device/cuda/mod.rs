@@ -9,6 +9,7 @@ mod memory;
 mod modules;
 mod nccl;
 mod replay;
+mod spans;
 mod staging;
 #[cfg(test)]
 mod tests;
@@ -27,6 +28,7 @@ use self::memory::{DeviceMemory, Readbacks};
 use self::modules::Modules;
 pub use self::nccl::{Communicator, Library as Nccl};
 pub use self::replay::ReplayingGpu;
+use self::spans::Spans;
 use self::staging::Staging;
 use super::{Kernel, Launcher};
 use crate::error::{Error, Result};
@@ -35,6 +37,10 @@ use crate::error::{Error, Result};
 pub const NO_KERNELS: &str =
     "this build has no CUDA kernels; run scripts/install-nvcc.sh or set NVCC, and build again";
 
+/// Exchanges whose marks are kept: more than lists of launches are under way, so that nobody waits for one but in
+/// [`CudaDevice::take_exchange_time`].
+const EXCHANGES_AHEAD: usize = 64;
+
 /// One GPU with all that runs on it.
 ///
 /// The fields are dropped in this order: what holds addresses goes before what they point to.
@@ -42,8 +48,8 @@ pub const NO_KERNELS: &str =
 pub struct CudaDevice {
     graphs: Vec<Graph>,
     arena: Option<DeviceMemory>,
-    /// Where each exchange with other ranks begins and ends in the stream.
-    exchanges: Vec<(Mark, Mark)>,
+    /// The exchanges with other ranks.
+    exchanges: Spans,
     staging: Staging,
     readbacks: Readbacks,
     modules: Modules,
@@ -65,6 +71,14 @@ pub struct GraphId(usize);
 /// A point in the stream of work.
 #[derive(Debug)]
 pub struct Mark(CudaEvent);
+
+impl Mark {
+    /// Waits for both marks; how long the GPU took between them.
+    fn elapsed_until(&self, end: &Mark) -> Result<Duration> {
+        let elapsed_ms = self.0.elapsed_ms(&end.0).map_err(failed("a kernel or a copy"))?;
+        Ok(Duration::from_secs_f64(1e-3 * f64::from(elapsed_ms)))
+    }
+}
 
 struct Graph(CudaGraph);
 
@@ -89,7 +103,7 @@ impl CudaDevice {
         let overlaps = images::may_overlap(driver.cuda_version, arch);
         let staging = Staging::new(&context);
         let readbacks = Readbacks::new(&context)?;
-        let (graphs, arena, exchanges) = (Vec::new(), None, Vec::new());
+        let (graphs, arena, exchanges) = (Vec::new(), None, Spans::default());
         Ok(CudaDevice {
             graphs,
             arena,
@@ -279,7 +293,7 @@ impl CudaDevice {
         graph.0.launch().map_err(failed("starting a step"))?;
         self.synchronize()?;
         for (time, marks) in times.iter_mut().zip(marks.windows(2)) {
-            *time += Duration::from_secs_f64(self.elapsed_us(&marks[0], &marks[1])? / 1e6);
+            *time += marks[0].elapsed_until(&marks[1])?;
         }
         Ok(())
     }
@@ -314,22 +328,12 @@ impl CudaDevice {
         self.stream.record_event(flags).map(Mark).map_err(failed("recording an event"))
     }
 
-    /// Waits until the work before `mark` is done.
-    ///
-    /// # Errors
-    /// [`Error::Device`] if any of it failed.
-    pub fn wait_for(&self, mark: &Mark) -> Result<()> {
-        let wait = |()| mark.0.synchronize();
-        self.context.bind_to_thread().and_then(wait).map_err(failed("a kernel or a copy"))
-    }
-
     /// Waits for both marks; microseconds that the GPU took between them.
     ///
     /// # Errors
     /// [`Error::Device`] if the work between them failed.
     pub fn elapsed_us(&self, start: &Mark, end: &Mark) -> Result<f64> {
-        let elapsed_ms = start.0.elapsed_ms(&end.0).map_err(failed("timing"))?;
-        Ok(f64::from(elapsed_ms) * 1e3)
+        Ok(1e6 * start.elapsed_until(end)?.as_secs_f64())
     }
 
     /// Sends part r of the arena at `from` to rank r, and puts what comes from rank r into part r of as many bytes from `to` on,
@@ -383,18 +387,15 @@ impl CudaDevice {
     /// # Errors
     /// [`Error::Device`] if one of them failed.
     pub fn take_exchange_time(&mut self) -> Result<Duration> {
-        let exchanges = std::mem::take(&mut self.exchanges);
-        exchanges.iter().try_fold(Duration::ZERO, |sum, (start, end)| {
-            Ok(sum + Duration::from_secs_f64(1e-6 * self.elapsed_us(start, end)?))
-        })
+        self.exchanges.take()
     }
 
     /// Starts an exchange and remembers where it lies in the stream.
     fn exchange(&mut self, start: impl FnOnce(&CudaStream) -> Result<()>) -> Result<()> {
         let begin = self.mark()?;
         start(&self.stream)?;
-        self.exchanges.push((begin, self.mark()?));
-        Ok(())
+        let span = (begin, self.mark()?);
+        self.exchanges.push(span, EXCHANGES_AHEAD)
     }
 
     /// Addresses of two ranges of the arena that do not overlap.

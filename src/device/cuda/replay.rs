@@ -3,8 +3,9 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use super::spans::Spans;
 use super::staging::LISTS_AHEAD;
-use super::{CudaDevice, GraphId, Mark};
+use super::{CudaDevice, GraphId};
 use crate::device::{DeviceKind, KernelDevice, Record, RecordList};
 use crate::error::Result;
 
@@ -13,8 +14,8 @@ use crate::error::Result;
 pub struct ReplayingGpu {
     device: CudaDevice,
     captured: HashMap<(usize, usize, usize), GraphId>,
-    /// Where each list that was started begins and ends in the stream.
-    busy: Vec<(Mark, Mark)>,
+    /// The lists that were started.
+    busy: Spans,
 }
 
 impl ReplayingGpu {
@@ -23,7 +24,11 @@ impl ReplayingGpu {
     /// # Errors
     /// As [`CudaDevice::open`].
     pub fn open(ordinal: usize) -> Result<ReplayingGpu> {
-        Ok(ReplayingGpu { device: CudaDevice::open(ordinal)?, captured: HashMap::new(), busy: Vec::new() })
+        Ok(ReplayingGpu {
+            device: CudaDevice::open(ordinal)?,
+            captured: HashMap::new(),
+            busy: Spans::default(),
+        })
     }
 }
 
@@ -70,19 +75,14 @@ impl KernelDevice for ReplayingGpu {
             }
         };
         // A host without a limit would be seconds ahead of a slow GPU, and as long to stop.
-        if let Some(oldest) = self.busy.len().checked_sub(LISTS_AHEAD) {
-            self.device.wait_for(&self.busy[oldest].1)?;
-        }
+        self.busy.wait_until_below(LISTS_AHEAD)?;
         let start = self.device.mark()?;
         self.device.replay(graph)?;
-        self.busy.push((start, self.device.mark()?));
-        Ok(())
+        self.busy.push((start, self.device.mark()?), LISTS_AHEAD)
     }
 
     fn take_busy_time(&mut self) -> Result<Duration> {
-        self.busy.drain(..).try_fold(Duration::ZERO, |sum, (start, end)| {
-            Ok(sum + Duration::from_secs_f64(1e-6 * self.device.elapsed_us(&start, &end)?))
-        })
+        self.busy.take()
     }
 
     fn as_gpu(&mut self) -> Option<&mut CudaDevice> {
