@@ -95,7 +95,9 @@ static __device__ __forceinline__ void for_each_row(const Tile& tile, uint32_t f
 template <class Tile, int N>
 struct RowSums {
     static constexpr int kWarps = Tile::kThreads / kWarpThreads;
-    static constexpr int kPitch = Tile::kColumns + (Tile::kWidth > 4 ? 4 : 0);
+    // Of eight channels, 32 are those of four threads; of four, of eight, as many as a row of channels.cuh has.
+    static constexpr int kPad = Tile::kWidth > 4 ? 4 : Tile::kWidth == 4 && Tile::kColumns > 8 ? 8 : 0;
+    static constexpr int kPitch = Tile::kColumns + kPad;
     float at[N][kWarps][Tile::kWidth * kPitch];
 };
 
