@@ -4,6 +4,8 @@
 
 #[path = "common/left_by_run.rs"]
 mod left_by_run;
+#[path = "common/machines.rs"]
+mod machines;
 #[path = "common/program.rs"]
 mod program;
 #[path = "common/rank_processes.rs"]
@@ -12,9 +14,11 @@ mod rank_processes;
 use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use left_by_run::LeftByRun;
+use machines::Machines;
 use program::{Program, failed, signal, texts};
 use rank_processes::{all_end, rank_processes, send};
 use residuum::run::state;
@@ -244,4 +248,39 @@ fn a_loss_that_is_no_number_ends_all_ranks_with_one_word() {
     let program = Program::with_scenes();
     let left = left_by(&program, mpirun(&program, 2, &call).output().unwrap());
     assert!(left == expected, "{}\nand not\n{}", left.0, expected.0);
+}
+
+#[test]
+fn a_cut_link_ends_both_ranks_in_time_and_the_run_goes_on() {
+    if !can_start() {
+        return;
+    }
+    let Some(machines) = Machines::new() else {
+        return println!("skipped: the system makes no network namespaces; they need root and `ip`");
+    };
+    let alone = Program::with_scenes();
+    let call = format!("{LONG_RUN} --recovery-interval 3");
+    alone.succeeds(&call);
+    let expected = left_by(&alone);
+
+    let program = Program::with_scenes();
+    let mut mpirun = machines.mpirun(&program, &format!("{call} --dist-timeout 5"));
+    let mut child = mpirun.stderr(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let run = program.wait_for_steps(&mut child, 10);
+    machines.cut();
+    let began = Instant::now();
+    while machines.have_process("residuum") {
+        assert!(began.elapsed() < SOON, "a rank is still there");
+        thread::sleep(Duration::from_millis(50));
+    }
+    // What is left are mpirun and its daemon, which cannot reach each other; they are killed with the machines.
+    drop(machines);
+    let (_, stderr) = texts(&child.wait_with_output().unwrap());
+    assert!(stderr.contains("rank 1 of 2 waited 5 s for the others in exchange"), "{stderr}");
+
+    let (state, _) = state::load(&program.checkpoint(&run, "last.state.safetensors")).unwrap();
+    let logged = program.records(&run).steps.len() as u64;
+    assert!(state.step > 0 && logged - state.step <= 4, "a checkpoint of step {} of {logged}", state.step);
+    program.succeeds(&format!("train --resume {}", run.display()));
+    left_by(&program).assert_same(&expected, "a run whose link was cut");
 }
