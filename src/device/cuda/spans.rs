@@ -37,6 +37,12 @@ impl Spans {
         Ok(())
     }
 
+    /// How many are kept by their marks.
+    #[cfg(test)]
+    pub fn num_kept(&self) -> usize {
+        self.newest.len()
+    }
+
     /// How long all of them took, after waiting for them; then there are none.
     ///
     /// # Errors

@@ -248,6 +248,24 @@ fn marks_measure_the_work_between_them() {
 
 /// Of the true library: its double joins no rank that is alone without `NCCL_COMM_ID`.
 #[test]
+fn times_that_nobody_takes_are_a_sum() {
+    let Some(mut device) = open() else { return };
+    device.allocate(4 * 1024).unwrap();
+    let address = device.arena_address();
+    let mut spans = Spans::default();
+    for _ in 0..20 {
+        let start = device.mark().unwrap();
+        fill(&mut device, address, 1024, 1.0).unwrap();
+        spans.push((start, device.mark().unwrap()), 4).unwrap();
+        assert!(spans.num_kept() <= 4);
+    }
+    let kept = spans.num_kept();
+    let all = spans.take().unwrap();
+    assert!(kept == 4 && all > Duration::ZERO, "{kept} kept, {all:?}");
+    assert_eq!(spans.take().unwrap(), Duration::ZERO);
+}
+
+#[test]
 fn a_rank_that_is_alone_exchanges_with_itself() {
     let Some(mut device) = open().filter(|device| !is_software(device)) else { return };
     if let Err(reason) = Nccl::open() {
