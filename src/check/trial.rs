@@ -3,7 +3,7 @@
 use half::bf16;
 
 use super::recorded::{poisoned, poisoned_cpu, write};
-use super::{Outcome, ROUNDING_BF16, TOLERANCE_F32};
+use super::{Outcome, ROUNDING_BF16, TOLERANCE_F32, TOLERANCE_TF32};
 use crate::device::KernelDevice;
 use crate::error::Result;
 use crate::exec::Session;
@@ -71,7 +71,8 @@ impl Trial {
                 squares.into_iter().map(|tensor| tensor.values.into_iter().map(f64::sqrt).collect()).collect()
             }
         };
-        let mut outcome = Outcome::new(&self.name, float, TOLERANCE_F32);
+        let tolerance = if self.in_tf32 { TOLERANCE_TF32 } else { TOLERANCE_F32 };
+        let mut outcome = Outcome::new(&self.name, float, tolerance);
         let names = |tensors: &[Computed]| -> Vec<String> {
             tensors.iter().map(|tensor| tensor.name.clone()).collect()
         };

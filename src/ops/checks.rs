@@ -81,6 +81,7 @@ pub struct Trial {
     pub(crate) record: Record,
     pub(crate) scale: Scale,
     pub(crate) of_units: bool,
+    pub(crate) in_tf32: bool,
     pub(crate) classes: u32,
     pub(crate) seed: u64,
     pub(crate) only_in: Option<DType>,
@@ -107,6 +108,7 @@ impl Trial {
             record,
             scale: Scale::Largest,
             of_units: false,
+            in_tf32: false,
             classes: 4,
             seed: 5,
             only_in: None,
@@ -124,6 +126,11 @@ impl Trial {
     /// in bf16 and f32 then, and so what is computed of them in f32 is not off by their rounding.
     pub fn of_units(self) -> Trial {
         Trial { of_units: true, ..self }
+    }
+
+    /// This trial with the tolerance of sums that tensor cores may take in TF32.
+    pub fn in_tf32(self, allows: bool) -> Trial {
+        Trial { in_tf32: allows, ..self }
     }
 
     /// This trial with labels below `classes`.

@@ -89,6 +89,7 @@ fn trial(draw: &mut Draw) -> Trial {
             graph.apply("wgrad", Conv2dWgrad { window, w: filter.into() }, &[image, dy])?;
             Ok(())
         })
+        .in_tf32(window.allow_tf32)
         .of_products();
     }
 }
@@ -255,6 +256,7 @@ fn kernel_trial(
                 }
             }
         })
+        .in_tf32(variant.is_tf32())
         .only_in(variant.dtype);
         return match along {
             Along::Nothing => trial.of_products(),
