@@ -34,8 +34,7 @@ use crate::tensor::DType;
 /// f32 results may differ by rounding and by the order of sums; relative to the norm of a reduction's terms, or to the
 /// largest element of a tensor.
 const TOLERANCE_F32: f64 = 1e-5;
-/// Of sums in TF32: tensor cores cut them every four or eight products, where those of bf16 are cut half as often, and rounded to
-/// bf16 besides.
+/// Of sums in TF32: tensor cores cut them every four or eight products, twice as often as those of bf16.
 const TOLERANCE_TF32: f64 = 5e-5;
 /// bf16 keeps 8 bits: the most that rounding to nearest moves a number, relative to it.
 const ROUNDING_BF16: f64 = 1.0 / 256.0;

@@ -91,6 +91,19 @@ fn what_the_build_does_not_tell_is_said() {
 }
 
 #[test]
+fn convolutions_in_tf32_have_no_bank_conflicts() {
+    let program = Program::new();
+    let call = "profile --model resnet18 --img-size 32 --batch-size 4 --precision tf32 --device simt --blocks 1 --json";
+    let profile: Value = serde_json::from_str(&program.succeeds(call)).unwrap();
+    let launches = profile["launches"].as_array().unwrap();
+    let of_tf32 = launches.iter().filter(|launch| launch["kernel"].as_str().unwrap().ends_with("_tf32"));
+    let conflicts: Vec<u64> = of_tf32
+        .map(|launch| launch["shared_phases"].as_u64().unwrap() - launch["ideal_phases"].as_u64().unwrap())
+        .collect();
+    assert!(conflicts.len() > 50 && conflicts.iter().all(|&count| count == 0), "{conflicts:?}");
+}
+
+#[test]
 fn a_cpu_is_measured_by_operation() {
     let program = Program::new();
     let call = "profile --model resnet9 --img-size 32 --batch-size 4 --device cpu";

@@ -392,10 +392,12 @@ impl CudaDevice {
 
     /// Starts an exchange and remembers where it lies in the stream.
     fn exchange(&mut self, start: impl FnOnce(&CudaStream) -> Result<()>) -> Result<()> {
+        self.exchanges.wait_until_below(EXCHANGES_AHEAD)?;
         let begin = self.mark()?;
         start(&self.stream)?;
-        let span = (begin, self.mark()?);
-        self.exchanges.push(span, EXCHANGES_AHEAD)
+        let end = self.mark()?;
+        self.exchanges.push(begin, end);
+        Ok(())
     }
 
     /// Addresses of two ranges of the arena that do not overlap.

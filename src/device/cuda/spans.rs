@@ -15,20 +15,15 @@ pub(super) struct Spans {
 }
 
 impl Spans {
-    /// Adds a piece of work, after waiting until fewer than `most` are under way.
-    ///
-    /// # Errors
-    /// [`crate::Error::Device`] if one of those waited for failed.
-    pub fn push(&mut self, span: (Mark, Mark), most: usize) -> Result<()> {
-        self.wait_until_below(most)?;
-        self.newest.push_back(span);
-        Ok(())
+    /// Adds a piece of work. Who adds calls [`Spans::wait_until_below`] before.
+    pub fn push(&mut self, start: Mark, end: Mark) {
+        self.newest.push_back((start, end));
     }
 
     /// Waits until fewer than `most` pieces are under way.
     ///
     /// # Errors
-    /// As [`Spans::push`].
+    /// [`crate::Error::Device`] if one of those waited for failed.
     pub fn wait_until_below(&mut self, most: usize) -> Result<()> {
         while self.newest.len() >= most {
             let Some((start, end)) = self.newest.pop_front() else { break };
@@ -46,7 +41,7 @@ impl Spans {
     /// How long all of them took, after waiting for them; then there are none.
     ///
     /// # Errors
-    /// As [`Spans::push`].
+    /// As [`Spans::wait_until_below`].
     pub fn take(&mut self) -> Result<Duration> {
         self.wait_until_below(1)?;
         Ok(std::mem::take(&mut self.before))

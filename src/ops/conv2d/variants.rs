@@ -91,16 +91,25 @@ impl Variant {
         [tile_rows, tile_cols]: [usize; 2],
         rate: f64,
     ) -> Variant {
-        let most_taps = if matches!(entry, Wgrad(_)) { usize::MAX } else { MOST_TAPS };
         let stages = if tile_rows > 128 { STAGES_OF_LONG } else { STAGES };
-        let (groups, dtype, unit) = (Some(groups), DType::Bf16, Unit::TensorCores);
-        Variant { entry, groups, dtype, unit, most_taps, tile_rows, tile_cols, stages, rate }
+        let of_warps = Variant::of_tile(entry, DType::Bf16, [tile_rows, tile_cols], rate);
+        Variant { groups: Some(groups), stages, ..of_warps }
     }
 
     /// Of f32, in TF32, which tensor cores multiply at half the rate of bf16.
-    const fn tf32(entry: PassEntry, [tile_rows, tile_cols]: [usize; 2], rate_of_bf16: f64) -> Variant {
-        let like = Variant::tensor_cores([entry, entry], [tile_rows, tile_cols], rate_of_bf16 / 2.0);
-        Variant { groups: None, dtype: DType::F32, ..like }
+    const fn tf32(entry: PassEntry, tile: [usize; 2], rate_of_bf16: f64) -> Variant {
+        Variant::of_tile(entry, DType::F32, tile, rate_of_bf16 / 2.0)
+    }
+
+    const fn of_tile(
+        entry: PassEntry,
+        dtype: DType,
+        [tile_rows, tile_cols]: [usize; 2],
+        rate: f64,
+    ) -> Variant {
+        let most_taps = if matches!(entry, Wgrad(_)) { usize::MAX } else { MOST_TAPS };
+        let (groups, unit, stages) = (None, Unit::TensorCores, STAGES);
+        Variant { entry, groups, dtype, unit, most_taps, tile_rows, tile_cols, stages, rate }
     }
 
     /// The same for filters of one tap.

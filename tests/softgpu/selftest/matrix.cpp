@@ -105,20 +105,27 @@ Result multiply(const Problem& problem, const char* load_b) {
     return run(kernel_text(body, ".shared .align 16 .b8 sh[1792];"), how);
 }
 
+// Holds the product from word `first` on to sums that are exact in small quarters.
+template <class Sum>
+void check_elements(const Result& result, size_t first, const Sum& sum) {
+    for (size_t row = 0; row < kM; row++) {
+        for (size_t column = 0; column < kN; column++) {
+            check(float_of(result.words[first + row * kN + column]) == sum(row, column), "an element of a product");
+        }
+    }
+}
+
 void products() {
     open_session();
     const Problem problem;
     for (const char* load_b : {kLoadBFromColumns, kLoadBFromRows}) {
         const Result result = multiply(problem, load_b);
         check_equal("mma runs", result.code, 0);
-        for (size_t row = 0; row < kM; row++) {
-            for (size_t column = 0; column < kN; column++) {
-                float sum = problem.c[row][column];  // exact in small quarters
-                for (size_t k = 0; k < kK; k++) sum += problem.a[row][k] * problem.b[k][column];
-                check(float_of(result.words[kResultWord + row * kN + column]) == sum,
-                      "an element of a product");
-            }
-        }
+        check_elements(result, kResultWord, [&problem](size_t row, size_t column) {
+            float sum = problem.c[row][column];
+            for (size_t k = 0; k < kK; k++) sum += problem.a[row][k] * problem.b[k][column];
+            return sum;
+        });
     }
     close_session();
 }
@@ -162,24 +169,15 @@ void products_in_tf32() {
     for (size_t word = 0; word < 320; word++) {
         how.input[word] = bits_of(static_cast<float>(static_cast<int>(random() % 17) - 8) / 4);
     }
-    const auto value = [&how](size_t word) { return float_of(how.input[word]); };
-    float expected[kM][kN];
-    for (size_t row = 0; row < kM; row++) {
-        for (size_t column = 0; column < kN; column++) {
-            float sum = value(192 + row * kN + column);
-            for (size_t k = 0; k < 8; k++) sum += value(row * 8 + k) * value(128 + k * kN + column);
-            expected[row][column] = sum;
-        }
-    }
+    const std::vector<uint32_t> exact = how.input;
     for (size_t word = 0; word < 192; word++) how.input[word] |= random() % 0x2000;  // bits that are ignored
     const Result result = run(kernel_text(kMultiplyTf32, ""), how);
     check_equal("mma of tf32 runs", result.code, 0);
-    for (size_t row = 0; row < kM; row++) {
-        for (size_t column = 0; column < kN; column++) {
-            check(float_of(result.words[320 + row * kN + column]) == expected[row][column],
-                  "an element of a product in tf32");
-        }
-    }
+    check_elements(result, 320, [&exact](size_t row, size_t column) {
+        float sum = float_of(exact[192 + row * kN + column]);
+        for (size_t k = 0; k < 8; k++) sum += float_of(exact[row * 8 + k]) * float_of(exact[128 + k * kN + column]);
+        return sum;
+    });
     close_session();
 }
 
