@@ -4,10 +4,10 @@ use half::bf16;
 
 use super::recorded::{poisoned, poisoned_cpu, write};
 use super::{Outcome, ROUNDING_BF16, TOLERANCE_F32, TOLERANCE_TF32};
-use crate::device::KernelDevice;
+use crate::device::{KernelDevice, Slot};
 use crate::error::Result;
 use crate::exec::Session;
-use crate::graph::{Graph, Role};
+use crate::graph::{Graph, Role, Value};
 use crate::ops::checks::{Contents, Scale, Trial};
 use crate::rng::{Stream, Use};
 use crate::tensor::DType;
@@ -34,7 +34,8 @@ impl Trial {
     pub fn on_device(&self, float: DType, device: Box<dyn KernelDevice>) -> Result<Vec<Computed>> {
         let graph = self.graph(float)?;
         let mut session = poisoned(&graph, device)?;
-        self.compute(&graph, &mut session, |value| value)
+        self.fill(&graph, &mut session, |value| value)?;
+        run(&graph, &mut session)
     }
 
     /// As [`Trial::on_device`], on the CPU.
@@ -63,9 +64,16 @@ impl Trial {
     }
 
     fn held(&self, float: DType, got: &[Computed]) -> Result<Outcome> {
-        let expected = self.on_cpu(DType::F32)?;
+        let graph = self.graph(DType::F32)?;
+        let mut session = poisoned_cpu(&graph)?;
+        self.fill(&graph, &mut session, |value| value)?;
+        let before = read(&graph, &session)?;
+        let expected = run(&graph, &mut session)?;
         let scales: Vec<Vec<f64>> = match self.scale {
-            Scale::Largest => expected.iter().map(|tensor| vec![largest(tensor)]).collect(),
+            Scale::Largest => {
+                let pairs = before.iter().zip(&expected);
+                pairs.map(|(before, after)| vec![largest(before).max(largest(after))]).collect()
+            }
             Scale::Terms => {
                 let squares = self.on_cpu_with(DType::F32, |value| value * value)?;
                 squares.into_iter().map(|tensor| tensor.values.into_iter().map(f64::sqrt).collect()).collect()
@@ -96,23 +104,14 @@ impl Trial {
     fn on_cpu_with(&self, float: DType, map: impl Fn(f32) -> f32) -> Result<Vec<Computed>> {
         let graph = self.graph(float)?;
         let mut session = poisoned_cpu(&graph)?;
-        self.compute(&graph, &mut session, map)
+        self.fill(&graph, &mut session, map)?;
+        run(&graph, &mut session)
     }
 
-    fn compute(
-        &self,
-        graph: &Graph,
-        session: &mut Session,
-        map: impl Fn(f32) -> f32,
-    ) -> Result<Vec<Computed>> {
+    /// Writes the operands, with `map` applied to every number that is not given.
+    fn fill(&self, graph: &Graph, session: &mut Session, map: impl Fn(f32) -> f32) -> Result<()> {
         let in_bf16 = self.graph(DType::Bf16)?;
-        let slots: Vec<_> = graph
-            .values()
-            .iter()
-            // A value that no node reads has no memory.
-            .filter_map(|value| Some((value, session.plan(0).slot(&value.name).ok()?)))
-            .collect();
-        for (value, slot) in &slots {
+        for (value, slot) in &slots(graph, session) {
             if matches!(value.role, Role::Activation | Role::Gradient) {
                 continue;
             }
@@ -152,20 +151,37 @@ impl Trial {
                 .collect();
             write(session, slot, &values)?;
         }
-        session.run_micro_batch(0)?;
-        session.run_update(0)?;
-        slots
-            .into_iter()
-            .filter(|(value, _)| value.role != Role::Input)
-            .map(|(value, slot)| {
-                let values = session.read_as_f64(&slot)?;
-                Ok(Computed { name: value.name.clone(), dtype: slot.dtype, values })
-            })
-            .collect()
+        Ok(())
     }
 }
 
-/// The magnitude of a tensor's largest element; integers are measured by one.
+/// Runs every node, and reads what they made or changed.
+fn run(graph: &Graph, session: &mut Session) -> Result<Vec<Computed>> {
+    session.run_micro_batch(0)?;
+    session.run_update(0)?;
+    read(graph, session)
+}
+
+/// The tensors that nodes make or change, as they are now.
+fn read(graph: &Graph, session: &Session) -> Result<Vec<Computed>> {
+    slots(graph, session)
+        .into_iter()
+        .filter(|(value, _)| value.role != Role::Input)
+        .map(|(value, slot)| {
+            let values = session.read_as_f64(&slot)?;
+            Ok(Computed { name: value.name.clone(), dtype: slot.dtype, values })
+        })
+        .collect()
+}
+
+/// The values that have memory; one that no node reads has none.
+fn slots<'a>(graph: &'a Graph, session: &Session) -> Vec<(&'a Value, Slot)> {
+    let values = graph.values().iter();
+    values.filter_map(|value| Some((value, session.plan(0).slot(&value.name).ok()?))).collect()
+}
+
+/// The magnitude of a tensor's largest element, apart from NaN that nothing has overwritten yet; integers are measured by
+/// one.
 fn largest(tensor: &Computed) -> f64 {
     match tensor.dtype {
         DType::I32 | DType::U8 => 1.0,
@@ -182,6 +198,8 @@ fn error_of(expected: f64, got: f64, rounding: f64, scale: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ops::Accumulate;
+    use crate::ops::checks::state;
 
     #[test]
     fn only_what_rounding_does_not_explain_is_an_error() {
@@ -189,6 +207,27 @@ mod tests {
         assert_eq!(error_of(2.0, 2.5, 0.0, 4.0), 0.125);
         assert!(error_of(3.0, f64::NAN, ROUNDING_BF16, 1.0).is_nan());
         assert!(error_of(3.0, f64::NAN, 0.0, 1.0).is_nan());
+    }
+
+    /// A sum of two numbers that nearly cancel is off by a rounding of theirs, which is much of what is left.
+    #[test]
+    fn a_tensor_changed_in_place_is_measured_by_what_it_was_before() {
+        let trial = Trial::new("cancels", |graph| {
+            let [sum, term] = ["sum", "term"].map(|name| state(graph, name, [1]));
+            graph.apply("update", Accumulate::new(1), &[sum, term])?;
+            Ok(())
+        });
+        let rest = f64::from(f32::EPSILON);
+        let trial = trial
+            .with_operand("sum", Contents::F32(vec![1.0]))
+            .with_operand("term", Contents::F32(vec![f32::EPSILON - 1.0]));
+        let error_with = |sum: f64| {
+            let mut got = trial.on_cpu(DType::F32).unwrap();
+            assert_eq!(got[0].values, [rest]);
+            got[0].values[0] = sum;
+            trial.held(DType::F32, &got).unwrap().error
+        };
+        assert_eq!(error_with(2.0 * rest), rest);
     }
 
     #[cfg(residuum_simt)]

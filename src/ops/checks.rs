@@ -64,7 +64,8 @@ pub type Record = Box<dyn Fn(&mut Graph) -> Result<()>>;
 /// What an error is measured by, apart from the rounding of a result to bf16.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Scale {
-    /// The largest element of the tensor.
+    /// The largest element of the tensor. That of one changed in place is the larger of before and after, as its new value
+    /// may be a small difference of the old one and another.
     Largest,
     /// Of each sum of products, the norm of its terms.
     Terms,
