@@ -134,6 +134,22 @@ fn a_run_goes_on_with_another_number_of_ranks() {
 }
 
 #[test]
+fn a_run_of_synchronised_batch_norms_goes_on_with_as_many_ranks() {
+    let output = TempDir::new().unwrap();
+    let begun = TrainConfig { epochs: 1, sync_bn: true, ..steady(output.path()) };
+    let dir = RunDir::open(&folder_of(run_on(2, &begun, None))).unwrap();
+    let config = TrainConfig { epochs: 2, ..dir.read_config::<TrainConfig>().unwrap().keeping_updates() };
+    let message = run_on(4, &config, Some(&dir)).remove(0).unwrap_err().to_string();
+    assert!(message.contains("`sync_bn` is of 4 ranks and was of 2 ranks"), "{message}");
+    folder_of(run_on(2, &config, Some(&dir)));
+
+    let whole = TempDir::new().unwrap();
+    let expected =
+        folder_of(run_on(2, &TrainConfig { epochs: 2, output: whole.path().into(), ..begun }, None));
+    LeftByRun::of(dir.path()).assert_same(&LeftByRun::of(&expected), "resumed");
+}
+
+#[test]
 fn batches_that_ranks_cannot_share_are_refused_with_the_numbers_that_can() {
     let output = TempDir::new().unwrap();
     for outcome in run_on(3, &config(output.path()), None) {

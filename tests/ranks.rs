@@ -11,13 +11,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use random_batch::random_batch;
+use residuum::batch::Batch;
 use residuum::device::{Device, DeviceKind};
 use residuum::dist::{Collective, Rank};
 use residuum::exec::{Session, Start};
+use residuum::fuse::Fusion;
 use residuum::graph::{Graph, Mode, Role, ValueId};
 use residuum::models::{Inputs, Network};
 use residuum::ops::{
-    AdamConfig, BnConfig, Conv2dConfig, batch_norm, conv2d, dropout, global_avg_pool, linear, relu,
+    AdamConfig, BnConfig, Conv2dConfig, PoolWindow, add, batch_norm, conv2d, dropout, global_avg_pool,
+    linear, max_pool, relu,
 };
 use residuum::plan::Program;
 use residuum::run::checkpoint::NamedTensor;
@@ -187,6 +190,9 @@ fn a_step_for_ranks_that_are_not_there_is_refused() {
     let mut of_nccl = on_cpu(StepConfig { all_reduce: AllReduce::Nccl, ..of_two });
     let message = of_nccl.join(Box::new(thread_ranks(2).remove(0))).unwrap_err().to_string();
     assert!(message.contains("--all-reduce nccl: NCCL joins ranks on GPUs"), "{message}");
+    let synced = StepConfig { sync_bn: true, ..split(&config("resnet9"), 2) };
+    let message = on_cpu(synced).session_mut().run_micro_batch(0).unwrap_err().to_string();
+    assert!(message.contains("run_micro_batch_of_rank"), "{message}");
 }
 
 /// What ranks exchange is in no state, and takes what the design says: the gradient, as much received, and a share of it.
@@ -254,8 +260,8 @@ fn a_rank_sends_the_gradient_twice_without_its_share() {
     }
 
     let (updates, num_ranks) = (2, 3);
-    for grad_wire in [DType::F32, DType::Bf16] {
-        let config = StepConfig { grad_wire, ..split(&config("resnet9"), num_ranks) };
+    for (grad_wire, sync_bn) in [(DType::F32, false), (DType::Bf16, false), (DType::F32, true)] {
+        let config = StepConfig { grad_wire, sync_bn, ..split(&config("resnet9"), num_ranks) };
         let traffic = Traffic::of(&program(&config, DeviceKind::Cpu).unwrap(), num_ranks).unwrap();
         let expected = updates * traffic.bytes_of(config.grad_accum_steps);
         let sent = on_ranks(num_ranks, |index, rank| {
@@ -269,23 +275,125 @@ fn a_rank_sends_the_gradient_twice_without_its_share() {
     }
 }
 
+/// Names and bits of a state's tensors.
+type State = Vec<Tensor>;
+type Tensor = (String, Vec<u32>);
+
+/// The losses of batches and the state after an update on which each rank has taken its batches, or one rank the same images as
+/// batches that are as many times as large.
+fn after_an_update(
+    config: &StepConfig,
+    num_ranks: usize,
+    open: impl Fn(StepConfig) -> Training + Sync,
+) -> [(Vec<f32>, State); 2] {
+    let of_rank = split(config, num_ranks);
+    let left = on_ranks(num_ranks, |index, rank| {
+        let mut training = open(of_rank.clone());
+        training.join(Box::new(rank)).unwrap();
+        leave(&mut training, 1, index)
+    });
+    assert!(left.iter().all(|of_rank| *of_rank == left[0]), "ranks have the same bits");
+    let losses: Vec<f32> = left[0].losses.iter().map(|&loss| f32::from_bits(loss)).collect();
+    let losses = losses.chunks(num_ranks).map(|round| round.iter().sum::<f32>() / num_ranks as f32).collect();
+
+    let mut whole =
+        open(StepConfig { num_ranks: 1, batch_size: num_ranks * config.batch_size, ..of_rank.clone() });
+    for round in 0..of_rank.grad_accum_steps {
+        let of_round =
+            (0..num_ranks).map(|rank| random_batch(config, CLASSES, (round * num_ranks + rank) as u64));
+        let (images, labels): (Vec<_>, Vec<_>) = of_round.map(|batch| (batch.images, batch.labels)).unzip();
+        whole.step(&Batch::new(images.concat(), labels.concat()), LR).unwrap();
+    }
+    let whole_losses = whole.take_results(|results| results.map(|result| result.loss).collect()).unwrap();
+    [(losses, left.into_iter().next().unwrap().state), (whole_losses, state(&whole))]
+}
+
+/// By how much losses differ, and tensors as a share of the largest element.
+fn difference([(losses, a), (whole_losses, b)]: &[(Vec<f32>, State); 2]) -> [f32; 2] {
+    let largest =
+        |numbers: &mut dyn Iterator<Item = f32>| numbers.fold(0.0_f32, |most, number| most.max(number.abs()));
+    let apart = |a: &[f32], b: &[f32]| largest(&mut a.iter().zip(b).map(|(a, b)| a - b));
+    let of_tensor = |((_, a), (_, b)): (&Tensor, &Tensor)| {
+        let [a, b] = [a, b].map(|bits| bits.iter().copied().map(f32::from_bits).collect::<Vec<f32>>());
+        apart(&a, &b) / largest(&mut b.iter().copied()).max(f32::MIN_POSITIVE)
+    };
+    [apart(losses, whole_losses), largest(&mut a.iter().zip(b).map(of_tensor))]
+}
+
+/// Fails unless ranks whose batch norms are synchronised train as one rank on batches of all images, and others do not.
+fn check_synced(config: &StepConfig, num_ranks: usize, open: impl Fn(StepConfig) -> Training + Sync) {
+    let [synced, own] = [true, false].map(|sync_bn| {
+        difference(&after_an_update(&StepConfig { sync_bn, ..config.clone() }, num_ranks, &open))
+    });
+    assert!(synced[0] < 1e-5 && synced[1] < 1e-4, "losses and state differ by {synced:?}");
+    assert!(own[0] > 1e-3 && own[1] > 1e-1, "of their own batches they would differ by {own:?}");
+}
+
+/// A net of everything that fusion makes of batch norms: a stem with its pooling, a block whose shortcut has one, a block without.
+struct Joining;
+
+impl Network for Joining {
+    fn forward(&self, graph: &mut Graph, inputs: Inputs, mode: Mode) -> residuum::Result<ValueId> {
+        let norm = |graph: &mut Graph, name: &str, x, kernel| {
+            let x = conv2d(graph, &format!("{name}.conv"), x, Conv2dConfig::square(16, kernel, 1))?;
+            batch_norm(graph, &format!("{name}.bn"), x, BnConfig::new(mode))
+        };
+        let x = norm(graph, "stem", inputs.images, 3)?;
+        let x = relu(graph, "stem.relu", x)?;
+        let mut x = max_pool(graph, "stem.pool", x, PoolWindow::square(3, 2, 1))?;
+        for block in ["first", "second"] {
+            let shortcut = if block == "first" { norm(graph, "shortcut", x, 1)? } else { x };
+            let inner = norm(graph, &format!("{block}.0"), x, 3)?;
+            let inner = relu(graph, &format!("{block}.0.relu"), inner)?;
+            let inner = norm(graph, &format!("{block}.1"), inner, 3)?;
+            let sum = add(graph, &format!("{block}.add"), inner, shortcut)?;
+            x = relu(graph, &format!("{block}.relu"), sum)?;
+        }
+        let x = global_avg_pool(graph, "features", x)?;
+        linear(graph, "fc", x, CLASSES)
+    }
+}
+
+#[test]
+fn synchronised_batch_norms_are_those_of_one_batch_of_all() {
+    for fuse in [Fusion::ALL, Fusion::NONE] {
+        check_synced(&StepConfig { fuse, ..config("resnet18") }, 2, on_cpu);
+    }
+    check_synced(&StepConfig { seed: 3, ..StepConfig::new(Joining, 3, 16) }, 3, on_cpu);
+}
+
 /// On the emulator; threads in another order on each rank.
 #[cfg(residuum_simt)]
 #[test]
 fn ranks_on_kernels_have_the_bits_of_one_rank() {
-    use std::sync::atomic::AtomicU64;
-
-    use residuum::device::simt::{Checks, SimtDevice};
-
     for (float, grad_wire) in [(DType::F32, DType::Bf16), (DType::Bf16, DType::F32)] {
         let clip_grad = Some(0.5);
         let config = StepConfig { float, grad_wire, clip_grad, seed: 3, ..StepConfig::new(Dropping, 2, 16) };
-        let seed = AtomicU64::new(0);
-        check_splits(&config, 1, &[3], |config| {
-            let device = SimtDevice::new(seed.fetch_add(1, Ordering::Relaxed), Checks::Off).unwrap();
-            let program = program(&config, DeviceKind::Simt).unwrap();
-            let session = Session::on(program, Box::new(device), Start::Seed(config.seed)).unwrap();
-            Training::in_session(config, session).unwrap()
-        });
+        check_splits(&config, 1, &[3], on_emulator());
+    }
+}
+
+/// Opens trainings on the emulator, each with threads in another order.
+#[cfg(residuum_simt)]
+fn on_emulator() -> impl Fn(StepConfig) -> Training + Sync {
+    use residuum::device::simt::{Checks, SimtDevice};
+
+    let seed = std::sync::atomic::AtomicU64::new(0);
+    move |config| {
+        let device = SimtDevice::new(seed.fetch_add(1, Ordering::Relaxed), Checks::Off).unwrap();
+        let program = program(&config, DeviceKind::Simt).unwrap();
+        let session = Session::on(program, Box::new(device), Start::Seed(config.seed)).unwrap();
+        Training::in_session(config, session).unwrap()
+    }
+}
+
+#[cfg(residuum_simt)]
+#[test]
+fn synchronised_batch_norms_on_kernels_are_those_of_one_batch_of_all() {
+    let config = StepConfig { seed: 3, ..StepConfig::new(Joining, 2, 16) };
+    for fuse in [Fusion::ALL, Fusion::NONE] {
+        for float in [DType::F32, DType::Bf16] {
+            check_synced(&StepConfig { fuse, float, ..config.clone() }, 2, on_emulator());
+        }
     }
 }

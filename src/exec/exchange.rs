@@ -9,7 +9,8 @@ use super::{Backend, Session};
 use crate::device::Slot;
 use crate::device::cuda::CudaDevice;
 use crate::dist::Collective;
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::plan::Step;
 use crate::tensor::DType;
 
 impl Session {
@@ -50,9 +51,40 @@ impl Session {
         let to = to..to + from.len() * collective.rank().count;
         self.check_exchange(&from, &to);
         if let Some((gpu, ranks)) = self.backend.gpu().zip(collective.communicator()) {
-            return gpu.all_gather(ranks, from, to.start);
+            return gpu.all_gather(ranks, [from.start], from.len(), to.start);
         }
         self.exchange(from, to, |mine, received| collective.all_gather(mine, received))
+    }
+
+    /// Runs step `step` of plan `index`, an [`AllGather`](crate::ops::AllGather), with the ranks that `collective` reaches.
+    pub(super) fn gather(
+        &mut self,
+        index: usize,
+        step: usize,
+        collective: Option<&mut (dyn Collective + '_)>,
+    ) -> Result<()> {
+        let Step { name, op, inputs, outputs, .. } = &self.program.plans[index].steps[step];
+        let Some(collective) = collective else {
+            return Err(Error::Graph {
+                op: op.name(),
+                node: name.clone(),
+                message: "takes values of other ranks; call Session::run_micro_batch_of_rank".into(),
+            });
+        };
+        let (num_bytes, to) = (inputs[0].num_bytes(), outputs[0]);
+        let all_bytes = num_bytes * collective.rank().count;
+        assert_eq!(to.num_bytes(), inputs.len() * all_bytes, "a node gathers from the ranks that there are");
+        if let Some((gpu, ranks)) = self.backend.gpu().zip(collective.communicator()) {
+            let from = inputs.iter().map(|slot| slot.offset_bytes);
+            return gpu.all_gather(ranks, from, num_bytes, to.offset_bytes);
+        }
+        (0..inputs.len()).try_for_each(|row| {
+            let from = self.program.plans[index].steps[step].inputs[row].offset_bytes;
+            let to = to.offset_bytes + row * all_bytes;
+            self.exchange(from..from + num_bytes, to..to + all_bytes, |mine, received| {
+                collective.all_gather(mine, received)
+            })
+        })
     }
 
     /// Adds up the f32 that each rank has at `sums`, in the order of the library that joins them, for every rank.
@@ -98,7 +130,8 @@ impl Session {
                     shape: [bytes.len()].into(),
                     dtype: DType::U8,
                 };
-                // SAFETY: `&mut self` rules out every other slice, and the two do not overlap, as just checked.
+                // SAFETY: `&mut self` rules out every other slice, and the two do not overlap: a caller has checked it,
+                // or they are operand and result of a node.
                 let (mine, received) =
                     unsafe { (arena.slice::<u8>(&slot(&from)), arena.slice_mut::<u8>(&slot(&to))) };
                 send(mine, received)

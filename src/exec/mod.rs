@@ -15,6 +15,7 @@ use self::inputs::Inputs;
 use crate::device::cpu::{Arena, BorrowFlags, CpuArgs, Element};
 use crate::device::cuda::CudaDevice;
 use crate::device::{Device, DeviceKind, KernelDevice, LaunchArgs, Launcher, READBACK_BYTES, Slot};
+use crate::dist::Collective;
 use crate::error::{Error, Result};
 use crate::plan::{Access, Plan, Program, Step};
 use crate::tensor::DType;
@@ -147,7 +148,17 @@ impl Session {
     /// # Errors
     /// [`Error::Device`] if a kernel is missing or fails.
     pub fn run_micro_batch(&mut self, index: usize) -> Result<()> {
-        self.run(index, 0..self.program.plans[index].first_exchange)
+        self.run(index, 0..self.program.plans[index].first_exchange, None)
+    }
+
+    /// [`Session::run_micro_batch`] on one of several ranks, which give each other values on the way ([`Op::gathers`]).
+    ///
+    /// # Errors
+    /// As [`Session::run_micro_batch`], and what the collective reports.
+    ///
+    /// [`Op::gathers`]: crate::graph::Op::gathers
+    pub fn run_micro_batch_of_rank(&mut self, index: usize, collective: &mut dyn Collective) -> Result<()> {
+        self.run(index, 0..self.program.plans[index].first_exchange, Some(collective))
     }
 
     /// Runs what plan `index` does with what every rank has sent.
@@ -156,7 +167,7 @@ impl Session {
     /// As [`Session::run_micro_batch`].
     pub fn run_exchange(&mut self, index: usize) -> Result<()> {
         let plan = &self.program.plans[index];
-        self.run(index, plan.first_exchange..plan.first_update)
+        self.run(index, plan.first_exchange..plan.first_update, None)
     }
 
     /// Runs the optimiser's part of plan `index`.
@@ -165,7 +176,7 @@ impl Session {
     /// As [`Session::run_micro_batch`].
     pub fn run_update(&mut self, index: usize) -> Result<()> {
         let plan = &self.program.plans[index];
-        self.run(index, plan.first_update..plan.steps.len())
+        self.run(index, plan.first_update..plan.steps.len(), None)
     }
 
     /// The elements of the value called `name` in plan `index`: borrowed on the CPU, copied from any other device.
@@ -412,10 +423,33 @@ impl Session {
         }
     }
 
-    fn run(&mut self, index: usize, range: Range<usize>) -> Result<()> {
+    /// Runs the steps in `range`; among them may be such that ask other ranks, which `collective` reaches.
+    fn run(
+        &mut self,
+        index: usize,
+        range: Range<usize>,
+        mut collective: Option<&mut (dyn Collective + '_)>,
+    ) -> Result<()> {
         self.upload_inputs()?;
         self.last_run = Some(index);
+        let mut start = range.start;
+        let gathers = &self.program.plans[index].gathers;
+        let first = gathers.partition_point(|&step| step < range.start);
+        for next in first..gathers.partition_point(|&step| step < range.end) {
+            let gather = self.program.plans[index].gathers[next];
+            self.run_steps(index, start..gather)?;
+            self.gather(index, gather, collective.as_deref_mut())?;
+            start = gather + 1;
+        }
+        self.run_steps(index, start..range.end)
+    }
+
+    /// Runs steps of which none asks other ranks.
+    fn run_steps(&mut self, index: usize, range: Range<usize>) -> Result<()> {
         let steps = &self.program.plans[index].steps[range.clone()];
+        if steps.is_empty() {
+            return Ok(());
+        }
         match &mut self.backend {
             Backend::Cpu { arena, flags } => {
                 for step in steps {

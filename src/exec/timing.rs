@@ -89,7 +89,7 @@ impl Session {
             return Ok(());
         }
         for time in times {
-            self.run(between, 0..self.program.plans[between].steps.len())?;
+            self.run(between, 0..self.program.plans[between].steps.len(), None)?;
             *time += self.timed(index, step..step + 1)?;
         }
         Ok(())
@@ -98,7 +98,7 @@ impl Session {
     /// The host's time for steps that it runs itself.
     fn timed(&mut self, index: usize, range: Range<usize>) -> Result<Duration> {
         let start = Instant::now();
-        self.run(index, range)?;
+        self.run(index, range, None)?;
         Ok(start.elapsed())
     }
 }

@@ -332,7 +332,7 @@ impl Graph {
                 self.push_value(Value { name, ty, role, layout, init: None })
             })
             .collect::<Vec<_>>();
-        self.nodes.push(Node {
+        self.push_node(Node {
             name,
             op: Arc::new(op),
             inputs: inputs.to_vec(),
@@ -411,6 +411,11 @@ impl Graph {
     /// Replaces the node list; the graph must stay valid (see [`Graph::verify`]).
     pub fn set_nodes(&mut self, nodes: Vec<Node>) {
         self.nodes = nodes;
+    }
+
+    /// Adds a node whose results are recorded; the graph must stay valid (see [`Graph::verify`]).
+    pub(crate) fn push_node(&mut self, node: Node) {
+        self.nodes.push(node);
     }
 
     /// `name` with the scopes that are open before it.

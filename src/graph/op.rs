@@ -124,6 +124,12 @@ pub trait Op: Any + fmt::Debug + Send + Sync {
         &[]
     }
 
+    /// Whether the result is what all ranks have of the operands: for each operand, those of all ranks in their order. The session
+    /// asks them where it comes to such a node, which has neither CPU code nor kernels.
+    fn gathers(&self) -> bool {
+        false
+    }
+
     /// Bytes of scratch memory on `device`.
     fn workspace_bytes(&self, _device: DeviceKind, _inputs: &[ValueType], _outputs: &[ValueType]) -> usize {
         0

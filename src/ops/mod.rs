@@ -6,6 +6,7 @@ mod accumulate;
 mod adam;
 mod adaptive_avg_pool;
 mod add;
+mod all_gather;
 mod augment;
 mod auto_augment;
 mod avg_pool;
@@ -57,11 +58,12 @@ operations! {
     adam: Adam, AdamConfig;
     adaptive_avg_pool: AdaptiveAvgPool, AdaptiveAvgPoolBwd, adaptive_avg_pool;
     add: Add, add;
+    all_gather: AllGather;
     augment: AugmentBlocks, AugmentFwd, augment;
     auto_augment: AutoAugment, auto_augment;
     avg_pool: GlobalAvgPool, GlobalAvgPoolBwd, global_avg_pool;
     batch_norm: BatchNormApply, BatchNormBwd, BatchNormDx, BatchNormInference, BatchNormInferenceBwd, BatchNormJoin, BatchNormJoinDx, BatchNormPool, BatchNormPoolDx,
-        BatchNormTrain, BnConfig, Mask, batch_norm;
+        BatchNormStatistics, BatchNormSums, BatchNormSync, BatchNormSyncSums, BatchNormTrain, BnConfig, Mask, batch_norm;
     bias: AddBias, AddBiasBwd, add_bias;
     blend: Blend;
     cast: Cast, CastTensors, CopyTensors, cast;

@@ -45,6 +45,8 @@ pub struct Plan {
     pub first_exchange: usize,
     /// Index of the first step of [`Phase::Update`].
     pub first_update: usize,
+    /// Indices of the steps at which ranks give each other values ([`Op::gathers`]).
+    pub gathers: Vec<usize>,
     /// Bytes of the transient part, and what fills it where it is fullest.
     pub live: LiveBytes,
     places: HashMap<String, (Slot, Access)>,
@@ -312,9 +314,10 @@ fn lay_out(
         .collect();
     let first_of = |phase| steps.iter().position(|step| step.phase >= phase).unwrap_or(steps.len());
     let (first_exchange, first_update) = (first_of(Phase::Exchange), first_of(Phase::Update));
+    let gathers = (0..steps.len()).filter(|&step| steps[step].op.gathers()).collect();
     let of_host = |(_, access): &(Slot, Access)| matches!(access, Access::BeforeRun | Access::Kept);
     let host_values = places.values().copied().filter(of_host).collect();
-    Plan { steps, first_exchange, first_update, live: transient.live, places, host_values }
+    Plan { steps, first_exchange, first_update, gathers, live: transient.live, places, host_values }
 }
 
 impl fmt::Display for Plan {

@@ -14,9 +14,9 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::StepConfig;
 use super::update::{interleave, zero};
-use crate::device::ALIGNMENT_BYTES;
+use super::{StepConfig, TRAIN};
+use crate::device::{ALIGNMENT_BYTES, Slot};
 use crate::dist::Collective;
 use crate::error::{Error, Result};
 use crate::exec::Session;
@@ -51,15 +51,17 @@ const ROUNDED_SUM: &str = "exchange.rounded";
 
 /// Statistics of the batch norms of a training graph: those that are carried on, and those of one batch.
 pub(super) struct Statistics {
-    running: Vec<ValueId>,
+    pub(super) running: Vec<ValueId>,
     /// How much of a batch's goes into each.
-    shares: Vec<f32>,
-    /// Of each rank's batch.
+    pub(super) shares: Vec<f32>,
+    /// Of this rank's batch.
+    pub(super) own: Vec<ValueId>,
+    /// Of each rank's batch; none where batch norms are synchronised, which blend as they normalise.
     of_ranks: Vec<Vec<ValueId>>,
 }
 
 /// Has the batch norms of a forward pass leave the statistics of the batch and their running ones as they are.
-pub(super) fn keep_statistics(graph: &mut Graph, num_ranks: usize) -> Statistics {
+pub(super) fn keep_statistics(graph: &mut Graph, config: &StepConfig) -> Statistics {
     let mut nodes = graph.nodes().to_vec();
     let (mut running, mut shares) = (Vec::new(), Vec::new());
     for node in &nodes {
@@ -70,16 +72,18 @@ pub(super) fn keep_statistics(graph: &mut Graph, num_ranks: usize) -> Statistics
     }
     let mut companions =
         |prefix: &str, running: &[ValueId]| graph.companions(prefix, running, Role::Exchanged, zero);
-    let mut own = companions(OWN_PREFIX, &running).into_iter();
-    let of_ranks = (0..num_ranks).map(|rank| companions(&rank_prefix(rank), &running)).collect();
+    let own = companions(OWN_PREFIX, &running);
+    let num_kept = if config.synchronises() { 0 } else { config.num_ranks };
+    let of_ranks = (0..num_kept).map(|rank| companions(&rank_prefix(rank), &running)).collect();
+    let mut of_node = own.iter();
     for node in &mut nodes {
         if let Some(&norm) = node.op_as::<BatchNormTrain>() {
             node.op = Arc::new(BatchNormTrain { bn_momentum: 1.0, ..norm });
-            node.inputs[3..5].iter_mut().zip(&mut own).for_each(|(operand, own)| *operand = own);
+            node.inputs[3..5].iter_mut().zip(&mut of_node).for_each(|(operand, &own)| *operand = own);
         }
     }
     graph.set_nodes(nodes);
-    Statistics { running, shares, of_ranks }
+    Statistics { running, shares, own, of_ranks }
 }
 
 fn rank_prefix(rank: usize) -> String {
@@ -208,8 +212,8 @@ impl Places {
 /// Bytes that a rank of a training sends to the others. It receives as many.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Traffic {
-    /// After a micro-batch: of its gradient all but the own share, unless NCCL adds, and the statistics of its batch norms to each
-    /// of the others.
+    /// In and after a micro-batch: of its gradient all but the own share, unless NCCL adds, and the statistics of its batch norms to
+    /// each of the others; of images of the full size.
     pub micro_batch_bytes: usize,
     /// Before an update: the own share of the sum to each of the others, or what a ring sends for NCCL's sum.
     pub update_bytes: usize,
@@ -220,7 +224,10 @@ impl Traffic {
     pub fn of(program: &Program, num_ranks: usize) -> Option<Traffic> {
         let Places { gradients, shares, statistics } = Places::of(program)?;
         let others = num_ranks - 1;
-        let statistics_bytes = others * statistics.map_or(0, |(own, _)| own.len());
+        let train = &program.plans[TRAIN];
+        let gathered = train.gathers.iter().flat_map(|&step| &train.steps[step].inputs).map(Slot::num_bytes);
+        let own_bytes = statistics.map_or(0, |(own, _)| own.len()) + gathered.sum::<usize>();
+        let statistics_bytes = others * own_bytes;
         let gradient_bytes = others * gradients.len() / num_ranks;
         Some(match shares {
             Some(_) => {

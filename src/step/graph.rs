@@ -4,6 +4,7 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use super::exchange::{self, AllReduce};
+use super::sync::synchronise;
 use super::update::{accumulate, average, update};
 use crate::autodiff::differentiate;
 use crate::batch::BatchContents;
@@ -132,6 +133,9 @@ pub struct StepConfig {
     /// Type in which ranks send each other gradients: f32, or bf16, for half the bytes. Then the gradient of a micro-batch is
     /// rounded, summed in f32 with the others, and the sum rounded; one rank rounds alike, for the same bits.
     pub grad_wire: DType,
+    /// Whether batch norms take statistics of the batches of all ranks together, as one rank would of a batch of all their images; else each
+    /// rank takes those of its own batch.
+    pub sync_bn: bool,
     /// Decay of the averaged weights.
     pub ema_decay: Option<f32>,
     /// Which layers learn, and how fast.
@@ -190,6 +194,7 @@ impl StepConfig {
             num_ranks: 1,
             all_reduce: AllReduce::Ordered,
             grad_wire: DType::F32,
+            sync_bn: false,
             ema_decay: None,
             trained: Trained::All,
             pixels: PixelSource::Host,
@@ -228,6 +233,11 @@ impl StepConfig {
     /// Whether gradients are rounded as ranks send them.
     pub(super) fn rounds_gradients(&self) -> bool {
         self.grad_wire == DType::Bf16
+    }
+
+    /// Whether batch norms ask other ranks.
+    pub(super) fn synchronises(&self) -> bool {
+        self.sync_bn && self.num_ranks > 1
     }
 
     /// Whether the value called `name` is of the last layer.
@@ -314,7 +324,7 @@ pub fn training_graph(config: &StepConfig) -> Result<Graph> {
     let mut graph = config.empty_graph();
     let (loss, _) = loss_graph(&mut graph, config, Mode::Train)?;
     let has_ranks = config.num_ranks > 1;
-    let statistics = has_ranks.then(|| exchange::keep_statistics(&mut graph, config.num_ranks));
+    let statistics = has_ranks.then(|| exchange::keep_statistics(&mut graph, config));
     let learns = |id: &ValueId| {
         config.trained != Trained::LastLayer || config.is_of_last_layer(&graph.value(*id).name)
     };
@@ -356,7 +366,10 @@ pub fn training_graph(config: &StepConfig) -> Result<Graph> {
     if let Some(decay) = config.ema_decay {
         average(&mut graph, decay)?;
     }
-    finish(graph, config)
+    match statistics.filter(|_| config.synchronises()) {
+        Some(statistics) => finish(graph, config, |graph| synchronise(graph, config.num_ranks, &statistics)),
+        None => finish(graph, config, |_| Ok(())),
+    }
 }
 
 /// Forward pass and loss with frozen statistics; `prefix` selects the weights (see [`EMA_PREFIX`]).
@@ -369,7 +382,7 @@ pub fn evaluation_graph(config: &StepConfig, prefix: &str) -> Result<Graph> {
     let (_, logits) = loss_graph(&mut graph, config, Mode::Eval)?;
     graph.keep_as(values::LOGITS, logits);
     graph.keep(graph.find(values::PROBS).expect("the loss makes probabilities"));
-    finish(graph, config)
+    finish(graph, config, |_| Ok(()))
 }
 
 /// Records the loss and the scores that it is taken of.
@@ -440,13 +453,19 @@ pub(crate) fn inputs(graph: &mut Graph, config: &StepConfig, mode: Mode) -> Resu
     Ok(Inputs { images, objects })
 }
 
-fn finish(mut graph: Graph, config: &StepConfig) -> Result<Graph> {
+/// Fuses `graph` and has `rest` change it after that.
+fn finish(
+    mut graph: Graph,
+    config: &StepConfig,
+    rest: impl FnOnce(&mut Graph) -> Result<()>,
+) -> Result<Graph> {
     if config.keep_inputs {
         let inputs: Vec<ValueId> =
             graph.value_ids().filter(|&id| graph.value(id).role == Role::Input).collect();
         inputs.into_iter().for_each(|id| graph.keep(id));
     }
     graph = fuse(&graph, &config.fuse.rewrites())?;
+    rest(&mut graph)?;
     if config.keep_results {
         // Values that fusion removed are no results any more, and a value that is kept would not be removed.
         let results: Vec<ValueId> = graph.nodes().iter().flat_map(|node| node.outputs.clone()).collect();

@@ -10,6 +10,7 @@ mod graph;
 pub mod pretrained;
 pub mod scores;
 pub mod statistics;
+mod sync;
 mod training;
 mod update;
 pub mod weights;

@@ -256,7 +256,10 @@ impl Training {
             self.write_hyper_parameters(lr)?;
         }
         let StepIo { plan, loss, hits, .. } = &self.steps[self.current];
-        self.session.run_micro_batch(*plan)?;
+        match &mut self.ranks {
+            Some(ranks) => self.session.run_micro_batch_of_rank(*plan, &mut *ranks.collective)?,
+            None => self.session.run_micro_batch(*plan)?,
+        }
         self.session.enqueue_readback(loss)?;
         self.session.enqueue_readback(hits)?;
         if let Some(ranks) = &mut self.ranks {

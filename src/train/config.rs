@@ -94,6 +94,8 @@ settings! {
         /// Type in which ranks send each other gradients: bf16 takes half the bytes, and rounds gradients and their sum, those of one
         /// rank alike.
         grad_wire: GradWire = GradWire::F32 => flag("TYPE");
+        /// Batch norms take the statistics of the batches of all ranks together, for small batches.
+        sync_bn: bool = false => on();
         /// Passes over the training images.
         epochs: u64 = 90, scenes 8, range 1.., resume Changes => flag("N");
         /// Updates of an epoch.
@@ -354,6 +356,7 @@ impl TrainConfig {
             num_ranks: 1,
             all_reduce: self.all_reduce,
             grad_wire: self.grad_wire.into(),
+            sync_bn: self.sync_bn,
             ema_decay: self.model_ema_decay,
             trained: match (self.freeze, self.backbone_lr_scale) {
                 (true, _) => Trained::LastLayer,

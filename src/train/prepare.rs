@@ -125,7 +125,7 @@ impl Prepared {
 
     /// What a state of this run belongs to.
     pub(super) fn origin(&self) -> Origin {
-        let mut settings = self.config.on_one_rank().records();
+        let mut settings = self.config.records_on_one_rank();
         settings.retain(|name, _| TrainConfig::on_resume(name) != OnResume::Free);
         let [train_images, val_images] = self.source.fingerprints();
         let (categories, base) = (self.source.categories.clone(), Base::default());

@@ -33,7 +33,7 @@ fn complete_without_states(dir: &RunDir) -> Option<Records> {
 /// As [`RunDir::read_config`].
 pub fn outcome_without_states(dir: &RunDir, config: &TrainConfig) -> Result<Option<Outcome>> {
     let before = dir.read_config::<TrainConfig>()?;
-    let (before, now) = (before.on_one_rank().records(), config.on_one_rank().records());
+    let (before, now) = (before.records_on_one_rank(), config.records_on_one_rank());
     let decides = |name: &String| TrainConfig::on_resume(name) != OnResume::Free;
     if before.keys().any(|name| decides(name) && before[name] != now[name]) {
         return Ok(None);
@@ -168,7 +168,7 @@ pub(super) fn refuse_change_of_complete(
     if !state.is_over(run.total_steps, run.config.patience) {
         return Ok(());
     }
-    let (before, now) = (recorded.on_one_rank().records(), run.config.on_one_rank().records());
+    let (before, now) = (recorded.records_on_one_rank(), run.config.records_on_one_rank());
     let kept = |name: &&String| TrainConfig::on_resume(name) == OnResume::Kept;
     match before.keys().filter(kept).find(|&name| before[name] != now[name]) {
         Some(name) => Err(Error::Usage(format!(
@@ -208,9 +208,9 @@ struct Changes {
 impl Changes {
     /// Compares settings with those of the state, and where it has none, with those of config.toml.
     fn compare_settings(&mut self, recorded: &TrainConfig, origin: Option<&Origin>, now: &TrainConfig) {
-        let mut before = recorded.on_one_rank().records();
+        let mut before = recorded.records_on_one_rank();
         before.extend(origin.iter().flat_map(|origin| origin.settings.clone()));
-        let mut now = now.on_one_rank().records();
+        let mut now = now.records_on_one_rank();
         for (name, was) in before {
             let what = match now.remove(&name) {
                 Some(is) if is == was => continue,

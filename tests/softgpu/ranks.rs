@@ -102,6 +102,34 @@ fn nccl_adds_up_gradients_where_it_is_asked_to() {
     expected.assert_same(&left_by(&program), "two ranks");
 }
 
+/// Two ranks whose batch norms take the statistics of both batches train as one does with batches of both's images.
+#[test]
+fn synchronised_batch_norms_are_those_of_one_batch() {
+    let Some(gpu) = software_gpu() else { return };
+    let in_f32 = RUN.replace("--grad-wire bf16 --precision bf16", "").replace(",mixup", "");
+    let losses = |num_ranks, call: &str| {
+        let program = Program::with_scenes();
+        let counts = succeeds(gpu, &program, num_ranks, call);
+        let log = program.path(program.only_run("runs").join("metrics.jsonl"));
+        let losses: Vec<f64> = metrics::read(&log).unwrap().steps.iter().map(|step| step.loss).collect();
+        assert_eq!(losses.len(), 2);
+        (losses, counts)
+    };
+    let (whole, _) = losses(
+        1,
+        &in_f32.replace("--batch-size 2", "--batch-size 4").replace("--micro-batches 4", "--micro-batches 2"),
+    );
+    let (synced, counts) = losses(2, &format!("{in_f32} --sync-bn"));
+    let (own, without) = losses(2, &in_f32);
+    let apart = |losses: &[f64], step: usize| (losses[step] - whole[step]).abs();
+    assert!(apart(&synced, 0) < 1e-5 && apart(&synced, 1) < 1e-3, "{synced:?} for {whole:?}");
+    assert!(apart(&own, 0) > 1e-2, "of their own batches: {own:?} for {whole:?}");
+    let gathers = |counts: &[Value]| counts[0]["calls"]["ncclAllGather"].as_u64().unwrap();
+    // resnet9 has 8 batch norms: two numbers of each go forward and two back, and no statistics after the batch.
+    let of_rank = RUN_BATCHES as u64 / 2;
+    assert_eq!(gathers(&counts) + of_rank, gathers(&without) + of_rank * 8 * 4);
+}
+
 /// Starts `LONG_RUN` on two ranks and sends `name` after some steps: to the launcher, or to one of the ranks.
 fn stop(gpu: &SoftGpu, program: &Program, name: &str, rank: Option<usize>) -> (Output, PathBuf) {
     let (mut command, _record) = launch(gpu, program, 2, LONG_RUN, None);

@@ -352,7 +352,7 @@ impl CudaDevice {
         })
     }
 
-    /// Puts what each rank has in its arena at `from` into the bytes from `to` on, in the order of ranks; as
+    /// Puts the `num_bytes` that each rank has in its arena at each of `from`, in the order of ranks, into the bytes from `to` on; as
     /// [`CudaDevice::all_to_all`].
     ///
     /// # Errors
@@ -360,10 +360,22 @@ impl CudaDevice {
     ///
     /// # Panics
     /// As [`CudaDevice::all_to_all`].
-    pub fn all_gather(&mut self, ranks: &Communicator, from: Range<usize>, to: usize) -> Result<()> {
-        let (sent, received) = self.exchanged(from.clone(), to..to + from.len() * ranks.count());
+    pub fn all_gather(
+        &mut self,
+        ranks: &Communicator,
+        from: impl IntoIterator<Item = usize, IntoIter: Clone>,
+        num_bytes: usize,
+        to: usize,
+    ) -> Result<()> {
+        let all_bytes = num_bytes * ranks.count();
+        let rows = from.into_iter().enumerate().map(move |(row, from)| (from, to + row * all_bytes));
+        for (from, to) in rows.clone() {
+            self.exchanged(from..from + num_bytes, to..to + all_bytes);
+        }
+        let arena = self.arena_address();
+        let rows = rows.map(|(from, to)| (arena + from as u64, arena + to as u64));
         // SAFETY: as in `all_to_all`.
-        self.exchange(|stream| unsafe { ranks.turn().all_gather(sent, received, from.len(), stream) })
+        self.exchange(|stream| unsafe { ranks.turn().all_gather(rows, num_bytes, stream) })
     }
 
     /// Adds up the f32 that each rank has in its arena at `sums`, in an order of the library's own, for every rank; as

@@ -167,36 +167,35 @@ impl Turn<'_> {
         let Shared { library, handle, count, .. } = self.shared;
         let functions = &library.functions;
         let raw = stream.cu_stream();
-        self.exchange(stream, || {
-            // SAFETY: the caller vouches for the ranges, and the handle lives. A group that was begun is ended.
-            unsafe {
-                self.check((functions.group_start)())?;
-                let called = (0..*count).try_for_each(|rank| {
-                    let (peer, offset) = (rank as i32, (rank * part_bytes) as u64);
+        self.grouped(stream, || {
+            (0..*count).try_for_each(|rank| {
+                let (peer, offset) = (rank as i32, (rank * part_bytes) as u64);
+                // SAFETY: the caller vouches for the ranges, and the handle lives.
+                unsafe {
                     self.check((functions.send)(from + offset, part_bytes, BYTES, peer, *handle, raw))?;
                     self.check((functions.recv)(to + offset, part_bytes, BYTES, peer, *handle, raw))
-                });
-                let ended = self.check((functions.group_end)());
-                called.and(ended)
-            }
+                }
+            })
         })
     }
 
-    /// As [`Collective::all_gather`](crate::dist::Collective::all_gather), likewise, of `num_bytes` of each rank.
+    /// As [`Collective::all_gather`](crate::dist::Collective::all_gather), likewise, of `num_bytes` of each rank, from and to each
+    /// of `rows`.
     ///
     /// # Safety
     /// As [`Turn::all_to_all`].
     pub(super) unsafe fn all_gather(
         &self,
-        from: u64,
-        to: u64,
+        rows: impl IntoIterator<Item = (u64, u64)>,
         num_bytes: usize,
         stream: &CudaStream,
     ) -> Result<()> {
         let (all_gather, raw) = (self.shared.library.functions.all_gather, stream.cu_stream());
-        self.exchange(stream, || {
-            // SAFETY: the caller vouches for the ranges, and the handle lives.
-            self.check(unsafe { all_gather(from, to, num_bytes, BYTES, self.shared.handle, raw) })
+        self.grouped(stream, || {
+            rows.into_iter().try_for_each(|(from, to)| {
+                // SAFETY: the caller vouches for the ranges, and the handle lives.
+                self.check(unsafe { all_gather(from, to, num_bytes, BYTES, self.shared.handle, raw) })
+            })
         })
     }
 
@@ -228,6 +227,19 @@ impl Turn<'_> {
         self.exchange(stream, || {
             // SAFETY: the caller vouches for the range, and the handle lives.
             self.check(unsafe { broadcast(address, address, num_bytes, BYTES, 0, self.shared.handle, raw) })
+        })
+    }
+
+    /// Makes `calls`, which the library takes together, as one exchange on `stream`.
+    fn grouped(&self, stream: &CudaStream, calls: impl FnOnce() -> Result<()>) -> Result<()> {
+        let functions = &self.shared.library.functions;
+        self.exchange(stream, || {
+            // SAFETY: these take nothing. A group that was begun is ended.
+            self.check(unsafe { (functions.group_start)() })?;
+            let called = calls();
+            // SAFETY: as above.
+            let ended = self.check(unsafe { (functions.group_end)() });
+            called.and(ended)
         })
     }
 

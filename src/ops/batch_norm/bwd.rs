@@ -46,6 +46,15 @@ impl Mask {
             Mask::Bits => bits_of(y),
         }
     }
+
+    /// With what it needs: gamma, operand 2, and operand 5.
+    pub(super) fn masking<'a, T: Storage>(self, args: &CpuArgs<'a>) -> Masking<'a, T> {
+        match self {
+            Mask::Result => Masking::Result(args.input(5)),
+            Mask::Recomputed => Masking::Recomputed { gamma: args.input(2), beta: args.input(5) },
+            Mask::Bits => Masking::Bits(args.input(5)),
+        }
+    }
 }
 
 /// The type of the bits of y.
@@ -111,11 +120,7 @@ impl Op for BatchNormBwd {
         fn run<T: Storage>(op: &BatchNormBwd, args: &CpuArgs<'_>) {
             let spread = Spread::Rstd(args.input::<T::Sum>(4));
             if !op.residual {
-                let mask = op.mask.map(|mask| match mask {
-                    Mask::Result => Masking::Result(args.input::<T>(5)),
-                    Mask::Recomputed => Masking::Recomputed { gamma: args.input(2), beta: args.input(5) },
-                    Mask::Bits => Masking::Bits(args.input(5)),
-                });
+                let mask = op.mask.map(|mask| mask.masking(args));
                 return backward(args, args.input::<T>(0), mask, spread, true);
             }
             let blocks = Blocks::new(args.input_shape(1));
@@ -223,7 +228,7 @@ fn backward<T: Storage>(
 }
 
 /// dbeta and dgamma, from the sums.
-fn store_sums<R: Real>(sums: [&[f64]; 2], to: [&mut [R]; 2]) {
+pub(super) fn store_sums<R: Real>(sums: [&[f64]; 2], to: [&mut [R]; 2]) {
     for (sums, to) in sums.into_iter().zip(to) {
         to.iter_mut().zip(sums).for_each(|(to, &sum)| *to = R::from_f64(sum));
     }
@@ -361,7 +366,7 @@ fn passes(bits: u8, c: usize) -> bool {
 }
 
 /// sum(dz) and sum(dz*xhat) of each channel.
-fn sums<'a, T: Storage>(
+pub(super) fn sums<'a, T: Storage>(
     operands: Operands<'_, T>,
     x: &[T],
     blocks: Blocks,

@@ -12,6 +12,7 @@ mod bwd;
 mod inference;
 mod launch;
 mod pool;
+mod sync;
 mod train;
 
 pub use apply::{BatchNormApply, BatchNormDx, BatchNormJoin, BatchNormJoinDx};
@@ -23,6 +24,7 @@ pub(super) use launch::{
     finalize_sums_to, partials_bytes, statistics_partials,
 };
 pub use pool::{BatchNormPool, BatchNormPoolDx};
+pub use sync::{BatchNormStatistics, BatchNormSums, BatchNormSync, BatchNormSyncSums};
 pub use train::BatchNormTrain;
 pub(super) use train::{Statistics, blended, check_rows};
 
@@ -343,6 +345,7 @@ pub(super) fn checks() -> Checks {
         Box::new(|_| train::apart_trial()),
     ];
     trials.extend(pool::trials());
+    trials.push(Box::new(sync::trial));
     Checks { cases, trials }
 }
 
@@ -417,6 +420,7 @@ fn bwd_trial(shape: [usize; 4], (mask, residual): (Option<Mask>, bool)) -> Trial
             Mask::Bits => unreachable!("none of those drawn from"),
         }));
         graph.apply("train", BatchNormBwd { mask, residual }, &operands)?;
+        graph.apply("sums", BatchNormSums { mask }, &operands)?;
         graph.apply("inference", BatchNormInferenceBwd { eps: 1e-5 }, &[dy, x, gamma, mean, var])?;
         let [dgamma, dbeta] = ["dgamma", "dbeta"].map(|name| in_f32(graph, name, [c]));
         let mut operands = vec![dy, x, gamma, mean, rstd, dgamma, dbeta];
@@ -448,8 +452,9 @@ fn bits_trial(shape: [usize; 4], residual: bool) -> Trial {
         operands.extend(vectors(graph, "shortcut."));
         graph.apply("joined", BatchNormJoin { relu: true, bits: true }, &operands)?;
         let (dy, bits) = (input(graph, "dy", shape), bits_input(graph, shape));
-        let op = BatchNormBwd { mask: Some(Mask::Bits), residual };
-        graph.apply("bwd", op, &[dy, x, gamma, mean, rstd, bits]).map(|_| ())
+        let (mask, operands) = (Some(Mask::Bits), [dy, x, gamma, mean, rstd, bits]);
+        graph.apply("bwd", BatchNormBwd { mask, residual }, &operands)?;
+        graph.apply("sums", BatchNormSums { mask }, &operands).map(|_| ())
     })
     .only_in(DType::Bf16)
 }

@@ -1,5 +1,7 @@
 //! The batches of an update, and the ranks that share them.
 
+use std::collections::BTreeMap;
+
 use super::TrainConfig;
 use crate::error::{Error, Result};
 use crate::step::StepConfig;
@@ -27,10 +29,16 @@ impl TrainConfig {
         TrainConfig { micro_batches: Some(self.batches_per_update()), ..self }
     }
 
-    /// These settings as one rank has them that takes all batches of an update. They decide the same results.
-    pub(in crate::train) fn on_one_rank(&self) -> TrainConfig {
-        let grad_accum_steps = self.batches_per_update();
-        TrainConfig { grad_accum_steps, micro_batches: None, ..self.clone() }
+    /// These settings as files write them, of one rank that takes all batches of an update: they decide the same results, on whatever
+    /// number of ranks. With synchronised batch norms, it is one of them.
+    pub(in crate::train) fn records_on_one_rank(&self) -> BTreeMap<String, String> {
+        let batches = self.batches_per_update();
+        let mut records =
+            TrainConfig { grad_accum_steps: batches, micro_batches: None, ..self.clone() }.records();
+        if self.sync_bn {
+            records.insert("sync_bn".into(), format!("of {} ranks", batches / self.grad_accum_steps));
+        }
+        records
     }
 
     /// Gives each of so many ranks its part of an update.

@@ -182,11 +182,15 @@ fn ranks_have_equal_parts_of_an_update_however_many_they_are() {
     // Begun on two ranks, it has twice as many.
     config.split_over(2).unwrap();
     assert_eq!(parts(&config), (2, Some(4)));
-    let alone = config.on_one_rank();
+    let alone = config.records_on_one_rank();
     for (num_ranks, expected) in [(4, (1, Some(4))), (2, (2, Some(4))), (1, (4, None))] {
         let mut resumed = config.clone().keeping_updates();
         resumed.split_over(num_ranks).unwrap();
-        assert_eq!((parts(&resumed), resumed.on_one_rank()), (expected, alone.clone()));
+        assert_eq!((parts(&resumed), resumed.records_on_one_rank()), (expected, alone.clone()));
+        // Unless batch norms take the batches of all ranks together.
+        let synced = [&config, &resumed].map(|config| TrainConfig { sync_bn: true, ..config.clone() });
+        let [before, now] = synced.map(|config| config.records_on_one_rank());
+        assert_eq!((&before["sync_bn"][..], before == now), ("of 2 ranks", num_ranks == 2));
     }
     let message = config.clone().keeping_updates().split_over(3).unwrap_err().to_string();
     assert!(message.contains("4 batches") && message.contains("start 1, 2, 4 of them"), "{message}");

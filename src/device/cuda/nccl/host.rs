@@ -61,7 +61,7 @@ impl Communicator {
             host.put(0, part)?;
             // SAFETY: there is room for a part of each rank, and this waits for the work.
             unsafe {
-                turn.all_gather(host.sent.address(), host.received.address(), part.len(), &host.stream)?
+                turn.all_gather([(host.sent.address(), host.received.address())], part.len(), &host.stream)?
             };
             for (rank, all) in all.chunks_exact_mut(mine.len()).enumerate() {
                 host.take(&host.received, rank, &mut all[number * PART_BYTES..][..part.len()])?;
