@@ -75,10 +75,11 @@ fn start(flags: &Flags) -> ! {
 fn time(ranks: &mut MpiRanks, model: &str, rounds: usize) {
     let count = ranks.rank().count;
     let model_of_classes = Model::new(model, Options::new(CLASSES)).unwrap_or_else(|error| end(&error));
-    let config = StepConfig { num_ranks: count, ..StepConfig::new(model_of_classes, 2, 32) };
+    let config =
+        StepConfig { num_ranks: count, bucket_bytes: usize::MAX, ..StepConfig::new(model_of_classes, 2, 32) };
     let program = program(&config, DeviceKind::Cpu).unwrap_or_else(|error| end(&error));
     let place = |name: &str| program.persistent(name).expect("a step with ranks has it").slot;
-    let (received, sum) = (place("exchange.received"), place("exchange.sum"));
+    let (received, sum) = (place("exchange.0.received"), place("exchange.0.sum"));
     let gradients = received.offset_bytes - received.num_bytes()..received.offset_bytes;
     let mut session = Session::open(program, Device::Cpu, Start::Seed(0)).unwrap_or_else(|error| end(&error));
     let mut exchange = |ranks: &mut MpiRanks| {

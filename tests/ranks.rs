@@ -61,7 +61,12 @@ fn on_cpu(config: StepConfig) -> Training {
 
 #[test]
 fn ranks_have_the_bits_of_one_rank_that_accumulates() {
-    let config = StepConfig { clip_grad: Some(0.5), ema_decay: Some(0.9), ..config("resnet18") };
+    let config = StepConfig {
+        clip_grad: Some(0.5),
+        ema_decay: Some(0.9),
+        bucket_bytes: 1 << 20,
+        ..config("resnet18")
+    };
     check_splits(&config, 2, &[2, 3, 6], on_cpu);
 }
 
@@ -368,7 +373,14 @@ fn synchronised_batch_norms_are_those_of_one_batch_of_all() {
 fn ranks_on_kernels_have_the_bits_of_one_rank() {
     for (float, grad_wire) in [(DType::F32, DType::Bf16), (DType::Bf16, DType::F32)] {
         let clip_grad = Some(0.5);
-        let config = StepConfig { float, grad_wire, clip_grad, seed: 3, ..StepConfig::new(Dropping, 2, 16) };
+        let config = StepConfig {
+            float,
+            grad_wire,
+            clip_grad,
+            bucket_bytes: 1,
+            seed: 3,
+            ..StepConfig::new(Dropping, 2, 16)
+        };
         check_splits(&config, 1, &[3], on_emulator());
     }
 }

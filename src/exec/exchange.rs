@@ -10,6 +10,7 @@ use crate::device::Slot;
 use crate::device::cuda::CudaDevice;
 use crate::dist::Collective;
 use crate::error::{Error, Result};
+use crate::graph::Exchange;
 use crate::plan::Step;
 use crate::tensor::DType;
 
@@ -30,7 +31,8 @@ impl Session {
         let to = to..to + from.len();
         self.check_exchange(&from, &to);
         if let Some((gpu, ranks)) = self.backend.gpu().zip(collective.communicator()) {
-            return gpu.all_to_all(ranks, from, to.start);
+            gpu.all_to_all(ranks, from, to.start)?;
+            return gpu.finish_exchanges();
         }
         self.exchange(from, to, |mine, received| collective.all_to_all(mine, received))
     }
@@ -51,19 +53,20 @@ impl Session {
         let to = to..to + from.len() * collective.rank().count;
         self.check_exchange(&from, &to);
         if let Some((gpu, ranks)) = self.backend.gpu().zip(collective.communicator()) {
-            return gpu.all_gather(ranks, [from.start], from.len(), to.start);
+            gpu.all_gather(ranks, [from.start], from.len(), to.start)?;
+            return gpu.finish_exchanges();
         }
         self.exchange(from, to, |mine, received| collective.all_gather(mine, received))
     }
 
-    /// Runs step `step` of plan `index`, an [`AllGather`](crate::ops::AllGather), with the ranks that `collective` reaches.
-    pub(super) fn gather(
+    /// Runs step `step` of plan `index`, at which ranks send each other values, with those that `collective` reaches.
+    pub(super) fn run_exchange_step(
         &mut self,
         index: usize,
         step: usize,
         collective: Option<&mut (dyn Collective + '_)>,
     ) -> Result<()> {
-        let Step { name, op, inputs, outputs, .. } = &self.program.plans[index].steps[step];
+        let Step { name, op, inputs, .. } = &self.program.plans[index].steps[step];
         let Some(collective) = collective else {
             return Err(Error::Graph {
                 op: op.name(),
@@ -71,12 +74,29 @@ impl Session {
                 message: "takes values of other ranks; call Session::run_micro_batch_of_rank".into(),
             });
         };
+        if op.exchange() == Some(Exchange::AllGather) {
+            return self.gather(index, step, collective);
+        }
+        let [received, sent @ ..] = inputs.as_slice() else { unreachable!("the shape rule has seen it") };
+        let last = sent[sent.len() - 1];
+        let from = sent[0].offset_bytes..last.offset_bytes + last.num_bytes();
+        let (num_bytes, to) = (received.num_bytes(), received.offset_bytes);
+        assert_eq!(from.len(), num_bytes, "what is sent lies in a row");
+        if let Some((gpu, ranks)) = self.backend.gpu().zip(collective.communicator()) {
+            return gpu.all_to_all(ranks, from, to);
+        }
+        self.exchange(from, to..to + num_bytes, |mine, received| collective.all_to_all(mine, received))
+    }
+
+    fn gather(&mut self, index: usize, step: usize, collective: &mut (dyn Collective + '_)) -> Result<()> {
+        let Step { inputs, outputs, .. } = &self.program.plans[index].steps[step];
         let (num_bytes, to) = (inputs[0].num_bytes(), outputs[0]);
         let all_bytes = num_bytes * collective.rank().count;
         assert_eq!(to.num_bytes(), inputs.len() * all_bytes, "a node gathers from the ranks that there are");
         if let Some((gpu, ranks)) = self.backend.gpu().zip(collective.communicator()) {
             let from = inputs.iter().map(|slot| slot.offset_bytes);
-            return gpu.all_gather(ranks, from, num_bytes, to.offset_bytes);
+            gpu.all_gather(ranks, from, num_bytes, to.offset_bytes)?;
+            return gpu.finish_exchanges();
         }
         (0..inputs.len()).try_for_each(|row| {
             let from = self.program.plans[index].steps[step].inputs[row].offset_bytes;
@@ -85,6 +105,11 @@ impl Session {
                 collective.all_gather(mine, received)
             })
         })
+    }
+
+    /// Has a GPU wait for the exchanges under way before what follows.
+    pub(super) fn finish_exchanges(&mut self) -> Result<()> {
+        self.backend.gpu().map_or(Ok(()), CudaDevice::finish_exchanges)
     }
 
     /// Adds up the f32 that each rank has at `sums`, in the order of the library that joins them, for every rank.
@@ -98,7 +123,8 @@ impl Session {
         assert!(sums.end <= self.program.persistent_bytes, "ranks exchange persistent values");
         let joined = self.backend.gpu().zip(collective.communicator());
         let (gpu, ranks) = joined.expect("a sum of the library's is asked for of ranks on GPUs");
-        gpu.all_reduce(ranks, sums)
+        gpu.all_reduce(ranks, sums)?;
+        gpu.finish_exchanges()
     }
 
     /// How long this rank was in exchanges since the last call, waiting for the others included; it waits for those under way.

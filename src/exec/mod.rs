@@ -151,12 +151,12 @@ impl Session {
         self.run(index, 0..self.program.plans[index].first_exchange, None)
     }
 
-    /// [`Session::run_micro_batch`] on one of several ranks, which give each other values on the way ([`Op::gathers`]).
+    /// [`Session::run_micro_batch`] on one of several ranks, which send each other values on the way ([`Op::exchange`]).
     ///
     /// # Errors
     /// As [`Session::run_micro_batch`], and what the collective reports.
     ///
-    /// [`Op::gathers`]: crate::graph::Op::gathers
+    /// [`Op::exchange`]: crate::graph::Op::exchange
     pub fn run_micro_batch_of_rank(&mut self, index: usize, collective: &mut dyn Collective) -> Result<()> {
         self.run(index, 0..self.program.plans[index].first_exchange, Some(collective))
     }
@@ -433,15 +433,16 @@ impl Session {
         self.upload_inputs()?;
         self.last_run = Some(index);
         let mut start = range.start;
-        let gathers = &self.program.plans[index].gathers;
-        let first = gathers.partition_point(|&step| step < range.start);
-        for next in first..gathers.partition_point(|&step| step < range.end) {
-            let gather = self.program.plans[index].gathers[next];
-            self.run_steps(index, start..gather)?;
-            self.gather(index, gather, collective.as_deref_mut())?;
-            start = gather + 1;
+        let exchanges = &self.program.plans[index].exchanges;
+        let first = exchanges.partition_point(|&step| step < range.start);
+        for next in first..exchanges.partition_point(|&step| step < range.end) {
+            let step = self.program.plans[index].exchanges[next];
+            self.run_steps(index, start..step)?;
+            self.run_exchange_step(index, step, collective.as_deref_mut())?;
+            start = step + 1;
         }
-        self.run_steps(index, start..range.end)
+        self.run_steps(index, start..range.end)?;
+        self.finish_exchanges()
     }
 
     /// Runs steps of which none asks other ranks.

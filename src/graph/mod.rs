@@ -10,10 +10,11 @@ mod op;
 mod verify;
 
 use std::any::Any;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 pub use onnx::{Onnx, OnnxAttribute, OnnxNode};
-pub use op::{Backward, Cost, InPlace, InferResult, Op, ValueType};
+pub use op::{Backward, Cost, Exchange, InPlace, InferResult, Op, ValueType};
 
 use crate::error::{Error, Result};
 use crate::tensor::{DType, Layout, Shape};
@@ -166,6 +167,8 @@ pub struct Graph {
     nodes: Vec<Node>,
     results: Vec<ValueId>,
     aliases: Vec<(String, ValueId)>,
+    /// Persistent values in whose memory others are made.
+    places: HashMap<ValueId, ValueId>,
     scope: String,
     persistent_prefix: String,
     phase: Phase,
@@ -181,6 +184,7 @@ impl Graph {
             nodes: Vec::new(),
             results: Vec::new(),
             aliases: Vec::new(),
+            places: HashMap::new(),
             scope: String::new(),
             persistent_prefix: String::new(),
             phase: Phase::Forward,
@@ -361,6 +365,16 @@ impl Graph {
     pub fn keep_as(&mut self, alias: &str, value: ValueId) {
         self.keep(value);
         self.aliases.push((alias.to_string(), value));
+    }
+
+    /// Has `value`, which a node makes, lie where the persistent value `place` of its type does: what a node would copy there is there.
+    pub(crate) fn make_in(&mut self, value: ValueId, place: ValueId) {
+        self.places.insert(value, place);
+    }
+
+    /// The persistent value in whose memory `value` is made.
+    pub(crate) fn place(&self, value: ValueId) -> Option<ValueId> {
+        self.places.get(&value).copied()
     }
 
     /// The second names of kept values.

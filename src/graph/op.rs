@@ -72,6 +72,16 @@ pub struct InPlace {
     pub input: usize,
 }
 
+/// What ranks send each other at a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exchange {
+    /// The result is what all ranks have of the operands: for each operand, those of all ranks in their order.
+    AllGather,
+    /// Operand 0 gets a part from each rank, this rank's part of the other operands, which lie in a row. On a GPU the nodes behind it
+    /// run meanwhile; it is waited for at the end of the micro-batch.
+    AllToAll,
+}
+
 /// An operation: shape rule, cost, gradient, CPU code and kernel launch.
 ///
 /// One file in `src/ops/` implements it, names its operands and results, and lists test cases.
@@ -124,10 +134,10 @@ pub trait Op: Any + fmt::Debug + Send + Sync {
         &[]
     }
 
-    /// Whether the result is what all ranks have of the operands: for each operand, those of all ranks in their order. The session
-    /// asks them where it comes to such a node, which has neither CPU code nor kernels.
-    fn gathers(&self) -> bool {
-        false
+    /// What ranks send each other at such a node, which has neither CPU code nor kernels: the session asks the other ranks where it
+    /// comes to it. `None` for every other.
+    fn exchange(&self) -> Option<Exchange> {
+        None
     }
 
     /// Bytes of scratch memory on `device`.

@@ -3,12 +3,12 @@
 use crate::device::cpu::CpuArgs;
 use crate::device::{LaunchArgs, Launcher};
 use crate::error::Result;
-use crate::graph::{InferResult, Op, ValueType};
+use crate::graph::{Cost, Exchange, InferResult, Op, ValueType};
 use crate::ops::checks::Checks;
 use crate::tensor::Shape;
 
 /// `(x...) -> [operands, ranks, shape of x...]`, of operands of one type: each rank's, in the order of ranks. The session asks the
-/// other ranks for theirs where it comes to the node ([`Op::gathers`]).
+/// other ranks for theirs where it comes to the node ([`Exchange::AllGather`]).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AllGather {
     /// How many ranks there are.
@@ -29,15 +29,19 @@ impl Op for AllGather {
         Ok(vec![ValueType { shape: Shape::new(&dims), dtype: first.dtype }])
     }
 
-    fn gathers(&self) -> bool {
-        true
+    fn cost(&self, _inputs: &[ValueType], _outputs: &[ValueType]) -> Cost {
+        Cost::default()
+    }
+
+    fn exchange(&self) -> Option<Exchange> {
+        Some(Exchange::AllGather)
     }
 
     fn cpu(&self, _args: &CpuArgs<'_>) {
-        unreachable!("the session gathers, which knows the other ranks")
+        unreachable!("the session asks the other ranks")
     }
 
-    /// Nothing: the session gathers.
+    /// Nothing: the session asks the other ranks.
     fn launch(&self, _args: &LaunchArgs<'_>, _launcher: &mut dyn Launcher) -> Result<()> {
         Ok(())
     }

@@ -7,6 +7,7 @@ mod adam;
 mod adaptive_avg_pool;
 mod add;
 mod all_gather;
+mod all_to_all;
 mod augment;
 mod auto_augment;
 mod avg_pool;
@@ -59,6 +60,7 @@ operations! {
     adaptive_avg_pool: AdaptiveAvgPool, AdaptiveAvgPoolBwd, adaptive_avg_pool;
     add: Add, add;
     all_gather: AllGather;
+    all_to_all: AllToAll;
     augment: AugmentBlocks, AugmentFwd, augment;
     auto_augment: AutoAugment, auto_augment;
     avg_pool: GlobalAvgPool, GlobalAvgPoolBwd, global_avg_pool;

@@ -26,7 +26,7 @@ pub(super) struct Place {
 }
 
 pub(super) struct TransientLayout {
-    /// By value; `None` for persistent values and for those that no node touches.
+    /// By value; `None` for persistent values, for those made in their place, and for those that no node touches.
     pub value_offsets: Vec<Option<usize>>,
     /// By node.
     pub workspaces: Vec<Place>,
@@ -94,6 +94,9 @@ pub(super) fn lay_out(graph: &Graph, device: DeviceKind, input_bytes: usize) -> 
     let mut workspace_buffers = Vec::with_capacity(graph.nodes().len());
     for (step, node) in graph.nodes().iter().enumerate() {
         for (position, &id) in node.outputs.iter().enumerate() {
+            if graph.place(id).is_some() {
+                continue;
+            }
             match reusable_operand(graph, node, position, step, &last_use).and_then(|i| buffer_of[i.index()])
             {
                 Some(buffer) => {

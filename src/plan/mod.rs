@@ -45,8 +45,8 @@ pub struct Plan {
     pub first_exchange: usize,
     /// Index of the first step of [`Phase::Update`].
     pub first_update: usize,
-    /// Indices of the steps at which ranks give each other values ([`Op::gathers`]).
-    pub gathers: Vec<usize>,
+    /// Indices of the steps at which ranks send each other values ([`Op::exchange`]).
+    pub exchanges: Vec<usize>,
     /// Bytes of the transient part, and what fills it where it is fullest.
     pub live: LiveBytes,
     places: HashMap<String, (Slot, Access)>,
@@ -270,7 +270,7 @@ fn lay_out(
 ) -> Plan {
     let transient = memory::lay_out(graph, device, input_bytes);
     let slot = |id: ValueId| {
-        let value = graph.value(id);
+        let value = graph.value(graph.place(id).unwrap_or(id));
         persistent.get(value.name.as_str()).copied().unwrap_or_else(|| Slot {
             offset_bytes: base_bytes + transient.value_offsets[id.index()].unwrap_or(0),
             shape: value.ty.shape,
@@ -304,8 +304,10 @@ fn lay_out(
         Role::Input => Access::BeforeRun,
         _ => Access::Never,
     };
-    let has_place =
-        |id: &ValueId| graph.value(*id).role.is_persistent() || transient.value_offsets[id.index()].is_some();
+    let has_place = |id: &ValueId| {
+        let is_persistent = graph.value(*id).role.is_persistent() || graph.place(*id).is_some();
+        is_persistent || transient.value_offsets[id.index()].is_some()
+    };
     let named = graph.value_ids().map(|id| (graph.value(id).name.as_str(), id));
     let places: HashMap<String, (Slot, Access)> = named
         .chain(graph.aliases())
@@ -314,10 +316,10 @@ fn lay_out(
         .collect();
     let first_of = |phase| steps.iter().position(|step| step.phase >= phase).unwrap_or(steps.len());
     let (first_exchange, first_update) = (first_of(Phase::Exchange), first_of(Phase::Update));
-    let gathers = (0..steps.len()).filter(|&step| steps[step].op.gathers()).collect();
+    let exchanges = (0..steps.len()).filter(|&step| steps[step].op.exchange().is_some()).collect();
     let of_host = |(_, access): &(Slot, Access)| matches!(access, Access::BeforeRun | Access::Kept);
     let host_values = places.values().copied().filter(of_host).collect();
-    Plan { steps, first_exchange, first_update, gathers, live: transient.live, places, host_values }
+    Plan { steps, first_exchange, first_update, exchanges, live: transient.live, places, host_values }
 }
 
 impl fmt::Display for Plan {

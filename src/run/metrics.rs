@@ -95,7 +95,7 @@ pub struct Step {
     /// The time the device was busy with the step, where it is not the host itself.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub gpu_ms: Option<f64>,
-    /// The part of `step_ms` in exchanges with other ranks, waiting for them included, where there are some.
+    /// The part of `step_ms` that was waited for exchanges with other ranks, where there are some.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub exchange_ms: Option<f64>,
     /// Device memory of the run in MiB.

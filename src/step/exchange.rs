@@ -3,7 +3,7 @@
 //! With N ranks of A rounds an update, round a of rank r is micro-batch a*N + r of one rank that accumulates N*A of them, and the
 //! results have its bits. In each round a rank sends every other one its share of the gradient, adds up what it receives of its
 //! own share in the order of ranks, and blends the statistics of all ranks' batches into its running ones in that order. Before
-//! the update the shares of the sum are gathered.
+//! the update the shares of the sum are gathered. Gradients go in buckets, each as soon as the backward pass has made the last of it.
 //!
 //! With [`AllReduce::Nccl`] each rank sums the gradients of its own rounds, and the library adds up these sums before the update: less is
 //! sent between machines, and bits depend on how many ranks there are.
@@ -20,10 +20,10 @@ use crate::device::{ALIGNMENT_BYTES, Slot};
 use crate::dist::Collective;
 use crate::error::{Error, Result};
 use crate::exec::Session;
-use crate::graph::{Graph, Phase, Role, ValueId, ValueType};
+use crate::graph::{Exchange, Graph, Phase, Role, ValueId, ValueType};
 use crate::named::named;
-use crate::ops::{Accumulate, BatchNormTrain, Blend, CastTensors, CopyTensors, OrderedSum};
-use crate::plan::{Program, align};
+use crate::ops::{Accumulate, AllToAll, BatchNormTrain, Blend, CastTensors, CopyTensors, OrderedSum};
+use crate::plan::{Program, Step, align};
 use crate::tensor::{DType, Layout, Shape};
 
 named! {
@@ -36,18 +36,42 @@ named! {
     }
 }
 
-/// Names begin so: gradients, of the micro-batch and then of the update.
-const GRADIENT_PREFIX: &str = "exchange.gradient.";
 /// Statistics of this rank's batch.
 const OWN_PREFIX: &str = "exchange.own.";
-/// Fills the gradients up to a whole share for each rank.
-const PAD: &str = "exchange.pad";
-/// This rank's share of the gradient, from each rank.
-const RECEIVED: &str = "exchange.received";
-/// Its sum over the micro-batches of an update.
-const SUM: &str = "exchange.sum";
-/// That sum as it is sent, where that is of another type.
-const ROUNDED_SUM: &str = "exchange.rounded";
+
+/// The names of what a bucket's gradients go through.
+struct Names(usize);
+
+impl Names {
+    fn of(&self, what: &str) -> String {
+        format!("exchange.{}.{what}", self.0)
+    }
+
+    /// Before the name of a parameter: its gradient, of the micro-batch and then of the update.
+    fn gradient_prefix(&self) -> String {
+        self.of("gradient.")
+    }
+
+    /// Fills the gradients up to a whole share for each rank.
+    fn pad(&self) -> String {
+        self.of("pad")
+    }
+
+    /// This rank's share of the gradients, from each rank.
+    fn received(&self) -> String {
+        self.of("received")
+    }
+
+    /// Its sum over the micro-batches of an update.
+    fn sum(&self) -> String {
+        self.of("sum")
+    }
+
+    /// That sum as it is sent, where that is of another type.
+    fn rounded_sum(&self) -> String {
+        self.of("rounded")
+    }
+}
 
 /// Statistics of the batch norms of a training graph: those that are carried on, and those of one batch.
 pub(super) struct Statistics {
@@ -91,7 +115,7 @@ fn rank_prefix(rank: usize) -> String {
 }
 
 /// Records the exchange of the `gradients` of `parameters`, and of what batch norms kept. The first results hold the gradients of
-/// an update, as they were sent, when all its rounds are done; the second is this rank's share of their sum, to be cleared then.
+/// an update, as they were sent, when all its rounds are done; the second are this rank's shares of their sum, to be cleared then.
 pub(super) fn exchange(
     graph: &mut Graph,
     config: &StepConfig,
@@ -100,40 +124,91 @@ pub(super) fn exchange(
     statistics: &Statistics,
 ) -> Result<(Vec<ValueId>, Vec<ValueId>)> {
     if config.all_reduce == AllReduce::Nccl {
-        let sums = graph.companions(GRADIENT_PREFIX, parameters, Role::Accumulated, zero);
+        let prefix = Names(0).gradient_prefix();
+        let sums = graph.companions(&prefix, parameters, Role::Accumulated, zero);
         graph.apply("accumulate", Accumulate::new(sums.len()), &interleave(&[], &[&sums, gradients]))?;
         blend(graph, statistics)?;
         return Ok((sums.clone(), sums));
     }
-    let num_ranks = config.num_ranks;
     let own = graph.value(gradients[0]).ty.dtype;
     let wire = if config.rounds_gradients() { DType::Bf16 } else { own };
-    let types = parameters.iter().map(|&id| ValueType { dtype: wire, ..graph.value(id).ty });
-    let num_bytes: usize = types.map(|ty| align(ty.num_bytes())).sum();
-    let share_bytes = num_bytes.div_ceil(num_ranks * ALIGNMENT_BYTES) * ALIGNMENT_BYTES;
-    let share = share_bytes / wire.size_bytes();
-
-    let place = |&id: &ValueId| (format!("{GRADIENT_PREFIX}{}", graph.value(id).name), graph.shape(id));
-    let places: Vec<(String, Shape)> = parameters.iter().map(place).collect();
-    // The gradients of a micro-batch, one after another: what an operation makes lies anywhere.
-    let mut buffer = |name: &str, shape: Shape, role, dtype| {
-        graph.persistent_of(name, ValueType { shape, dtype }, role, Layout::Flat, zero(name))
-    };
-    let sent: Vec<ValueId> =
-        places.iter().map(|(name, shape)| buffer(name, *shape, Role::Exchanged, wire)).collect();
-    buffer(PAD, [num_ranks * share - num_bytes / wire.size_bytes()].into(), Role::Exchanged, wire);
-    let received = buffer(RECEIVED, [num_ranks, share].into(), Role::Exchanged, wire);
-    let sum = buffer(SUM, [share].into(), Role::Accumulated, own);
-    let rounded_sum = (wire != own).then(|| buffer(ROUNDED_SUM, [share].into(), Role::Exchanged, wire));
-
-    graph.apply("exchange.copy", CopyTensors::new(sent.len()), &interleave(&[], &[&sent, gradients]))?;
+    let mut buckets = Vec::new();
+    for members in cut(graph, config, parameters, wire) {
+        let (parameters, gradients) = (&parameters[members.clone()], &gradients[members]);
+        buckets.push(send(graph, config, &Names(buckets.len()), (parameters, gradients), wire)?);
+    }
     graph.set_phase(Phase::Exchange);
-    graph.apply(SUM, OrderedSum, &[sum, received])?;
-    if let Some(rounded_sum) = rounded_sum {
-        graph.apply(ROUNDED_SUM, CopyTensors::new(1), &[rounded_sum, sum])?;
+    let mut sums = Vec::new();
+    for (number, bucket) in buckets.iter().enumerate() {
+        let names = Names(number);
+        let shape = Shape::from([graph.shape(bucket.received).last()]);
+        let sum = buffer(graph, &names.sum(), ValueType { shape, dtype: own }, Role::Accumulated);
+        graph.apply(&names.sum(), OrderedSum, &[sum, bucket.received])?;
+        if wire != own {
+            let rounded = ValueType { shape, dtype: wire };
+            let rounded_sum = buffer(graph, &names.rounded_sum(), rounded, Role::Exchanged);
+            graph.apply(&names.rounded_sum(), CopyTensors::new(1), &[rounded_sum, sum])?;
+        }
+        sums.push(sum);
     }
     blend(graph, statistics)?;
-    Ok((sent, vec![sum]))
+    // The last layers' are first.
+    Ok((buckets.into_iter().rev().flat_map(|bucket| bucket.sent).collect(), sums))
+}
+
+/// Gradients that go together.
+struct Bucket {
+    sent: Vec<ValueId>,
+    received: ValueId,
+}
+
+/// Which parameters' gradients go together: the last ones first, as the backward pass makes them.
+fn cut(graph: &Graph, config: &StepConfig, parameters: &[ValueId], wire: DType) -> Vec<Range<usize>> {
+    let mut buckets = Vec::new();
+    let (mut end, mut num_bytes) = (parameters.len(), 0);
+    for (start, &id) in parameters.iter().enumerate().rev() {
+        num_bytes += align(ValueType { dtype: wire, ..graph.value(id).ty }.num_bytes());
+        if num_bytes >= config.bucket_bytes || start == 0 {
+            buckets.push(start..end);
+            (end, num_bytes) = (start, 0);
+        }
+    }
+    buckets
+}
+
+/// Records that a bucket of gradients is sent, each rank its share.
+fn send(
+    graph: &mut Graph,
+    config: &StepConfig,
+    names: &Names,
+    (parameters, gradients): (&[ValueId], &[ValueId]),
+    wire: DType,
+) -> Result<Bucket> {
+    let types: Vec<ValueType> =
+        parameters.iter().map(|&id| ValueType { dtype: wire, ..graph.value(id).ty }).collect();
+    let num_bytes: usize = types.iter().map(|ty| align(ty.num_bytes())).sum();
+    let share_bytes = num_bytes.div_ceil(config.num_ranks * ALIGNMENT_BYTES) * ALIGNMENT_BYTES;
+    let share = share_bytes / wire.size_bytes();
+    // In a row, filled up to whole shares: what an operation makes lies anywhere.
+    let mut sent = Vec::new();
+    for (&parameter, &ty) in parameters.iter().zip(&types) {
+        let name = format!("{}{}", names.gradient_prefix(), graph.value(parameter).name);
+        sent.push(buffer(graph, &name, ty, Role::Exchanged));
+    }
+    let of_shape = |shape| ValueType { shape, dtype: wire };
+    let rest = config.num_ranks * share - num_bytes / wire.size_bytes();
+    let pad = buffer(graph, &names.pad(), of_shape([rest].into()), Role::Exchanged);
+    let received = of_shape([config.num_ranks, share].into());
+    let received = buffer(graph, &names.received(), received, Role::Exchanged);
+
+    graph.apply(&names.of("copy"), CopyTensors::new(sent.len()), &interleave(&[], &[&sent, gradients]))?;
+    graph.apply(&names.of("send"), AllToAll, &[&[received], &sent[..], &[pad]].concat())?;
+    Ok(Bucket { sent, received })
+}
+
+/// Records a persistent value of zeros.
+fn buffer(graph: &mut Graph, name: &str, ty: ValueType, role: Role) -> ValueId {
+    graph.persistent_of(name, ty, role, Layout::Flat, zero(name))
 }
 
 /// Records the blending of the statistics of all ranks' batches into the running ones, in the order of ranks.
@@ -171,20 +246,17 @@ pub(super) fn widen(graph: &mut Graph, name: &str, sent: &[ValueId]) -> Result<V
 
 /// Where in the arena what ranks exchange lies, in bytes.
 struct Places {
-    /// In a row, filled up to whole shares where there are some.
-    gradients: Range<usize>,
-    /// What shares of it go through; none where the library adds.
-    shares: Option<Shares>,
+    buckets: Vec<BucketPlace>,
     /// The statistics of the own batch, and where those of all ranks begin.
     statistics: Option<(Range<usize>, usize)>,
 }
 
-/// Places of the own share of gradients.
-struct Shares {
-    /// Where what comes of it from all ranks begins.
-    received: usize,
-    /// Its sum, as it is sent.
-    sum: Range<usize>,
+/// Place of a bucket.
+struct BucketPlace {
+    /// In a row, filled up to whole shares where there are some.
+    gradients: Range<usize>,
+    /// The sum of the own share, as it is sent; none where the library adds.
+    sum: Option<Range<usize>>,
 }
 
 impl Places {
@@ -196,16 +268,18 @@ impl Places {
             let places = members.map(|p| p.slot.offset_bytes..p.slot.offset_bytes + p.slot.num_bytes());
             places.reduce(|first, next| first.start..next.end)
         };
-        let gradients = block(&[GRADIENT_PREFIX, PAD])?;
-        let shares = block(&[RECEIVED]).zip(block(&[ROUNDED_SUM]).or_else(|| block(&[SUM])));
-        let shares = shares.map(|(received, sum)| {
-            assert_eq!(gradients.len(), received.len(), "gradients lie in a row, filled up to whole shares");
-            Shares { received: received.start, sum }
-        });
+        let bucket = |number| {
+            let names = Names(number);
+            let gradients = block(&[&names.gradient_prefix(), &names.pad()])?;
+            let sum = block(&[&names.received()])
+                .and_then(|_| block(&[&names.rounded_sum()]).or_else(|| block(&[&names.sum()])));
+            Some(BucketPlace { gradients, sum })
+        };
+        let buckets: Vec<BucketPlace> = (0..).map_while(bucket).collect();
         // Up to the next value, so that those of all ranks are as long.
         let statistics = block(&[OWN_PREFIX]).zip(block(&[&rank_prefix(0)]));
         let statistics = statistics.map(|(own, all)| (own.start..all.start, all.start));
-        Some(Places { gradients, shares, statistics })
+        (!buckets.is_empty()).then_some(Places { buckets, statistics })
     }
 }
 
@@ -222,14 +296,15 @@ pub struct Traffic {
 impl Traffic {
     /// Of a program that was planned for so many ranks; `None` for one without.
     pub fn of(program: &Program, num_ranks: usize) -> Option<Traffic> {
-        let Places { gradients, shares, statistics } = Places::of(program)?;
-        let others = num_ranks - 1;
-        let train = &program.plans[TRAIN];
-        let gathered = train.gathers.iter().flat_map(|&step| &train.steps[step].inputs).map(Slot::num_bytes);
-        let own_bytes = statistics.map_or(0, |(own, _)| own.len()) + gathered.sum::<usize>();
-        let statistics_bytes = others * own_bytes;
-        let gradient_bytes = others * gradients.len() / num_ranks;
-        Some(match shares {
+        let Places { buckets, statistics } = Places::of(program)?;
+        let (others, train) = (num_ranks - 1, &program.plans[TRAIN]);
+        let is_gather = |step: &&Step| step.op.exchange() == Some(Exchange::AllGather);
+        let gathers = train.exchanges.iter().map(|&step| &train.steps[step]).filter(is_gather);
+        let gathered: usize = gathers.flat_map(|step| &step.inputs).map(Slot::num_bytes).sum();
+        let statistics_bytes = others * (gathered + statistics.map_or(0, |(own, _)| own.len()));
+        let gradient_bytes: usize =
+            buckets.iter().map(|bucket| others * bucket.gradients.len() / num_ranks).sum();
+        Some(match buckets[0].sum {
             Some(_) => {
                 Traffic { micro_batch_bytes: gradient_bytes + statistics_bytes, update_bytes: gradient_bytes }
             }
@@ -255,21 +330,16 @@ impl Ranks {
     pub(super) fn new(program: &Program, collective: Box<dyn Collective>) -> Result<Ranks> {
         let places = Places::of(program).ok_or_else(|| Error::Graph {
             op: "exchange",
-            node: GRADIENT_PREFIX.into(),
+            node: Names(0).gradient_prefix(),
             message: "is in no program that was planned for one rank".into(),
         })?;
         Ok(Ranks { collective, places })
     }
 
-    /// What follows a micro-batch of plan `plan`.
+    /// What follows a micro-batch of plan `plan`, in which gradients were sent.
     pub(super) fn exchange(&mut self, session: &mut Session, plan: usize) -> Result<()> {
-        let Ranks { collective, places } = self;
-        let collective = &mut **collective;
-        if let Some(shares) = &places.shares {
-            session.all_to_all(collective, places.gradients.clone(), shares.received)?;
-        }
-        if let Some((own, all)) = &places.statistics {
-            session.all_gather(collective, own.clone(), *all)?;
+        if let Some((own, all)) = &self.places.statistics {
+            session.all_gather(&mut *self.collective, own.clone(), *all)?;
         }
         session.run_exchange(plan)
     }
@@ -278,10 +348,10 @@ impl Ranks {
     pub(super) fn gather(&mut self, session: &mut Session) -> Result<()> {
         let Ranks { collective, places } = self;
         let collective = &mut **collective;
-        match &places.shares {
-            Some(shares) => session.all_gather(collective, shares.sum.clone(), places.gradients.start),
-            None => session.all_reduce(collective, places.gradients.clone()),
-        }
+        places.buckets.iter().try_for_each(|BucketPlace { gradients, sum }| match sum {
+            Some(sum) => session.all_gather(collective, sum.clone(), gradients.start),
+            None => session.all_reduce(collective, gradients.clone()),
+        })
     }
 }
 

@@ -4,6 +4,7 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use super::exchange::{self, AllReduce};
+use super::overlap::overlap;
 use super::sync::synchronise;
 use super::update::{accumulate, average, update};
 use crate::autodiff::differentiate;
@@ -130,6 +131,9 @@ pub struct StepConfig {
     pub num_ranks: usize,
     /// Who adds up the gradients of ranks.
     pub all_reduce: AllReduce,
+    /// Ranks send each other gradients in buckets of at least so many bytes, those of the last layers first, each once the backward
+    /// pass has made the last of it.
+    pub bucket_bytes: usize,
     /// Type in which ranks send each other gradients: f32, or bf16, for half the bytes. Then the gradient of a micro-batch is
     /// rounded, summed in f32 with the others, and the sum rounded; one rank rounds alike, for the same bits.
     pub grad_wire: DType,
@@ -177,6 +181,10 @@ pub fn check_image_size(setting: &'static str, size: usize) -> Result<()> {
 }
 
 impl StepConfig {
+    /// Few enough for most of a network's gradients to be on their way before the backward pass ends, enough for links to be busy: the
+    /// size that PyTorch takes by default.
+    pub const BUCKET_BYTES: usize = 25 << 20;
+
     /// Plain training of `network` in f32: SGD with momentum 0.9 and weight decay 1e-4, fused, and nothing more.
     pub fn new(network: impl Network + 'static, batch_size: usize, image_size: usize) -> StepConfig {
         StepConfig {
@@ -193,6 +201,7 @@ impl StepConfig {
             grad_accum_steps: 1,
             num_ranks: 1,
             all_reduce: AllReduce::Ordered,
+            bucket_bytes: StepConfig::BUCKET_BYTES,
             grad_wire: DType::F32,
             sync_bn: false,
             ema_decay: None,
@@ -366,10 +375,15 @@ pub fn training_graph(config: &StepConfig) -> Result<Graph> {
     if let Some(decay) = config.ema_decay {
         average(&mut graph, decay)?;
     }
-    match statistics.filter(|_| config.synchronises()) {
-        Some(statistics) => finish(graph, config, |graph| synchronise(graph, config.num_ranks, &statistics)),
-        None => finish(graph, config, |_| Ok(())),
-    }
+    finish(graph, config, |graph| {
+        if let Some(statistics) = statistics.filter(|_| config.synchronises()) {
+            synchronise(graph, config.num_ranks, &statistics)?;
+        }
+        if has_ranks {
+            overlap(graph);
+        }
+        Ok(())
+    })
 }
 
 /// Forward pass and loss with frozen statistics; `prefix` selects the weights (see [`EMA_PREFIX`]).

@@ -7,6 +7,7 @@ mod exchange;
 pub mod feed;
 pub mod fit;
 mod graph;
+mod overlap;
 pub mod pretrained;
 pub mod scores;
 pub mod statistics;

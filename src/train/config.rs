@@ -355,6 +355,7 @@ impl TrainConfig {
             grad_accum_steps: self.batches_per_update(),
             num_ranks: 1,
             all_reduce: self.all_reduce,
+            bucket_bytes: StepConfig::BUCKET_BYTES,
             grad_wire: self.grad_wire.into(),
             sync_bn: self.sync_bn,
             ema_decay: self.model_ema_decay,

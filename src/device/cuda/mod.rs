@@ -1,8 +1,9 @@
-//! NVIDIA GPUs through the driver: one stream, one arena, kernels by architecture, steps captured as CUDA graphs.
+//! NVIDIA GPUs through the driver: one stream of launches, one arena, kernels by architecture, steps captured as CUDA graphs.
 //!
 //! No CUDA library is needed to build or to start the program: the driver's is opened when a GPU is asked for.
 
 mod driver;
+mod exchanges;
 mod images;
 mod landing;
 mod memory;
@@ -14,7 +15,6 @@ mod staging;
 #[cfg(test)]
 mod tests;
 
-use std::ops::Range;
 use std::ptr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,12 +23,12 @@ use cudarc::driver::{CudaContext, CudaEvent, CudaGraph, CudaStream, result, sys}
 
 use self::driver::failed;
 pub use self::driver::{CudaVersion, Driver, Gpu, driver_package_version};
+use self::exchanges::Exchanges;
 pub use self::images::has_warp_groups;
 use self::memory::{DeviceMemory, Readbacks};
 use self::modules::Modules;
 pub use self::nccl::{Communicator, Library as Nccl};
 pub use self::replay::ReplayingGpu;
-use self::spans::Spans;
 use self::staging::Staging;
 use super::{Kernel, Launcher};
 use crate::error::{Error, Result};
@@ -37,10 +37,6 @@ use crate::error::{Error, Result};
 pub const NO_KERNELS: &str =
     "this build has no CUDA kernels; run scripts/install-nvcc.sh or set NVCC, and build again";
 
-/// Exchanges whose marks are kept: more than lists of launches are under way, so that nobody waits for one but in
-/// [`CudaDevice::take_exchange_time`].
-const EXCHANGES_AHEAD: usize = 64;
-
 /// One GPU with all that runs on it.
 ///
 /// The fields are dropped in this order: what holds addresses goes before what they point to.
@@ -48,8 +44,7 @@ const EXCHANGES_AHEAD: usize = 64;
 pub struct CudaDevice {
     graphs: Vec<Graph>,
     arena: Option<DeviceMemory>,
-    /// The exchanges with other ranks.
-    exchanges: Spans,
+    exchanges: Exchanges,
     staging: Staging,
     readbacks: Readbacks,
     modules: Modules,
@@ -103,7 +98,7 @@ impl CudaDevice {
         let overlaps = images::may_overlap(driver.cuda_version, arch);
         let staging = Staging::new(&context);
         let readbacks = Readbacks::new(&context)?;
-        let (graphs, arena, exchanges) = (Vec::new(), None, Spans::default());
+        let (graphs, arena, exchanges) = (Vec::new(), None, Exchanges::default());
         Ok(CudaDevice {
             graphs,
             arena,
@@ -336,88 +331,6 @@ impl CudaDevice {
         Ok(1e6 * start.elapsed_until(end)?.as_secs_f64())
     }
 
-    /// Sends part r of the arena at `from` to rank r, and puts what comes from rank r into part r of as many bytes from `to` on,
-    /// in order with the launches and without waiting for them.
-    ///
-    /// # Errors
-    /// What the library that joins the GPUs reports.
-    ///
-    /// # Panics
-    /// If they do not lie inside the arena, or overlap.
-    pub fn all_to_all(&mut self, ranks: &Communicator, from: Range<usize>, to: usize) -> Result<()> {
-        let (sent, received) = self.exchanged(from.clone(), to..to + from.len());
-        self.exchange(|stream| {
-            // SAFETY: the ranges lie in the arena, which is freed only after the stream has been waited for.
-            unsafe { ranks.turn().all_to_all(sent, received, from.len() / ranks.count(), stream) }
-        })
-    }
-
-    /// Puts the `num_bytes` that each rank has in its arena at each of `from`, in the order of ranks, into the bytes from `to` on; as
-    /// [`CudaDevice::all_to_all`].
-    ///
-    /// # Errors
-    /// As [`CudaDevice::all_to_all`].
-    ///
-    /// # Panics
-    /// As [`CudaDevice::all_to_all`].
-    pub fn all_gather(
-        &mut self,
-        ranks: &Communicator,
-        from: impl IntoIterator<Item = usize, IntoIter: Clone>,
-        num_bytes: usize,
-        to: usize,
-    ) -> Result<()> {
-        let all_bytes = num_bytes * ranks.count();
-        let rows = from.into_iter().enumerate().map(move |(row, from)| (from, to + row * all_bytes));
-        for (from, to) in rows.clone() {
-            self.exchanged(from..from + num_bytes, to..to + all_bytes);
-        }
-        let arena = self.arena_address();
-        let rows = rows.map(|(from, to)| (arena + from as u64, arena + to as u64));
-        // SAFETY: as in `all_to_all`.
-        self.exchange(|stream| unsafe { ranks.turn().all_gather(rows, num_bytes, stream) })
-    }
-
-    /// Adds up the f32 that each rank has in its arena at `sums`, in an order of the library's own, for every rank; as
-    /// [`CudaDevice::all_to_all`].
-    ///
-    /// # Errors
-    /// As [`CudaDevice::all_to_all`].
-    ///
-    /// # Panics
-    /// If they do not lie inside the arena.
-    pub fn all_reduce(&mut self, ranks: &Communicator, sums: Range<usize>) -> Result<()> {
-        let address = self.range(sums.start, sums.len());
-        // SAFETY: as in `all_to_all`.
-        self.exchange(|stream| unsafe {
-            ranks.turn().all_reduce(address, sums.len() / size_of::<f32>(), stream)
-        })
-    }
-
-    /// How long the GPU was in exchanges since the last call, waiting for other ranks included, after waiting for it.
-    ///
-    /// # Errors
-    /// [`Error::Device`] if one of them failed.
-    pub fn take_exchange_time(&mut self) -> Result<Duration> {
-        self.exchanges.take()
-    }
-
-    /// Starts an exchange and remembers where it lies in the stream.
-    fn exchange(&mut self, start: impl FnOnce(&CudaStream) -> Result<()>) -> Result<()> {
-        self.exchanges.wait_until_below(EXCHANGES_AHEAD)?;
-        let begin = self.mark()?;
-        start(&self.stream)?;
-        let end = self.mark()?;
-        self.exchanges.push(begin, end);
-        Ok(())
-    }
-
-    /// Addresses of two ranges of the arena that do not overlap.
-    fn exchanged(&self, from: Range<usize>, to: Range<usize>) -> (u64, u64) {
-        assert!(from.end <= to.start || to.end <= from.start, "what is received lies beside what is sent");
-        (self.range(from.start, from.len()), self.range(to.start, to.len()))
-    }
-
     fn range(&self, offset_bytes: usize, len_bytes: usize) -> u64 {
         let arena = self.arena.as_ref().expect("an arena is allocated before it is read or written");
         arena.range(offset_bytes, len_bytes)
@@ -428,6 +341,7 @@ impl Drop for CudaDevice {
     fn drop(&mut self) {
         // What is dropped next may be in use. A failure here follows one that has already been reported.
         let _ = self.stream.synchronize();
+        self.exchanges.abandon();
     }
 }
 

@@ -1,5 +1,6 @@
 //! The device with a GPU, where there is one, and with the software GPU.
 
+use super::spans::Spans;
 use super::*;
 use crate::device::READBACK_BYTES;
 use crate::device::kernels::{FILL_F32, FillArgs, thread_grid};
@@ -279,6 +280,7 @@ fn a_rank_that_is_alone_exchanges_with_itself() {
     device.upload(0, &sent).unwrap();
     device.all_to_all(&ranks, 0..64, 64).unwrap();
     device.all_gather(&ranks, [64], 64, 128).unwrap();
+    device.finish_exchanges().unwrap();
     let mut received = vec![0; 128];
     device.download(64, &mut received).unwrap();
     assert_eq!(received, [&sent[..], &sent[..]].concat());
