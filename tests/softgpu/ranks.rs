@@ -106,28 +106,31 @@ fn nccl_adds_up_gradients_where_it_is_asked_to() {
 #[test]
 fn synchronised_batch_norms_are_those_of_one_batch() {
     let Some(gpu) = software_gpu() else { return };
-    let in_f32 = RUN.replace("--grad-wire bf16 --precision bf16", "").replace(",mixup", "");
-    let losses = |num_ranks, call: &str| {
-        let program = Program::with_scenes();
-        let counts = succeeds(gpu, &program, num_ranks, call);
+    let in_f32 = RUN.replace("--grad-wire bf16 --precision bf16", "--precision f32").replace(",mixup", "");
+    let losses = |program: &Program| -> Vec<f64> {
         let log = program.path(program.only_run("runs").join("metrics.jsonl"));
-        let losses: Vec<f64> = metrics::read(&log).unwrap().steps.iter().map(|step| step.loss).collect();
-        assert_eq!(losses.len(), 2);
-        (losses, counts)
+        metrics::read(&log).unwrap().steps.iter().map(|step| step.loss).collect()
     };
-    let (whole, _) = losses(
-        1,
-        &in_f32.replace("--batch-size 2", "--batch-size 4").replace("--micro-batches 4", "--micro-batches 2"),
-    );
-    let (synced, counts) = losses(2, &format!("{in_f32} --sync-bn"));
-    let (own, without) = losses(2, &in_f32);
+    let on_two = |call: &str| {
+        let program = Program::with_scenes();
+        let counts = succeeds(gpu, &program, 2, call);
+        (losses(&program), counts[0]["calls"]["ncclAllGather"].as_u64().unwrap())
+    };
+    let alone = Program::with_scenes();
+    let larger =
+        in_f32.replace("--batch-size 2", "--batch-size 4").replace("--micro-batches 4", "--micro-batches 2");
+    let (output, record) = gpu.output(&mut alone.command(&larger), &[]);
+    assert!(output.status.success(), "{}{}", texts(&output).1, record.log());
+    let whole = losses(&alone);
+    assert_eq!(whole.len(), 2);
+    let (synced, synced_gathers) = on_two(&format!("{in_f32} --sync-bn"));
+    let (own, own_gathers) = on_two(&in_f32);
     let apart = |losses: &[f64], step: usize| (losses[step] - whole[step]).abs();
     assert!(apart(&synced, 0) < 1e-5 && apart(&synced, 1) < 1e-3, "{synced:?} for {whole:?}");
     assert!(apart(&own, 0) > 1e-2, "of their own batches: {own:?} for {whole:?}");
-    let gathers = |counts: &[Value]| counts[0]["calls"]["ncclAllGather"].as_u64().unwrap();
     // resnet9 has 8 batch norms: two numbers of each go forward and two back, and no statistics after the batch.
     let of_rank = RUN_BATCHES as u64 / 2;
-    assert_eq!(gathers(&counts) + of_rank, gathers(&without) + of_rank * 8 * 4);
+    assert_eq!(synced_gathers + of_rank, own_gathers + of_rank * 8 * 4);
 }
 
 /// Starts `LONG_RUN` on two ranks and sends `name` after some steps: to the launcher, or to one of the ranks.

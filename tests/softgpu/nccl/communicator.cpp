@@ -50,10 +50,8 @@ void Communicator::perform(const std::vector<Operation>& operations) {
             next += num_bytes;
         }
     }
-    for (const Operation& operation : operations) {
-        wait_for(operation.stream);
-        count_bytes_sent(bytes_given(operation));
-    }
+    // What arrives does so in the stream: who reads it on another, and does not wait for this one, finds what was there before.
+    for (const Operation& operation : operations) count_bytes_sent(bytes_given(operation));
 }
 
 Part Communicator::part_of(const Operation& operation) const {

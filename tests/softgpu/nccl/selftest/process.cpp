@@ -41,7 +41,10 @@ Buffer::Buffer(size_t num_bytes) : num_bytes_(num_bytes) {
     check_equal("cuMemAlloc", call("cuMemAlloc_v2", &address_, num_bytes), 0);
 }
 
-Buffer::~Buffer() { call("cuMemFree_v2", address_); }
+Buffer::~Buffer() {
+    call("cuStreamSynchronize", self().stream);
+    call("cuMemFree_v2", address_);
+}
 
 void Buffer::write(const void* from) { call("cuMemcpyHtoDAsync_v2", address_, from, num_bytes_, self().stream); }
 
