@@ -74,7 +74,7 @@ impl Session {
                 message: "takes values of other ranks; call Session::run_micro_batch_of_rank".into(),
             });
         };
-        if op.exchange() == Some(Exchange::AllGather) {
+        if let Some(Exchange::AllGather { .. }) = op.exchange() {
             return self.gather(index, step, collective);
         }
         let [received, sent @ ..] = inputs.as_slice() else { unreachable!("the shape rule has seen it") };

@@ -72,13 +72,17 @@ pub struct InPlace {
     pub input: usize,
 }
 
-/// What ranks send each other at a node.
+/// What ranks send each other at a node, which is of this operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exchange {
-    /// The result is what all ranks have of the operands: for each operand, those of all ranks in their order.
-    AllGather,
-    /// Operand 0 gets a part from each rank, this rank's part of the other operands, which lie in a row. On a GPU the nodes behind it
-    /// run meanwhile; it is waited for at the end of the micro-batch.
+    /// `(x...) -> [operands, ranks, shape of x...]`, of operands of one type: each rank's, in the order of ranks.
+    AllGather {
+        /// How many ranks there are.
+        num_ranks: usize,
+    },
+    /// `(received [ranks, n], sent...)`, changing what is received: what is sent lies in a row and is as long; part r of it goes to
+    /// rank r, and row r comes from it. On a GPU the nodes behind this one run meanwhile, and it is waited for at the end of the
+    /// micro-batch.
     AllToAll,
 }
 
@@ -134,8 +138,8 @@ pub trait Op: Any + fmt::Debug + Send + Sync {
         &[]
     }
 
-    /// What ranks send each other at such a node, which has neither CPU code nor kernels: the session asks the other ranks where it
-    /// comes to it. `None` for every other.
+    /// What ranks send each other, for an [`Exchange`], which has neither CPU code nor kernels: the session asks the other ranks where
+    /// it comes to the node.
     fn exchange(&self) -> Option<Exchange> {
         None
     }

@@ -22,7 +22,7 @@ use crate::error::{Error, Result};
 use crate::exec::Session;
 use crate::graph::{Exchange, Graph, Phase, Role, ValueId, ValueType};
 use crate::named::named;
-use crate::ops::{Accumulate, AllToAll, BatchNormTrain, Blend, CastTensors, CopyTensors, OrderedSum};
+use crate::ops::{Accumulate, BatchNormTrain, Blend, CastTensors, CopyTensors, OrderedSum};
 use crate::plan::{Program, Step, align};
 use crate::tensor::{DType, Layout, Shape};
 
@@ -202,7 +202,7 @@ fn send(
     let received = buffer(graph, &names.received(), received, Role::Exchanged);
 
     graph.apply(&names.of("copy"), CopyTensors::new(sent.len()), &interleave(&[], &[&sent, gradients]))?;
-    graph.apply(&names.of("send"), AllToAll, &[&[received], &sent[..], &[pad]].concat())?;
+    graph.apply(&names.of("send"), Exchange::AllToAll, &[&[received], &sent[..], &[pad]].concat())?;
     Ok(Bucket { sent, received })
 }
 
@@ -298,7 +298,7 @@ impl Traffic {
     pub fn of(program: &Program, num_ranks: usize) -> Option<Traffic> {
         let Places { buckets, statistics } = Places::of(program)?;
         let (others, train) = (num_ranks - 1, &program.plans[TRAIN]);
-        let is_gather = |step: &&Step| step.op.exchange() == Some(Exchange::AllGather);
+        let is_gather = |step: &&Step| step.op.exchange() == Some(Exchange::AllGather { num_ranks });
         let gathers = train.exchanges.iter().map(|&step| &train.steps[step]).filter(is_gather);
         let gathered: usize = gathers.flat_map(|step| &step.inputs).map(Slot::num_bytes).sum();
         let statistics_bytes = others * (gathered + statistics.map_or(0, |(own, _)| own.len()));

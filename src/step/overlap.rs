@@ -3,15 +3,15 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::graph::{Graph, Node, Phase, ValueId};
-use crate::ops::{AllToAll, CopyTensors};
+use crate::graph::{Exchange, Graph, Node, Phase, ValueId};
+use crate::ops::CopyTensors;
 
 /// Moves what sends a bucket of gradients, which is recorded behind the backward pass, to where the last of them is made. A gradient
 /// that is sent as it is, is made where it is sent from.
 pub(super) fn overlap(graph: &mut Graph) {
     let sends = |node: &Node| {
         node.phase == Phase::Backward
-            && (node.op_as::<CopyTensors>().is_some() || node.op_as::<AllToAll>().is_some())
+            && (node.op_as::<CopyTensors>().is_some() || node.op.exchange() == Some(Exchange::AllToAll))
     };
     let (sending, rest): (Vec<Node>, Vec<Node>) = graph.nodes().iter().cloned().partition(sends);
     let made = rest.iter().enumerate().flat_map(|(at, node)| node.outputs.iter().map(move |&id| (id, at)));

@@ -9,10 +9,10 @@ use std::collections::HashMap;
 
 use super::exchange::Statistics;
 use crate::error::Result;
-use crate::graph::{Graph, Node, ValueId};
+use crate::graph::{Exchange, Graph, Node, ValueId};
 use crate::ops::{
-    AllGather, BatchNormApply, BatchNormBwd, BatchNormDx, BatchNormJoinDx, BatchNormPoolDx,
-    BatchNormStatistics, BatchNormSums, BatchNormSync, BatchNormSyncSums, BatchNormTrain, Conv2dStats,
+    BatchNormApply, BatchNormBwd, BatchNormDx, BatchNormJoinDx, BatchNormPoolDx, BatchNormStatistics,
+    BatchNormSums, BatchNormSync, BatchNormSyncSums, BatchNormTrain, Conv2dStats,
 };
 
 /// Has the batch norms of `graph`, which leave `statistics` of their own batch, normalise by those of so many ranks.
@@ -118,6 +118,6 @@ impl Pass<'_> {
     }
 
     fn gather(&mut self, name: &str, operands: &[ValueId]) -> Result<ValueId> {
-        self.graph.apply_one(name, AllGather { num_ranks: self.num_ranks }, operands)
+        self.graph.apply_one(name, Exchange::AllGather { num_ranks: self.num_ranks }, operands)
     }
 }
