@@ -34,7 +34,7 @@ impl Exchange {
     pub(super) fn sentence(&self) -> String {
         format!(
             "Each of {} ranks sends {} to the others in an update, and receives as much: {} ms at {} GB/s, what the link is made for. It \
-             is not measured, in no sum, and added to each update.",
+             is not measured and in no sum; gradients are sent while the backward pass goes on, their sum after it.",
             self.num_ranks,
             show_bytes(self.bytes as usize),
             ms(self.predicted_seconds),
