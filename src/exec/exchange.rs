@@ -28,11 +28,21 @@ impl Session {
         from: Range<usize>,
         to: usize,
     ) -> Result<()> {
+        self.start_all_to_all(collective, from, to)?;
+        self.finish_exchanges()
+    }
+
+    /// [`Session::all_to_all`], which a GPU's launches are not made to wait for.
+    fn start_all_to_all(
+        &mut self,
+        collective: &mut (dyn Collective + '_),
+        from: Range<usize>,
+        to: usize,
+    ) -> Result<()> {
         let to = to..to + from.len();
         self.check_exchange(&from, &to);
         if let Some((gpu, ranks)) = self.backend.gpu().zip(collective.communicator()) {
-            gpu.all_to_all(ranks, from, to.start)?;
-            return gpu.finish_exchanges();
+            return gpu.all_to_all(ranks, from, to.start);
         }
         self.exchange(from, to, |mine, received| collective.all_to_all(mine, received))
     }
@@ -80,12 +90,9 @@ impl Session {
         let [received, sent @ ..] = inputs.as_slice() else { unreachable!("the shape rule has seen it") };
         let last = sent[sent.len() - 1];
         let from = sent[0].offset_bytes..last.offset_bytes + last.num_bytes();
-        let (num_bytes, to) = (received.num_bytes(), received.offset_bytes);
-        assert_eq!(from.len(), num_bytes, "what is sent lies in a row");
-        if let Some((gpu, ranks)) = self.backend.gpu().zip(collective.communicator()) {
-            return gpu.all_to_all(ranks, from, to);
-        }
-        self.exchange(from, to..to + num_bytes, |mine, received| collective.all_to_all(mine, received))
+        assert_eq!(from.len(), received.num_bytes(), "what is sent lies in a row");
+        let to = received.offset_bytes;
+        self.start_all_to_all(collective, from, to)
     }
 
     fn gather(&mut self, index: usize, step: usize, collective: &mut (dyn Collective + '_)) -> Result<()> {

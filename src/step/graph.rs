@@ -137,8 +137,8 @@ pub struct StepConfig {
     /// Type in which ranks send each other gradients: f32, or bf16, for half the bytes. Then the gradient of a micro-batch is
     /// rounded, summed in f32 with the others, and the sum rounded; one rank rounds alike, for the same bits.
     pub grad_wire: DType,
-    /// Whether batch norms take statistics of the batches of all ranks together, as one rank would of a batch of all their images; else each
-    /// rank takes those of its own batch.
+    /// Whether batch norms take statistics of the batches of all ranks together, as one rank would of a batch of all their images;
+    /// else each rank takes those of its own batch.
     pub sync_bn: bool,
     /// Decay of the averaged weights.
     pub ema_decay: Option<f32>,

@@ -1,5 +1,6 @@
 //! Batch norms by the statistics of the batches of all ranks: what a rank takes of its own batch, and what it makes of everyone's
-//! once an [`Exchange::AllGather`](crate::graph::Exchange::AllGather) has them. A pass over the training graph puts these in the place of the other forms.
+//! once an [`Exchange::AllGather`](crate::graph::Exchange::AllGather) has them. A pass over the training graph puts these in the
+//! place of the other forms (`step/sync.rs`).
 
 use super::bwd::{Operands, masked_sums, store_sums, sums};
 use super::launch::{self, BwdAddresses, Norm, StatisticsAddresses};

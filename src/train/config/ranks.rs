@@ -36,7 +36,7 @@ impl TrainConfig {
         let mut records =
             TrainConfig { grad_accum_steps: batches, micro_batches: None, ..self.clone() }.records();
         if self.sync_bn {
-            records.insert("sync_bn".into(), format!("of {} ranks", batches / self.grad_accum_steps));
+            records.insert("sync_bn".into(), format!("of {} ranks", batches / self.grad_accum_steps.max(1)));
         }
         records
     }
