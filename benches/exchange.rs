@@ -16,7 +16,7 @@ use mpi::collective::SystemOperation;
 use mpi::traits::CommunicatorCollectives;
 use outcome::{end, median_and_spread};
 use residuum::device::{Device, DeviceKind};
-use residuum::dist::{Collective, MpiRanks, World};
+use residuum::dist::{Collective, Group, MpiRanks, World};
 use residuum::exec::{Session, Start};
 use residuum::models::{Model, Options};
 use residuum::step::{StepConfig, program};
@@ -83,9 +83,10 @@ fn time(ranks: &mut MpiRanks, model: &str, rounds: usize) {
     let gradients = received.offset_bytes - received.num_bytes()..received.offset_bytes;
     let mut session = Session::open(program, Device::Cpu, Start::Seed(0)).unwrap_or_else(|error| end(&error));
     let mut exchange = |ranks: &mut MpiRanks| {
-        session.all_to_all(ranks, gradients.clone(), received.offset_bytes)?;
-        session.run_exchange(0)?;
-        session.all_gather(ranks, sum.offset_bytes..sum.offset_bytes + sum.num_bytes(), gradients.start)
+        let all = Group::all(count);
+        session.all_to_all(ranks, all, gradients.clone(), received.offset_bytes)?;
+        session.run_exchange(0, ranks)?;
+        session.all_gather(ranks, all, sum.offset_bytes..sum.offset_bytes + sum.num_bytes(), gradients.start)
     };
 
     let world = mpi::topology::SimpleCommunicator::world();

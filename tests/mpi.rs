@@ -14,9 +14,9 @@ use std::time::{Duration, Instant};
 use std::{env, fs, thread};
 
 use residuum::device::Device;
-use residuum::dist::{Collective, MpiRanks, World};
-use residuum::step::{StepConfig, Training};
-use split_runs::{Left, config, leave, split};
+use residuum::dist::{Collective, Group, MpiRanks, World};
+use residuum::step::{StepConfig, SumOrder, Training};
+use split_runs::{Left, config, leave, split, split_of};
 
 /// What a rank that a test starts is to do; not set in the test itself.
 const PART: &str = "RESIDUUM_TEST_PART";
@@ -50,26 +50,31 @@ fn train(config: StepConfig, ranks: Option<MpiRanks>) -> Left {
     leave(&mut training, UPDATES, index)
 }
 
+/// A split in the order of a tree, over ranks of which each two take themselves to be on a machine.
+fn tree(num_ranks: usize) -> StepConfig {
+    let ranks_per_node = num_ranks.min(2);
+    StepConfig { sum_order: SumOrder::Tree, ranks_per_node, ..split_of(&rich(), 8, num_ranks) }
+}
+
 /// Trains as one of several ranks, and leaves what comes of it in `folder`.
-fn train_as_rank(folder: &Path) {
+fn train_as_rank(folder: &Path, of_rank: fn(usize) -> StepConfig) {
     let ranks = MpiRanks::join(Duration::from_secs(120)).unwrap();
     let rank = ranks.rank();
     let world = World::from_env().unwrap();
     assert_eq!(world.map_or(1, |world| world.rank.count), rank.count, "mpirun's variables say the same");
     assert_eq!(world.map_or(0, |world| world.rank.index), rank.index);
-    let left = train(split(&rich(), rank.count), Some(ranks));
+    let left = train(of_rank(rank.count), Some(ranks));
     fs::write(folder.join(format!("rank{}", rank.index)), format!("{left:?}")).unwrap();
 }
 
-#[test]
-fn ranks_of_mpirun_have_the_bits_of_one_rank() {
+/// Has `test` train on as many ranks as `splits` says, each as `of_rank` does, and fails unless they leave what one leaves.
+fn check_splits(test: &str, splits: &[usize], of_rank: fn(usize) -> StepConfig) {
     if let Some(folder) = env::var_os(PART) {
-        return train_as_rank(folder.as_ref());
+        return train_as_rank(folder.as_ref(), of_rank);
     }
-    let expected = format!("{:?}", train(split(&rich(), 1), None));
-    for num_ranks in [1, 2, 3] {
+    let expected = format!("{:?}", train(of_rank(1), None));
+    for &num_ranks in splits {
         let folder = tempfile::tempdir().unwrap();
-        let test = "ranks_of_mpirun_have_the_bits_of_one_rank";
         let Some(output) = start(num_ranks, test, folder.path()) else { return };
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         for rank in 0..num_ranks {
@@ -77,6 +82,17 @@ fn ranks_of_mpirun_have_the_bits_of_one_rank() {
             assert!(left == expected, "rank {rank} of {num_ranks} left other bits");
         }
     }
+}
+
+#[test]
+fn ranks_of_mpirun_have_the_bits_of_one_rank() {
+    let of_rank = |num_ranks| split(&rich(), num_ranks);
+    check_splits("ranks_of_mpirun_have_the_bits_of_one_rank", &[1, 2, 3], of_rank);
+}
+
+#[test]
+fn ranks_of_mpirun_on_several_machines_have_the_bits_of_one_rank() {
+    check_splits("ranks_of_mpirun_on_several_machines_have_the_bits_of_one_rank", &[4], tree);
 }
 
 /// Meets the other ranks once, after which the last of them does as `then` says and the others wait for it.
@@ -88,7 +104,7 @@ fn meet_and(then: impl FnOnce()) {
     assert_eq!(all, (0..rank.count as u8).collect::<Vec<u8>>());
     // There may be nothing to send.
     ranks.all_gather(&[], &mut []).unwrap();
-    ranks.all_to_all(&[], &mut []).unwrap();
+    ranks.all_to_all(Group::all(rank.count), &[], &mut []).unwrap();
     if rank.index + 1 == rank.count {
         then();
     }

@@ -12,8 +12,10 @@ use std::slice;
 
 use left_by_run::LeftByRun;
 use residuum::device::Device;
+use residuum::dist::Rank;
 use residuum::run::metrics;
 use residuum::run::run_dir::RunDir;
+use residuum::step::SumOrder;
 use residuum::train::config::TrainConfig;
 use residuum::train::resume::OnChange;
 use residuum::train::trainer::{Outcome, Trainer};
@@ -107,6 +109,29 @@ fn ranks_leave_what_one_rank_leaves() {
             run(num_ranks).assert_same(&expected, &format!("{num_ranks} ranks, epochs of {stream:?}"));
         }
     }
+}
+
+/// Ranks find out by themselves which share a machine, and add up there first.
+#[test]
+fn ranks_of_two_machines_leave_what_one_rank_leaves() {
+    let run = |num_ranks, per_node| {
+        let output = TempDir::new().unwrap();
+        let config = TrainConfig { sum_order: SumOrder::Tree, ..config(output.path()) };
+        let outcomes = on_ranks(num_ranks, |index, mut rank| {
+            rank.local = Rank { index: index % per_node, count: per_node };
+            begin(index, rank, config.clone(), None)?.run()
+        });
+        LeftByRun::of(&folder_of(outcomes))
+    };
+    let expected = run(1, 1);
+    for (num_ranks, per_node) in [(4, 2), (2, 1)] {
+        run(num_ranks, per_node).assert_same(&expected, &format!("{num_ranks} ranks, {per_node} a machine"));
+    }
+
+    let output = TempDir::new().unwrap();
+    let three = TrainConfig { micro_batches: Some(3), sum_order: SumOrder::Tree, ..config(output.path()) };
+    let error = run_on(1, &three, None).remove(0).unwrap_err();
+    assert!(error.exit_code() == 2 && error.to_string().contains("take 2 or 4"), "{error}");
 }
 
 #[test]

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use random_batch::random_batch;
 use residuum::batch::Batch;
 use residuum::device::{Device, DeviceKind};
-use residuum::dist::{Collective, Rank};
+use residuum::dist::{Collective, Group, Rank};
 use residuum::exec::{Session, Start};
 use residuum::fuse::Fusion;
 use residuum::graph::{Graph, Mode, Role, ValueId};
@@ -24,9 +24,9 @@ use residuum::ops::{
 };
 use residuum::plan::Program;
 use residuum::run::checkpoint::NamedTensor;
-use residuum::step::{AllReduce, Optimiser, StepConfig, Traffic, Training, program};
+use residuum::step::{AllReduce, Optimiser, StepConfig, SumOrder, Traffic, Training, program};
 use residuum::tensor::DType;
-use split_runs::{BATCHES, CLASSES, LR, config, leave, split, state, train};
+use split_runs::{BATCHES, CLASSES, LR, Left, config, leave, split, split_of, state, train};
 use thread_ranks::{ThreadRank, on_ranks, thread_ranks};
 
 /// Fails unless every rank of every split leaves what one rank leaves.
@@ -38,19 +38,30 @@ fn check_splits(
 ) {
     let expected = leave(&mut open(split(config, 1)), updates, 0);
     assert_eq!(expected.losses.len(), updates * BATCHES);
+    let splits: Vec<StepConfig> = splits.iter().map(|&num_ranks| split(config, num_ranks)).collect();
+    check_against(&expected, &splits, updates, open);
+}
+
+/// Fails unless every rank of every one of `splits` leaves what is expected.
+fn check_against(
+    expected: &Left,
+    splits: &[StepConfig],
+    updates: usize,
+    open: impl Fn(StepConfig) -> Training + Sync,
+) {
     assert!(expected.losses.iter().all(|loss| f32::from_bits(*loss).is_finite()));
-    for &num_ranks in splits {
-        let left = on_ranks(num_ranks, |index, rank| {
-            let mut training = open(split(config, num_ranks));
+    for config in splits {
+        let left = on_ranks(config.num_ranks, |index, rank| {
+            let mut training = open(config.clone());
             training.join(Box::new(rank)).unwrap();
             leave(&mut training, updates, index)
         });
         for (rank, left) in left.iter().enumerate() {
-            let what = format!("rank {rank} of {num_ranks}");
+            let what = format!("rank {rank} of {}, {} a machine", config.num_ranks, config.ranks_per_node);
             for ((name, got), (_, expected)) in left.state.iter().zip(&expected.state) {
                 assert!(got == expected, "`{name}` of {what}");
             }
-            assert!(*left == expected, "losses or evaluation of {what}");
+            assert!(left == expected, "losses or evaluation of {what}");
         }
     }
 }
@@ -98,6 +109,37 @@ fn gradients_that_are_sent_as_bf16_are_rounded_by_one_rank_alike() {
     let (exact, rounded) = (after_one(&exact), after_one(&rounded));
     let (update, error) = (largest_difference(&begun, &exact), largest_difference(&exact, &rounded));
     assert!(error > 0.0 && error < update / 128.0, "{error} of {update}");
+}
+
+/// Splits of `config` with 8 batches an update in the order of a tree: one rank, and several on machines of so many each.
+fn tree_splits(config: &StepConfig, ranks_and_nodes: &[(usize, usize)]) -> [Vec<StepConfig>; 2] {
+    let of_split = |&(num_ranks, ranks_per_node): &(usize, usize)| StepConfig {
+        sum_order: SumOrder::Tree,
+        ranks_per_node,
+        ..split_of(config, 8, num_ranks)
+    };
+    [vec![of_split(&(1, 1))], ranks_and_nodes.iter().map(of_split).collect()]
+}
+
+#[test]
+fn the_order_of_a_tree_has_the_same_bits_for_every_number_of_ranks_and_machines() {
+    let config = StepConfig { clip_grad: Some(0.5), bucket_bytes: 1 << 20, ..config("resnet9") };
+    let [alone, splits] = tree_splits(&config, &[(2, 1), (4, 4), (4, 2), (8, 2), (8, 4)]);
+    let expected = leave(&mut on_cpu(alone[0].clone()), 2, 0);
+    check_against(&expected, &splits, 2, on_cpu);
+    let chain = StepConfig { sum_order: SumOrder::Chain, ..alone[0].clone() };
+    let is_of_chain = leave(&mut on_cpu(chain), 2, 0).state == expected.state;
+    assert!(!is_of_chain, "it is an order of its own");
+
+    let [alone, splits] = tree_splits(&StepConfig { grad_wire: DType::Bf16, ..config }, &[(4, 2), (8, 8)]);
+    check_against(&leave(&mut on_cpu(alone[0].clone()), 1, 0), &splits, 1, on_cpu);
+}
+
+#[test]
+fn a_tree_wants_a_power_of_two() {
+    let config = StepConfig { sum_order: SumOrder::Tree, ..split(&config("resnet9"), 2) };
+    let message = program(&config, DeviceKind::Cpu).unwrap_err().to_string();
+    assert!(message.contains("and 6 are no power of two: take 4 or 8"), "{message}");
 }
 
 /// A net whose layers draw in training.
@@ -216,12 +258,21 @@ fn an_exchange_takes_twice_the_gradient_and_a_share() {
     }
 }
 
-/// A rank that counts what it sends to others.
-struct Counting(ThreadRank, Arc<AtomicUsize>);
+/// Ranks of a machine where what they send is counted.
+const RANKS_PER_NODE: usize = 2;
+
+/// A rank that counts what it sends to others, and of that what it sends to other machines.
+struct Counting(ThreadRank, Arc<[AtomicUsize; 2]>);
 
 impl Counting {
-    fn count(&self, bytes_of_each: usize) {
-        self.1.fetch_add((self.0.rank().count - 1) * bytes_of_each, Ordering::Relaxed);
+    fn count(&self, group: Group, bytes_of_each: usize) {
+        let index = self.0.rank().index;
+        for member in group.members(index).filter(|&member| member != index) {
+            let is_elsewhere = member / RANKS_PER_NODE != index / RANKS_PER_NODE;
+            for (sum, counts) in self.1.iter().zip([true, is_elsewhere]) {
+                sum.fetch_add(usize::from(counts) * bytes_of_each, Ordering::Relaxed);
+            }
+        }
     }
 }
 
@@ -230,14 +281,14 @@ impl Collective for Counting {
         self.0.rank()
     }
 
-    fn all_gather(&mut self, mine: &[u8], all: &mut [u8]) -> residuum::Result<()> {
-        self.count(mine.len());
-        self.0.all_gather(mine, all)
+    fn all_gather_among(&mut self, group: Group, mine: &[u8], all: &mut [u8]) -> residuum::Result<()> {
+        self.count(group, mine.len());
+        self.0.all_gather_among(group, mine, all)
     }
 
-    fn all_to_all(&mut self, to_each: &[u8], from_each: &mut [u8]) -> residuum::Result<()> {
-        self.count(to_each.len() / self.rank().count);
-        self.0.all_to_all(to_each, from_each)
+    fn all_to_all(&mut self, group: Group, to_each: &[u8], from_each: &mut [u8]) -> residuum::Result<()> {
+        self.count(group, to_each.len() / group.size);
+        self.0.all_to_all(group, to_each, from_each)
     }
 }
 
@@ -245,39 +296,48 @@ impl Collective for Counting {
 /// number or in two.
 #[test]
 fn a_rank_sends_the_gradient_twice_without_its_share() {
-    let planned = |grad_wire, num_ranks| {
-        let config = StepConfig { grad_wire, ..config("resnet18") };
-        program(&split(&config, num_ranks), DeviceKind::Cpu).unwrap()
-    };
-    let one = planned(DType::F32, 1);
+    let of_split = |grad_wire, num_ranks| split(&StepConfig { grad_wire, ..config("resnet18") }, num_ranks);
+    let planned = |config: &StepConfig| program(config, DeviceKind::Cpu).unwrap();
+    let one = planned(&of_split(DType::F32, 1));
     let bytes = |role| one.persistent_bytes_where(|value| value.role == role);
     let (gradient, statistics) = (bytes(Role::Accumulated), bytes(Role::State));
-    assert_eq!(Traffic::of(&one, 1), None);
+    assert_eq!(Traffic::of(&one, &split(&config("resnet18"), 1)), None);
     let types = [(DType::F32, gradient), (DType::Bf16, gradient / 2)];
     for (others, (grad_wire, gradient)) in
         [1, 2, 5].into_iter().flat_map(|n| types.map(|of_type| (n, of_type)))
     {
-        let planned = planned(grad_wire, others + 1);
-        let Traffic { micro_batch_bytes, update_bytes } = Traffic::of(&planned, others + 1).unwrap();
+        let of_split = of_split(grad_wire, others + 1);
+        let traffic = Traffic::of(&planned(&of_split), &of_split).unwrap();
+        let Traffic { micro_batch_bytes, update_bytes, .. } = traffic;
         let exact = 2 * gradient * others / (others + 1) + others * statistics;
         let sent = micro_batch_bytes + update_bytes;
         assert!((exact..exact + exact / 100).contains(&sent), "{sent} for {exact}");
     }
 
-    let (updates, num_ranks) = (2, 3);
-    for (grad_wire, sync_bn) in [(DType::F32, false), (DType::Bf16, false), (DType::F32, true)] {
-        let config = StepConfig { grad_wire, sync_bn, ..split(&config("resnet9"), num_ranks) };
-        let traffic = Traffic::of(&program(&config, DeviceKind::Cpu).unwrap(), num_ranks).unwrap();
-        let expected = updates * traffic.bytes_of(config.grad_accum_steps);
-        let sent = on_ranks(num_ranks, |index, rank| {
+    let (updates, exact) = (2, split_of(&config("resnet9"), 4, 4));
+    let exact = StepConfig { ranks_per_node: RANKS_PER_NODE, ..exact };
+    let mut to_nodes = Vec::new();
+    for config in [
+        exact.clone(),
+        StepConfig { grad_wire: DType::Bf16, ..exact.clone() },
+        StepConfig { sync_bn: true, ..exact.clone() },
+        StepConfig { sum_order: SumOrder::Tree, ..exact },
+    ] {
+        let traffic = Traffic::of(&planned(&config), &config).unwrap();
+        let rounds = config.grad_accum_steps;
+        let expected = [traffic.bytes_of(rounds), traffic.node_bytes_of(rounds) / RANKS_PER_NODE];
+        to_nodes.push(expected[1]);
+        let sent = on_ranks(config.num_ranks, |index, rank| {
             let mut training = on_cpu(config.clone());
-            let sent = Arc::default();
+            let sent: Arc<[AtomicUsize; 2]> = Arc::default();
             training.join(Box::new(Counting(rank, Arc::clone(&sent)))).unwrap();
             train(&mut training, index, 0..updates);
-            sent.load(Ordering::Relaxed)
+            [0, 1].map(|which| sent[which].load(Ordering::Relaxed) / updates)
         });
-        assert_eq!(sent, [expected; 3]);
+        assert_eq!(sent, [expected; 4]);
     }
+    // A half of the gradients of two ranks leave their machine, and not a half of each.
+    assert!(to_nodes[3] * 100 < to_nodes[0] * 51, "{to_nodes:?}");
 }
 
 /// Names and bits of a state's tensors.
@@ -382,6 +442,9 @@ fn ranks_on_kernels_have_the_bits_of_one_rank() {
             ..StepConfig::new(Dropping, 2, 16)
         };
         check_splits(&config, 1, &[3], on_emulator());
+        let [alone, splits] = tree_splits(&config, &[(4, 2)]);
+        let expected = leave(&mut on_emulator()(alone[0].clone()), 1, 0);
+        check_against(&expected, &splits, 1, on_emulator());
     }
 }
 

@@ -32,6 +32,10 @@ pub(super) struct PlanArgs {
     #[arg(long, value_name = "N", default_value_t = 1)]
     #[arg(value_parser = RangedU64ValueParser::<usize>::new().range(1..))]
     ranks: usize,
+    /// Also say what machines with so many of these ranks each send each other
+    #[arg(long, value_name = "N", requires = "ranks")]
+    #[arg(value_parser = RangedU64ValueParser::<usize>::new().range(1..))]
+    ranks_per_node: Option<usize>,
     /// Memory that is free on the device: decides whether it holds the data set, and the largest batch that fits is printed
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
     memory: Option<usize>,
@@ -52,10 +56,18 @@ impl PlanArgs {
         let mut config = self.settings.read(elsewhere)?;
         config.validate()?;
         config.split_over(self.ranks)?;
+        let ranks_per_node = self.ranks_per_node.unwrap_or(self.ranks);
+        if !self.ranks.is_multiple_of(ranks_per_node) {
+            return Err(Error::Usage(format!(
+                "--ranks {} --ranks-per-node {ranks_per_node}: machines have as many ranks each; give a divisor of {}",
+                self.ranks, self.ranks
+            )));
+        }
         let extent = self.extent(&config)?;
         let device = config.device.kind()?;
         let precision = config.decide_precision(device);
         let mut step = config.of_rank(config.step_config(extent.facts, device)?, self.ranks);
+        step.ranks_per_node = ranks_per_node;
         step.pixels = pixel_source(&step, &extent, device, self.memory)?;
         let planned = program(&step, device)?;
         let layers = evaluation_graph(&StepConfig { fuse: Fusion::NONE, ..step.clone() }, "")?;
@@ -69,10 +81,15 @@ impl PlanArgs {
             cost.flops as f64 / 1e9,
             show_bytes(cost.bytes as usize)
         );
-        if let Some(traffic) = Traffic::of(&planned, self.ranks) {
-            let bytes = traffic.bytes_of(step.grad_accum_steps);
+        if let Some(traffic) = Traffic::of(&planned, &step) {
+            let rounds = step.grad_accum_steps;
+            let (of_rank, of_node) = (traffic.bytes_of(rounds), traffic.node_bytes_of(rounds));
             say!("{}", config.update_line(self.ranks));
-            say!("for an update each sends {} to the others, and receives as much", show_bytes(bytes));
+            say!("for an update each sends {} to the others, and receives as much", show_bytes(of_rank));
+            if ranks_per_node < self.ranks {
+                let nodes = self.ranks / ranks_per_node;
+                say!("each of {nodes} machines sends {} to the other ones", show_bytes(of_node));
+            }
         }
         for line in precision.into_iter().chain(pixels_line(&step, &extent)) {
             say!("{line}");

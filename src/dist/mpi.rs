@@ -1,6 +1,7 @@
 //! Ranks that MPI joins, for CPUs and the emulator: `mpirun -n 4 PROGRAM`. With the feature `mpi`, which links the MPI library of
 //! the system.
 
+use std::iter;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
@@ -9,10 +10,11 @@ use std::time::{Duration, Instant};
 use mpi::Threading;
 use mpi::environment::Universe;
 use mpi::request::{Request, Scope, scope};
-use mpi::traits::{Communicator, CommunicatorCollectives, Root};
+use mpi::topology::SimpleCommunicator;
+use mpi::traits::{Communicator, CommunicatorCollectives, Destination, Root, Source};
 
 use super::waiting::{end_without_them, tell_of_waiting};
-use super::{Collective, Rank};
+use super::{Collective, Group, Rank};
 use crate::error::{Error, Result};
 
 /// How long a rank that waits asks again and again before it sleeps in between: a rank with as much to do comes by then.
@@ -30,6 +32,7 @@ const PART_BYTES: usize = 1 << 30;
 pub struct MpiRanks {
     universe: Arc<Universe>,
     rank: Rank,
+    local: Rank,
     timeout: Duration,
     /// Exchanges so far, for messages.
     num_exchanges: Arc<AtomicU64>,
@@ -43,16 +46,19 @@ impl MpiRanks {
     pub fn join(timeout: Duration) -> Result<MpiRanks> {
         let all_have_come = end_without_them(timeout);
         let joined = mpi::initialize_with_threading(Threading::Serialized);
-        drop(all_have_come);
         let (universe, threading) =
             joined.ok_or_else(|| Error::Usage("this process has joined its ranks before".into()))?;
         if threading < Threading::Serialized {
             let what = "this MPI serves no program with threads; take a build of it that does (MPI_THREAD_SERIALIZED)";
             return Err(Error::Usage(what.into()));
         }
+        let rank_in =
+            |ranks: SimpleCommunicator| Rank { index: ranks.rank() as usize, count: ranks.size() as usize };
         let world = universe.world();
-        let rank = Rank { index: world.rank() as usize, count: world.size() as usize };
-        Ok(MpiRanks { universe: Arc::new(universe), rank, timeout, num_exchanges: Arc::default() })
+        let local = rank_in(world.split_shared(world.rank()));
+        drop(all_have_come);
+        let rank = rank_in(world);
+        Ok(MpiRanks { universe: Arc::new(universe), rank, local, timeout, num_exchanges: Arc::default() })
     }
 
     /// Ends all ranks with exit code `code`, this one first.
@@ -60,10 +66,35 @@ impl MpiRanks {
         self.universe.world().abort(code.into())
     }
 
+    /// Sends each rank of this one's group its part, and receives one of each. MPI has this for all ranks; for some it wants a
+    /// communicator of theirs, which it makes by a call without a deadline.
+    fn with_each<'a>(&self, group: Group, sent: impl Iterator<Item = &'a [u8]>, received: &mut [u8]) {
+        let world = self.universe.world();
+        let part_bytes = received.len() / group.size;
+        scope(|scope| {
+            let members = group.members(self.rank.index).map(|rank| world.process_at_rank(rank as i32));
+            let parts = received.chunks_exact_mut(part_bytes);
+            let receives: Vec<_> = members
+                .clone()
+                .zip(parts)
+                .map(|(from, part)| from.immediate_receive_into(scope, part))
+                .collect();
+            let sends: Vec<_> = members.zip(sent).map(|(to, part)| to.immediate_send(scope, part)).collect();
+            let number = self.num_exchanges.fetch_add(1, Ordering::Relaxed) + 1;
+            receives.into_iter().for_each(|request| self.finish_part(number, request));
+            sends.into_iter().for_each(|request| self.finish_part(number, request));
+        });
+    }
+
     /// Waits for what `request` receives, and if that does not come, ends all ranks with a word.
-    fn finish<'a, D: ?Sized, S: Scope<'a>>(&self, mut request: Request<'a, D, S>) {
-        let start = Instant::now();
+    fn finish<'a, D: ?Sized, S: Scope<'a>>(&self, request: Request<'a, D, S>) {
         let number = self.num_exchanges.fetch_add(1, Ordering::Relaxed) + 1;
+        self.finish_part(number, request);
+    }
+
+    /// [`MpiRanks::finish`] of exchange `number`, which has several requests.
+    fn finish_part<'a, D: ?Sized, S: Scope<'a>>(&self, number: u64, mut request: Request<'a, D, S>) {
+        let start = Instant::now();
         while let Err(unfinished) = request.test() {
             request = unfinished;
             let waited = start.elapsed();
@@ -99,11 +130,19 @@ impl Collective for MpiRanks {
         self.rank
     }
 
-    fn all_gather(&mut self, mine: &[u8], all: &mut [u8]) -> Result<()> {
-        assert_eq!(all.len(), mine.len() * self.rank.count, "as much from each rank");
+    fn local(&self) -> Rank {
+        self.local
+    }
+
+    fn all_gather_among(&mut self, group: Group, mine: &[u8], all: &mut [u8]) -> Result<()> {
+        assert_eq!(all.len(), mine.len() * group.size, "as much from each rank");
         check_bytes(all.len())?;
         if all.is_empty() {
             // The address of an empty slice may be the one that has a meaning of its own to MPI (MPI_IN_PLACE).
+            return Ok(());
+        }
+        if group.size < self.rank.count {
+            self.with_each(group, iter::repeat(mine), all);
             return Ok(());
         }
         let world = self.universe.world();
@@ -111,11 +150,15 @@ impl Collective for MpiRanks {
         Ok(())
     }
 
-    fn all_to_all(&mut self, to_each: &[u8], from_each: &mut [u8]) -> Result<()> {
+    fn all_to_all(&mut self, group: Group, to_each: &[u8], from_each: &mut [u8]) -> Result<()> {
         assert_eq!(to_each.len(), from_each.len(), "as much from each rank as to it");
-        assert!(to_each.len().is_multiple_of(self.rank.count), "as much to each rank");
+        assert!(to_each.len().is_multiple_of(group.size), "as much to each rank");
         check_bytes(to_each.len())?;
         if to_each.is_empty() {
+            return Ok(());
+        }
+        if group.size < self.rank.count {
+            self.with_each(group, to_each.chunks_exact(to_each.len() / group.size), from_each);
             return Ok(());
         }
         let world = self.universe.world();

@@ -7,7 +7,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use super::waiting::{end_without_them, leave, tell_of_waiting};
-use super::{Collective, Rank, World};
+use super::{Collective, Group, Rank, World};
 use crate::device::cuda::Communicator;
 use crate::error::{Error, Result};
 use crate::show::tell_error;
@@ -24,6 +24,7 @@ const LOOK: Duration = Duration::from_millis(100);
 #[derive(Clone)]
 pub struct NcclRanks {
     communicator: Communicator,
+    local: Rank,
     _watchdog: Arc<Watchdog>,
 }
 
@@ -46,7 +47,7 @@ impl NcclRanks {
         drop(all_have_come);
         let communicator = communicator?;
         let watchdog = Watchdog::of(communicator.clone(), timeout);
-        Ok(NcclRanks { communicator, _watchdog: Arc::new(watchdog) })
+        Ok(NcclRanks { communicator, local: world.local, _watchdog: Arc::new(watchdog) })
     }
 
     /// Ends this process with exit code `code` at once. The launcher ends the others, or they see it by their deadline.
@@ -111,16 +112,20 @@ impl Collective for NcclRanks {
         Rank { index: self.communicator.rank(), count: self.communicator.count() }
     }
 
+    fn local(&self) -> Rank {
+        self.local
+    }
+
     fn communicator(&self) -> Option<&Communicator> {
         Some(&self.communicator)
     }
 
-    fn all_gather(&mut self, mine: &[u8], all: &mut [u8]) -> Result<()> {
-        self.communicator.all_gather_bytes(mine, all)
+    fn all_gather_among(&mut self, group: Group, mine: &[u8], all: &mut [u8]) -> Result<()> {
+        self.communicator.all_gather_bytes(group.members(self.communicator.rank()), mine, all)
     }
 
-    fn all_to_all(&mut self, to_each: &[u8], from_each: &mut [u8]) -> Result<()> {
-        self.communicator.all_to_all_bytes(to_each, from_each)
+    fn all_to_all(&mut self, group: Group, to_each: &[u8], from_each: &mut [u8]) -> Result<()> {
+        self.communicator.all_to_all_bytes(group.members(self.communicator.rank()), to_each, from_each)
     }
 
     fn broadcast(&mut self, bytes: &mut [u8]) -> Result<()> {

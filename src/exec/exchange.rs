@@ -8,14 +8,15 @@ use std::time::{Duration, Instant};
 use super::{Backend, Session};
 use crate::device::Slot;
 use crate::device::cuda::CudaDevice;
-use crate::dist::Collective;
+use crate::dist::{Collective, Group};
 use crate::error::{Error, Result};
 use crate::graph::Exchange;
 use crate::plan::Step;
 use crate::tensor::DType;
 
 impl Session {
-    /// Sends part r of the bytes at `from` to rank r, and puts what comes from rank r into part r of as many bytes from `to` on.
+    /// Sends part i of the bytes at `from` to the i-th rank of the own group, and puts what comes from it into part i of as many bytes
+    /// from `to` on.
     ///
     /// # Errors
     /// What the collective reports, and [`crate::Error::Device`] if a copy fails.
@@ -25,10 +26,11 @@ impl Session {
     pub fn all_to_all(
         &mut self,
         collective: &mut dyn Collective,
+        group: Group,
         from: Range<usize>,
         to: usize,
     ) -> Result<()> {
-        self.start_all_to_all(collective, from, to)?;
+        self.start_all_to_all(collective, group, from, to)?;
         self.finish_exchanges()
     }
 
@@ -36,18 +38,19 @@ impl Session {
     fn start_all_to_all(
         &mut self,
         collective: &mut (dyn Collective + '_),
+        group: Group,
         from: Range<usize>,
         to: usize,
     ) -> Result<()> {
         let to = to..to + from.len();
         self.check_exchange(&from, &to);
         if let Some((gpu, ranks)) = self.backend.gpu().zip(collective.communicator()) {
-            return gpu.all_to_all(ranks, from, to.start);
+            return gpu.all_to_all(ranks, group.members(collective.rank().index), from, to.start);
         }
-        self.exchange(from, to, |mine, received| collective.all_to_all(mine, received))
+        self.exchange(from, to, |mine, received| collective.all_to_all(group, mine, received))
     }
 
-    /// Puts what each rank has at `from` into the bytes from `to` on, in the order of ranks.
+    /// Puts what each rank of the own group has at `from` into the bytes from `to` on, in the order of ranks.
     ///
     /// # Errors
     /// As [`Session::all_to_all`].
@@ -57,16 +60,18 @@ impl Session {
     pub fn all_gather(
         &mut self,
         collective: &mut dyn Collective,
+        group: Group,
         from: Range<usize>,
         to: usize,
     ) -> Result<()> {
-        let to = to..to + from.len() * collective.rank().count;
+        let to = to..to + from.len() * group.size;
         self.check_exchange(&from, &to);
         if let Some((gpu, ranks)) = self.backend.gpu().zip(collective.communicator()) {
-            gpu.all_gather(ranks, [from.start], from.len(), to.start)?;
+            let members = group.members(collective.rank().index);
+            gpu.all_gather(ranks, members, [from.start], from.len(), to.start)?;
             return gpu.finish_exchanges();
         }
-        self.exchange(from, to, |mine, received| collective.all_gather(mine, received))
+        self.exchange(from, to, |mine, received| collective.all_gather_among(group, mine, received))
     }
 
     /// Runs step `step` of plan `index`, at which ranks send each other values, with those that `collective` reaches.
@@ -77,6 +82,10 @@ impl Session {
         collective: Option<&mut (dyn Collective + '_)>,
     ) -> Result<()> {
         let Step { name, op, inputs, .. } = &self.program.plans[index].steps[step];
+        let exchange = op.exchange().expect("the plan lists the steps that are exchanges");
+        if exchange == Exchange::Arrive {
+            return self.finish_exchanges();
+        }
         let Some(collective) = collective else {
             return Err(Error::Graph {
                 op: op.name(),
@@ -84,25 +93,24 @@ impl Session {
                 message: "takes values of other ranks; call Session::run_micro_batch_of_rank".into(),
             });
         };
-        if let Some(Exchange::AllGather { .. }) = op.exchange() {
-            return self.gather(index, step, collective);
-        }
+        let Exchange::AllToAll(group) = exchange else { return self.gather(index, step, collective) };
         let [received, sent @ ..] = inputs.as_slice() else { unreachable!("the shape rule has seen it") };
         let last = sent[sent.len() - 1];
         let from = sent[0].offset_bytes..last.offset_bytes + last.num_bytes();
         assert_eq!(from.len(), received.num_bytes(), "what is sent lies in a row");
         let to = received.offset_bytes;
-        self.start_all_to_all(collective, from, to)
+        self.start_all_to_all(collective, group, from, to)
     }
 
     fn gather(&mut self, index: usize, step: usize, collective: &mut (dyn Collective + '_)) -> Result<()> {
         let Step { inputs, outputs, .. } = &self.program.plans[index].steps[step];
         let (num_bytes, to) = (inputs[0].num_bytes(), outputs[0]);
-        let all_bytes = num_bytes * collective.rank().count;
+        let count = collective.rank().count;
+        let all_bytes = num_bytes * count;
         assert_eq!(to.num_bytes(), inputs.len() * all_bytes, "a node gathers from the ranks that there are");
         if let Some((gpu, ranks)) = self.backend.gpu().zip(collective.communicator()) {
             let from = inputs.iter().map(|slot| slot.offset_bytes);
-            gpu.all_gather(ranks, from, num_bytes, to.offset_bytes)?;
+            gpu.all_gather(ranks, 0..count, from, num_bytes, to.offset_bytes)?;
             return gpu.finish_exchanges();
         }
         (0..inputs.len()).try_for_each(|row| {

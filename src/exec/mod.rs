@@ -164,10 +164,10 @@ impl Session {
     /// Runs what plan `index` does with what every rank has sent.
     ///
     /// # Errors
-    /// As [`Session::run_micro_batch`].
-    pub fn run_exchange(&mut self, index: usize) -> Result<()> {
+    /// As [`Session::run_micro_batch_of_rank`].
+    pub fn run_exchange(&mut self, index: usize, collective: &mut dyn Collective) -> Result<()> {
         let plan = &self.program.plans[index];
-        self.run(index, plan.first_exchange..plan.first_update, None)
+        self.run(index, plan.first_exchange..plan.first_update, Some(collective))
     }
 
     /// Runs the optimiser's part of plan `index`.

@@ -6,6 +6,7 @@ use std::fmt;
 use super::{Graph, Onnx, ValueId};
 use crate::device::cpu::CpuArgs;
 use crate::device::{DeviceKind, LaunchArgs, Launcher};
+use crate::dist::Group;
 use crate::error::{Error, Result};
 use crate::tensor::{DType, Shape};
 
@@ -80,10 +81,12 @@ pub enum Exchange {
         /// How many ranks there are.
         num_ranks: usize,
     },
-    /// `(received [ranks, n], sent...)`, changing what is received: what is sent lies in a row and is as long; part r of it goes to
-    /// rank r, and row r comes from it. On a GPU the nodes behind this one run meanwhile, and it is waited for at the end of the
-    /// micro-batch.
-    AllToAll,
+    /// `(received [ranks, n], sent...)`, changing what is received: what is sent lies in a row and is as long; part i of it goes to
+    /// the i-th rank of the group, and row i comes from it. On a GPU the nodes behind this one run meanwhile, up to the next
+    /// [`Exchange::Arrive`] or the end of their phase.
+    AllToAll(Group),
+    /// `()`: nodes behind this one find what was sent before.
+    Arrive,
 }
 
 /// An operation: shape rule, cost, gradient, CPU code and kernel launch.

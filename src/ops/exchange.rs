@@ -2,6 +2,7 @@
 
 use crate::device::cpu::CpuArgs;
 use crate::device::{LaunchArgs, Launcher};
+use crate::dist::Group;
 use crate::error::Result;
 use crate::graph::{Cost, Exchange, InferResult, Op, ValueType};
 use crate::tensor::Shape;
@@ -10,13 +11,18 @@ impl Op for Exchange {
     fn name(&self) -> &'static str {
         match self {
             Exchange::AllGather { .. } => "all_gather",
-            Exchange::AllToAll => "all_to_all",
+            Exchange::AllToAll(_) => "all_to_all",
+            Exchange::Arrive => "arrive",
         }
     }
 
     fn infer(&self, inputs: &[ValueType]) -> InferResult {
+        if *self == Exchange::Arrive {
+            return if inputs.is_empty() { Ok(vec![]) } else { Err("takes no operands".into()) };
+        }
         let Some(first) = inputs.first() else { return Err("takes operands, got none".into()) };
         match self {
+            Exchange::Arrive => unreachable!("it has no operands"),
             Exchange::AllGather { num_ranks } => {
                 if let Some(other) = inputs.iter().find(|ty| *ty != first) {
                     return Err(format!("needs operands of one type and shape, got {first} and {other}"));
@@ -24,11 +30,15 @@ impl Op for Exchange {
                 let dims = [&[inputs.len(), *num_ranks], first.shape.dims()].concat();
                 Ok(vec![ValueType { shape: Shape::new(&dims), dtype: first.dtype }])
             }
-            Exchange::AllToAll => match inputs.iter().find(|ty| ty.dtype != first.dtype) {
-                None if inputs.len() > 1 && first.shape.rank() == 2 => Ok(vec![]),
-                None => Err(format!("needs [ranks, n] to receive and something to send, got {first}")),
-                Some(other) => Err(format!("sends what {first} receives, got {other} for it")),
-            },
+            Exchange::AllToAll(Group { size, .. }) => {
+                match inputs.iter().find(|ty| ty.dtype != first.dtype) {
+                    None if inputs.len() > 1 && matches!(first.shape.dims(), [ranks, _] if ranks == size) => {
+                        Ok(vec![])
+                    }
+                    None => Err(format!("needs [{size}, n] to receive and something to send, got {first}")),
+                    Some(other) => Err(format!("sends what {first} receives, got {other} for it")),
+                }
+            }
         }
     }
 
@@ -39,8 +49,8 @@ impl Op for Exchange {
 
     fn mutates(&self) -> &[usize] {
         match self {
-            Exchange::AllGather { .. } => &[],
-            Exchange::AllToAll => &[0],
+            Exchange::AllGather { .. } | Exchange::Arrive => &[],
+            Exchange::AllToAll(_) => &[0],
         }
     }
 

@@ -33,6 +33,7 @@ mod relu;
 mod sgd;
 mod softmax_xent;
 mod stem;
+mod tree_sum;
 
 pub use checks::{Case, Checks, Contents, Draw, DrawTrial, Record, Trial};
 pub use codes::{CODE_CHANNELS, MAX_CODED_CLASSES, code};
@@ -82,6 +83,7 @@ operations! {
     sgd: Sgd, SgdConfig;
     softmax_xent: Mix, PADDING_LABEL, SoftmaxXent, SoftmaxXentBwd, SoftmaxXentValues, Targets, softmax_xent;
     stem: SpaceToDepth, StemFilter, StemFilterBwd, stem_conv2d;
+    tree_sum: TreeAccumulate, TreeSum;
 }
 
 /// Elements that one task of an elementwise loop handles: 64 KiB of f32, well inside a second-level cache.

@@ -24,7 +24,7 @@ pub struct Exchange {
 impl Exchange {
     /// That of a step of several ranks on GPUs like `gpu`; `None` for one rank.
     pub fn of(step: &StepConfig, program: &Program, gpu: &Gpu) -> Option<Exchange> {
-        let bytes = Traffic::of(program, step.num_ranks)?.bytes_of(step.grad_accum_steps) as u64;
+        let bytes = Traffic::of(program, step)?.bytes_of(step.grad_accum_steps) as u64;
         let link_gb_per_s = link_gb_per_s(gpu);
         let predicted_seconds = bytes as f64 / (1e9 * link_gb_per_s);
         Some(Exchange { num_ranks: step.num_ranks, bytes, link_gb_per_s, predicted_seconds })

@@ -5,26 +5,34 @@
 //! own share in the order of ranks, and blends the statistics of all ranks' batches into its running ones in that order. Before
 //! the update the shares of the sum are gathered. Gradients go in buckets, each as soon as the backward pass has made the last of it.
 //!
+//! In the order of a tree ([`SumOrder::Tree`]) ranks of a machine send each other their shares first, and of the sum of a machine each
+//! sends its share to those of the other machines that have the same one.
+//!
 //! With [`AllReduce::Nccl`] each rank sums the gradients of its own rounds, and the library adds up these sums before the update: less is
 //! sent between machines, and bits depend on how many ranks there are.
 //!
 //! Gradients may be sent as bf16 ([`StepConfig::grad_wire`]): each is rounded once, sums are f32, and a sum is rounded once more
 //! when it is gathered.
 
+mod places;
+mod ranks;
+
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::update::{interleave, zero};
-use super::{StepConfig, TRAIN};
-use crate::device::{ALIGNMENT_BYTES, Slot};
-use crate::dist::Collective;
+use super::StepConfig;
+use super::update::{accumulate_as_tree, interleave, zero};
+use crate::device::ALIGNMENT_BYTES;
+use crate::dist::Group;
 use crate::error::{Error, Result};
-use crate::exec::Session;
 use crate::graph::{Exchange, Graph, Phase, Role, ValueId, ValueType};
 use crate::named::named;
-use crate::ops::{Accumulate, BatchNormTrain, Blend, CastTensors, CopyTensors, OrderedSum};
-use crate::plan::{Program, Step, align};
-use crate::tensor::{DType, Layout, Shape};
+use crate::ops::{Accumulate, BatchNormTrain, Blend, CastTensors, CopyTensors, OrderedSum, TreeSum};
+use crate::plan::align;
+use crate::tensor::{DType, Layout};
+
+pub use places::Traffic;
+pub(super) use ranks::{Ranks, check_ranks};
 
 named! {
     /// Who adds up the gradients of ranks.
@@ -34,6 +42,33 @@ named! {
         /// NCCL, in an order of its own.
         Nccl = "nccl",
     }
+}
+
+named! {
+    /// In which order the gradients of the micro-batches of an update are added. Either has the same bits for every number of ranks.
+    pub enum SumOrder {
+        /// One after the other.
+        Chain = "chain",
+        /// In pairs, then their sums in pairs, and so on: of ranks on several machines, each machine's are added up there and sent as
+        /// one.
+        Tree = "tree",
+    }
+}
+
+/// Fails on a tree of what has no pairs.
+///
+/// # Errors
+/// [`Error::Usage`] with the number of batches.
+pub fn check_sum_order(order: SumOrder, batches_per_update: usize) -> Result<()> {
+    if order == SumOrder::Chain || batches_per_update.is_power_of_two() {
+        return Ok(());
+    }
+    let more = batches_per_update.next_power_of_two();
+    Err(Error::Usage(format!(
+        "--sum-order tree adds the batches of an update in pairs, and {batches_per_update} are no power of two: take {} or {more} (ranks \
+         times --grad-accum-steps, or --micro-batches), or leave the order out",
+        more / 2
+    )))
 }
 
 /// Statistics of this rank's batch.
@@ -57,12 +92,27 @@ impl Names {
         self.of("pad")
     }
 
-    /// This rank's share of the gradients, from each rank.
+    /// This rank's share of the gradients, from each rank that adds up with it first.
     fn received(&self) -> String {
         self.of("received")
     }
 
-    /// Its sum over the micro-batches of an update.
+    /// Where several machines add up, the sum of those of this one.
+    fn node_sum(&self) -> String {
+        self.of("node_sum")
+    }
+
+    /// This rank's share of that sum, from each machine.
+    fn of_nodes(&self) -> String {
+        self.of("of_nodes")
+    }
+
+    /// The sum of all ranks' micro-batches of a round, where it is not that of an update.
+    fn round_sum(&self) -> String {
+        self.of("round_sum")
+    }
+
+    /// The sum over the micro-batches of an update.
     fn sum(&self) -> String {
         self.of("sum")
     }
@@ -132,34 +182,107 @@ pub(super) fn exchange(
     }
     let own = graph.value(gradients[0]).ty.dtype;
     let wire = if config.rounds_gradients() { DType::Bf16 } else { own };
-    let mut buckets = Vec::new();
+    let Groups { first, across } = Groups::of(config);
+    let mut buckets: Vec<Bucket> = Vec::new();
     for members in cut(graph, config, parameters, wire) {
+        let names = Names(buckets.len());
         let (parameters, gradients) = (&parameters[members.clone()], &gradients[members]);
-        buckets.push(send(graph, config, &Names(buckets.len()), (parameters, gradients), wire)?);
+        let (sent, pad) = fill(graph, config, &names, (parameters, gradients), wire)?;
+        if let (Some(across), Some(before)) = (across, buckets.last_mut()) {
+            // What the ranks of a machine sent has had a bucket's time to arrive.
+            graph.apply(&before.names.of("arrive"), Exchange::Arrive, &[])?;
+            before.send_sum(graph, across, own)?;
+        }
+        let row: Vec<ValueId> = sent.iter().copied().chain([pad]).collect();
+        let received = names.received();
+        let received = send(graph, (&names.of("send"), &received), first, &row, wire)?;
+        buckets.push(Bucket { names, sent, received });
     }
     graph.set_phase(Phase::Exchange);
-    let mut sums = Vec::new();
-    for (number, bucket) in buckets.iter().enumerate() {
-        let names = Names(number);
-        let shape = Shape::from([graph.shape(bucket.received).last()]);
-        let sum = buffer(graph, &names.sum(), ValueType { shape, dtype: own }, Role::Accumulated);
-        graph.apply(&names.sum(), OrderedSum, &[sum, bucket.received])?;
-        if wire != own {
-            let rounded = ValueType { shape, dtype: wire };
-            let rounded_sum = buffer(graph, &names.rounded_sum(), rounded, Role::Exchanged);
-            graph.apply(&names.rounded_sum(), CopyTensors::new(1), &[rounded_sum, sum])?;
+    if let (Some(across), Some(last)) = (across, buckets.last_mut()) {
+        last.send_sum(graph, across, own)?;
+        graph.apply("exchange.arrive", Exchange::Arrive, &[])?;
+    }
+    let sums = add_up(graph, config, &buckets, own)?;
+    if wire != own {
+        for (bucket, &sum) in buckets.iter().zip(&sums) {
+            let name = bucket.names.rounded_sum();
+            let rounded = ValueType { dtype: wire, ..graph.value(sum).ty };
+            let rounded_sum = buffer(graph, &name, rounded, Role::Exchanged);
+            graph.apply(&name, CopyTensors::new(1), &[rounded_sum, sum])?;
         }
-        sums.push(sum);
     }
     blend(graph, statistics)?;
     // The last layers' are first.
-    Ok((buckets.into_iter().rev().flat_map(|bucket| bucket.sent).collect(), sums))
+    let sent = buckets.into_iter().rev().flat_map(|bucket| bucket.sent).collect();
+    // A tree's first term is no sum yet.
+    let kept = if config.sum_order == SumOrder::Tree { Vec::new() } else { sums };
+    Ok((sent, kept))
+}
+
+/// Which ranks send each other a round's gradients.
+struct Groups {
+    first: Group,
+    /// And then the sums of those, where the ranks of a machine are first.
+    across: Option<Group>,
+}
+
+impl Groups {
+    fn of(config: &StepConfig) -> Groups {
+        let (count, of_node) = (config.num_ranks, config.ranks_per_node);
+        if config.sum_order == SumOrder::Chain || of_node == 1 || of_node == count {
+            return Groups { first: Group::all(count), across: None };
+        }
+        let across = Group { size: count / of_node, stride: of_node };
+        Groups { first: Group { size: of_node, stride: 1 }, across: Some(across) }
+    }
 }
 
 /// Gradients that go together.
 struct Bucket {
+    names: Names,
     sent: Vec<ValueId>,
+    /// What is to be added up next.
     received: ValueId,
+}
+
+impl Bucket {
+    /// Records that the sum of what was received is sent on.
+    fn send_sum(&mut self, graph: &mut Graph, group: Group, own: DType) -> Result<()> {
+        let name = self.names.node_sum();
+        let ty = ValueType { shape: [graph.shape(self.received).last()].into(), dtype: own };
+        let sum = buffer(graph, &name, ty, Role::Exchanged);
+        graph.apply(&name, TreeSum, &[sum, self.received])?;
+        let names = (&self.names.of("send_on")[..], &self.names.of_nodes()[..]);
+        self.received = send(graph, names, group, &[sum], own)?;
+        Ok(())
+    }
+}
+
+/// Records that what was received is added to the sums of an update.
+fn add_up(graph: &mut Graph, config: &StepConfig, buckets: &[Bucket], own: DType) -> Result<Vec<ValueId>> {
+    let num_rounds = config.grad_accum_steps;
+    let is_by_rounds = config.sum_order == SumOrder::Tree && num_rounds > 1;
+    let mut sums = Vec::new();
+    let mut round_sums = Vec::new();
+    for Bucket { names, received, .. } in buckets {
+        let ty = ValueType { shape: [graph.shape(*received).last()].into(), dtype: own };
+        let sum = buffer(graph, &names.sum(), ty, Role::Accumulated);
+        sums.push(sum);
+        match config.sum_order {
+            SumOrder::Chain => graph.apply(&names.sum(), OrderedSum, &[sum, *received])?,
+            SumOrder::Tree if is_by_rounds => {
+                let round_sum = buffer(graph, &names.round_sum(), ty, Role::Exchanged);
+                round_sums.push(round_sum);
+                graph.apply(&names.round_sum(), TreeSum, &[round_sum, *received])?
+            }
+            SumOrder::Tree => graph.apply(&names.sum(), TreeSum, &[sum, *received])?,
+        };
+    }
+    if is_by_rounds {
+        accumulate_as_tree(graph, num_rounds, &sums, &round_sums)?;
+    }
+    Ok(sums)
 }
 
 /// Which parameters' gradients go together: the last ones first, as the backward pass makes them.
@@ -176,34 +299,43 @@ fn cut(graph: &Graph, config: &StepConfig, parameters: &[ValueId], wire: DType) 
     buckets
 }
 
-/// Records that a bucket of gradients is sent, each rank its share.
-fn send(
+/// Records that a bucket is filled with gradients. They lie in a row, filled up to a whole share for each rank.
+fn fill(
     graph: &mut Graph,
     config: &StepConfig,
     names: &Names,
     (parameters, gradients): (&[ValueId], &[ValueId]),
     wire: DType,
-) -> Result<Bucket> {
-    let types: Vec<ValueType> =
-        parameters.iter().map(|&id| ValueType { dtype: wire, ..graph.value(id).ty }).collect();
-    let num_bytes: usize = types.iter().map(|ty| align(ty.num_bytes())).sum();
-    let share_bytes = num_bytes.div_ceil(config.num_ranks * ALIGNMENT_BYTES) * ALIGNMENT_BYTES;
-    let share = share_bytes / wire.size_bytes();
-    // In a row, filled up to whole shares: what an operation makes lies anywhere.
+) -> Result<(Vec<ValueId>, ValueId)> {
     let mut sent = Vec::new();
-    for (&parameter, &ty) in parameters.iter().zip(&types) {
-        let name = format!("{}{}", names.gradient_prefix(), graph.value(parameter).name);
+    let mut num_bytes = 0;
+    for &parameter in parameters {
+        let parameter = graph.value(parameter);
+        let ty = ValueType { dtype: wire, ..parameter.ty };
+        num_bytes += align(ty.num_bytes());
+        let name = format!("{}{}", names.gradient_prefix(), parameter.name);
         sent.push(buffer(graph, &name, ty, Role::Exchanged));
     }
-    let of_shape = |shape| ValueType { shape, dtype: wire };
-    let rest = config.num_ranks * share - num_bytes / wire.size_bytes();
-    let pad = buffer(graph, &names.pad(), of_shape([rest].into()), Role::Exchanged);
-    let received = of_shape([config.num_ranks, share].into());
-    let received = buffer(graph, &names.received(), received, Role::Exchanged);
-
+    let missing = num_bytes.next_multiple_of(config.num_ranks * ALIGNMENT_BYTES) - num_bytes;
+    let pad = ValueType { shape: [missing / wire.size_bytes()].into(), dtype: wire };
+    let pad = buffer(graph, &names.pad(), pad, Role::Exchanged);
     graph.apply(&names.of("copy"), CopyTensors::new(sent.len()), &interleave(&[], &[&sent, gradients]))?;
-    graph.apply(&names.of("send"), Exchange::AllToAll, &[&[received], &sent[..], &[pad]].concat())?;
-    Ok(Bucket { sent, received })
+    Ok((sent, pad))
+}
+
+/// Records that each rank of a group is sent its part of a row, as node `node`; what is received is called `received`.
+fn send(
+    graph: &mut Graph,
+    (node, received): (&str, &str),
+    group: Group,
+    row: &[ValueId],
+    wire: DType,
+) -> Result<ValueId> {
+    let num_bytes: usize = row.iter().map(|&id| align(graph.value(id).ty.num_bytes())).sum();
+    let shape = [group.size, num_bytes / wire.size_bytes() / group.size].into();
+    let received = buffer(graph, received, ValueType { shape, dtype: wire }, Role::Exchanged);
+    graph.apply(node, Exchange::AllToAll(group), &[&[received], row].concat())?;
+    Ok(received)
 }
 
 /// Records a persistent value of zeros.
@@ -242,128 +374,4 @@ pub(super) fn round(graph: &mut Graph, name: &str, gradients: &[ValueId]) -> Res
 /// Records gradients that were sent as bf16 in the type of updates.
 pub(super) fn widen(graph: &mut Graph, name: &str, sent: &[ValueId]) -> Result<Vec<ValueId>> {
     graph.apply(name, CastTensors(DType::F32), sent)
-}
-
-/// Where in the arena what ranks exchange lies, in bytes.
-struct Places {
-    buckets: Vec<BucketPlace>,
-    /// The statistics of the own batch, and where those of all ranks begin.
-    statistics: Option<(Range<usize>, usize)>,
-}
-
-/// Place of a bucket.
-struct BucketPlace {
-    /// In a row, filled up to whole shares where there are some.
-    gradients: Range<usize>,
-    /// The sum of the own share, as it is sent; none where the library adds.
-    sum: Option<Range<usize>>,
-}
-
-impl Places {
-    /// `None` if the program is not of a training with ranks.
-    fn of(program: &Program) -> Option<Places> {
-        let block = |prefixes: &[&str]| {
-            let is_member = |name: &str| prefixes.iter().any(|prefix| name.starts_with(prefix));
-            let members = program.persistent.iter().filter(|p| is_member(&p.value.name));
-            let places = members.map(|p| p.slot.offset_bytes..p.slot.offset_bytes + p.slot.num_bytes());
-            places.reduce(|first, next| first.start..next.end)
-        };
-        let bucket = |number| {
-            let names = Names(number);
-            let gradients = block(&[&names.gradient_prefix(), &names.pad()])?;
-            let sum = block(&[&names.received()])
-                .and_then(|_| block(&[&names.rounded_sum()]).or_else(|| block(&[&names.sum()])));
-            Some(BucketPlace { gradients, sum })
-        };
-        let buckets: Vec<BucketPlace> = (0..).map_while(bucket).collect();
-        // Up to the next value, so that those of all ranks are as long.
-        let statistics = block(&[OWN_PREFIX]).zip(block(&[&rank_prefix(0)]));
-        let statistics = statistics.map(|(own, all)| (own.start..all.start, all.start));
-        (!buckets.is_empty()).then_some(Places { buckets, statistics })
-    }
-}
-
-/// Bytes that a rank of a training sends to the others. It receives as many.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Traffic {
-    /// In and after a micro-batch: of its gradient all but the own share, unless NCCL adds, and the statistics of its batch norms to
-    /// each of the others; of images of the full size.
-    pub micro_batch_bytes: usize,
-    /// Before an update: the own share of the sum to each of the others, or what a ring sends for NCCL's sum.
-    pub update_bytes: usize,
-}
-
-impl Traffic {
-    /// Of a program that was planned for so many ranks; `None` for one without.
-    pub fn of(program: &Program, num_ranks: usize) -> Option<Traffic> {
-        let Places { buckets, statistics } = Places::of(program)?;
-        let (others, train) = (num_ranks - 1, &program.plans[TRAIN]);
-        let is_gather = |step: &&Step| step.op.exchange() == Some(Exchange::AllGather { num_ranks });
-        let gathers = train.exchanges.iter().map(|&step| &train.steps[step]).filter(is_gather);
-        let gathered: usize = gathers.flat_map(|step| &step.inputs).map(Slot::num_bytes).sum();
-        let statistics_bytes = others * (gathered + statistics.map_or(0, |(own, _)| own.len()));
-        let gradient_bytes: usize =
-            buckets.iter().map(|bucket| others * bucket.gradients.len() / num_ranks).sum();
-        Some(match buckets[0].sum {
-            Some(_) => {
-                Traffic { micro_batch_bytes: gradient_bytes + statistics_bytes, update_bytes: gradient_bytes }
-            }
-            None => Traffic { micro_batch_bytes: statistics_bytes, update_bytes: 2 * gradient_bytes },
-        })
-    }
-
-    /// Bytes for an update of so many micro-batches on each rank.
-    pub fn bytes_of(&self, micro_batches: usize) -> usize {
-        micro_batches * self.micro_batch_bytes + self.update_bytes
-    }
-}
-
-/// The other processes of a training.
-pub(super) struct Ranks {
-    pub(super) collective: Box<dyn Collective>,
-    places: Places,
-}
-
-impl Ranks {
-    /// # Errors
-    /// [`Error::Graph`] if the program is not of a training with ranks.
-    pub(super) fn new(program: &Program, collective: Box<dyn Collective>) -> Result<Ranks> {
-        let places = Places::of(program).ok_or_else(|| Error::Graph {
-            op: "exchange",
-            node: Names(0).gradient_prefix(),
-            message: "is in no program that was planned for one rank".into(),
-        })?;
-        Ok(Ranks { collective, places })
-    }
-
-    /// What follows a micro-batch of plan `plan`, in which gradients were sent.
-    pub(super) fn exchange(&mut self, session: &mut Session, plan: usize) -> Result<()> {
-        if let Some((own, all)) = &self.places.statistics {
-            session.all_gather(&mut *self.collective, own.clone(), *all)?;
-        }
-        session.run_exchange(plan)
-    }
-
-    /// What comes before an update.
-    pub(super) fn gather(&mut self, session: &mut Session) -> Result<()> {
-        let Ranks { collective, places } = self;
-        let collective = &mut **collective;
-        places.buckets.iter().try_for_each(|BucketPlace { gradients, sum }| match sum {
-            Some(sum) => session.all_gather(collective, sum.clone(), gradients.start),
-            None => session.all_reduce(collective, gradients.clone()),
-        })
-    }
-}
-
-/// Fails unless `collective` joins as many ranks as the graphs were made for, and has what adds up their gradients.
-pub(super) fn check_ranks(config: &StepConfig, collective: &dyn Collective) -> Result<()> {
-    let (planned, count) = (config.num_ranks, collective.rank().count);
-    if count != planned {
-        return Err(Error::Usage(format!("the step is planned for {planned} ranks, and {count} are there")));
-    }
-    if planned > 1 && config.all_reduce == AllReduce::Nccl && collective.communicator().is_none() {
-        let what = "--all-reduce nccl: NCCL joins ranks on GPUs, and these are on others; leave it out";
-        return Err(Error::Usage(what.into()));
-    }
-    Ok(())
 }

@@ -3,7 +3,7 @@
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-use super::exchange::{self, AllReduce};
+use super::exchange::{self, AllReduce, SumOrder, check_sum_order};
 use super::overlap::overlap;
 use super::sync::synchronise;
 use super::update::{accumulate, average, update};
@@ -55,6 +55,8 @@ pub mod values {
     pub const HYPER: &str = "hyper";
     /// The same for the layers before the last, where they have a rate of their own.
     pub const HYPER_BACKBONE: &str = "hyper.backbone";
+    /// Which batch of an update this is, from 0, where they are added in the order of a tree.
+    pub const ROUND: &str = "round";
     /// Mean loss of the batch.
     pub const LOSS: &str = "loss";
     /// Top-1 hits, top-5 hits and images counted.
@@ -129,8 +131,12 @@ pub struct StepConfig {
     pub grad_accum_steps: usize,
     /// Processes that train together, each on micro-batches of its own ([`super::Training::join`]).
     pub num_ranks: usize,
+    /// How many of them share a machine: those with numbers in a row.
+    pub ranks_per_node: usize,
     /// Who adds up the gradients of ranks.
     pub all_reduce: AllReduce,
+    /// In which order the gradients of the batches of an update are added, on one rank, too; NCCL has its own.
+    pub sum_order: SumOrder,
     /// Ranks send each other gradients in buckets of at least so many bytes, those of the last layers first, each once the backward
     /// pass has made the last of it.
     pub bucket_bytes: usize,
@@ -200,7 +206,9 @@ impl StepConfig {
             clip_grad: None,
             grad_accum_steps: 1,
             num_ranks: 1,
+            ranks_per_node: 1,
             all_reduce: AllReduce::Ordered,
+            sum_order: SumOrder::Chain,
             bucket_bytes: StepConfig::BUCKET_BYTES,
             grad_wire: DType::F32,
             sync_bn: false,
@@ -330,6 +338,7 @@ pub fn program(config: &StepConfig, device: DeviceKind) -> Result<Program> {
 /// # Errors
 /// [`crate::Error::Graph`] if the images do not fit the model.
 pub fn training_graph(config: &StepConfig) -> Result<Graph> {
+    check_sum_order(config.sum_order, config.batches_per_update())?;
     let mut graph = config.empty_graph();
     let (loss, _) = loss_graph(&mut graph, config, Mode::Train)?;
     let has_ranks = config.num_ranks > 1;
@@ -342,7 +351,7 @@ pub fn training_graph(config: &StepConfig) -> Result<Graph> {
     let share = 1.0 / config.batches_per_update() as f32;
     let seed = fill(&mut graph, "loss.seed", [], share)?;
     let mut gradients = differentiate(&mut graph, loss, seed, &parameters)?;
-    // Sums over the batches of an update, which end with it.
+    // Sums over the batches of an update to which the next would be added.
     let sums;
     (gradients, sums) = match &statistics {
         Some(statistics) => exchange::exchange(&mut graph, config, &parameters, &gradients, statistics)?,
@@ -350,8 +359,9 @@ pub fn training_graph(config: &StepConfig) -> Result<Graph> {
             if config.rounds_gradients() {
                 gradients = exchange::round(&mut graph, "wire", &gradients)?;
             }
-            let sums = accumulate(&mut graph, &parameters, &gradients)?;
-            (sums.clone(), sums)
+            let sums = accumulate(&mut graph, config, &parameters, &gradients)?;
+            let kept = if config.sum_order == SumOrder::Tree { Vec::new() } else { sums.clone() };
+            (sums, kept)
         }
         None => (gradients, Vec::new()),
     };

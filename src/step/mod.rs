@@ -16,7 +16,7 @@ mod training;
 mod update;
 pub mod weights;
 
-pub use exchange::{AllReduce, Traffic};
+pub use exchange::{AllReduce, SumOrder, Traffic, check_sum_order};
 pub(crate) use graph::inputs;
 pub use graph::{
     EMA_PREFIX, EVAL, IMAGE_SIZES, Optimiser, PixelSource, SMALLER, StepConfig, TRAIN, Trained,

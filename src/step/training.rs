@@ -61,6 +61,8 @@ struct StepIo {
     grad_norm: Option<Slot>,
     /// Which random numbers the layers draw, where some do.
     draws: Option<Slot>,
+    /// Which batch of an update it is, where their gradients are added as a tree.
+    round: Option<Slot>,
 }
 
 /// What a batch leaves behind: the values called [`values::LOSS`] and [`values::HITS`], in this order.
@@ -92,6 +94,7 @@ impl StepIo {
             hits: planned.slot(values::HITS)?,
             grad_norm: planned.slot(values::GRAD_NORM).ok(),
             draws: planned.slot(DRAWS).ok(),
+            round: planned.slot(values::ROUND).ok(),
         })
     }
 }
@@ -141,7 +144,7 @@ impl Training {
     pub fn join(&mut self, collective: Box<dyn Collective>) -> Result<()> {
         check_ranks(&self.config, &*collective)?;
         if self.config.num_ranks > 1 {
-            self.ranks = Some(Ranks::new(self.session.program(), collective)?);
+            self.ranks = Some(Ranks::new(self.session.program(), &self.config, collective)?);
         }
         Ok(())
     }
@@ -236,7 +239,7 @@ impl Training {
     }
 
     fn run(&mut self, lr: f64) -> Result<()> {
-        let StepIo { draws, .. } = &self.steps[self.current];
+        let StepIo { draws, round, .. } = &self.steps[self.current];
         if self.config.num_ranks > 1 && self.ranks.is_none() {
             let ranks = self.config.num_ranks;
             return Err(Error::Usage(format!(
@@ -249,6 +252,9 @@ impl Training {
             let batch = self.num_updates * self.config.batches_per_update() as u64 + in_update as u64;
             let seed = self.config.seed;
             self.session.write(slot, &[seed as i32, (seed >> 32) as i32, batch as i32, 0])?;
+        }
+        if let Some(slot) = round {
+            self.session.write(slot, &[self.num_accumulated as i32])?;
         }
         let is_last = self.num_accumulated + 1 == self.config.grad_accum_steps;
         if is_last {

@@ -1,12 +1,13 @@
 //! What an update is made of, recorded behind the backward pass: sums of gradients, optimiser, averages.
 
+use super::exchange::SumOrder;
 use super::graph::{
     ACCUMULATED_PREFIX, EMA_PREFIX, OPTIMISER_PREFIX, Optimiser, StepConfig, Trained, values,
 };
 use crate::error::Result;
 use crate::graph::{Graph, Init, Role, ValueId};
-use crate::ops::{Accumulate, Adam, Ema, Sgd};
-use crate::tensor::DType;
+use crate::ops::{Accumulate, Adam, Ema, Sgd, TreeAccumulate};
+use crate::tensor::{DType, Layout};
 
 /// How sums and the state of an optimiser begin.
 pub(super) fn zero(_: &str) -> Init {
@@ -23,13 +24,38 @@ pub(super) fn interleave(leading: &[ValueId], columns: &[&[ValueId]]) -> Vec<Val
 /// Adds the gradients of a micro-batch to sums, which are the result.
 pub(super) fn accumulate(
     graph: &mut Graph,
+    config: &StepConfig,
     parameters: &[ValueId],
     gradients: &[ValueId],
 ) -> Result<Vec<ValueId>> {
     let sums = graph.companions(ACCUMULATED_PREFIX, parameters, Role::Accumulated, zero);
-    let operands = interleave(&[], &[&sums, gradients]);
-    graph.apply("accumulate", Accumulate::new(sums.len()), &operands)?;
+    match config.sum_order {
+        SumOrder::Chain => {
+            let operands = interleave(&[], &[&sums, gradients]);
+            graph.apply("accumulate", Accumulate::new(sums.len()), &operands)?;
+        }
+        SumOrder::Tree => accumulate_as_tree(graph, config.grad_accum_steps, &sums, gradients)?,
+    }
     Ok(sums)
+}
+
+/// Adds `terms` to `sums` by a tree over the rounds of an update.
+pub(super) fn accumulate_as_tree(
+    graph: &mut Graph,
+    num_rounds: usize,
+    sums: &[ValueId],
+    terms: &[ValueId],
+) -> Result<()> {
+    let mut waiting = Vec::new();
+    for &sum in sums {
+        let name = format!("waiting.{}", graph.value(sum).name);
+        let ty = TreeAccumulate::waiting_type(num_rounds, graph.value(sum).ty);
+        waiting.push(graph.persistent_of(&name, ty, Role::Accumulated, Layout::Flat, zero(&name)));
+    }
+    let round = graph.input(values::ROUND, [1], DType::I32);
+    let op = TreeAccumulate::new(num_rounds, sums.len());
+    graph.apply("accumulate", op, &interleave(&[round], &[sums, &waiting, terms]))?;
+    Ok(())
 }
 
 /// The optimiser's updates, by groups that share a rule and a rate; `scale` is what gradients are multiplied by.

@@ -24,7 +24,7 @@ use crate::models::{self, Model, Objects, ObjectsKind, Options, Variant};
 use crate::named::named;
 use crate::ops::{AdamConfig, SgdConfig};
 use crate::run::model_card::ModelCard;
-use crate::step::{AllReduce, IMAGE_SIZES, Optimiser, PixelSource, StepConfig, Trained};
+use crate::step::{AllReduce, IMAGE_SIZES, Optimiser, PixelSource, StepConfig, SumOrder, Trained};
 use crate::transform::Normalization;
 
 settings! {
@@ -91,9 +91,14 @@ settings! {
             => flag("N").conflicts_with("grad_accum_steps");
         /// Who adds up the gradients of ranks: ordered has the bits of one rank, nccl sends less between machines.
         all_reduce: AllReduce = AllReduce::Ordered => flag("WAY");
+        /// Order in which the gradients of the batches of an update are added, on one rank, too: chain is one after the other, tree
+        /// in pairs, then their sums in pairs, which sends less between machines with several ranks each.
+        sum_order: SumOrder = SumOrder::Chain => flag("ORDER");
         /// Type in which ranks send each other gradients: bf16 takes half the bytes, and rounds gradients and their sum, those of one
         /// rank alike.
         grad_wire: GradWire = GradWire::F32 => flag("TYPE");
+        /// Least MiB of gradients that GPUs of several ranks send at once, while the backward pass goes on.
+        bucket_mb: usize = StepConfig::BUCKET_BYTES >> 20, range 1..=65536, resume Free => flag("MIB");
         /// Batch norms take the statistics of the batches of all ranks together, for small batches.
         sync_bn: bool = false => on();
         /// Passes over the training images.
@@ -183,7 +188,7 @@ named! {
     }
 }
 
-named_values!(AllReduce OptimiserKind Decay);
+named_values!(AllReduce SumOrder OptimiserKind Decay);
 
 /// Photos from which on the usual learning rate of SGD serves. On 400 photos of 8 categories (ResNet-18, 64 pixels, batch
 /// 64, one seed) the validation loss was up to 70 at 0.05 and 2.8 at 0.0125 in the epochs that were looked at.
@@ -354,8 +359,10 @@ impl TrainConfig {
             clip_grad: self.clip_grad,
             grad_accum_steps: self.batches_per_update(),
             num_ranks: 1,
+            ranks_per_node: 1,
             all_reduce: self.all_reduce,
-            bucket_bytes: StepConfig::BUCKET_BYTES,
+            sum_order: self.sum_order,
+            bucket_bytes: self.bucket_mb << 20,
             grad_wire: self.grad_wire.into(),
             sync_bn: self.sync_bn,
             ema_decay: self.model_ema_decay,

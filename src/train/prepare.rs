@@ -69,9 +69,11 @@ impl Prepared {
         config.split_over(num_ranks)?;
         // The run's folder records the type itself: another device is no reason to change it.
         config.decide_precision(device.kind()).iter().for_each(tell);
+        let mut ranks_per_node = 1;
         if let Some(ranks) = &mut ranks {
             // Before photos are decoded: what is wrong is said at once, and ranks that wait are few seconds apart.
             check_same_settings(&config, &mut **ranks)?;
+            ranks_per_node = dist::ranks_per_node(&mut **ranks)?;
         }
         let source = Source::open(&config, &|| signals.received())?;
         let (steps_per_epoch, total_steps) = config.steps(source.train.len())?;
@@ -88,7 +90,7 @@ impl Prepared {
         }
         let model = config.model(source.facts())?;
         let step = config.of_rank(config.step_of(&model, source.facts(), device.kind()), num_ranks);
-        let step = StepConfig { keep_results, ..step };
+        let step = StepConfig { ranks_per_node, keep_results, ..step };
         let mut training = capacity::open(step, &source, device)?;
         if let Some(ranks) = ranks {
             training.join(ranks)?;

@@ -30,8 +30,8 @@ use crate::run::metrics::{Epoch, Eval};
 use crate::run::run_dir::RunDir;
 use crate::run::state::{Best, EpochSums, TrainState};
 use crate::show::tell;
-use crate::step::Training;
 use crate::step::evaluate::Evaluation;
+use crate::step::{StepConfig, Training};
 
 /// How a run ended.
 #[derive(Debug, Clone)]
@@ -90,6 +90,8 @@ impl Trainer {
         };
         let dir = RunDir::create(&run.config.output, &name)?;
         dir.write_config(&run.config)?;
+        let StepConfig { num_ranks, ranks_per_node, .. } = *run.training.config();
+        run.config.order_remark(num_ranks, ranks_per_node).iter().for_each(tell);
         let state = run.first_state();
         Beginning::new(&dir, &state, false).give(&mut run)?;
         let mut trainer = Trainer::assemble(run, dir, state, signals)?;

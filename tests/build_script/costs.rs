@@ -92,8 +92,9 @@ impl<'a> Arguments<'a> {
             self.table_elems += u64::from(columns[MAX_TENSORS + tensor]);
             for member in 0..arity {
                 let place = columns[(2 + member) * MAX_TENSORS + tensor] as usize * PLACE_BYTES;
-                let slot = self.at(ARENA + place as u64).expect("a table leads to operands");
-                self.reached.entry(name.to_string()).or_default().push(slot);
+                // None for an operand without elements.
+                let slot = self.at(ARENA + place as u64);
+                self.reached.entry(name.to_string()).or_default().extend(slot);
             }
         }
     }

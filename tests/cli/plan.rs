@@ -122,6 +122,20 @@ fn a_rank_is_planned_with_what_it_exchanges() {
     let sent: f64 = sent.split(' ').next().unwrap().parse().unwrap();
     assert!((2.25 * gradient..2.3 * gradient).contains(&sent), "{sent} MiB of {gradient}");
     assert!(number_after(&said, "exchanges with other ranks") > 2 * number_after(&said, "parameters"));
+    assert!(!said.contains("machines"), "{said}");
+    // Each machine of two: of their gradients twice a half to two others, and of the sum, or of what they add up before.
+    let to_nodes = |order: &str| -> f64 {
+        let flags = format!("--ranks 4 --micro-batches 8 --ranks-per-node 2 --sum-order {order}");
+        let said = program.succeeds(&format!("{call} {flags}"));
+        let sent = said.lines().find_map(|line| line.strip_prefix("each of 2 machines sends ")).unwrap();
+        sent.split(' ').next().unwrap().parse().unwrap()
+    };
+    for (order, gradients) in [("chain", 3.0), ("tree", 1.5)] {
+        let sent = to_nodes(order) / gradient;
+        assert!((gradients..1.02 * gradients).contains(&sent), "{order}: {sent} gradients");
+    }
+    program.fails(&format!("{call} --ranks 4 --ranks-per-node 3"), 2, &["a divisor of 4"]);
+    program.fails(&format!("{call} --ranks 3 --sum-order tree"), 2, &["take 2 or 4"]);
     program.fails(&format!("{call} --ranks 3 --micro-batches 8"), 2, &["8 batches", "1, 2, 4, 8"]);
     program.fails(&format!("{call} --ranks 0"), 2, &["--ranks"]);
 }

@@ -29,7 +29,12 @@ pub fn config(model: &str) -> StepConfig {
 
 /// The configuration of each of so many ranks.
 pub fn split(config: &StepConfig, num_ranks: usize) -> StepConfig {
-    StepConfig { num_ranks, grad_accum_steps: BATCHES / num_ranks, ..config.clone() }
+    split_of(config, BATCHES, num_ranks)
+}
+
+/// The configuration of each of so many ranks that take so many batches an update together.
+pub fn split_of(config: &StepConfig, batches: usize, num_ranks: usize) -> StepConfig {
+    StepConfig { num_ranks, grad_accum_steps: batches / num_ranks, ..config.clone() }
 }
 
 /// What a run leaves: its state, the losses of all batches, and an evaluation.
@@ -51,7 +56,7 @@ pub fn train(training: &mut Training, index: usize, updates: Range<usize>) {
     let config = training.config().clone();
     for update in updates {
         for round in 0..config.grad_accum_steps {
-            let number = update * BATCHES + round * config.num_ranks + index;
+            let number = update * config.batches_per_update() + round * config.num_ranks + index;
             training.step(&random_batch(&config, CLASSES, number as u64), LR).unwrap();
         }
     }

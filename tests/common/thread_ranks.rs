@@ -4,7 +4,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use residuum::dist::{Collective, Rank};
+use residuum::dist::{Collective, Group, Rank};
 use residuum::{Error, Result};
 
 /// A rank that does not come by then has failed.
@@ -30,6 +30,8 @@ impl Meeting {
 /// One of the ranks.
 pub struct ThreadRank {
     rank: Rank,
+    /// As one of those of its machine; at first it is alone there.
+    pub local: Rank,
     meeting: Arc<(Mutex<Meeting>, Condvar)>,
 }
 
@@ -38,7 +40,11 @@ pub fn thread_ranks(count: usize) -> Vec<ThreadRank> {
     let meeting = Meeting { sent: vec![None; count], num_served: 0, left: vec![false; count] };
     let meeting = Arc::new((Mutex::new(meeting), Condvar::new()));
     (0..count)
-        .map(|index| ThreadRank { rank: Rank { index, count }, meeting: Arc::clone(&meeting) })
+        .map(|index| ThreadRank {
+            rank: Rank { index, count },
+            local: Rank::ALONE,
+            meeting: Arc::clone(&meeting),
+        })
         .collect()
 }
 
@@ -86,22 +92,28 @@ impl Collective for ThreadRank {
         self.rank
     }
 
-    fn all_gather(&mut self, mine: &[u8], all: &mut [u8]) -> Result<()> {
-        assert_eq!(all.len(), mine.len() * self.rank.count);
+    fn local(&self) -> Rank {
+        self.local
+    }
+
+    fn all_gather_among(&mut self, group: Group, mine: &[u8], all: &mut [u8]) -> Result<()> {
+        assert_eq!(all.len(), mine.len() * group.size);
+        let members = group.members(self.rank.index);
         self.meet(mine, |sent| {
-            for (to, sent) in all.chunks_exact_mut(mine.len().max(1)).zip(sent) {
-                to.copy_from_slice(sent.as_ref().unwrap());
+            for (to, member) in all.chunks_exact_mut(mine.len().max(1)).zip(members) {
+                to.copy_from_slice(sent[member].as_ref().unwrap());
             }
         })
     }
 
-    fn all_to_all(&mut self, to_each: &[u8], from_each: &mut [u8]) -> Result<()> {
-        let num_bytes = to_each.len() / self.rank.count;
-        assert_eq!([to_each.len(), from_each.len()], [num_bytes * self.rank.count; 2]);
-        let part = self.rank.index * num_bytes;
+    fn all_to_all(&mut self, group: Group, to_each: &[u8], from_each: &mut [u8]) -> Result<()> {
+        let num_bytes = to_each.len() / group.size;
+        assert_eq!([to_each.len(), from_each.len()], [num_bytes * group.size; 2]);
+        let part = group.place(self.rank.index) * num_bytes;
+        let members = group.members(self.rank.index);
         self.meet(to_each, |sent| {
-            for (to, sent) in from_each.chunks_exact_mut(num_bytes.max(1)).zip(sent) {
-                to.copy_from_slice(&sent.as_ref().unwrap()[part..][..num_bytes]);
+            for (to, member) in from_each.chunks_exact_mut(num_bytes.max(1)).zip(members) {
+                to.copy_from_slice(&sent[member].as_ref().unwrap()[part..][..num_bytes]);
             }
         })
     }

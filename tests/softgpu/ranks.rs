@@ -2,6 +2,7 @@
 //! software GPUs of all processes to move bytes between.
 
 use std::fs;
+use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -34,7 +35,18 @@ fn launch(
     call: &str,
     fault: Option<&str>,
 ) -> (Command, Record) {
-    let mut command = program.command(&format!("launch -n {num_ranks} -- {call}"));
+    launch_with(gpu, program, &format!("-n {num_ranks}"), call, fault)
+}
+
+/// [`launch`] with these flags of the launcher.
+fn launch_with(
+    gpu: &SoftGpu,
+    program: &Program,
+    flags: &str,
+    call: &str,
+    fault: Option<&str>,
+) -> (Command, Record) {
+    let mut command = program.command(&format!("launch {flags} -- {call}"));
     let record = gpu.attach(&mut command, &[("SOFTGPU_DEVICES", "4")]);
     command.env("RESIDUUM_NCCL", gpu.nccl()).envs(fault.map(|fault| ("NCCL_DOUBLE_FAIL", fault)));
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -85,6 +97,40 @@ fn ranks_on_gpus_leave_what_one_gpu_leaves() {
             assert!(line.exchange_ms > Some(0.0), "the time of exchanges in {line:?}");
         }
     }
+}
+
+/// Two launchers are two machines here. Each adds up what its ranks have, bucket by bucket while the backward pass goes on, and sends
+/// the other the sums.
+#[test]
+fn machines_leave_what_one_gpu_leaves() {
+    let Some(gpu) = software_gpu() else { return };
+    let call = format!("{RUN} --sum-order tree --bucket-mb 1");
+    let expected = left_alone(gpu, &call);
+    let program = Program::with_scenes();
+    let counts = program.path("counts");
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let machines = [0, 1].map(|machine| {
+        let place = format!("--node-rank {machine} --master-addr 127.0.0.1 --master-port {port}");
+        let (mut command, record) =
+            launch_with(gpu, &program, &format!("-n 2 --nnodes 2 {place}"), &call, None);
+        // A launch that does not wait for an exchange comes before it on one machine, an exchange that does not wait on the other.
+        command.env("SOFTGPU_OTHERS_FIRST", machine.to_string());
+        (command.env("NCCL_DOUBLE_REPORT", &counts).spawn().unwrap(), record)
+    });
+    for (machine, record) in machines {
+        let output = machine.wait_with_output().unwrap();
+        assert!(output.status.success(), "{}{}", texts(&output).1, record.log());
+        record.assert_clean();
+    }
+    let counts = fs::read_to_string(counts).unwrap();
+    let counts: Vec<Value> = counts.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(counts.len(), 4);
+    for of_rank in counts {
+        // In each batch and each update to the two of the machine and the two of the same place, for each bucket.
+        let num_sends = of_rank["calls"]["ncclSend"].as_u64().unwrap();
+        assert!(num_sends > 16 && num_sends % 16 == 0, "{of_rank}");
+    }
+    expected.assert_same(&left_by(&program), "two machines");
 }
 
 /// A sum of two numbers is the same in either order, and so are the bits here; those of more ranks are NCCL's affair.

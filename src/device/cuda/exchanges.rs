@@ -37,24 +37,32 @@ impl Exchanges {
 }
 
 impl CudaDevice {
-    /// Sends part r of the arena at `from` to rank r, and puts what comes from rank r into part r of as many bytes from `to` on,
-    /// when the launches so far are done. Those that follow run meanwhile, until [`CudaDevice::finish_exchanges`].
+    /// Sends part i of the arena at `from` to the i-th of `peers`, this rank among them, and puts what comes from it into part i of as
+    /// many bytes from `to` on, when the launches so far are done. Those that follow run meanwhile, until
+    /// [`CudaDevice::finish_exchanges`].
     ///
     /// # Errors
     /// What the library that joins the GPUs reports.
     ///
     /// # Panics
     /// If they do not lie inside the arena, or overlap.
-    pub fn all_to_all(&mut self, ranks: &Communicator, from: Range<usize>, to: usize) -> Result<()> {
+    pub fn all_to_all(
+        &mut self,
+        ranks: &Communicator,
+        peers: impl ExactSizeIterator<Item = usize>,
+        from: Range<usize>,
+        to: usize,
+    ) -> Result<()> {
         let (sent, received) = self.exchanged(from.clone(), to..to + from.len());
+        let part_bytes = from.len() / peers.len();
         self.exchange(|stream| {
             // SAFETY: the ranges lie in the arena, which is freed only after the stream has been waited for.
-            unsafe { ranks.turn().all_to_all(sent, received, from.len() / ranks.count(), stream) }
+            unsafe { ranks.turn().all_to_all(peers, sent, received, part_bytes, stream) }
         })
     }
 
-    /// Puts the `num_bytes` that each rank has in its arena at each of `from`, in the order of ranks, into the bytes from `to` on; as
-    /// [`CudaDevice::all_to_all`].
+    /// Puts the `num_bytes` that each of `peers` has in its arena at each of `from`, in the order of ranks, into the bytes from `to`
+    /// on; as [`CudaDevice::all_to_all`].
     ///
     /// # Errors
     /// As [`CudaDevice::all_to_all`].
@@ -64,11 +72,12 @@ impl CudaDevice {
     pub fn all_gather(
         &mut self,
         ranks: &Communicator,
+        peers: impl ExactSizeIterator<Item = usize> + Clone,
         from: impl IntoIterator<Item = usize, IntoIter: Clone>,
         num_bytes: usize,
         to: usize,
     ) -> Result<()> {
-        let all_bytes = num_bytes * ranks.count();
+        let all_bytes = num_bytes * peers.len();
         let rows = from.into_iter().enumerate().map(move |(row, from)| (from, to + row * all_bytes));
         for (from, to) in rows.clone() {
             self.exchanged(from..from + num_bytes, to..to + all_bytes);
@@ -76,7 +85,7 @@ impl CudaDevice {
         let arena = self.arena_address();
         let rows = rows.map(|(from, to)| (arena + from as u64, arena + to as u64));
         // SAFETY: as in `all_to_all`.
-        self.exchange(|stream| unsafe { ranks.turn().all_gather(rows, num_bytes, stream) })
+        self.exchange(|stream| unsafe { ranks.turn().all_gather(peers, rows, num_bytes, stream) })
     }
 
     /// Adds up the f32 that each rank has in its arena at `sums`, in an order of the library's own, for every rank; as

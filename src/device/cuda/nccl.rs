@@ -7,6 +7,7 @@ mod host;
 mod library;
 
 use std::collections::VecDeque;
+use std::iter;
 use std::mem::MaybeUninit;
 use std::ptr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -159,33 +160,25 @@ impl Turn<'_> {
     /// Both ranges are allocated, do not overlap, and stay so until the work is done.
     pub(super) unsafe fn all_to_all(
         &self,
+        peers: impl IntoIterator<Item = usize>,
         from: u64,
         to: u64,
         part_bytes: usize,
         stream: &CudaStream,
     ) -> Result<()> {
-        let Shared { library, handle, count, .. } = self.shared;
-        let functions = &library.functions;
-        let raw = stream.cu_stream();
-        self.grouped(stream, || {
-            (0..*count).try_for_each(|rank| {
-                let (peer, offset) = (rank as i32, (rank * part_bytes) as u64);
-                // SAFETY: the caller vouches for the ranges, and the handle lives.
-                unsafe {
-                    self.check((functions.send)(from + offset, part_bytes, BYTES, peer, *handle, raw))?;
-                    self.check((functions.recv)(to + offset, part_bytes, BYTES, peer, *handle, raw))
-                }
-            })
-        })
+        let parts = (from..).step_by(part_bytes).zip((to..).step_by(part_bytes));
+        // SAFETY: the caller vouches for the ranges.
+        self.grouped(stream, || unsafe { self.with_each(peers.into_iter().zip(parts), part_bytes, stream) })
     }
 
-    /// As [`Collective::all_gather`](crate::dist::Collective::all_gather), likewise, of `num_bytes` of each rank, from and to each
-    /// of `rows`.
+    /// As [`Collective::all_gather_among`](crate::dist::Collective::all_gather_among), likewise, of `num_bytes` of each of
+    /// `peers`, from and to each of `rows`.
     ///
     /// # Safety
     /// As [`Turn::all_to_all`].
     pub(super) unsafe fn all_gather(
         &self,
+        peers: impl ExactSizeIterator<Item = usize> + Clone,
         rows: impl IntoIterator<Item = (u64, u64)>,
         num_bytes: usize,
         stream: &CudaStream,
@@ -193,10 +186,37 @@ impl Turn<'_> {
         let (all_gather, raw) = (self.shared.library.functions.all_gather, stream.cu_stream());
         self.grouped(stream, || {
             rows.into_iter().try_for_each(|(from, to)| {
-                // SAFETY: the caller vouches for the ranges, and the handle lives.
+                if peers.len() < self.shared.count {
+                    let parts = iter::repeat(from).zip((to..).step_by(num_bytes));
+                    // SAFETY: the caller vouches for the ranges.
+                    return unsafe { self.with_each(peers.clone().zip(parts), num_bytes, stream) };
+                }
+                // SAFETY: as above, and the handle lives.
                 self.check(unsafe { all_gather(from, to, num_bytes, BYTES, self.shared.handle, raw) })
             })
         })
+    }
+
+    /// Sends each rank of `parts` `part_bytes` from an address and receives as many from it to another.
+    ///
+    /// # Safety
+    /// As [`Turn::all_to_all`].
+    unsafe fn with_each(
+        &self,
+        parts: impl Iterator<Item = (usize, (u64, u64))>,
+        part_bytes: usize,
+        stream: &CudaStream,
+    ) -> Result<()> {
+        let Shared { library, handle, .. } = self.shared;
+        let (functions, raw) = (&library.functions, stream.cu_stream());
+        for (rank, (from, to)) in parts {
+            // SAFETY: the caller vouches for the ranges, and the handle lives.
+            unsafe {
+                self.check((functions.send)(from, part_bytes, BYTES, rank as i32, *handle, raw))?;
+                self.check((functions.recv)(to, part_bytes, BYTES, rank as i32, *handle, raw))?;
+            }
+        }
+        Ok(())
     }
 
     /// Adds up the `num_elems` f32 that each rank has at `address`, in the library's order, for every rank.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::TrainConfig;
 use crate::error::{Error, Result};
-use crate::step::StepConfig;
+use crate::step::{AllReduce, StepConfig, SumOrder, check_sum_order};
 
 impl TrainConfig {
     /// Batches of an update, over all ranks.
@@ -17,6 +17,16 @@ impl TrainConfig {
         let (images, rounds) = (self.batch_size, self.grad_accum_steps);
         let all = images * self.batches_per_update();
         format!("{num_ranks} ranks: an update takes {rounds} x {images} images on each, {all} in all")
+    }
+
+    /// What would send less between the machines that have so many of the ranks each.
+    pub(in crate::train) fn order_remark(&self, num_ranks: usize, ranks_per_node: usize) -> Option<String> {
+        let is_flat = (self.all_reduce, self.sum_order) == (AllReduce::Ordered, SumOrder::Chain);
+        let has_nodes = 1 < ranks_per_node && ranks_per_node < num_ranks;
+        (is_flat && has_nodes && self.batches_per_update().is_power_of_two()).then(|| {
+            let nodes = num_ranks / ranks_per_node;
+            format!("{nodes} machines of {ranks_per_node} ranks: --sum-order tree sends less between them")
+        })
     }
 
     /// `step` as one of so many ranks takes it, of settings that were split over them.
@@ -56,6 +66,7 @@ impl TrainConfig {
                 counts.join(", ")
             )));
         }
+        check_sum_order(self.sum_order, batches)?;
         self.grad_accum_steps = batches / num_ranks;
         self.micro_batches = (num_ranks > 1).then_some(batches);
         Ok(())

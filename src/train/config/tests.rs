@@ -194,6 +194,13 @@ fn ranks_have_equal_parts_of_an_update_however_many_they_are() {
     }
     let message = config.clone().keeping_updates().split_over(3).unwrap_err().to_string();
     assert!(message.contains("4 batches") && message.contains("start 1, 2, 4 of them"), "{message}");
+    // On several machines of several ranks another order sends less.
+    let remarks = [(4, 2), (4, 4), (4, 1)].map(|(ranks, of_node)| config.order_remark(ranks, of_node));
+    assert_eq!(remarks.clone().map(|remark| remark.is_some()), [true, false, false], "{remarks:?}");
+    let tree = TrainConfig { sum_order: SumOrder::Tree, ..config.clone() };
+    assert_eq!(tree.order_remark(4, 2), None);
+    let message = TrainConfig { micro_batches: Some(6), ..tree }.split_over(2).unwrap_err().to_string();
+    assert!(message.contains("6 are no power of two: take 4 or 8"), "{message}");
     // A flag says so anew, of each rank or of all.
     assert_eq!(
         parts(&given("grad_accum_steps = 2\nmicro_batches = 4", "--grad-accum-steps 3").unwrap()),

@@ -58,6 +58,27 @@ void eager() {
     close_session();
 }
 
+// Two streams set a word, the first to 1 and the second to 2; it is the last of them that is read.
+void two_streams(bool second_waits, uint32_t expected) {
+    open_session();
+    void *second = nullptr, *event = nullptr;
+    check_equal("cuStreamCreate", cu("cuStreamCreate", &second, 0u), 0);
+    check_equal("cuEventCreate", cu("cuEventCreate", &event, 0u), 0);
+    cu("cuMemsetD8Async", session().buffer, static_cast<unsigned char>(1), size_t{4}, session().stream);
+    cu("cuEventRecord", event, session().stream);
+    if (second_waits) cu("cuStreamWaitEvent", second, event, 0u);
+    cu("cuMemsetD8Async", session().buffer, static_cast<unsigned char>(2), size_t{4}, second);
+    check_equal("cuStreamSynchronize", cu("cuStreamSynchronize", session().stream), 0);
+    check_equal("cuStreamSynchronize", cu("cuStreamSynchronize", second), 0);
+    uint32_t word = 0;
+    download(&word, session().buffer, 4);
+    cu("cuStreamSynchronize", session().stream);
+    check_equal("the stream that was last", word, 0x01010101 * expected);
+    cu("cuEventDestroy_v2", event);
+    cu("cuStreamDestroy_v2", second);
+    close_session();
+}
+
 void fused_and_split(uint32_t expected) {
     open_session();
     Run how;
@@ -186,6 +207,9 @@ std::vector<Group> variable_groups() {
         {"an edit without a line", {{"SOFTGPU_PTX_EDIT", "k|3|add.u32|sub.u32"}}, no_line_to_edit},
         {"injection", {{"SOFTGPU_FAIL", "cuStreamSynchronize:2:719!"}}, injected},
         {"eager", {{"SOFTGPU_EAGER", "1"}}, eager},
+        {"streams as they must", {}, [] { two_streams(false, 2); }},
+        {"streams as they may", {{"SOFTGPU_OTHERS_FIRST", "1"}}, [] { two_streams(false, 1); }},
+        {"streams that wait", {{"SOFTGPU_OTHERS_FIRST", "1"}}, [] { two_streams(true, 2); }},
         {"fused", {}, [] { fused_and_split(0x28800000); }},
         {"split", {{"SOFTGPU_SPLIT_FMA", "1"}}, [] { fused_and_split(0); }},
         {"claims",

@@ -123,6 +123,28 @@ void perform_next(Stream& stream) {
     std::visit(Performer(*stream.context), work);
 }
 
+// Whether the next work of a stream may begin.
+bool is_ready(const Stream& stream) {
+    const auto* wait = std::get_if<WaitWork>(&stream.queue.front());
+    return !wait || wait->record->is_done;
+}
+
+// Has the other streams run as far as they may before `last` does anything.
+void run_others(const Stream& last) {
+    bool has_run = true;
+    while (has_run) {
+        has_run = false;
+        for (const auto& entry : driver().streams.all()) {
+            Stream& stream = *entry.second;
+            if (&stream == &last || stream.context != last.context) continue;
+            while (!stream.queue.empty() && is_ready(stream)) {
+                perform_next(stream);
+                has_run = true;
+            }
+        }
+    }
+}
+
 // Things alive at exit, and the report.
 struct AtExit {
     ~AtExit() {
@@ -275,7 +297,11 @@ void host_waits(const Context& context, const std::function<void()>& work) {
 }
 
 void wait_for(Stream& stream) {
-    if (!stream.queue.empty()) host_waits(*stream.context, [&] { drain(stream); });
+    if (stream.queue.empty()) return;
+    host_waits(*stream.context, [&] {
+        if (settings().others_first) run_others(stream);
+        drain(stream);
+    });
 }
 
 }  // namespace softgpu

@@ -100,6 +100,7 @@ std::map<std::string, Reader> readers(Settings& settings) {
         {"DRIVER", number(settings.driver_version, 11000, 99990)},
         {"NAME", string(settings.name)},
         {"EAGER", flag(settings.eager)},
+        {"OTHERS_FIRST", flag(settings.others_first)},
         {"SEED", number(settings.seed, 0, uint64_t{1} << 53)},
         {"THREADS", number(settings.num_threads, 1, 256)},
         {"RACES", races(settings.races)},

@@ -29,7 +29,7 @@ struct Settings {
     int num_multiprocessors = 8;
     int driver_version = 13000;
     std::string name = "softgpu (PTX interpreter)";
-    bool eager = false;
+    bool eager = false, others_first = false;
     uint64_t seed = 1;
     unsigned num_threads = 2;
     Races races = Races::Ignored;

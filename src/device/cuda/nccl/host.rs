@@ -49,20 +49,26 @@ impl HostBytes {
 
 /// These return when this rank has what it receives.
 impl Communicator {
-    /// As [`Collective::all_gather`](crate::dist::Collective::all_gather).
+    /// As [`Collective::all_gather_among`](crate::dist::Collective::all_gather_among) `peers`.
     ///
     /// # Errors
     /// As [`Communicator::check`].
-    pub fn all_gather_bytes(&self, mine: &[u8], all: &mut [u8]) -> Result<()> {
-        assert_eq!(all.len(), mine.len() * self.count(), "as much from each rank");
+    pub fn all_gather_bytes(
+        &self,
+        peers: impl ExactSizeIterator<Item = usize> + Clone,
+        mine: &[u8],
+        all: &mut [u8],
+    ) -> Result<()> {
+        assert_eq!(all.len(), mine.len() * peers.len(), "as much from each rank");
         let turn = self.turn();
         let host = turn.host()?;
         for (number, part) in mine.chunks(PART_BYTES).enumerate() {
             host.put(0, part)?;
             // SAFETY: there is room for a part of each rank, and this waits for the work.
             unsafe {
-                turn.all_gather([(host.sent.address(), host.received.address())], part.len(), &host.stream)?
-            };
+                let row = (host.sent.address(), host.received.address());
+                turn.all_gather(peers.clone(), [row], part.len(), &host.stream)?;
+            }
             for (rank, all) in all.chunks_exact_mut(mine.len()).enumerate() {
                 host.take(&host.received, rank, &mut all[number * PART_BYTES..][..part.len()])?;
             }
@@ -71,14 +77,19 @@ impl Communicator {
         Ok(())
     }
 
-    /// As [`Collective::all_to_all`](crate::dist::Collective::all_to_all).
+    /// As [`Collective::all_to_all`](crate::dist::Collective::all_to_all) among `peers`.
     ///
     /// # Errors
     /// As [`Communicator::check`].
-    pub fn all_to_all_bytes(&self, to_each: &[u8], from_each: &mut [u8]) -> Result<()> {
+    pub fn all_to_all_bytes(
+        &self,
+        peers: impl ExactSizeIterator<Item = usize> + Clone,
+        to_each: &[u8],
+        from_each: &mut [u8],
+    ) -> Result<()> {
         assert_eq!(to_each.len(), from_each.len(), "as much from each rank as to it");
-        assert!(to_each.len().is_multiple_of(self.count()), "as much to each rank");
-        let len_bytes = to_each.len() / self.count();
+        assert!(to_each.len().is_multiple_of(peers.len()), "as much to each rank");
+        let len_bytes = to_each.len() / peers.len();
         let turn = self.turn();
         let host = turn.host()?;
         for start in (0..len_bytes).step_by(PART_BYTES) {
@@ -88,8 +99,9 @@ impl Communicator {
             }
             // SAFETY: there is room for a part of each rank, and this waits for the work.
             unsafe {
-                turn.all_to_all(host.sent.address(), host.received.address(), part.len(), &host.stream)?
-            };
+                let (sent, received) = (host.sent.address(), host.received.address());
+                turn.all_to_all(peers.clone(), sent, received, part.len(), &host.stream)?;
+            }
             for (rank, bytes) in from_each.chunks_exact_mut(len_bytes).enumerate() {
                 host.take(&host.received, rank, &mut bytes[part.clone()])?;
             }
