@@ -17,7 +17,30 @@ use crate::tensor::DType;
 pub struct OrderedSum;
 
 /// Elements that a thread takes at once; n is a multiple of it.
-const VEC_ELEMS: usize = 4;
+pub(super) const VEC_ELEMS: usize = 4;
+
+/// Checks the operands of a sum of what every rank sent, of which it gives the second.
+///
+/// # Errors
+/// What does not fit, as [`Op::infer`] says it.
+pub(super) fn check_received(inputs: &[ValueType]) -> InferResult<ValueType> {
+    let [sum, received] = inputs else {
+        return Err(format!("takes a sum and what was received, got {} operands", inputs.len()));
+    };
+    let num_elems = sum.shape.num_elems();
+    let fits = received.shape.rank() == 2 && received.shape.last() == num_elems;
+    if !fits || sum.shape.rank() != 1 || !num_elems.is_multiple_of(VEC_ELEMS) {
+        return Err(format!(
+            "needs a sum of n elements, n a multiple of {VEC_ELEMS}, and n of each rank, got {sum} and {received}"
+        ));
+    }
+    if sum.dtype != sum_dtype(float(*received)?.dtype) {
+        return Err(format!(
+            "needs a sum of the type of what was received, or f32 for bf16, got {sum} and {received}"
+        ));
+    }
+    Ok(*received)
+}
 
 impl Op for OrderedSum {
     fn name(&self) -> &'static str {
@@ -25,21 +48,7 @@ impl Op for OrderedSum {
     }
 
     fn infer(&self, inputs: &[ValueType]) -> InferResult {
-        let [sum, received] = inputs else {
-            return Err(format!("takes a sum and what was received, got {} operands", inputs.len()));
-        };
-        let num_elems = sum.shape.num_elems();
-        let fits = received.shape.rank() == 2 && received.shape.last() == num_elems;
-        if !fits || sum.shape.rank() != 1 || !num_elems.is_multiple_of(VEC_ELEMS) {
-            return Err(format!(
-                "needs a sum of n elements, n a multiple of {VEC_ELEMS}, and n of each rank, got {sum} and {received}"
-            ));
-        }
-        if sum.dtype != sum_dtype(float(*received)?.dtype) {
-            return Err(format!(
-                "needs a sum of the type of what was received, or f32 for bf16, got {sum} and {received}"
-            ));
-        }
+        check_received(inputs)?;
         Ok(vec![])
     }
 

@@ -14,6 +14,7 @@ use crate::ops::cast;
 use crate::ops::checks::{Checks, Contents, Draw, DrawTrial, Trial, in_f32, state};
 use crate::ops::launch::{only_f32, vec_grid};
 use crate::ops::multi_tensor::{Groups, launch_tables};
+use crate::ops::ordered_sum::{VEC_ELEMS, check_received};
 use crate::ops::{CHUNK_ELEMS, dispatch_real, dispatch_storage, float, sum_dtype};
 use crate::tensor::{DType, Shape};
 
@@ -22,8 +23,6 @@ use crate::tensor::{DType, Shape};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TreeSum;
 
-/// Elements that a thread takes at once; n is a multiple of it.
-const VEC_ELEMS: usize = 4;
 /// Elements whose sums that wait for their pairs lie near each other.
 const BLOCK_ELEMS: usize = 64;
 
@@ -33,25 +32,11 @@ impl Op for TreeSum {
     }
 
     fn infer(&self, inputs: &[ValueType]) -> InferResult {
-        let [sum, received] = inputs else {
-            return Err(format!("takes a sum and what was received, got {} operands", inputs.len()));
-        };
-        let num_elems = sum.shape.num_elems();
-        let fits = received.shape.rank() == 2 && received.shape.last() == num_elems;
-        if !fits || sum.shape.rank() != 1 || !num_elems.is_multiple_of(VEC_ELEMS) {
-            return Err(format!(
-                "needs a sum of n elements, n a multiple of {VEC_ELEMS}, and n of each rank, got {sum} and {received}"
-            ));
-        }
+        let received = check_received(inputs)?;
         let ranks = received.shape.dims()[0];
         if !ranks.is_power_of_two() || ranks.ilog2() as usize > MOST_TREE_LEVELS {
             let most = 1 << MOST_TREE_LEVELS;
             return Err(format!("adds in pairs what 1, 2, 4, .. {most} ranks sent, got {received}"));
-        }
-        if sum.dtype != sum_dtype(float(*received)?.dtype) {
-            return Err(format!(
-                "needs a sum of the type of what was received, or f32 for bf16, got {sum} and {received}"
-            ));
         }
         Ok(vec![])
     }
