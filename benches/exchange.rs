@@ -4,10 +4,12 @@
 //! The exchange is the one of a training step on CPUs: to each rank its share, sums in the order of ranks, shares of the sum to
 //! all; without the statistics of batch norms. MPI adds in an order of its own.
 
+#[path = "common/mpirun.rs"]
+mod mpirun;
 #[path = "common/outcome.rs"]
 mod outcome;
 
-use std::process::{Command, exit};
+use std::process::exit;
 use std::time::{Duration, Instant};
 use std::{env, iter};
 
@@ -56,18 +58,14 @@ fn main() {
 
 /// Starts this program once more as each of the ranks, and ends with them.
 fn start(flags: &Flags) -> ! {
-    let mut mpirun = Command::new("mpirun");
-    mpirun.args(["--allow-run-as-root", "--oversubscribe", "-n", &flags.ranks.to_string()]);
+    let mut mpirun = mpirun::mpirun(flags.ranks);
     if flags.tcp {
         mpirun.args(["--mca", "btl", "tcp,self"]);
     }
     let this = env::current_exe().expect("the system knows where this program is");
     match mpirun.arg(this).args(env::args_os().skip(1)).status() {
         Ok(status) => exit(status.code().unwrap_or(1)),
-        Err(error) => {
-            eprintln!("mpirun cannot be started: {error}; install Open MPI (apt install openmpi-bin)");
-            exit(2);
-        }
+        Err(error) => mpirun::end_without(&error),
     }
 }
 

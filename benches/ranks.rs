@@ -3,8 +3,12 @@
 //!
 //! Both take the same batches to an update and leave the same weights. Data and weights are random.
 
+#[path = "common/mpirun.rs"]
+mod mpirun;
 #[path = "common/outcome.rs"]
 mod outcome;
+#[path = "../tests/common/random_batch.rs"]
+mod random_batch;
 
 use std::process::{Command, exit};
 use std::time::{Duration, Instant};
@@ -12,12 +16,12 @@ use std::{array, env, iter, thread};
 
 use clap::Parser;
 use outcome::{end, median_and_spread};
+use random_batch::random_batch;
 use residuum::Error;
 use residuum::batch::Batch;
 use residuum::device::Device;
 use residuum::dist::{Collective, MpiRanks, World};
 use residuum::models::{Model, Options};
-use residuum::rng::{Stream, Use};
 use residuum::step::{StepConfig, Training};
 
 /// As of the paper's data set.
@@ -65,7 +69,7 @@ fn compare(flags: &Flags) -> residuum::Result<()> {
     for model in &flags.models {
         let mut times: [Vec<f64>; 2] = array::from_fn(|_| Vec::new());
         for _ in 0..flags.rounds {
-            let ways = [flags.ranks, 1].map(|count| start(flags, model, count, (cores / count).max(1)));
+            let ways = [flags.ranks, 1].map(|count| start(model, count, (cores / count).max(1)));
             iter::zip(&mut times, ways).for_each(|(times, time)| times.push(time));
         }
         let [ranks, one] = times.map(|mut times| {
@@ -90,11 +94,11 @@ fn compare(flags: &Flags) -> residuum::Result<()> {
 }
 
 /// Images per second of so many processes with so many threads each.
-fn start(flags: &Flags, model: &str, count: usize, threads: usize) -> f64 {
+fn start(model: &str, count: usize, threads: usize) -> f64 {
     let this = env::current_exe().expect("the system knows where this program is");
-    let mut command = Command::new(if count > 1 { "mpirun".into() } else { this.clone() });
+    let mut command = if count > 1 { mpirun::mpirun(count) } else { Command::new(&this) };
     if count > 1 {
-        command.args(["--allow-run-as-root", "--bind-to", "none", "-n", &count.to_string()]).arg(this);
+        command.args(["--bind-to", "none"]).arg(this);
     }
     command.args(env::args_os().skip(1)).args(["--part", "--models", model]);
     match command.env("RAYON_NUM_THREADS", threads.to_string()).output() {
@@ -106,10 +110,7 @@ fn start(flags: &Flags, model: &str, count: usize, threads: usize) -> f64 {
             eprint!("{}", String::from_utf8_lossy(&output.stderr));
             exit(output.status.code().unwrap_or(1));
         }
-        Err(error) => {
-            eprintln!("mpirun cannot be started: {error}; install Open MPI (apt install openmpi-bin)");
-            exit(2);
-        }
+        Err(error) => mpirun::end_without(&error),
     }
 }
 
@@ -130,13 +131,11 @@ fn train(flags: &Flags) -> residuum::Result<()> {
     if let Some(ranks) = ranks {
         training.join(Box::new(ranks))?;
     }
-    let mut stream = Stream::new(index as u64, 0, 0, Use::Augment);
-    let num_elems = flags.batch * flags.size * flags.size * 3;
-    let images = (0..num_elems).map(|_| stream.normal()).collect();
-    let labels = (0..flags.batch).map(|_| stream.below(CLASSES as u32) as i32).collect();
-    let batch = Batch::new(images, labels);
-    let mut update = |count: usize| -> residuum::Result<()> {
-        (0..count * rounds).try_for_each(|_| training.step(&batch, LR))?;
+    let batch = |round| random_batch(training.config(), CLASSES, (round * count + index) as u64);
+    let batches: Vec<Batch> = (0..rounds).map(batch).collect();
+    let mut update = |num_updates: usize| -> residuum::Result<()> {
+        let mut steps = (0..num_updates).flat_map(|_| &batches);
+        steps.try_for_each(|batch| training.step(batch, LR))?;
         // The others have come as far.
         training.loss().map(drop)
     };

@@ -6,39 +6,25 @@
 // Numerics  f32, by a balanced tree over the ranks: sums of neighbours may be taken where they are near each other
 // Requires  pointers aligned to 16 bytes; num_elems a multiple of 4; num_ranks a power of two, at most 2^kMostTreeLevels
 // Reference TreeSum in src/ops/tree_sum.rs
-#include "elementwise.cuh"
+#include "rank_sum.cuh"
 
 // Pairs of pairs of .. ranks that a sum takes.
 FOR_RUST constexpr int kMostTreeLevels = 10;
 
-struct TreeSumArgs {
-    const void* received;
-    float* sum;
-    uint64_t num_elems;
-    uint32_t num_ranks, reserved;
-};
-
 template <class T>
-static __device__ __forceinline__ void add_in_pairs(const TreeSumArgs& args) {
-    constexpr int kWidth = kVecElems<float>;
-    const T* received = static_cast<const T*>(args.received);
-    const uint64_t num_vecs = args.num_elems / kWidth;
-    for (uint64_t vec = grid_thread(); vec < num_vecs; vec += grid_threads()) {
-        const uint64_t at = vec * kWidth;
+static __device__ __forceinline__ void add_in_pairs(const RankSumArgs& args) {
+    for_each_vec<kVecElems<float>>(args.num_elems, [&](auto width, uint64_t at) {
+        constexpr int kWidth = decltype(width)::value;
         // Of each level, the sum that waits for its pair: those of the levels that are ones in the number of the rank.
         Vec<float, kWidth> waiting[kMostTreeLevels], sum;
         for (uint32_t rank = 0; rank < args.num_ranks; rank++) {
-            float terms[kWidth];
-            load_packed<kWidth>(received + rank * args.num_elems + at).floats(terms);
-#pragma unroll
-            for (int i = 0; i < kWidth; i++) sum[i] = terms[i];
+            sum = args.terms<T, kWidth>(rank, at);
             // Without a break, so that the loop is unrolled and what waits stays in registers.
             bool has_pair = true;
 #pragma unroll
             for (int level = 0; level < kMostTreeLevels; level++) {
                 if (has_pair && (rank >> level & 1)) {
-#pragma unroll
-                    for (int i = 0; i < kWidth; i++) sum[i] = waiting[level][i] + sum[i];
+                    add_to(sum, waiting[level]);
                 } else if (has_pair) {
                     waiting[level] = sum;
                     has_pair = false;
@@ -46,9 +32,9 @@ static __device__ __forceinline__ void add_in_pairs(const TreeSumArgs& args) {
             }
         }
         store_vec(args.sum + at, sum);
-    }
+    });
 }
 
-KERNEL(tree_sum_f32, TreeSumArgs, 256) { add_in_pairs<float>(args); }
+KERNEL(tree_sum_f32, RankSumArgs, 256) { add_in_pairs<float>(args); }
 
-KERNEL(tree_sum_bf16, TreeSumArgs, 256) { add_in_pairs<bf16>(args); }
+KERNEL(tree_sum_bf16, RankSumArgs, 256) { add_in_pairs<bf16>(args); }

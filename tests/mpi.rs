@@ -60,6 +60,7 @@ fn tree(num_ranks: usize) -> StepConfig {
 fn train_as_rank(folder: &Path, of_rank: fn(usize) -> StepConfig) {
     let ranks = MpiRanks::join(Duration::from_secs(120)).unwrap();
     let rank = ranks.rank();
+    assert_eq!(ranks.local(), rank, "all are on this machine");
     let world = World::from_env().unwrap();
     assert_eq!(world.map_or(1, |world| world.rank.count), rank.count, "mpirun's variables say the same");
     assert_eq!(world.map_or(0, |world| world.rank.index), rank.index);

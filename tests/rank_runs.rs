@@ -119,7 +119,10 @@ fn ranks_of_two_machines_leave_what_one_rank_leaves() {
         let config = TrainConfig { sum_order: SumOrder::Tree, ..config(output.path()) };
         let outcomes = on_ranks(num_ranks, |index, mut rank| {
             rank.local = Rank { index: index % per_node, count: per_node };
-            begin(index, rank, config.clone(), None)?.run()
+            let trainer = begin(index, rank, config.clone(), None)?;
+            let sum_of_node = trainer.session().program().persistent("exchange.0.node_sum");
+            assert_eq!(sum_of_node.is_ok(), 1 < per_node, "{num_ranks} ranks, {per_node} a machine");
+            trainer.run()
         });
         LeftByRun::of(&folder_of(outcomes))
     };

@@ -1,7 +1,7 @@
 //! The sum of what every rank sent, in the order of ranks.
 
 use crate::device::cpu::{CpuArgs, Storage, for_each_chunk, vectorized};
-use crate::device::kernels::{self, OrderedSumArgs};
+use crate::device::kernels::{self, Entry, RankSumArgs};
 use crate::device::{LaunchArgs, Launcher};
 use crate::error::Result;
 use crate::graph::{Cost, InferResult, Op, ValueType};
@@ -42,6 +42,28 @@ pub(super) fn check_received(inputs: &[ValueType]) -> InferResult<ValueType> {
     Ok(*received)
 }
 
+/// Launches a sum of what every rank sent: the first kernel for f32, the second for bf16.
+///
+/// # Errors
+/// What the launcher reports.
+pub(super) fn launch_rank_sum(
+    args: &LaunchArgs<'_>,
+    launcher: &mut dyn Launcher,
+    [of_f32, of_bf16]: [&Entry<RankSumArgs>; 2],
+) -> Result<()> {
+    let [sum, received] = [args.inputs[0], args.inputs[1]];
+    only_f32("a sum of ranks", sum.dtype)?;
+    let arguments = RankSumArgs {
+        received: args.input(1),
+        sum: args.input(0),
+        num_elems: sum.shape.num_elems() as u64,
+        num_ranks: received.shape.dims()[0] as u32,
+        reserved: 0,
+    };
+    let kernel = if received.dtype == DType::Bf16 { of_bf16 } else { of_f32 };
+    kernel.launch(launcher, vec_grid(&sum), &arguments)
+}
+
 impl Op for OrderedSum {
     fn name(&self) -> &'static str {
         "ordered_sum"
@@ -76,21 +98,7 @@ impl Op for OrderedSum {
     }
 
     fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
-        let [sum, received] = [args.inputs[0].shape, args.inputs[1].shape];
-        only_f32(self.name(), args.inputs[0].dtype)?;
-        let num_elems = sum.num_elems();
-        let arguments = OrderedSumArgs {
-            received: args.input(1),
-            sum: args.input(0),
-            num_elems: num_elems as u64,
-            num_ranks: (received.num_elems() / num_elems.max(1)) as u32,
-            reserved: 0,
-        };
-        let kernel = match args.inputs[1].dtype {
-            DType::Bf16 => &kernels::ORDERED_SUM_BF16,
-            _ => &kernels::ORDERED_SUM_F32,
-        };
-        kernel.launch(launcher, vec_grid(&args.inputs[0]), &arguments)
+        launch_rank_sum(args, launcher, [&kernels::ORDERED_SUM_F32, &kernels::ORDERED_SUM_BF16])
     }
 }
 

@@ -6,15 +6,15 @@
 use crate::device::cpu::{CpuArgs, Real, Storage, for_each_chunk, vectorized};
 use crate::device::kernels::multi_tensor::PLACE_BYTES;
 use crate::device::kernels::tree_sum::MOST_TREE_LEVELS;
-use crate::device::kernels::{self, TreeAccumulateUpdateArgs, TreeSumArgs};
+use crate::device::kernels::{self, TreeAccumulateUpdateArgs};
 use crate::device::{LaunchArgs, Launcher};
 use crate::error::Result;
 use crate::graph::{Cost, InferResult, Op, ValueType};
 use crate::ops::cast;
 use crate::ops::checks::{Checks, Contents, Draw, DrawTrial, Trial, in_f32, state};
-use crate::ops::launch::{only_f32, vec_grid};
+use crate::ops::launch::only_f32;
 use crate::ops::multi_tensor::{Groups, launch_tables};
-use crate::ops::ordered_sum::{VEC_ELEMS, check_received};
+use crate::ops::ordered_sum::{VEC_ELEMS, check_received, launch_rank_sum};
 use crate::ops::{CHUNK_ELEMS, dispatch_real, dispatch_storage, float, sum_dtype};
 use crate::tensor::{DType, Shape};
 
@@ -66,20 +66,7 @@ impl Op for TreeSum {
     }
 
     fn launch(&self, args: &LaunchArgs<'_>, launcher: &mut dyn Launcher) -> Result<()> {
-        let [sum, received] = [args.inputs[0].shape, args.inputs[1].shape];
-        only_f32(self.name(), args.inputs[0].dtype)?;
-        let arguments = TreeSumArgs {
-            received: args.input(1),
-            sum: args.input(0),
-            num_elems: sum.num_elems() as u64,
-            num_ranks: received.dims()[0] as u32,
-            reserved: 0,
-        };
-        let kernel = match args.inputs[1].dtype {
-            DType::Bf16 => &kernels::TREE_SUM_BF16,
-            _ => &kernels::TREE_SUM_F32,
-        };
-        kernel.launch(launcher, vec_grid(&args.inputs[0]), &arguments)
+        launch_rank_sum(args, launcher, [&kernels::TREE_SUM_F32, &kernels::TREE_SUM_BF16])
     }
 }
 
@@ -267,46 +254,38 @@ mod tests {
     use crate::graph::Graph;
     use crate::plan::plan;
 
-    /// Terms whose sum tells in which order they were added: of a tree of four it is exactly this.
+    /// Terms that have another sum when they are added one after the other.
     const TERMS: [f32; 4] = [1e8, 3.0, -1e8, 5.0];
 
-    fn run(record: impl FnOnce(&mut Graph), set: &mut dyn FnMut(&mut Session)) -> Session {
+    fn session(record: impl FnOnce(&mut Graph)) -> Session {
         let mut graph = Graph::new(DType::F32);
         record(&mut graph);
         let program = plan(&[&graph], Device::Cpu.kind()).unwrap();
-        let mut session = Session::open(program, Device::Cpu, Start::Seed(0)).unwrap();
-        set(&mut session);
-        session
+        Session::open(program, Device::Cpu, Start::Seed(0)).unwrap()
     }
 
     #[test]
     fn ranks_and_rounds_add_in_the_same_pairs() {
         let expected = (TERMS[0] + TERMS[1]) + (TERMS[2] + TERMS[3]);
-        assert_ne!(expected, TERMS.iter().sum::<f32>(), "a chain has another sum");
-        let mut at_once = run(
-            |graph| {
-                let sum = state(graph, "sum", [4]);
-                let received = in_f32(graph, "received", [4, 4]);
-                graph.apply("add", TreeSum, &[sum, received]).unwrap();
-            },
-            &mut |session| session.set(0, "received", &TERMS.map(|term| [term; 4]).concat()).unwrap(),
-        );
+        assert_ne!(expected, TERMS.iter().sum::<f32>());
+        let mut at_once = session(|graph| {
+            let sum = state(graph, "sum", [4]);
+            let received = in_f32(graph, "received", [4, 4]);
+            graph.apply("add", TreeSum, &[sum, received]).unwrap();
+        });
+        at_once.set(0, "received", &TERMS.map(|term| [term; 4]).concat()).unwrap();
         at_once.run_micro_batch(0).unwrap();
         assert_eq!(*at_once.value::<f32>(0, "sum").unwrap(), [expected; 4]);
 
-        let mut by_rounds = run(
-            |graph| {
-                let round = graph.input("round", [1], DType::I32);
-                let sum = state(graph, "sum", [5]);
-                let waiting = TreeAccumulate::waiting_type(4, graph.value(sum).ty);
-                assert_eq!(waiting.shape.dims(), [1, 16]);
-                let waiting = state(graph, "waiting", waiting.shape);
-                let term = state(graph, "term", [5]);
-                let op = TreeAccumulate::new(4, 1);
-                graph.apply("add", op, &[round, sum, waiting, term]).unwrap();
-            },
-            &mut |_| (),
-        );
+        let mut by_rounds = session(|graph| {
+            let round = graph.input("round", [1], DType::I32);
+            let sum = state(graph, "sum", [5]);
+            let waiting = TreeAccumulate::waiting_type(4, graph.value(sum).ty);
+            assert_eq!(waiting.shape.dims(), [1, 16]);
+            let waiting = state(graph, "waiting", waiting.shape);
+            let term = state(graph, "term", [5]);
+            graph.apply("add", TreeAccumulate::new(4, 1), &[round, sum, waiting, term]).unwrap();
+        });
         for (round, term) in TERMS.into_iter().enumerate() {
             by_rounds.set(0, "round", &[round as i32]).unwrap();
             by_rounds.set(0, "term", &[term; 5]).unwrap();

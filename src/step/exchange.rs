@@ -55,12 +55,19 @@ named! {
     }
 }
 
-/// Fails on a tree of what has no pairs.
+/// Fails on a tree of what has no pairs, or that another is to add up.
 ///
 /// # Errors
 /// [`Error::Usage`] with the number of batches.
-pub fn check_sum_order(order: SumOrder, batches_per_update: usize) -> Result<()> {
-    if order == SumOrder::Chain || batches_per_update.is_power_of_two() {
+pub fn check_sum_order(order: SumOrder, all_reduce: AllReduce, batches_per_update: usize) -> Result<()> {
+    if order == SumOrder::Chain {
+        return Ok(());
+    }
+    if all_reduce == AllReduce::Nccl {
+        let what = "--all-reduce nccl with --sum-order tree: NCCL adds in an order of its own; leave one out";
+        return Err(Error::Usage(what.into()));
+    }
+    if batches_per_update.is_power_of_two() {
         return Ok(());
     }
     let more = batches_per_update.next_power_of_two();
@@ -165,7 +172,7 @@ fn rank_prefix(rank: usize) -> String {
 }
 
 /// Records the exchange of the `gradients` of `parameters`, and of what batch norms kept. The first results hold the gradients of
-/// an update, as they were sent, when all its rounds are done; the second are this rank's shares of their sum, to be cleared then.
+/// an update, as they were sent, when all its rounds are done; the second are this rank's shares of their sum.
 pub(super) fn exchange(
     graph: &mut Graph,
     config: &StepConfig,
@@ -194,8 +201,7 @@ pub(super) fn exchange(
             before.send_sum(graph, across, own)?;
         }
         let row: Vec<ValueId> = sent.iter().copied().chain([pad]).collect();
-        let received = names.received();
-        let received = send(graph, (&names.of("send"), &received), first, &row, wire)?;
+        let received = send(graph, (&names.of("send"), &names.received()), first, &row, wire)?;
         buckets.push(Bucket { names, sent, received });
     }
     graph.set_phase(Phase::Exchange);
@@ -215,9 +221,7 @@ pub(super) fn exchange(
     blend(graph, statistics)?;
     // The last layers' are first.
     let sent = buckets.into_iter().rev().flat_map(|bucket| bucket.sent).collect();
-    // A tree's first term is no sum yet.
-    let kept = if config.sum_order == SumOrder::Tree { Vec::new() } else { sums };
-    Ok((sent, kept))
+    Ok((sent, sums))
 }
 
 /// Which ranks send each other a round's gradients.
@@ -269,14 +273,16 @@ fn add_up(graph: &mut Graph, config: &StepConfig, buckets: &[Bucket], own: DType
         let ty = ValueType { shape: [graph.shape(*received).last()].into(), dtype: own };
         let sum = buffer(graph, &names.sum(), ty, Role::Accumulated);
         sums.push(sum);
+        let of_round = if is_by_rounds {
+            round_sums.push(buffer(graph, &names.round_sum(), ty, Role::Exchanged));
+            round_sums[round_sums.len() - 1]
+        } else {
+            sum
+        };
+        let name = graph.value(of_round).name.clone();
         match config.sum_order {
-            SumOrder::Chain => graph.apply(&names.sum(), OrderedSum, &[sum, *received])?,
-            SumOrder::Tree if is_by_rounds => {
-                let round_sum = buffer(graph, &names.round_sum(), ty, Role::Exchanged);
-                round_sums.push(round_sum);
-                graph.apply(&names.round_sum(), TreeSum, &[round_sum, *received])?
-            }
-            SumOrder::Tree => graph.apply(&names.sum(), TreeSum, &[sum, *received])?,
+            SumOrder::Chain => graph.apply(&name, OrderedSum, &[of_round, *received])?,
+            SumOrder::Tree => graph.apply(&name, TreeSum, &[of_round, *received])?,
         };
     }
     if is_by_rounds {

@@ -338,7 +338,7 @@ pub fn program(config: &StepConfig, device: DeviceKind) -> Result<Program> {
 /// # Errors
 /// [`crate::Error::Graph`] if the images do not fit the model.
 pub fn training_graph(config: &StepConfig) -> Result<Graph> {
-    check_sum_order(config.sum_order, config.batches_per_update())?;
+    check_sum_order(config.sum_order, config.all_reduce, config.batches_per_update())?;
     let mut graph = config.empty_graph();
     let (loss, _) = loss_graph(&mut graph, config, Mode::Train)?;
     let has_ranks = config.num_ranks > 1;
@@ -351,7 +351,7 @@ pub fn training_graph(config: &StepConfig) -> Result<Graph> {
     let share = 1.0 / config.batches_per_update() as f32;
     let seed = fill(&mut graph, "loss.seed", [], share)?;
     let mut gradients = differentiate(&mut graph, loss, seed, &parameters)?;
-    // Sums over the batches of an update to which the next would be added.
+    // Sums over the batches of an update.
     let sums;
     (gradients, sums) = match &statistics {
         Some(statistics) => exchange::exchange(&mut graph, config, &parameters, &gradients, statistics)?,
@@ -360,8 +360,7 @@ pub fn training_graph(config: &StepConfig) -> Result<Graph> {
                 gradients = exchange::round(&mut graph, "wire", &gradients)?;
             }
             let sums = accumulate(&mut graph, config, &parameters, &gradients)?;
-            let kept = if config.sum_order == SumOrder::Tree { Vec::new() } else { sums.clone() };
-            (sums, kept)
+            (sums.clone(), sums)
         }
         None => (gradients, Vec::new()),
     };
@@ -379,7 +378,8 @@ pub fn training_graph(config: &StepConfig) -> Result<Graph> {
         None => fill(&mut graph, "clip", [], 1.0)?,
     };
     update(&mut graph, config, &parameters, &gradients, scale)?;
-    if !sums.is_empty() {
+    // A tree's first terms replace what is there.
+    if !sums.is_empty() && config.sum_order == SumOrder::Chain {
         graph.apply("clear", Clear::new(sums.len()), &sums)?;
     }
     if let Some(decay) = config.ema_decay {

@@ -2,12 +2,12 @@
 
 use std::ops::Range;
 
-use super::super::{StepConfig, TRAIN};
 use super::{AllReduce, Groups, Names, OWN_PREFIX, rank_prefix};
 use crate::device::Slot;
 use crate::dist::Group;
 use crate::graph::Exchange;
 use crate::plan::Program;
+use crate::step::{StepConfig, TRAIN};
 
 /// Places, in bytes.
 pub(super) struct Places {

@@ -1,12 +1,12 @@
 //! What a rank of a training does with the others between its lists of launches.
 
-use super::super::StepConfig;
 use super::places::{BucketPlace, Places};
 use super::{AllReduce, Groups, Names};
 use crate::dist::{Collective, Group};
 use crate::error::{Error, Result};
 use crate::exec::Session;
 use crate::plan::Program;
+use crate::step::StepConfig;
 
 /// The other processes of a training.
 pub(in crate::step) struct Ranks {

@@ -66,7 +66,7 @@ impl TrainConfig {
                 counts.join(", ")
             )));
         }
-        check_sum_order(self.sum_order, batches)?;
+        check_sum_order(self.sum_order, self.all_reduce, batches)?;
         self.grad_accum_steps = batches / num_ranks;
         self.micro_batches = (num_ranks > 1).then_some(batches);
         Ok(())

@@ -199,8 +199,13 @@ fn ranks_have_equal_parts_of_an_update_however_many_they_are() {
     assert_eq!(remarks.clone().map(|remark| remark.is_some()), [true, false, false], "{remarks:?}");
     let tree = TrainConfig { sum_order: SumOrder::Tree, ..config.clone() };
     assert_eq!(tree.order_remark(4, 2), None);
-    let message = TrainConfig { micro_batches: Some(6), ..tree }.split_over(2).unwrap_err().to_string();
-    assert!(message.contains("6 are no power of two: take 4 or 8"), "{message}");
+    for (config, part) in [
+        (TrainConfig { micro_batches: Some(6), ..tree.clone() }, "6 are no power of two: take 4 or 8"),
+        (TrainConfig { all_reduce: AllReduce::Nccl, ..tree }, "NCCL adds in an order of its own"),
+    ] {
+        let message = config.clone().split_over(2).unwrap_err().to_string();
+        assert!(message.contains(part), "{message}");
+    }
     // A flag says so anew, of each rank or of all.
     assert_eq!(
         parts(&given("grad_accum_steps = 2\nmicro_batches = 4", "--grad-accum-steps 3").unwrap()),

@@ -4,7 +4,7 @@ use super::super::precision::GradWire;
 use super::super::schedule::Decay;
 use super::TrainConfig;
 use crate::error::{Error, Result};
-use crate::step::{AllReduce, SumOrder};
+use crate::step::AllReduce;
 
 impl TrainConfig {
     /// Checks what can be checked without the data, which may take minutes to read.
@@ -31,12 +31,6 @@ impl TrainConfig {
         if (self.all_reduce, self.grad_wire) == (AllReduce::Nccl, GradWire::Bf16) {
             return Err(Error::Usage(
                 "--all-reduce nccl with --grad-wire bf16: NCCL would round the sum once for each rank; leave one out".into(),
-            ));
-        }
-        if (self.all_reduce, self.sum_order) == (AllReduce::Nccl, SumOrder::Tree) {
-            return Err(Error::Usage(
-                "--all-reduce nccl with --sum-order tree: NCCL adds in an order of its own; leave one out"
-                    .into(),
             ));
         }
         if self.freeze && self.backbone_lr_scale != 1.0 {
